@@ -1,0 +1,73 @@
+"""A tool, a call of it, and what a call yields."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from narthex_server.principal import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """What a caller sees of a tool; schemas and annotations are JSON as the server gave them, empty where it gave none."""
+
+    name: str
+    title: str
+    description: str
+    input_schema: bytes
+    output_schema: bytes = b""
+    annotations: bytes = b""
+    server: str = ""  # the upstream that owns it; empty for a native tool
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """Whose call this is; `deadline` is on the event loop's clock, in seconds."""
+
+    principal: Principal
+    request_id: str
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    progress: float
+    total: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """`level` as in RFC 5424 (debug … emergency); `data` is JSON."""
+
+    level: str
+    logger: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of a native tool's text, before the result repeats it whole."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """The end of a call: `content` is a JSON array of MCP content blocks, `structured_content` a JSON object or empty."""
+
+    content: bytes
+    structured_content: bytes = b""
+    is_error: bool = False
+
+
+ToolEvent = Progress | Log | TextDelta | ToolResult
+
+
+class NativeTool(Protocol):
+    """A tool of our own; the events end with exactly one ToolResult."""
+
+    @property
+    def tool(self) -> Tool: ...
+
+    def call(self, arguments: bytes, context: CallContext) -> AsyncIterator[ToolEvent]: ...
