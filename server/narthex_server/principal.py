@@ -1,5 +1,6 @@
-"""Who is calling."""
+"""Who is calling, and under which request id."""
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 
@@ -13,3 +14,9 @@ class Principal:
 
 LOCAL = Principal("local", "default")
 """The caller of a server that has no API keys configured."""
+
+CALLER: ContextVar[Principal] = ContextVar("caller", default=LOCAL)
+"""The caller of the running call; set by the auth interceptor, in the call's own context."""
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the running call, which every log line and error of it carries; set by the request interceptor."""

@@ -1,0 +1,50 @@
+"""The one shape of our interceptors: something that stands around a whole call, unary or streaming."""
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from grpc.aio import ServicerContext
+from grpc_interceptor import AsyncServerInterceptor
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What a call has sent so far; counted here, in one place, so that a message costs one addition."""
+
+    sent: int = 0
+
+
+class AroundInterceptor(AsyncServerInterceptor):
+    """Runs `around` from before the handler starts until its reply is made or its stream has ended.
+
+    A stream is wrapped as a generator, so `around` sees its errors, its cancellation and its true end, and the
+    handler's generator is closed at once when the caller leaves.
+    """
+
+    @abstractmethod
+    def around(
+        self, method: str, context: "ServicerContext[Any, Any]", traffic: Traffic
+    ) -> AbstractAsyncContextManager[None]:
+        """Stands around the call of `method` (`/package.Service/Method`)."""
+
+    async def intercept(
+        self, method: Callable[..., Any], request_or_iterator: Any, context: Any, method_name: str
+    ) -> Any:
+        response = method(request_or_iterator, context)
+        if hasattr(response, "__aiter__"):
+            return self._stream(response, context, method_name)
+        traffic = Traffic()
+        async with self.around(method_name, context, traffic):
+            reply = await response
+            traffic.sent = 1
+        return reply
+
+    async def _stream(self, responses: Any, context: Any, method_name: str) -> AsyncIterator[Any]:
+        traffic = Traffic()
+        async with self.around(method_name, context, traffic), aclosing(responses):
+            async for response in responses:
+                traffic.sent += 1
+                yield response

@@ -1,0 +1,105 @@
+"""The one table from our errors to gRPC status codes, and the interceptor that applies it."""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any
+from uuid import uuid4
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+from grpc.aio import AbortError, ServicerContext
+from grpc_status import rpc_status
+
+from narthex_server import errors
+from narthex_server.errors import NarthexError
+from narthex_server.interceptors.around import AroundInterceptor, Traffic
+from narthex_server.principal import REQUEST_ID
+
+DOMAIN = "narthex"
+CODES: Mapping[type[NarthexError], StatusCode] = MappingProxyType(
+    {
+        errors.InvalidRequest: StatusCode.INVALID_ARGUMENT,
+        errors.NotFound: StatusCode.NOT_FOUND,
+        errors.Unauthenticated: StatusCode.UNAUTHENTICATED,
+        errors.PermissionDenied: StatusCode.PERMISSION_DENIED,
+        errors.FailedPrecondition: StatusCode.FAILED_PRECONDITION,
+        errors.ResourceExhausted: StatusCode.RESOURCE_EXHAUSTED,
+        errors.Unavailable: StatusCode.UNAVAILABLE,
+        errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
+        errors.Cancelled: StatusCode.CANCELLED,
+        errors.Unimplemented: StatusCode.UNIMPLEMENTED,
+        errors.InternalError: StatusCode.INTERNAL,
+    }
+)
+RETRIED = (errors.ResourceExhausted, errors.Unavailable)
+RETRY_DELAY = Duration(seconds=1)
+
+# A status travels in the headers, twice, and a gRPC peer takes 8 KiB of them.
+MESSAGE_BYTES = 1000
+VIOLATIONS = 8
+DESCRIPTION_BYTES = 200
+
+log = logging.getLogger(__name__)
+
+
+def code(error: NarthexError) -> StatusCode:
+    """The status code of an error: that of the nearest class in the table."""
+    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), StatusCode.INTERNAL)
+
+
+def status(error: NarthexError) -> Status:
+    """The error as google.rpc.Status: ErrorInfo always, BadRequest and RetryInfo where they apply."""
+    metadata = {key: _short(value, DESCRIPTION_BYTES) for key, value in error.metadata.items()}
+    details: list[Message] = [ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
+    if error.violations:
+        violations = [
+            BadRequest.FieldViolation(field=v.field, description=_short(v.description, DESCRIPTION_BYTES))
+            for v in error.violations[:VIOLATIONS]
+        ]
+        details.append(BadRequest(field_violations=violations))
+    if isinstance(error, RETRIED):
+        details.append(RetryInfo(retry_delay=RETRY_DELAY))
+    message = _short(error.message, MESSAGE_BYTES)
+    return Status(code=code(error).value[0], message=message, details=[_packed(detail) for detail in details])
+
+
+def visible(error: Exception) -> NarthexError:
+    """What the caller may see of an error: a typed one as it is, of any other only an id that the log carries too."""
+    if isinstance(error, NarthexError) and not isinstance(error, errors.InternalError):
+        return error
+    error_id = uuid4().hex[:12]
+    log.error("internal error %s, request=%s", error_id, REQUEST_ID.get(), exc_info=error)
+    return errors.InternalError(
+        f"Internal error {error_id}; the server's log has the details under this id.", metadata={"error_id": error_id}
+    )
+
+
+class ErrorInterceptor(AroundInterceptor):
+    """Ends a failed call with the status of its error; nothing but typed errors shows its own text."""
+
+    @asynccontextmanager
+    async def around(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> AsyncIterator[None]:
+        try:
+            yield
+        except AbortError:
+            raise
+        except Exception as error:
+            end = rpc_status.to_status(status(visible(error)))
+            await context.abort(end.code, end.details, end.trailing_metadata)
+
+
+def _packed(detail: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    return packed
+
+
+def _short(text: str, limit: int) -> str:
+    data = text.encode(errors="replace")
+    return text if len(data) <= limit else data[: limit - 3].decode(errors="ignore") + "…"

@@ -1,0 +1,53 @@
+"""Every call has a request id, echoed to the caller."""
+
+import logging
+
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from narthex_server.interceptors.requests import HEADER, RequestInterceptor, request_id
+from narthex_server.principal import REQUEST_ID
+
+REQUEST = health_pb2.HealthCheckRequest()
+
+
+class Seeing(health_pb2_grpc.HealthServicer):
+    """Remembers the request id that the handler saw."""
+
+    seen = ""
+
+    async def Check(self, request, context):
+        self.seen = REQUEST_ID.get()
+        return health_pb2.HealthCheckResponse()
+
+    async def Watch(self, request, context):
+        self.seen = REQUEST_ID.get()
+        yield health_pb2.HealthCheckResponse()
+
+
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+async def test_a_sane_id_of_the_caller_is_kept_and_echoed(serve, method):
+    servicer = Seeing()
+    stub = await serve(servicer, [RequestInterceptor()])
+    call = getattr(stub, method)(REQUEST, metadata=((HEADER, "order-7"),))
+    assert dict(await call.initial_metadata())[HEADER] == "order-7"
+    assert servicer.seen == "order-7"
+
+
+@pytest.mark.parametrize("given", ["", "has space", "x" * 129, "new\nline"])
+def test_an_unfit_id_is_replaced(given):
+    made = request_id(((HEADER, given),))
+    assert made != given and len(made) == 32
+
+
+async def test_each_call_has_its_own_id(serve):
+    stub = await serve(Seeing(), [RequestInterceptor()])
+    ids = {dict(await stub.Check(REQUEST).initial_metadata())[HEADER] for _ in range(3)}
+    assert len(ids) == 3
+
+
+async def test_health_checks_are_not_logged(serve, caplog):
+    stub = await serve(Seeing(), [RequestInterceptor()])
+    with caplog.at_level(logging.INFO):
+        await stub.Check(REQUEST)
+    assert "Check" not in caplog.text
