@@ -1,0 +1,128 @@
+"""What a server process may be told: parsed once at the door, passed down as frozen values."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from narthex.settings import Address, NamedPath, SettingsError, check, option, parse
+
+Compute = Literal["auto", "float32", "block8"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+DELEGATE_TOKEN_VARIABLE = "NARTHEX_DELEGATE_TOKEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Transport security: PEM files. With `client_ca`, callers must present a certificate that it signed (mTLS)."""
+
+    cert: Path | None = option(None, "the server's certificate chain, PEM; turns TLS on")
+    key: Path | None = option(None, "the certificate's private key, PEM")
+    client_ca: Path | None = option(None, "demand client certificates signed by these authorities, PEM")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """The settings of one server process; sizes in bytes, times in seconds, lengths in tokens."""
+
+    grpc: Address = option(Address("127.0.0.1", 50051), "where gRPC listens; port 0 takes a free one")
+    metrics: Address = option(Address("127.0.0.1", 9464), "where /metrics listens; port 0 takes a free one")
+    model: tuple[NamedPath, ...] = option((), "a Hugging Face folder or a .gguf file; repeatable", metavar="NAME=PATH")
+    mcp_config: Path | None = option(None, "the MCP servers to forward: an mcp-config.json")
+    compute: Compute = option("auto", "float32 is exact, block8 uses int8 activations on quantised weights")
+    threads: int = option(0, "threads of the engine; 0 takes the physical cores", minimum=0)
+    max_slots: int = option(8, "sequences that decode together, per model", minimum=1)
+    max_context: int = option(8192, "tokens of prompt and answer per sequence, at most", minimum=16)
+    prefill_chunk: int = option(256, "tokens of a prompt that run between two decode steps", minimum=1)
+    max_waiting: int = option(256, "requests that may wait for a slot, per model", minimum=0)
+    max_message_bytes: int = option(16 * 1024 * 1024, "the largest gRPC message, either way", minimum=1024)
+    max_concurrent_calls: int = option(1024, "RPCs in flight; more are answered RESOURCE_EXHAUSTED", minimum=1)
+    tool_timeout: float = option(60.0, "seconds a forwarded tool may take when the call sets no deadline", minimum=0.01)
+    upstream_start_timeout: float = option(30.0, "seconds an upstream may take to start", minimum=0.01)
+    shutdown_grace: float = option(10.0, "seconds running calls have to finish after SIGTERM", minimum=0)
+    cache_dir: Path = option(
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "narthex", "the graph cache", metavar="DIR"
+    )
+    api_key_file: Path | None = option(None, "accept only these keys (made by `narthex keys new`)")
+    log_level: LogLevel = option("info", "the least that is logged, on stderr")
+    tls: Tls = Tls()  # noqa: RUF009 (frozen)
+
+    def __post_init__(self) -> None:
+        if (self.tls.cert is None) != (self.tls.key is None):
+            raise SettingsError("tls: cert and key belong together; give both or neither")
+        if self.tls.client_ca and not self.tls.cert:
+            raise SettingsError("tls: client_ca needs cert and key")
+        names = [model.name for model in self.model]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise SettingsError(f"--model: the name {min(twice)!r} is given twice")
+
+    @property
+    def demo(self) -> bool:
+        """Whether the embedded demo is served: neither a model nor an upstream was named."""
+        return not self.model and self.mcp_config is None
+
+    def models(self) -> tuple[NamedPath, ...]:
+        """The models to load: the named ones, or the demo's; none for a tool gateway."""
+        return (NamedPath("demo", demo_folder() / DEMO_MODEL),) if self.demo else self.model
+
+    def upstreams(self) -> Mapping[str, Any]:
+        """The document that names the MCP servers to forward (mistral.rs's or the `mcpServers` form), empty for none."""
+        if self.demo:
+            return demo_upstreams()
+        return read_document(self.mcp_config) if self.mcp_config else {}
+
+
+DEMO_MODEL = "tiny-tool-demo-q8_0.gguf"
+
+
+def demo_folder() -> Path:
+    """Where the demo's files are: beside the package in a wheel, in `models/demo` of a source tree."""
+    here = Path(__file__).resolve()
+    for folder in (here.parents[1] / "narthex_demo", here.parents[2] / "models" / "demo"):
+        if (folder / DEMO_MODEL).is_file():
+            return folder
+    raise SettingsError("the demo model is missing from this installation; name a model with --model NAME=PATH")
+
+
+def demo_upstreams() -> Mapping[str, Any]:
+    """The demo's two MCP servers, run by this very interpreter: `time`, and `workspace` over the demo's small folder."""
+    workspace = str(demo_folder() / "workspace")
+    modules = {"time": ["mcp_server_time"], "workspace": ["narthex_mcp.workspace", workspace]}
+    return {
+        "servers": [
+            {"name": name, "source": {"type": "Process", "command": sys.executable, "args": ["-m", *arguments]}}
+            for name, arguments in modules.items()
+        ]
+    }
+
+
+def read_document(path: Path) -> Mapping[str, Any]:
+    """A JSON object from a file; SettingsError where it is not one."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path}: must hold a JSON object")
+    return document
+
+
+def from_command_line(argv: Sequence[str] | None = None) -> ServerConfig:
+    """The configuration of this process; a mistake is told on stderr and exits with 2."""
+    return parse(
+        ServerConfig,
+        "server",
+        argv,
+        prog="narthex server",
+        description="Serve models and MCP tools over gRPC. Without --model and --mcp-config it serves the demo.",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(check(ServerConfig, "server"))
