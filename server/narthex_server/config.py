@@ -49,7 +49,7 @@ class ServerConfig:
     )
     api_key_file: Path | None = option(None, "accept only these keys (made by `narthex keys new`)")
     log_level: LogLevel = option("info", "the least that is logged, on stderr")
-    tls: Tls = Tls()  # noqa: RUF009 (frozen)
+    tls: Tls = Tls()
 
     def __post_init__(self) -> None:
         if (self.tls.cert is None) != (self.tls.key is None):
@@ -70,7 +70,7 @@ class ServerConfig:
         return (NamedPath("demo", demo_folder() / DEMO_MODEL),) if self.demo else self.model
 
     def upstreams(self) -> Mapping[str, Any]:
-        """The document that names the MCP servers to forward (mistral.rs's or the `mcpServers` form), empty for none."""
+        """The document that names the MCP servers to forward (mistral.rs's or the `mcpServers` form) or {}."""
         if self.demo:
             return demo_upstreams()
         return read_document(self.mcp_config) if self.mcp_config else {}
@@ -89,7 +89,7 @@ def demo_folder() -> Path:
 
 
 def demo_upstreams() -> Mapping[str, Any]:
-    """The demo's two MCP servers, run by this very interpreter: `time`, and `workspace` over the demo's small folder."""
+    """The demo's two MCP servers, run by this very interpreter: `time`, and `workspace` over the demo's folder."""
     workspace = str(demo_folder() / "workspace")
     modules = {"time": ["mcp_server_time"], "workspace": ["narthex_mcp.workspace", workspace]}
     return {

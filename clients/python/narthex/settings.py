@@ -1,9 +1,9 @@
 """Settings of every narthex process: frozen dataclasses filled from flags, environment, a TOML file and defaults.
 
-The first of these that names a setting wins: the flag `--max-slots`, the variable `NARTHEX_MAX_SLOTS`, the key `max_slots`
-of the process's section in the file, the dataclass's default. A nested dataclass is a nested table: `tls.cert` is
-`--tls-cert`, `NARTHEX_TLS_CERT` and `cert` in `[server.tls]`. Only the standard library is used, so that both sides of
-the wire and the command line can share this.
+The first of these that names a setting wins: the flag `--max-slots`, the variable `NARTHEX_MAX_SLOTS`, the key
+`max_slots` of the process's section in the file, the dataclass's default. A nested dataclass is a nested table:
+`tls.cert` is `--tls-cert`, `NARTHEX_TLS_CERT` and `cert` in `[server.tls]`. Only the standard library is used, so that
+both sides of the wire and the command line can share this.
 """
 
 import argparse
