@@ -1,7 +1,10 @@
 """What crosses between the event loop and the engine thread; everything here is picklable."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
+
+from narthex_server.errors import Violation
 
 
 class FinishReason(Enum):
@@ -23,10 +26,25 @@ class Sampling:
     min_p: float = 0.0
     seed: int | None = None
 
+    def validate(self, prefix: str = "sampling") -> tuple[Violation, ...]:
+        """The fields that are not finite or out of range, as paths below `prefix`; empty when all is well."""
+        fits = {
+            "temperature": (self.temperature, 0 <= self.temperature <= 100, "must be between 0 (greedy) and 100"),
+            "top_k": (self.top_k, 0 <= self.top_k < 2**31, "must be 0 (off) or a number of tokens"),
+            "top_p": (self.top_p, 0 < self.top_p <= 1, "must be above 0 and at most 1 (off)"),
+            "min_p": (self.min_p, 0 <= self.min_p <= 1, "must be between 0 (off) and 1"),
+            "seed": (self.seed or 0, 0 <= (self.seed or 0) < 2**64, "must be an unsigned 64-bit integer"),
+        }
+        return tuple(
+            Violation(f"{prefix}.{name}", f"{rule}, got {value}")
+            for name, (value, fit, rule) in fits.items()
+            if not (fit and math.isfinite(value))
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """One prompt to continue: at most `max_tokens` tokens, ended earlier by any of `stop_ids`, which is itself not yielded."""
+    """One prompt to continue by at most `max_tokens` tokens, or up to any of `stop_ids`, which is not yielded."""
 
     request_id: str
     prompt: tuple[int, ...]
@@ -44,7 +62,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts; `cached_tokens` of the prompt were not computed again."""
+    """Token counts; `cached_tokens` of the prompt were not computed again, a stop token is not counted."""
 
     prompt_tokens: int
     completion_tokens: int

@@ -1,0 +1,211 @@
+"""The event loop's side of the engine."""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+from narthex_server.engine.decoder import DecoderSession
+from narthex_server.engine.loop import Abort, Batch, Drain, Ended, EngineLoop, Message, Stop, Submit
+from narthex_server.engine.observer import EngineObserver, EngineStats
+from narthex_server.engine.options import EngineOptions
+from narthex_server.engine.request import EngineEvent, EngineRequest, Tokens
+from narthex_server.errors import ContextOverflow, InvalidRequest, ResourceExhausted, Unavailable, Violation
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 30.0
+"""How long a step in native code may still take once everything is cancelled, before its thread is given up."""
+
+
+@dataclass(slots=True)
+class Stream:
+    """The unread part of one request's output."""
+
+    tokens: list[int] = field(default_factory=list)
+    ended: Ended | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class EngineHandle:
+    """Generates with one decoder, which it owns from here on; use from the event loop that called `start`."""
+
+    def __init__(
+        self,
+        session: DecoderSession,
+        options: EngineOptions = EngineOptions(),  # noqa: B008 (frozen)
+        observer: EngineObserver | None = None,
+    ) -> None:
+        self._session = session
+        self._options = options
+        self._observer = observer
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._streams: dict[str, Stream] = {}
+        self._stats = EngineStats(session.slots, kv_tokens_capacity=session.slots * session.max_len)
+        self._refusal: str | None = "the engine is not started"
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._done = asyncio.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def slots(self) -> int:
+        return self._session.slots
+
+    @property
+    def max_context(self) -> int:
+        """Tokens that prompt and output may have together."""
+        return self._session.max_len
+
+    @property
+    def vocab_size(self) -> int:
+        return self._session.vocab_size
+
+    def start(self) -> None:
+        """Starts the engine thread; call once, in the event loop."""
+        event_loop = asyncio.get_running_loop()
+
+        def send(batch: Batch) -> None:
+            event_loop.call_soon_threadsafe(self._deliver, batch)
+
+        engine = EngineLoop(self._session, self._options, self._inbox, send)
+        self._thread = threading.Thread(target=engine.run, name="narthex-engine", daemon=True)
+        self._refusal = None
+        self._thread.start()
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineEvent]:
+        """Yields Tokens, then one Finished; closing it, or cancelling its task, frees the slot within one step.
+
+        Raises InvalidRequest, ContextOverflow, ResourceExhausted or Unavailable before the first event, InternalError
+        anywhere.
+        """
+        self._admit(request)
+        stream = Stream()
+        self._streams[request.request_id] = stream
+        self._idle.clear()
+        self._inbox.put(Submit(request, time.monotonic()))
+        try:
+            while True:
+                if stream.tokens:
+                    ids, stream.tokens = tuple(stream.tokens), []
+                    yield Tokens(ids)
+                elif stream.ended is None:
+                    stream.ready.clear()
+                    await stream.ready.wait()
+                elif stream.ended.error is not None:
+                    raise stream.ended.error
+                elif stream.ended.finished is not None:
+                    yield stream.ended.finished
+                    return
+        finally:
+            if stream.ended is None:
+                self._inbox.put(Abort(request.request_id))
+                self._forget(request.request_id)
+
+    def abort(self, request_id: str) -> bool:
+        """Ends a request with Finished(CANCELLED); False if there is none of that id."""
+        stream = self._streams.get(request_id)
+        if stream is None:
+            return False
+        self._inbox.put(Abort(request_id))
+        return True
+
+    def snapshot(self) -> EngineStats:
+        return self._stats
+
+    async def stop(self, grace: float) -> None:
+        """Refuses new requests, gives running ones `grace` seconds, cancels the rest, then closes the session."""
+        if self._thread is None:
+            return
+        if self._refusal is None:
+            self._refusal = "the engine is shutting down"
+        self._inbox.put(Drain())
+        try:
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+        except TimeoutError:
+            log.info("%d requests still running after %g s are cancelled", len(self._streams), grace)
+        self._inbox.put(Stop())
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._done.wait()
+        except TimeoutError:
+            log.error("the engine thread is stuck in a step; leaving it behind")
+            return
+        self._thread.join()
+        self._thread = None
+        self._session.close()
+
+    def _admit(self, request: EngineRequest) -> None:
+        if self._refusal is not None:
+            raise Unavailable(f"{self._refusal}; retry later or elsewhere")
+        self._validate(request)
+        live, limit = len(self._streams), self.slots + self._options.max_waiting
+        if live >= limit:
+            raise ResourceExhausted(
+                f"{self.slots} requests are running and {live - self.slots} are waiting, the limit; retry in a moment",
+                reason="QUEUE_FULL",
+                metadata={
+                    "running": str(self.slots),
+                    "waiting": str(live - self.slots),
+                    "max_waiting": str(self._options.max_waiting),
+                    "retry_after_seconds": "1",
+                },
+            )
+
+    def _validate(self, request: EngineRequest) -> None:
+        prompt, vocab = request.prompt, self.vocab_size
+        violations = [*request.sampling.validate()]
+        if not prompt:
+            violations.append(Violation("prompt", "must have at least one token"))
+        elif min(prompt) < 0 or max(prompt) >= vocab:
+            violations.append(Violation("prompt", f"token ids must be between 0 and {vocab - 1}"))
+        if request.max_tokens < 1:
+            violations.append(Violation("max_tokens", f"must be at least 1, got {request.max_tokens}"))
+        if request.request_id in self._streams:
+            violations.append(Violation("request_id", f"{request.request_id} is already running"))
+        if violations:
+            text = "; ".join(f"{violation.field} {violation.description}" for violation in violations)
+            raise InvalidRequest(text, violations=violations)
+        if len(prompt) + request.max_tokens > self.max_context:
+            raise ContextOverflow(
+                f"{len(prompt)} prompt tokens and max_tokens {request.max_tokens} exceed the context of "
+                f"{self.max_context}; shorten the prompt or lower max_tokens",
+                metadata={
+                    "prompt_tokens": str(len(prompt)),
+                    "max_tokens": str(request.max_tokens),
+                    "context": str(self.max_context),
+                },
+            )
+
+    def _forget(self, request_id: str) -> None:
+        self._streams.pop(request_id, None)
+        if not self._streams:
+            self._idle.set()
+
+    def _deliver(self, batch: Batch) -> None:
+        for request_id, token in batch.tokens:
+            if stream := self._streams.get(request_id):
+                stream.tokens.append(token)
+                stream.ready.set()
+        for ended in batch.ended:
+            if stream := self._streams.get(ended.report.request_id):
+                stream.ended = ended
+                stream.ready.set()
+                self._forget(ended.report.request_id)
+        if batch.step is not None:
+            self._stats = batch.step.stats
+        if batch.last:
+            self._refusal = self._refusal or "the engine has died; the log says why"
+            self._done.set()
+        if self._observer is not None:
+            try:
+                if batch.step is not None:
+                    self._observer.on_step(batch.step)
+                for ended in batch.ended:
+                    self._observer.on_finished(ended.report)
+            except Exception:
+                log.exception("the engine's observer failed")

@@ -1,0 +1,225 @@
+"""The engine thread: it alone touches the session, the slots and the running sequences."""
+
+import logging
+import queue
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from narthex_server.engine.decoder import DecoderSession, Logits
+from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
+from narthex_server.engine.options import EngineOptions
+from narthex_server.engine.request import EngineRequest, Finished, FinishReason
+from narthex_server.engine.runner import Runner
+from narthex_server.engine.sampler import sample
+from narthex_server.engine.scheduler import Scheduler
+from narthex_server.engine.sequence import Sequence
+from narthex_server.engine.slots import Slots
+from narthex_server.errors import InternalError, NarthexError, Unavailable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    request: EngineRequest
+    submitted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Refuse what waits; let run what runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Cancel everything and end the thread."""
+
+
+Message = Submit | Abort | Drain | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request's end: one of `finished` and `error`."""
+
+    report: RequestReport
+    finished: Finished | None = None
+    error: NarthexError | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """Everything that one wake-up of the event loop delivers; `last` when the thread ends."""
+
+    tokens: list[tuple[str, int]] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+    step: StepReport | None = None
+    last: bool = False
+
+
+class EngineLoop:
+    """Takes messages from `inbox`, hands batches to `send`; `run` is the thread's body."""
+
+    def __init__(
+        self,
+        session: DecoderSession,
+        options: EngineOptions,
+        inbox: "queue.SimpleQueue[Message]",
+        send: Callable[[Batch], None],
+    ) -> None:
+        self._capacity = session.slots * session.max_len
+        self._slots = Slots(session)
+        self._scheduler = Scheduler(self._slots, options.prefill_tokens)
+        self._runner = Runner(session, self._slots)
+        self._inbox = inbox
+        self._send = send
+        self._batch = Batch()
+        self._stopping = False
+        self._steps = self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
+
+    def run(self) -> None:
+        try:
+            while not self._stopping:
+                self._receive()
+                try:
+                    self._step()
+                except Exception as error:
+                    self._fail([*self._scheduler.running], error)
+        finally:
+            for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
+                self._end(sequence, FinishReason.CANCELLED)
+            self._batch.last = True
+            self._flush()
+
+    def _receive(self) -> None:
+        """Handles all messages; waits for one if there is nothing to run."""
+        idle = not (self._scheduler.running or self._scheduler.waiting)
+        try:
+            self._handle(self._inbox.get(block=idle))
+            while True:
+                self._handle(self._inbox.get_nowait())
+        except queue.Empty:
+            return
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case Submit(request, submitted):
+                self._scheduler.waiting.append(Sequence(request, submitted))
+            case Abort(request_id):
+                if sequence := self._scheduler.find(request_id):
+                    self._end(sequence, FinishReason.CANCELLED)
+            case Drain():
+                for sequence in [*self._scheduler.waiting]:
+                    self._end(
+                        sequence, Unavailable("the engine is shutting down; retry later or elsewhere", metadata={})
+                    )
+            case Stop():
+                self._stopping = True
+
+    def _step(self) -> None:
+        """Decodes all rows, then computes prompt chunks; each part's tokens leave before the next part runs."""
+        started = time.monotonic()
+        self._admit(started)
+        plan = self._scheduler.schedule()
+        if plan.rows:
+            self._attempt(plan.rows, lambda: self._runner.decode(plan.rows))
+            if plan.chunks:
+                self._flush()
+        for chunk in plan.chunks:
+            self._attempt([chunk.sequence], lambda: [self._runner.prefill(chunk)])  # noqa: B023 (called at once)
+        if plan.rows or plan.chunks:
+            self._steps += 1
+        prefilled = sum(chunk.size for chunk in plan.chunks)
+        self._batch.step = StepReport(len(plan.rows), prefilled, time.monotonic() - started, self._stats())
+        self._flush()
+
+    def _admit(self, now: float) -> None:
+        while self._scheduler.waiting and self._slots.free:
+            sequence = self._scheduler.waiting[0]
+            try:
+                self._scheduler.admit(now)
+            except Exception as error:
+                self._fail([sequence], error)
+                continue
+            self._prompt_tokens += sequence.length
+            self._cached_tokens += sequence.reused
+
+    def _attempt(self, sequences: list[Sequence], compute: Callable[[], Iterable[Logits | None]]) -> None:
+        """Computes and samples; a failure ends the sequences involved and nothing else."""
+        try:
+            rows = compute()
+        except Exception as error:
+            self._fail(sequences, error)
+            return
+        now = time.monotonic()
+        for sequence, logits in zip(sequences, rows, strict=True):
+            if logits is None:
+                continue
+            try:
+                token = sample(logits, sequence.request.sampling, sequence.generator)
+            except Exception as error:
+                self._fail([sequence], error)
+            else:
+                self._accept(sequence, token, now)
+
+    def _accept(self, sequence: Sequence, token: int, now: float) -> None:
+        if token in sequence.request.stop_ids:
+            self._end(sequence, FinishReason.STOP, token)
+            return
+        sequence.append(token, now)
+        self._generated_tokens += 1
+        self._batch.tokens.append((sequence.request.request_id, token))
+        if sequence.generated == sequence.request.max_tokens:
+            self._end(sequence, FinishReason.LENGTH)
+
+    def _fail(self, sequences: list[Sequence], error: Exception) -> None:
+        error_id = uuid.uuid4().hex[:12]
+        names = ", ".join(sequence.request.request_id for sequence in sequences)
+        log.error("error %s: a step failed for %s", error_id, names or "no request", exc_info=error)
+        for sequence in sequences:
+            self._end(
+                sequence, InternalError(f"the engine failed; error id {error_id}", metadata={"error_id": error_id})
+            )
+
+    def _end(self, sequence: Sequence, outcome: FinishReason | NarthexError, stop_id: int | None = None) -> None:
+        failed = isinstance(outcome, NarthexError)
+        report = sequence.report("error" if isinstance(outcome, NarthexError) else outcome.value, time.monotonic())
+        self._scheduler.remove(sequence, keep=not failed)
+        if isinstance(outcome, NarthexError):
+            self._batch.ended.append(Ended(report, error=outcome))
+        else:
+            self._batch.ended.append(Ended(report, finished=Finished(outcome, sequence.usage, stop_id)))
+
+    def _flush(self) -> None:
+        batch, self._batch = self._batch, Batch()
+        try:
+            self._send(batch)
+        except RuntimeError:  # the event loop is closed: nobody is left to generate for
+            log.warning("the event loop has closed under the engine")
+            self._stopping = True
+
+    def _stats(self) -> EngineStats:
+        running = [sequence.slot for sequence in self._scheduler.running]
+        used = int(self._slots.held[running].sum())
+        return EngineStats(
+            slots=len(self._slots.held),
+            running=len(running),
+            waiting=len(self._scheduler.waiting),
+            kept=self._slots.kept,
+            kv_tokens_used=used,
+            kv_tokens_kept=int(self._slots.held.sum()) - used,
+            kv_tokens_capacity=self._capacity,
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+            dead_rows=self._runner.dead_rows,
+            moves=self._slots.moves,
+        )

@@ -1,0 +1,75 @@
+"""A request while it runs."""
+
+import numpy as np
+
+from narthex_server.engine.observer import RequestReport
+from narthex_server.engine.request import EngineRequest, Usage
+
+
+class Sequence:
+    """The tokens of one request: `length` are known, of which `cached` are in its slot; times are monotonic seconds."""
+
+    __slots__ = (
+        "admitted",
+        "cached",
+        "first_token",
+        "gaps",
+        "generator",
+        "last_token",
+        "length",
+        "request",
+        "reused",
+        "slot",
+        "submitted",
+        "tokens",
+    )
+
+    def __init__(self, request: EngineRequest, submitted: float) -> None:
+        self.request = request
+        self.tokens = np.empty(len(request.prompt) + request.max_tokens, np.int64)
+        self.length = len(request.prompt)
+        self.tokens[: self.length] = request.prompt
+        self.cached = 0
+        self.reused = 0
+        self.slot = -1
+        self.generator = np.random.Generator(np.random.PCG64(request.sampling.seed))
+        self.submitted = submitted
+        self.admitted: float | None = None
+        self.first_token: float | None = None
+        self.last_token = submitted
+        self.gaps: list[float] = []
+
+    @property
+    def pending(self) -> int:
+        """Known tokens that are not cached yet; 1 means that the sequence can join the decoding rows."""
+        return self.length - self.cached
+
+    @property
+    def generated(self) -> int:
+        return self.length - len(self.request.prompt)
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(len(self.request.prompt), self.generated, self.reused)
+
+    def append(self, token: int, now: float) -> None:
+        self.tokens[self.length] = token
+        self.length += 1
+        if self.first_token is None:
+            self.first_token = now
+        else:
+            self.gaps.append(now - self.last_token)
+        self.last_token = now
+
+    def report(self, reason: str, now: float) -> RequestReport:
+        return RequestReport(
+            request_id=self.request.request_id,
+            reason=reason,
+            prompt_tokens=len(self.request.prompt),
+            cached_tokens=self.reused,
+            completion_tokens=self.generated,
+            queue=None if self.admitted is None else self.admitted - self.submitted,
+            first_token=None if self.first_token is None else self.first_token - self.submitted,
+            gaps=tuple(self.gaps),
+            total=now - self.submitted,
+        )
