@@ -1,0 +1,131 @@
+"""Everything a model needs to read and write text."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from narthex_server.errors import InvalidModelFile
+from narthex_server.text.template import ChatTemplate
+from narthex_server.text.tokenizer import Tokenizer
+
+_TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end_of_turn|>", *_TEXT_ENDS)
+"""Tokens that end a turn in every family that has them, whatever a file declares."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """What the model's author recommends where a request says nothing; None where the author does not either."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextAssets:
+    """A model's tokenizer, chat template (None for a base model), the tokens that end a turn, and its defaults."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    eos_ids: frozenset[int]
+    defaults: GenerationDefaults = GenerationDefaults()
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Self:
+        """From a Hugging Face folder. Errors: InvalidModelFile."""
+        config = _read_json(folder / "tokenizer_config.json")
+        model = _read_json(folder / "config.json")
+        generation = _read_json(folder / "generation_config.json")
+        tokenizer = Tokenizer.from_folder(folder, config)
+        sources = _folder_templates(folder, config)
+        tokens = {name: text for name, value in config.items() if name.endswith("_token") and (text := _text(value))}
+        declared = [*_ids(generation.get("eos_token_id")), *_ids(model.get("eos_token_id")), *_ids(tokenizer.eos)]
+        return cls(
+            tokenizer,
+            ChatTemplate(sources, tokens) if sources else None,
+            frozenset(declared) | _turn_ends(tokenizer),
+            _defaults(generation),
+        )
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
+        """From a GGUF file's metadata. Errors: InvalidModelFile."""
+        tokenizer = Tokenizer.from_gguf(metadata)
+        prefix = "tokenizer.chat_template"
+        sources = {
+            key.removeprefix(prefix).removeprefix(".") or "default": str(value)
+            for key, value in metadata.items()
+            if key == prefix or (key.startswith(prefix + ".") and isinstance(value, str))
+        }
+        names = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
+        tokens = {name: tokenizer.token(index) or "" for name, index in names.items() if index is not None}
+        keys = ("eos", "eot", "eom")
+        declared = [index for key in keys for index in _ids(metadata.get(f"tokenizer.ggml.{key}_token_id"))]
+        return cls(
+            tokenizer, ChatTemplate(sources, tokens) if sources else None, frozenset(declared) | _turn_ends(tokenizer)
+        )
+
+
+def _turn_ends(tokenizer: Tokenizer) -> frozenset[int]:
+    # Phi's <|end|> ends a turn; where there is a <|return|> it only ends one of the turn's several messages.
+    ends = _TURN_ENDS if tokenizer.ids_of(("<|return|>",)) else (*_TURN_ENDS, "<|end|>")
+    return tokenizer.ids_of(ends) & tokenizer.special_ids
+
+
+def _folder_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Template text by name; files win over tokenizer_config.json, as they do for the reference implementation."""
+    entry = config.get("chat_template")
+    sources: dict[str, str] = {}
+    if isinstance(entry, str):
+        sources["default"] = entry
+    elif isinstance(entry, list):
+        sources.update({item["name"]: item["template"] for item in entry})
+    elif isinstance(entry, dict):
+        sources.update(entry)
+    main = folder / "chat_template.jinja"
+    if main.is_file():
+        sources["default"] = main.read_text("utf-8")
+    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        sources[path.stem] = path.read_text("utf-8")
+    return sources
+
+
+def _defaults(generation: Mapping[str, Any]) -> GenerationDefaults:
+    greedy = generation.get("do_sample") is False
+    return GenerationDefaults(
+        temperature=0.0 if greedy else generation.get("temperature"),
+        top_k=generation.get("top_k"),
+        top_p=generation.get("top_p"),
+        min_p=generation.get("min_p"),
+        max_tokens=generation.get("max_new_tokens"),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in `path`, empty if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InvalidModelFile(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidModelFile(f"{path} is not a JSON object")
+    return value
+
+
+def _text(value: object) -> str | None:
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else None
+
+
+def _ids(value: Any) -> list[int]:
+    if value is None:
+        return []
+    values = value if isinstance(value, list) else [value]
+    return [int(item) for item in values]

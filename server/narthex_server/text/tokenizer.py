@@ -1,0 +1,107 @@
+"""Text to token ids and back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import tokenizers
+from tokenizers.processors import TemplateProcessing
+
+from narthex_server.errors import InvalidModelFile
+from narthex_server.text import gguf_tokenizer
+from narthex_server.text.pieces import piece_bytes
+
+
+class Tokenizer:
+    """A model's tokenizer; `bos` and `eos` are ids or None, `special_ids` are never shown as text."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, bos: int | None, eos: int | None) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self.bos = bos
+        self.eos = eos
+        self.special_ids = frozenset(
+            index for index, token in backend.get_added_tokens_decoder().items() if token.special
+        )
+        pieces, self.strips_first_space = piece_bytes(backend)
+        self.pieces = pieces
+
+    @classmethod
+    def from_folder(cls, folder: Path, config: Mapping[str, Any]) -> Self:
+        """From tokenizer.json and the content of tokenizer_config.json. Errors: InvalidModelFile."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise InvalidModelFile(f"{folder} has no tokenizer.json; save the tokenizer in the fast format")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception for every kind of broken file
+            raise InvalidModelFile(f"{path} cannot be read: {error}") from error
+        _add_missing(backend, config.get("added_tokens_decoder") or {})
+        bos, eos = (_token_id(backend, config.get(key)) for key in ("bos_token", "eos_token"))
+        _follow_flags(backend, config, bos, eos)
+        return cls(backend, bos, eos)
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
+        """From a GGUF file's metadata. Errors: InvalidModelFile."""
+        vocabulary = gguf_tokenizer.read(metadata)
+        return cls(vocabulary.backend, vocabulary.bos, vocabulary.eos)
+
+    def encode(self, text: str, add_special: bool = True) -> list[int]:
+        """Ids of `text`; special tokens written in it count as such; `add_special` adds BOS and the like."""
+        try:
+            return list(self._backend.encode(text, add_special_tokens=add_special).ids)
+        except UnicodeEncodeError:  # half a surrogate pair, which JSON allows and UTF-8 does not
+            return self.encode(text.encode("utf-8", "replace").decode(), add_special)
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """The text of `ids`, all at once."""
+        return str(self._backend.decode(ids, skip_special_tokens=skip_special))
+
+    def token(self, index: int) -> str | None:
+        """The token as the vocabulary spells it."""
+        text: str | None = self._backend.id_to_token(index)
+        return text
+
+    def ids_of(self, tokens: Iterable[str]) -> frozenset[int]:
+        """The ids of those tokens that the vocabulary has."""
+        found = (self._backend.token_to_id(token) for token in tokens)
+        return frozenset(index for index in found if index is not None)
+
+    @property
+    def size(self) -> int:
+        """Tokens in the vocabulary, added ones included; a model's logits may be wider."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+
+def _token_id(backend: tokenizers.Tokenizer, value: object) -> int | None:
+    text = value.get("content") if isinstance(value, dict) else value
+    return backend.token_to_id(text) if isinstance(text, str) else None
+
+
+def _add_missing(backend: tokenizers.Tokenizer, declared: Mapping[str, Mapping[str, Any]]) -> None:
+    """Tokens that only tokenizer_config.json knows, where the next free ids are theirs."""
+    for index, entry in sorted((int(key), entry) for key, entry in declared.items()):
+        if backend.id_to_token(index) is None and index == backend.get_vocab_size(with_added_tokens=True):
+            names = ("single_word", "lstrip", "rstrip", "normalized", "special")
+            flags = {name: bool(entry.get(name)) for name in names}
+            backend.add_tokens([tokenizers.AddedToken(entry["content"], **flags)])
+
+
+def _follow_flags(backend: tokenizers.Tokenizer, config: Mapping[str, Any], bos: int | None, eos: int | None) -> None:
+    """An explicit add_bos_token or add_eos_token wins over what tokenizer.json does."""
+    added = backend.encode("").ids
+    starts, ends = bos in added, eos in added and (eos != bos or len(added) > 1)
+    want_bos = config.get("add_bos_token", starts) and bos is not None
+    want_eos = config.get("add_eos_token", ends) and eos is not None
+    if (want_bos, want_eos) != (starts, ends):
+        frame(backend, bos if want_bos else None, eos if want_eos else None)
+
+
+def frame(backend: tokenizers.Tokenizer, bos: int | None, eos: int | None) -> None:
+    """Makes `backend` put these tokens around every encoded text."""
+    names = {backend.id_to_token(index): index for index in (bos, eos) if index is not None}
+    first = [backend.id_to_token(bos)] if bos is not None else []
+    last = [backend.id_to_token(eos)] if eos is not None else []
+    backend.post_processor = TemplateProcessing(single=[*first, "$A", *last], special_tokens=list(names.items()))
