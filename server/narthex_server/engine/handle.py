@@ -1,6 +1,7 @@
 """The event loop's side of the engine."""
 
 import asyncio
+import itertools
 import logging
 import queue
 import threading
@@ -25,6 +26,7 @@ STOP_SECONDS = 30.0
 class Stream:
     """The unread part of one request's output."""
 
+    request_id: str
     tokens: list[int] = field(default_factory=list)
     ended: Ended | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -43,7 +45,8 @@ class EngineHandle:
         self._options = options
         self._observer = observer
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._streams: dict[str, Stream] = {}
+        self._streams: dict[int, Stream] = {}
+        self._keys = itertools.count()
         self._stats = EngineStats(session.slots, kv_tokens_capacity=session.slots * session.max_len)
         self._refusal: str | None = "the engine is not started"
         self._idle = asyncio.Event()
@@ -83,10 +86,10 @@ class EngineHandle:
         anywhere.
         """
         self._admit(request)
-        stream = Stream()
-        self._streams[request.request_id] = stream
+        stream, key = Stream(request.request_id), next(self._keys)
+        self._streams[key] = stream
         self._idle.clear()
-        self._inbox.put(Submit(request, time.monotonic()))
+        self._inbox.put(Submit(key, request, time.monotonic()))
         try:
             while True:
                 if stream.tokens:
@@ -102,16 +105,15 @@ class EngineHandle:
                     return
         finally:
             if stream.ended is None:
-                self._inbox.put(Abort(request.request_id))
-                self._forget(request.request_id)
+                self._inbox.put(Abort(key))
+                self._forget(key)
 
     def abort(self, request_id: str) -> bool:
         """Ends a request with Finished(CANCELLED); False if there is none of that id."""
-        stream = self._streams.get(request_id)
-        if stream is None:
-            return False
-        self._inbox.put(Abort(request_id))
-        return True
+        keys = [key for key, stream in self._streams.items() if stream.request_id == request_id]
+        for key in keys:
+            self._inbox.put(Abort(key))
+        return bool(keys)
 
     def snapshot(self) -> EngineStats:
         return self._stats
@@ -165,7 +167,7 @@ class EngineHandle:
             violations.append(Violation("prompt", f"token ids must be between 0 and {vocab - 1}"))
         if request.max_tokens < 1:
             violations.append(Violation("max_tokens", f"must be at least 1, got {request.max_tokens}"))
-        if request.request_id in self._streams:
+        if any(stream.request_id == request.request_id for stream in self._streams.values()):
             violations.append(Violation("request_id", f"{request.request_id} is already running"))
         if violations:
             text = "; ".join(f"{violation.field} {violation.description}" for violation in violations)
@@ -181,21 +183,21 @@ class EngineHandle:
                 },
             )
 
-    def _forget(self, request_id: str) -> None:
-        self._streams.pop(request_id, None)
+    def _forget(self, key: int) -> None:
+        self._streams.pop(key, None)
         if not self._streams:
             self._idle.set()
 
     def _deliver(self, batch: Batch) -> None:
-        for request_id, token in batch.tokens:
-            if stream := self._streams.get(request_id):
+        for key, token in batch.tokens:
+            if stream := self._streams.get(key):
                 stream.tokens.append(token)
                 stream.ready.set()
         for ended in batch.ended:
-            if stream := self._streams.get(ended.report.request_id):
+            if stream := self._streams.get(ended.key):
                 stream.ended = ended
                 stream.ready.set()
-                self._forget(ended.report.request_id)
+                self._forget(ended.key)
         if batch.step is not None:
             self._stats = batch.step.stats
         if batch.last:

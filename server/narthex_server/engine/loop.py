@@ -23,13 +23,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Submit:
+    key: int
     request: EngineRequest
     submitted: float
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    request_id: str
+    key: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ Message = Submit | Abort | Drain | Stop
 class Ended:
     """A request's end: one of `finished` and `error`."""
 
+    key: int
     report: RequestReport
     finished: Finished | None = None
     error: NarthexError | None = None
@@ -58,7 +60,7 @@ class Ended:
 class Batch:
     """Everything that one wake-up of the event loop delivers; `last` when the thread ends."""
 
-    tokens: list[tuple[str, int]] = field(default_factory=list)
+    tokens: list[tuple[int, int]] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     step: StepReport | None = None
     last: bool = False
@@ -110,10 +112,10 @@ class EngineLoop:
 
     def _handle(self, message: Message) -> None:
         match message:
-            case Submit(request, submitted):
-                self._scheduler.waiting.append(Sequence(request, submitted))
-            case Abort(request_id):
-                if sequence := self._scheduler.find(request_id):
+            case Submit(key, request, submitted):
+                self._scheduler.waiting.append(Sequence(key, request, submitted))
+            case Abort(key):
+                if sequence := self._scheduler.find(key):
                     self._end(sequence, FinishReason.CANCELLED)
             case Drain():
                 for sequence in [*self._scheduler.waiting]:
@@ -175,7 +177,7 @@ class EngineLoop:
             return
         sequence.append(token, now)
         self._generated_tokens += 1
-        self._batch.tokens.append((sequence.request.request_id, token))
+        self._batch.tokens.append((sequence.key, token))
         if sequence.generated == sequence.request.max_tokens:
             self._end(sequence, FinishReason.LENGTH)
 
@@ -193,9 +195,9 @@ class EngineLoop:
         report = sequence.report("error" if isinstance(outcome, NarthexError) else outcome.value, time.monotonic())
         self._scheduler.remove(sequence, keep=not failed)
         if isinstance(outcome, NarthexError):
-            self._batch.ended.append(Ended(report, error=outcome))
+            self._batch.ended.append(Ended(sequence.key, report, error=outcome))
         else:
-            self._batch.ended.append(Ended(report, finished=Finished(outcome, sequence.usage, stop_id)))
+            self._batch.ended.append(Ended(sequence.key, report, finished=Finished(outcome, sequence.usage, stop_id)))
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, Batch()

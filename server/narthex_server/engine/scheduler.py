@@ -32,8 +32,8 @@ class Scheduler:
         self.running: list[Sequence] = []
         self._prefill_tokens = prefill_tokens
 
-    def find(self, request_id: str) -> Sequence | None:
-        found = (s for group in (self.running, self.waiting) for s in group if s.request.request_id == request_id)
+    def find(self, key: int) -> Sequence | None:
+        found = (s for group in (self.running, self.waiting) for s in group if s.key == key)
         return next(found, None)
 
     def admit(self, now: float) -> Sequence | None:

@@ -7,7 +7,10 @@ from narthex_server.engine.request import EngineRequest, Usage
 
 
 class Sequence:
-    """The tokens of one request: `length` are known, of which `cached` are in its slot; times are monotonic seconds."""
+    """The tokens of one request: `length` are known, of which `cached` are in its slot; times are monotonic seconds.
+
+    `key` is its own, also where a caller uses a request id again.
+    """
 
     __slots__ = (
         "admitted",
@@ -15,6 +18,7 @@ class Sequence:
         "first_token",
         "gaps",
         "generator",
+        "key",
         "last_token",
         "length",
         "request",
@@ -24,7 +28,8 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(self, request: EngineRequest, submitted: float) -> None:
+    def __init__(self, key: int, request: EngineRequest, submitted: float) -> None:
+        self.key = key
         self.request = request
         self.tokens = np.empty(len(request.prompt) + request.max_tokens, np.int64)
         self.length = len(request.prompt)

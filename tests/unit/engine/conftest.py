@@ -1,0 +1,151 @@
+"""A small decoder whose logits depend on every cached token, so that a corrupted slot shows in the output."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from narthex_server.engine.handle import EngineHandle
+from narthex_server.engine.observer import EngineObserver, RequestReport, StepReport
+from narthex_server.engine.options import EngineOptions
+from narthex_server.engine.request import EngineRequest, Finished, Tokens
+
+POISON = -7
+
+
+class HashDecoder:
+    """Logits [vocab] are drawn from a hash of all the tokens so far; the cache holds the tokens themselves."""
+
+    def __init__(self, slots: int = 4, max_len: int = 128, vocab_size: int = 50) -> None:
+        self.slots, self.max_len, self.vocab_size = slots, max_len, vocab_size
+        self.cache = np.full((slots, max_len), POISON, np.int64)
+        self.closed = False
+        self.calls: list[tuple[str, int]] = []
+        self.before: Callable[[str, NDArray[np.int64]], None] | None = None
+        """Called with the method's name and its tokens; may block or raise."""
+
+    def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        seed = 17
+        for token in tokens.tolist():
+            seed = (seed * 1_000_003 + token + 11) % (2**61 - 1)
+        return np.random.default_rng(seed).normal(size=self.vocab_size).astype(np.float32)
+
+    def decode(self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
+        assert len(tokens) == len(lengths) > 0 and 0 <= first <= first + len(tokens) <= self.slots
+        assert tokens.dtype == np.int64 and lengths.dtype == np.int32 and lengths.max() < self.max_len
+        self._begin("decode", tokens)
+        out = np.empty((len(tokens), self.vocab_size), np.float32)
+        for row, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
+            self.cache[first + row, length] = token
+            out[row] = self.logits(self.cache[first + row, : length + 1])
+        return out
+
+    def prefill(self, slot: int, tokens: NDArray[np.int64], past: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        assert len(tokens) and past + len(tokens) <= self.max_len
+        self._begin("prefill", tokens)
+        self.cache[slot, past : past + len(tokens)] = tokens
+        out = [self.logits(self.cache[slot, : past + row + 1]) for row in rows]
+        return np.array(out, np.float32).reshape(len(rows), self.vocab_size)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        assert source != target
+        self._begin("copy", self.cache[source, :length])
+        self.cache[target] = POISON
+        self.cache[target, :length] = self.cache[source, :length]
+
+    def release(self, slot: int) -> None:
+        self.cache[slot] = POISON
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+    def solo(self, prompt: tuple[int, ...], count: int) -> tuple[int, ...]:
+        """The greedy continuation, computed without cache or batch."""
+        tokens = [*prompt]
+        for _ in range(count):
+            tokens.append(int(self.logits(np.array(tokens)).argmax()))
+        return tuple(tokens[len(prompt) :])
+
+    def _begin(self, call: str, tokens: NDArray[np.int64]) -> None:
+        assert not self.closed
+        self.calls.append((call, len(tokens)))
+        if self.before is not None:
+            self.before(call, tokens)
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.steps: list[StepReport] = []
+        self.reports: list[RequestReport] = []
+
+    def on_step(self, report: StepReport) -> None:
+        self.steps.append(report)
+
+    def on_finished(self, report: RequestReport) -> None:
+        self.reports.append(report)
+
+
+Running = Callable[..., AbstractAsyncContextManager[EngineHandle]]
+Collect = Callable[[EngineHandle, EngineRequest], "asyncio.Future[tuple[tuple[int, ...], Finished]]"]
+
+
+@pytest.fixture
+def decoder() -> HashDecoder:
+    return HashDecoder()
+
+
+@pytest.fixture
+def make_decoder() -> type[HashDecoder]:
+    return HashDecoder
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def running() -> Running:
+    @asynccontextmanager
+    async def run(
+        session: HashDecoder, options: EngineOptions | None = None, observer: EngineObserver | None = None
+    ) -> AsyncIterator[EngineHandle]:
+        handle = EngineHandle(session, options or EngineOptions(), observer)
+        handle.start()
+        try:
+            yield handle
+        finally:
+            await handle.stop(0)
+            assert session.closed
+
+    return run
+
+
+@pytest.fixture
+def collect() -> object:
+    async def collect(handle: EngineHandle, request: EngineRequest) -> tuple[tuple[int, ...], Finished]:
+        ids: list[int] = []
+        async for event in handle.generate(request):
+            match event:
+                case Tokens():
+                    ids.extend(event.ids)
+                case Finished():
+                    return tuple(ids), event
+        raise AssertionError("no Finished")
+
+    return collect
+
+
+@pytest.fixture
+def settled() -> object:
+    async def settled(handle: EngineHandle) -> None:
+        """Waits until nothing runs or waits."""
+        async with asyncio.timeout(5):
+            while handle.snapshot().running or handle.snapshot().waiting:
+                await asyncio.sleep(0)
+
+    return settled
