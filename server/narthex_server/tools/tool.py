@@ -9,7 +9,7 @@ from narthex_server.principal import Principal
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """What a caller sees of a tool; schemas and annotations are JSON as the server gave them, empty where it gave none."""
+    """What a caller sees of a tool; schemas and annotations are JSON as the server gave it, empty where it gave none."""
 
     name: str
     title: str
@@ -54,7 +54,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """The end of a call: `content` is a JSON array of MCP content blocks, `structured_content` a JSON object or empty."""
+    """The end of a call: `content` is a JSON array of MCP content blocks, `structured_content` an object or empty."""
 
     content: bytes
     structured_content: bytes = b""

@@ -1,0 +1,157 @@
+"""Arguments of a call: parsed, bounded and held against the tool's JSON Schema before anything runs."""
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any, NoReturn, cast
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from narthex_server.errors import InvalidToolArguments, Violation
+
+MAX_BYTES = 8 * 1024 * 1024
+MAX_DEPTH = 100
+MAX_VIOLATIONS = 16
+
+_log = logging.getLogger(__name__)
+
+
+def parse_arguments(raw: bytes) -> dict[str, Any]:
+    """The JSON object in `raw` (empty is {}), integers exact however large.
+
+    Raises:
+        InvalidToolArguments: not one JSON object, or beyond the limits of size and depth.
+    """
+    if len(raw) > MAX_BYTES:
+        raise _invalid("", f"arguments are {len(raw)} bytes; at most {MAX_BYTES} are accepted")
+    try:
+        value = json.loads(raw, parse_constant=_no_constant) if raw.strip() else {}
+    except RecursionError:
+        raise _invalid("", f"arguments are nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:
+        raise _invalid("", f"arguments are not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise _invalid("", f"arguments must be a JSON object, not {_kind(value)}")
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+        raise _invalid("", f"arguments are nested deeper than {MAX_DEPTH} levels")
+    return value
+
+
+class ArgumentSchema:
+    """A tool's input schema, compiled once; draft by `$schema`, 2020-12 without one.
+
+    A schema that is itself broken, or refers outside itself, cannot judge anything: the arguments then pass, and the
+    tool judges them itself.
+    """
+
+    def __init__(self, schema: bytes, tool: str) -> None:
+        self._tool = tool
+        self._validator = _compile(schema, tool)
+
+    def check(self, arguments: dict[str, Any]) -> None:
+        """Raises InvalidToolArguments that names every field at fault (the first 16) and why."""
+        if self._validator is None:
+            return
+        try:
+            violations = [v for error in self._validator.iter_errors(arguments) for v in _violations(error)]
+        except Unresolvable as error:
+            _log.warning("input schema of tool %s refers to what it does not contain: %s", self._tool, error)
+            self._validator = None
+            return
+        except RecursionError:
+            raise _invalid("", "arguments or their schema are nested too deeply") from None
+        if violations:
+            listed = tuple(violations[:MAX_VIOLATIONS])
+            summary = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in listed)
+            raise InvalidToolArguments(
+                f"arguments do not fit the schema of tool {self._tool}: {summary}",
+                metadata={"tool": self._tool},
+                violations=listed,
+            )
+
+
+def _compile(schema: bytes, tool: str) -> Validator | None:
+    try:
+        parsed = json.loads(schema) if schema else {}
+        kind = validator_for(parsed, default=Draft202012Validator)
+        kind.check_schema(parsed)
+        return kind(parsed, registry=Registry())
+    except (ValueError, SchemaError, Unresolvable, RecursionError) as error:
+        _log.warning("input schema of tool %s is not valid, its arguments are not checked: %s", tool, error)
+        return None
+
+
+def _violations(error: ValidationError) -> Iterator[Violation]:
+    path = _path(error)
+    keyword: Any = error.validator_value
+    match error.validator:
+        case "required":
+            # one error per missing name, and the name stands only in its message
+            for name in (n for n in keyword if n not in error.instance and error.message.startswith(repr(n))):
+                yield Violation(_join(path, name), "is required")
+        case "additionalProperties" if keyword is False:
+            known = error.schema.get("properties", {}) if isinstance(error.schema, dict) else {}
+            extra = [name for name in cast(dict[str, Any], error.instance) if name not in known]
+            for name in extra or [""]:
+                yield Violation(_join(path, name), f"is not known; known are: {', '.join(known) or 'none'}")
+        case "type":
+            wanted = keyword if isinstance(keyword, str) else " or ".join(keyword)
+            yield Violation(path, f"must be {wanted}, not {_kind(error.instance)}")
+        case _:
+            yield Violation(path, _short(error.message))
+
+
+def _path(error: ValidationError) -> str:
+    path = ""
+    for step in error.absolute_path:
+        path = f"{path}[{step}]" if isinstance(step, int) else _join(path, step)
+    return path
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name
+
+
+def _short(message: str) -> str:
+    # the message repeats the offending value, which may be megabytes
+    return message if len(message) <= 300 else f"{message[:200]} … {message[-80:]}"
+
+
+def _kind(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int():
+            return "integer"
+        case float():
+            return "number"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case _:
+            return "object"
+
+
+def _deeper_than(value: object, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [c for v in level if isinstance(v, dict | list) for c in (v.values() if isinstance(v, dict) else v)]
+        if not level:
+            return False
+    return True
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _invalid(field: str, description: str) -> InvalidToolArguments:
+    return InvalidToolArguments(description, violations=(Violation(field, description),))
