@@ -37,9 +37,12 @@ class AroundInterceptor(AsyncServerInterceptor):
         if hasattr(response, "__aiter__"):
             return self._stream(response, context, method_name)
         traffic = Traffic()
-        async with self.around(method_name, context, traffic):
-            reply = await response
-            traffic.sent = 1
+        try:
+            async with self.around(method_name, context, traffic):
+                reply = await response
+                traffic.sent = 1
+        finally:
+            response.close()  # a coroutine that was never started, where `around` refused the call
         return reply
 
     async def _stream(self, responses: Any, context: Any, method_name: str) -> AsyncIterator[Any]:

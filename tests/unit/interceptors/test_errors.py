@@ -9,7 +9,6 @@ import pytest
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from narthex_server import errors
 from narthex_server.interceptors.errors import CODES, ErrorInterceptor, code, status
 

@@ -1,15 +1,16 @@
 """gRPC metrics exist at zero, and count what calls did."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from prometheus_client import CollectorRegistry
-
 from narthex_server import errors
+from narthex_server.interceptors.around import AroundInterceptor
 from narthex_server.interceptors.errors import ErrorInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
+from prometheus_client import CollectorRegistry
 
 REQUEST = health_pb2.HealthCheckRequest()
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -64,22 +65,34 @@ async def test_a_streams_messages_are_counted_when_it_ends(serve, registry):
     assert sample(registry, "grpc_server_handled_total", "server_stream", "Watch", "OK") == 1
 
 
-async def ended(registry: CollectorRegistry, code: str) -> None:
-    async with asyncio.timeout(5):
-        while not sample(registry, "grpc_server_handled_total", "server_stream", "Watch", code):
-            await asyncio.sleep(0.005)
+class Last(AroundInterceptor):
+    """Says when a call is over for every interceptor inside it."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+
+    @asynccontextmanager
+    async def around(self, method, context, traffic):
+        try:
+            yield
+        finally:
+            self.over.set()
 
 
 async def test_a_cancelled_stream_counts_as_canceled(serve, registry):
-    stub = await serve(Counted(), [MetricsInterceptor(registry, [SERVICE]), ErrorInterceptor()])
+    last = Last()
+    stub = await serve(Counted(), [last, MetricsInterceptor(registry, [SERVICE]), ErrorInterceptor()])
     stream = stub.Watch(health_pb2.HealthCheckRequest(service="wait"))
     await stream.read()
     stream.cancel()
-    await ended(registry, "Canceled")
+    await asyncio.wait_for(last.over.wait(), 5)
+    assert sample(registry, "grpc_server_handled_total", "server_stream", "Watch", "Canceled") == 1
 
 
 async def test_a_passed_deadline_counts_as_deadline_exceeded(serve, registry):
-    stub = await serve(Counted(), [MetricsInterceptor(registry, [SERVICE]), ErrorInterceptor()])
+    last = Last()
+    stub = await serve(Counted(), [last, MetricsInterceptor(registry, [SERVICE]), ErrorInterceptor()])
     with pytest.raises(grpc.aio.AioRpcError):
         [_ async for _ in stub.Watch(health_pb2.HealthCheckRequest(service="wait"), timeout=0.2)]
-    await ended(registry, "DeadlineExceeded")
+    await asyncio.wait_for(last.over.wait(), 5)
+    assert sample(registry, "grpc_server_handled_total", "server_stream", "Watch", "DeadlineExceeded") == 1

@@ -1,0 +1,28 @@
+"""What every service needs to know about the running call."""
+
+import asyncio
+from typing import Any
+
+from grpc.aio import ServicerContext
+from narthex.v1 import common_pb2 as common
+
+from narthex_server.errors import Unimplemented
+from narthex_server.principal import CALLER, REQUEST_ID
+from narthex_server.tools.tool import CallContext
+
+
+def call_context(context: ServicerContext[Any, Any]) -> CallContext:
+    """Whose call this is, and when its time is over on the event loop's clock."""
+    remaining = context.time_remaining()
+    deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
+    return CallContext(CALLER.get(), REQUEST_ID.get(), deadline)
+
+
+def check_options(options: common.CallOptions) -> None:
+    """Refuses what the lot will bring, rather than accept it and not keep the promise."""
+    if options.on_disconnect == common.ON_DISCONNECT_PARK:
+        raise Unimplemented("options.on_disconnect: this server cannot park work yet; leave it unset")
+    if options.idempotency_key:
+        raise Unimplemented("options.idempotency_key: this server cannot recognise repetitions yet; leave it empty")
+    if options.priority not in (common.PRIORITY_UNSPECIFIED, common.PRIORITY_NORMAL):
+        raise Unimplemented("options.priority: this server has one priority yet; leave it unset")

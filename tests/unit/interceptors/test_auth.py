@@ -1,0 +1,85 @@
+"""Keys decide who calls; only a delegate may speak for another."""
+
+import json
+
+import grpc
+import pytest
+from grpc.aio import AioRpcError
+from narthex.keys import KeyRing, new_key
+from narthex_server.interceptors.auth import AuthInterceptor
+from narthex_server.interceptors.errors import ErrorInterceptor
+from narthex_server.principal import CALLER, LOCAL, Principal
+
+ECHO = "/narthex.test.Echo/Who"
+HEALTH = "/grpc.health.v1.Health/Check"
+SECRET, KEY = new_key("ci", "acme")
+DELEGATE = "the bridge's own token"
+RING = KeyRing([KEY]).with_delegate(DELEGATE)
+
+
+class Who(grpc.GenericRpcHandler):
+    """Answers every unary method with the name and tenant of its caller."""
+
+    def service(self, details):
+        async def answer(request, context):
+            caller = CALLER.get()
+            return f"{caller.name}/{caller.tenant}".encode()
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.fixture(params=[True], ids=["keys required"])
+async def ask(request):
+    """Calls a method with metadata; gives the caller that the handler saw."""
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(), AuthInterceptor(RING, required=request.param)])
+    server.add_generic_rpc_handlers((Who(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+
+        async def who(method=ECHO, **metadata):
+            pairs = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
+            name, tenant = (await channel.unary_unary(method)(b"", metadata=pairs)).decode().split("/")
+            return Principal(name, tenant)
+
+        yield who
+    await server.stop(None)
+
+
+async def test_a_known_key_is_its_principal(ask):
+    assert await ask(authorization=f"Bearer {SECRET}") == Principal("ci", "acme")
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer wrong", f"Basic {SECRET}", "Bearer"])
+async def test_anything_else_is_refused(ask, authorization):
+    with pytest.raises(AioRpcError) as caught:
+        await ask(**({"authorization": authorization} if authorization else {}))
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert SECRET not in (caught.value.details() or "")
+
+
+async def test_health_needs_no_key(ask):
+    assert await ask(HEALTH) == LOCAL
+
+
+@pytest.mark.parametrize("ask", [False], ids=["keys optional"], indirect=True)
+async def test_without_a_key_file_everyone_is_local(ask):
+    assert await ask() == LOCAL
+    assert await ask(authorization="Bearer whatever") == LOCAL
+
+
+async def test_a_delegate_speaks_for_its_caller(ask):
+    asserted = json.dumps({"name": "ann", "tenant": "blue"})
+    assert await ask(authorization=f"Bearer {DELEGATE}", x_narthex_principal=asserted) == Principal("ann", "blue")
+
+
+async def test_nobody_else_does(ask):
+    asserted = json.dumps({"name": "root", "tenant": "blue"})
+    assert await ask(authorization=f"Bearer {SECRET}", x_narthex_principal=asserted) == Principal("ci", "acme")
+
+
+@pytest.mark.parametrize("asserted", ["{", "[]", '{"name": "ann"}', '{"name": "", "tenant": "x"}', '{"name": 1}'])
+async def test_a_delegates_unreadable_caller_is_an_error(ask, asserted):
+    with pytest.raises(AioRpcError) as caught:
+        await ask(authorization=f"Bearer {DELEGATE}", x_narthex_principal=asserted)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
