@@ -49,5 +49,8 @@ def _candidates(weights: NDArray[np.float64], sampling: Sampling) -> NDArray[np.
 
 def _best(weights: NDArray[np.float64], count: int) -> NDArray[np.intp]:
     """The ids of the `count` largest weights, largest first, equal ones by id."""
-    ids = np.arange(len(weights)) if count >= len(weights) else np.sort(np.argpartition(weights, -count)[-count:])
-    return ids[np.argsort(-weights[ids], kind="stable")]
+    if count >= len(weights):
+        return np.argsort(-weights, kind="stable")
+    worst = np.partition(weights, -count)[-count]
+    above, equal = np.flatnonzero(weights > worst), np.flatnonzero(weights == worst)
+    return np.concatenate((above[np.argsort(-weights[above], kind="stable")], equal[: count - len(above)]))

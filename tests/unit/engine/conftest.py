@@ -1,17 +1,16 @@
 """A small decoder whose logits depend on every cached token, so that a corrupted slot shows in the output."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.engine.observer import EngineObserver, RequestReport, StepReport
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, Tokens
+from numpy.typing import NDArray
 
 POISON = -7
 
@@ -81,16 +80,24 @@ class Recorder:
     def __init__(self) -> None:
         self.steps: list[StepReport] = []
         self.reports: list[RequestReport] = []
+        self.changed = asyncio.Event()
+
+    async def finished(self, count: int) -> None:
+        """Waits until that many requests have ended, read or not."""
+        async with asyncio.timeout(10):
+            while len(self.reports) < count:
+                self.changed.clear()
+                await self.changed.wait()
 
     def on_step(self, report: StepReport) -> None:
         self.steps.append(report)
 
     def on_finished(self, report: RequestReport) -> None:
         self.reports.append(report)
+        self.changed.set()
 
 
 Running = Callable[..., AbstractAsyncContextManager[EngineHandle]]
-Collect = Callable[[EngineHandle, EngineRequest], "asyncio.Future[tuple[tuple[int, ...], Finished]]"]
 
 
 @pytest.fixture
@@ -126,7 +133,7 @@ def running() -> Running:
 
 
 @pytest.fixture
-def collect() -> object:
+def collect() -> Callable[[EngineHandle, EngineRequest], Awaitable[tuple[tuple[int, ...], Finished]]]:
     async def collect(handle: EngineHandle, request: EngineRequest) -> tuple[tuple[int, ...], Finished]:
         ids: list[int] = []
         async for event in handle.generate(request):
@@ -138,14 +145,3 @@ def collect() -> object:
         raise AssertionError("no Finished")
 
     return collect
-
-
-@pytest.fixture
-def settled() -> object:
-    async def settled(handle: EngineHandle) -> None:
-        """Waits until nothing runs or waits."""
-        async with asyncio.timeout(5):
-            while handle.snapshot().running or handle.snapshot().waiting:
-                await asyncio.sleep(0)
-
-    return settled

@@ -4,7 +4,6 @@ from contextlib import aclosing
 
 import numpy as np
 import pytest
-
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, FinishReason, Sampling, Tokens
 from narthex_server.errors import ContextOverflow, InternalError, InvalidRequest, ResourceExhausted, Unavailable
@@ -62,11 +61,7 @@ async def test_a_seed_gives_the_same_tokens_whatever_else_is_in_the_batch(make_d
     async with running(make_decoder()) as handle:
         others = [request(f"o{n}", (n, n), 15, sampling=Sampling(seed=n)) for n in range(3)]
         (crowded, _), *_ = await asyncio.gather(*(collect(handle, r) for r in (drawn, *others)))
-    assert alone == crowded != decoder_greedy(make_decoder, drawn)
-
-
-def decoder_greedy(make_decoder, drawn):
-    return make_decoder().solo(drawn.prompt, drawn.max_tokens)
+    assert alone == crowded != make_decoder().solo((4, 5), 10)
 
 
 async def test_a_long_prompt_does_not_stall_running_streams(make_decoder, running, collect, recorder):
@@ -81,21 +76,22 @@ async def test_a_long_prompt_does_not_stall_running_streams(make_decoder, runnin
     assert all(step.rows == 1 for step in during)
 
 
-async def test_closing_the_iterator_frees_the_slot_within_a_step(decoder, running, collect, settled, recorder):
+async def test_closing_the_iterator_frees_the_slot_within_a_step(decoder, running, recorder):
     async with running(decoder, observer=recorder) as handle:
         async with aclosing(handle.generate(request("a", (1, 2), 100))) as stream:
             await anext(stream)
             gate = decoder.before = Gate()
             await gate.reached()
         gate.opened.set()
-        await settled(handle)
+        await recorder.finished(1)
+        assert handle.snapshot().running == 0
         calls = [call for call, _ in decoder.calls]
         assert calls.count("decode") == recorder.reports[0].completion_tokens - 1  # none after the one it was closed in
     assert recorder.reports[0].reason == "cancelled"
 
 
-async def test_cancelling_the_task_frees_the_slot(decoder, running, collect, settled):
-    async with running(decoder) as handle:
+async def test_cancelling_the_task_frees_the_slot(decoder, running, collect, recorder):
+    async with running(decoder, observer=recorder) as handle:
         gate = decoder.before = Gate()
         task = asyncio.create_task(collect(handle, request("a", (1, 2), 100)))
         await gate.reached()
@@ -103,7 +99,8 @@ async def test_cancelling_the_task_frees_the_slot(decoder, running, collect, set
         with pytest.raises(asyncio.CancelledError):
             await task
         gate.opened.set()
-        await settled(handle)
+        await recorder.finished(1)
+        assert handle.snapshot().running == 0
 
 
 async def test_abort_ends_the_stream_as_cancelled(decoder, running):
@@ -117,11 +114,11 @@ async def test_abort_ends_the_stream_as_cancelled(decoder, running):
     assert isinstance(events[-1], Finished) and events[-1].reason is FinishReason.CANCELLED
 
 
-async def test_a_lagging_reader_gets_several_tokens_at_once(decoder, running, settled):
-    async with running(decoder) as handle:
+async def test_a_lagging_reader_gets_several_tokens_at_once(decoder, running, recorder):
+    async with running(decoder, observer=recorder) as handle:
         stream = handle.generate(request("a", (1, 2), 20))
         first = await anext(stream)
-        await settled(handle)
+        await recorder.finished(1)
         rest = await anext(stream)
         assert len(first.ids) + len(rest.ids) == 20
         assert isinstance(await anext(stream), Finished)

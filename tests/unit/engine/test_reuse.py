@@ -1,0 +1,122 @@
+import asyncio
+import random
+from contextlib import aclosing
+
+from narthex_server.engine.options import EngineOptions
+from narthex_server.engine.request import EngineRequest, Sampling
+
+GREEDY = Sampling(temperature=0)
+
+
+def request(name, prompt, count=10):
+    return EngineRequest(name, tuple(prompt), count, sampling=GREEDY)
+
+
+async def test_a_resent_history_costs_only_its_new_tokens(decoder, running, collect):
+    async with running(decoder) as handle:
+        history = tuple(range(20))
+        for turn in range(3):
+            ids, finished = await collect(handle, request("a", history))
+            assert ids == decoder.solo(history, 10)
+            assert finished.usage.cached_tokens == (len(history) - 4 if turn else 0)
+            history += (*ids, 1, 2, 3)
+        assert ("copy", 20) not in decoder.calls and handle.snapshot().kept == 1
+
+
+async def test_the_same_prompt_again_computes_one_token(decoder, running, collect):
+    async with running(decoder) as handle:
+        first = await collect(handle, request("a", range(30)))
+        decoder.calls.clear()
+        again = await collect(handle, request("b", range(30)))
+    assert first[0] == again[0] and again[1].usage.cached_tokens == 29
+    assert not [call for call in decoder.calls if call[0] == "prefill"]
+
+
+async def test_a_shared_beginning_is_copied_and_both_histories_stay(decoder, running, collect):
+    shared = tuple(range(20))
+    async with running(decoder) as handle:
+        for tail in (30, 40):
+            await collect(handle, request("a", (*shared, tail, tail)))
+        for tail in (30, 40):
+            ids, finished = await collect(handle, request("a", (*shared, tail, tail)))
+            assert ids == decoder.solo((*shared, tail, tail), 10) and finished.usage.cached_tokens == 21
+
+
+async def test_a_running_requests_prefix_is_shared_too(decoder, running, collect):
+    async with running(decoder) as handle, aclosing(handle.generate(request("a", range(20), 100))) as stream:
+        await anext(stream)
+        ids, finished = await collect(handle, request("b", (*range(20), 5)))
+    assert ids == decoder.solo((*range(20), 5), 10) and finished.usage.cached_tokens == 20
+
+
+async def test_a_chance_resemblance_does_not_cost_another_history_its_place(decoder, running, collect):
+    async with running(decoder) as handle:
+        await collect(handle, request("a", (0, *range(30))))
+        _, other = await collect(handle, request("b", (0, *range(40, 10, -1))))
+        _, again = await collect(handle, request("a", (0, *range(30))))
+    assert other.usage.cached_tokens == 0 and again.usage.cached_tokens == 30
+
+
+async def test_the_oldest_history_gives_way(decoder, running, collect):
+    prompts = [tuple(range(n, n + 20)) for n in (0, 5, 10, 15, 20)]
+    async with running(decoder) as handle:
+        for prompt in prompts:
+            await collect(handle, request("a", prompt))
+        cached = [(await collect(handle, request("a", p)))[1].usage.cached_tokens for p in prompts[1:]]
+    assert cached == [19] * 4
+
+
+async def test_a_failed_requests_cache_is_not_reused(decoder, running, collect):
+    def fail(call, tokens):
+        if call == "decode":
+            decoder.cache[:, 3:] = 99
+            raise RuntimeError("broken")
+
+    async with running(decoder) as handle:
+        decoder.before = fail
+        try:
+            await collect(handle, request("a", range(20)))
+        except Exception as error:
+            assert "error id" in str(error)
+        decoder.before = None
+        ids, finished = await collect(handle, request("a", range(20)))
+    assert ids == decoder.solo(tuple(range(20)), 10) and finished.usage.cached_tokens == 0
+
+
+async def test_gaps_between_rows_are_closed_and_kept_prefixes_survive(make_decoder, running, collect):
+    decoder = make_decoder(slots=8, max_len=2000)
+    prompts = [tuple(range(n, n + 20)) for n in range(8)]
+    counts = [400, 5, 5, 5, 5, 5, 5, 400]  # the ends stay, everything between them goes
+    async with running(decoder) as handle:
+        results = await asyncio.gather(*(collect(handle, request(str(n), p, counts[n])) for n, p in enumerate(prompts)))
+        stats = handle.snapshot()
+        assert [ids for ids, _ in results] == [decoder.solo(p, counts[n]) for n, p in enumerate(prompts)]
+        assert stats.moves == 1 and stats.dead_rows < 100
+        cached = [(await collect(handle, request("x", p, 3)))[1].usage.cached_tokens for p in prompts]
+        assert sorted(cached)[1:] == [19] * 7  # no empty slot was left: one prefix made room
+
+
+async def test_random_arrivals_and_cancels_leak_nothing_and_change_nothing(make_decoder, running, recorder):
+    decoder = make_decoder(slots=5, max_len=200)
+    rng = random.Random(4)
+    stems = [tuple(rng.randrange(50) for _ in range(60)) for _ in range(4)]
+
+    async def client(handle, number):
+        for turn in range(6):
+            prompt = (*rng.choice(stems)[: rng.randrange(1, 60)], *(rng.randrange(50) for _ in range(rng.randrange(4))))
+            count, until = rng.randrange(1, 60), rng.choice((1000, 1000, rng.randrange(1, 30)))
+            ids = []
+            async with aclosing(handle.generate(request(f"{number}.{turn}", prompt, count))) as stream:
+                async for event in stream:
+                    ids.extend(getattr(event, "ids", ()))
+                    if len(ids) >= until:
+                        break
+            assert tuple(ids) == decoder.solo(prompt, len(ids))
+            assert len(ids) == count or until < 1000
+
+    async with running(decoder, EngineOptions(prefill_tokens=16), recorder) as handle:
+        await asyncio.gather(*(client(handle, number) for number in range(12)))
+        await recorder.finished(72)
+        stats = handle.snapshot()
+    assert (stats.running, stats.waiting, stats.kv_tokens_used) == (0, 0, 0)
+    assert stats.cached_tokens > 500 and stats.kept <= 5
