@@ -1,0 +1,150 @@
+"""The async client."""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from grpc import aio
+
+from narthex.errors import NarthexError
+from narthex.v1 import generation_pb2 as generation
+from narthex.v1 import model_pb2 as models
+from narthex.v1 import tool_pb2 as tools
+from narthex.v1.common_pb2 import CallOptions
+from narthex.v1.generation_pb2_grpc import GenerationServiceStub
+from narthex.v1.model_pb2_grpc import ModelServiceStub
+from narthex.v1.tool_pb2_grpc import ToolServiceStub
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+MAX_MESSAGE_BYTES = 64 << 20
+"""Largest answer that is taken; gRPC's own limit of 4 MiB is too small for pictures and large tool results."""
+
+
+class Client:
+    """A connection to a narthex server, for one event loop.
+
+    `target` is `host:port` or any other gRPC target; `credentials` makes it a TLS connection. `api_key` goes with every
+    call. `timeout`, in seconds, is for whole calls, streams included; None sets no limit. A failed call raises
+    NarthexError. Leaving a stream early cancels its work on the server: close it (`contextlib.aclosing`) to have that
+    happen at once.
+
+        async with narthex.Client("127.0.0.1:50051") as client:
+            async for event in client.chat_stream(ChatSpec(messages=[user("What time is it in Rome?")])):
+                print(event.text_delta.text, end="")
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        api_key: str = "",
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+        self._channel = (
+            aio.secure_channel(target, credentials, options) if credentials else aio.insecure_channel(target, options)
+        )
+        self._metadata = aio.Metadata(*([("authorization", f"Bearer {api_key}")] if api_key else []))
+        self._timeout = timeout
+        self._generation = GenerationServiceStub(self._channel)
+        self._models = ModelServiceStub(self._channel)
+        self._tools = ToolServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls that still run are cancelled."""
+        await self._channel.close()
+
+    async def generate(
+        self, spec: generation.GenerationSpec, options: CallOptions | None = None
+    ) -> generation.GenerateResponse:
+        """Continue a prompt; the whole completion."""
+        return await self._unary(self._generation.Generate, generation.GenerateRequest(spec=spec, options=options))
+
+    def generate_stream(
+        self, spec: generation.GenerationSpec, options: CallOptions | None = None
+    ) -> AsyncIterator[generation.GenerateStreamResponse]:
+        """Continue a prompt; events as they come: `started`, `text_delta`s, `finished`."""
+        request = generation.GenerateStreamRequest(spec=spec, options=options)
+        return self._stream(self._generation.GenerateStream, request)
+
+    async def chat(self, spec: generation.ChatSpec, options: CallOptions | None = None) -> generation.ChatResponse:
+        """The next turns of a conversation, when all are done."""
+        return await self._unary(self._generation.Chat, generation.ChatRequest(spec=spec, options=options))
+
+    def chat_stream(
+        self, spec: generation.ChatSpec, options: CallOptions | None = None
+    ) -> AsyncIterator[generation.ChatStreamResponse]:
+        """The next turns of a conversation; events as they come, the last one is `finished`."""
+        request = generation.ChatStreamRequest(spec=spec, options=options)
+        return self._stream(self._generation.ChatStream, request)
+
+    async def list_models(self) -> list[models.Model]:
+        """All models that the server serves."""
+        return list((await self._unary(self._models.ListModels, models.ListModelsRequest())).models)
+
+    async def list_tools(self) -> list[tools.Tool]:
+        """All tools that may be called, native and forwarded."""
+        found: list[tools.Tool] = []
+        request = tools.ListToolsRequest()
+        while True:
+            page = await self._unary(self._tools.ListTools, request)
+            found += page.tools
+            if not page.next_page_token:
+                return found
+            request = tools.ListToolsRequest(page_token=page.next_page_token)
+
+    def call_tool_stream(
+        self, name: str, arguments: Mapping[str, object] | bytes = b"", options: CallOptions | None = None
+    ) -> AsyncIterator[tools.CallToolResponse]:
+        """Call a tool; events as they come, the last one is `result`. `arguments` is a JSON object, as text or not."""
+        text = arguments if isinstance(arguments, bytes) else json.dumps(arguments).encode()
+        return self._stream(self._tools.CallTool, tools.CallToolRequest(name=name, arguments=text, options=options))
+
+    async def call_tool(
+        self, name: str, arguments: Mapping[str, object] | bytes = b"", options: CallOptions | None = None
+    ) -> tools.ToolResult:
+        """Call a tool; its result. That the tool itself failed is no exception but `result.is_error`."""
+        result = None
+        async for event in self.call_tool_stream(name, arguments, options):
+            if event.HasField("result"):
+                result = event.result
+        if result is None:
+            raise NarthexError(grpc.StatusCode.INTERNAL, "NO_RESULT", f"the stream of {name} ended without a result")
+        return result
+
+    async def _unary(self, method: aio.UnaryUnaryMultiCallable[Request, Response], request: Request) -> Response:
+        with _narthex_errors():
+            return await method(request, timeout=self._timeout, metadata=self._metadata)
+
+    async def _stream(
+        self, method: aio.UnaryStreamMultiCallable[Request, Response], request: Request
+    ) -> AsyncIterator[Response]:
+        call = method(request, timeout=self._timeout, metadata=self._metadata)
+        try:
+            with _narthex_errors():
+                async for response in call:
+                    yield response
+        finally:
+            call.cancel()
+
+
+@contextmanager
+def _narthex_errors() -> Iterator[None]:
+    try:
+        yield
+    except aio.AioRpcError as error:
+        raise NarthexError.from_rpc(error) from error
