@@ -1,0 +1,190 @@
+"""The composition root: settings in, a Quart application out."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import cast
+
+import quart
+from narthex.keys import KeyRing
+from quart import Quart, Response
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from narthex_bridge import gate, metrics
+from narthex_bridge.backend import Backend
+from narthex_bridge.caller import authenticator
+from narthex_bridge.catalog import Catalog
+from narthex_bridge.config import BridgeConfig
+from narthex_bridge.dispatcher import Dispatcher
+from narthex_bridge.endpoints.direct import DirectEndpoint
+from narthex_bridge.endpoints.legacy import LegacyEndpoint
+from narthex_bridge.endpoints.mcp import McpEndpoint
+from narthex_bridge.gate import Gate, refusal
+from narthex_bridge.http import HttpRequest, HttpResponse
+from narthex_bridge.metrics import Metrics, RouteMetrics
+from narthex_bridge.sessions import SessionStore
+
+Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
+
+
+class Bridge:
+    """Everything of one bridge process; `app` is the ASGI application."""
+
+    def __init__(self, config: BridgeConfig) -> None:
+        self._config = config
+        self._metrics = Metrics()
+        self._sessions = SessionStore(config.max_sessions, config.session_idle_s)
+        self._metrics.sessions.set_function(lambda: len(self._sessions))
+        self._backend = Backend(config, _credential(config))
+        self._catalog = Catalog(self._backend, self._sessions.notify_list_changed)
+        self._dispatcher = Dispatcher(self._backend, self._catalog, self._metrics, config.max_calls)
+        keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else None
+        self._gate = Gate(config, authenticator(keys))
+        self._background: list[asyncio.Task[None]] = []
+        self.app = self._application()
+
+    async def drain(self) -> None:
+        """Ends waiting streams, lets calls in work finish within the grace, and ends the rest with an error."""
+        self._dispatcher.draining = True
+        self._sessions.close_streams()
+        await self._dispatcher.drain(self._config.grace_s)
+
+    def _application(self) -> Quart:
+        app = Quart("narthex_bridge", static_folder=None)
+        app.config["MAX_CONTENT_LENGTH"] = self._config.max_body_bytes
+        app.before_serving(self._start)
+        app.after_serving(self._stop)
+        app.register_error_handler(HTTPException, self._http_error)
+        mcp = McpEndpoint(self._config, self._sessions, self._dispatcher)
+        legacy = LegacyEndpoint(self._config, self._sessions, self._dispatcher)
+        direct = DirectEndpoint(self._config, self._catalog, self._dispatcher)
+        for method, pattern, endpoint in (
+            ("POST", "/mcp", mcp.post),
+            ("GET", "/mcp", mcp.get),
+            ("DELETE", "/mcp", mcp.delete),
+            ("GET", "/sse", legacy.open),
+            ("POST", "/messages", legacy.post),
+            ("POST", "/mcp/stream", direct.stream),
+            ("GET", "/mcp/list", direct.list),
+        ):
+            self._route(app, method, pattern, self._admitted(pattern, endpoint))
+        for pattern, answer in (
+            ("/healthz", self._healthz), ("/readyz", self._readyz), ("/metrics", self._exposition)
+        ):
+            self._route(app, "GET", pattern, self._open(pattern, answer))
+        return app
+
+    @staticmethod
+    def _route(app: Quart, method: str, pattern: str, view: Callable[[], Awaitable[Response]]) -> None:
+        app.add_url_rule(pattern, f"{method} {pattern}", view, methods=[method], provide_automatic_options=False)
+
+    def _admitted(self, pattern: str, endpoint: Endpoint) -> Callable[[], Awaitable[Response]]:
+        counted = self._metrics.route(pattern)
+
+        async def view() -> Response:
+            started, request = time.perf_counter(), quart.request
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            request_id = gate.request_id(headers)
+            caller = self._gate.admit(headers)
+            if isinstance(caller, HttpResponse):
+                answer = caller
+            else:
+                try:
+                    body = cast(bytes, await request.get_data(cache=False)) if request.method == "POST" else b""
+                except RequestEntityTooLarge:
+                    answer = refusal(413, f"The body is larger than {self._config.max_body_bytes} bytes.")
+                else:
+                    answer = await endpoint(
+                        HttpRequest(request.method, headers, request.args, caller, request_id, body)
+                    )
+            return _sent(answer, request_id, request.method, counted, started)
+
+        return view
+
+    def _open(
+        self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]
+    ) -> Callable[[], Awaitable[Response]]:
+        counted = self._metrics.route(pattern)
+
+        async def view() -> Response:
+            started, request = time.perf_counter(), quart.request
+            request_id = gate.request_id({"x-request-id": request.headers.get("x-request-id", "")})
+            return _sent(await answer(), request_id, request.method, counted, started)
+
+        return view
+
+    async def _healthz(self) -> HttpResponse:
+        return HttpResponse(200, b'{"status":"ok"}')
+
+    async def _readyz(self) -> HttpResponse:
+        if self._dispatcher.draining:
+            return HttpResponse(503, b'{"status":"draining"}')
+        if not await self._backend.healthy():
+            return HttpResponse(503, b'{"status":"the server cannot be reached or does not serve"}')
+        return HttpResponse(200, b'{"status":"ready"}')
+
+    async def _exposition(self) -> HttpResponse:
+        return HttpResponse(200, self._metrics.render(), metrics.CONTENT_TYPE)
+
+    async def _http_error(self, error: HTTPException) -> Response:
+        status = error.code or 500
+        answer = refusal(status, error.name, code=status)
+        headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+        request_id = gate.request_id({"x-request-id": quart.request.headers.get("x-request-id", "")})
+        self._metrics.route("other").count(quart.request.method, status)
+        return Response(
+            answer.body, status, {**headers, "x-request-id": request_id}, content_type=answer.content_type
+        )
+
+    async def _start(self) -> None:
+        self._background = [
+            asyncio.create_task(self._catalog.watch()), asyncio.create_task(self._sessions.forget_idle())
+        ]
+
+    async def _stop(self) -> None:
+        for task in self._background:
+            task.cancel()
+        for task in self._background:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self._backend.close()
+
+
+def _credential(config: BridgeConfig) -> str:
+    if config.server_key_file:
+        return config.server_key_file.read_text("utf-8").strip()
+    return os.environ.get("NARTHEX_DELEGATE_TOKEN", "")
+
+
+def _sent(answer: HttpResponse, request_id: str, method: str, counted: RouteMetrics, started: float) -> Response:
+    counted.count(method, answer.status)
+    headers = {**dict(answer.headers), "x-request-id": request_id}
+    if answer.stream is None:
+        counted.sent.inc(len(answer.body))
+        counted.duration.observe(time.perf_counter() - started)
+        return Response(answer.body, answer.status, headers, content_type=answer.content_type)
+    response = Response(
+        _counted(answer.stream, counted, None if method == "GET" else started),
+        answer.status, headers, content_type=answer.content_type,
+    )
+    response.timeout = None
+    return response
+
+
+async def _counted(
+    pieces: AsyncGenerator[bytes, None], counted: RouteMetrics, started: float | None
+) -> AsyncGenerator[bytes, None]:
+    sent = 0
+    counted.streams.inc()
+    try:
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                sent += len(piece)
+                yield piece
+    finally:
+        counted.streams.dec()
+        counted.sent.inc(sent)
+        if started is not None:
+            counted.duration.observe(time.perf_counter() - started)

@@ -1,0 +1,1 @@
+"""What each URL does, free of any web framework."""

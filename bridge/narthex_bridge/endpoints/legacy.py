@@ -1,0 +1,77 @@
+"""/sse and /messages: the transport of 2024-11-05, where all answers come on one stream."""
+
+from collections.abc import AsyncGenerator
+
+from narthex_bridge.config import BridgeConfig
+from narthex_bridge.dispatcher import Dispatcher
+from narthex_bridge.gate import refusal
+from narthex_bridge.http import EVENTS, HttpRequest, HttpResponse, accepts, event_stream
+from narthex_bridge.outbox import Outbox
+from narthex_bridge.protocol import jsonrpc, methods, sse
+from narthex_bridge.protocol.jsonrpc import Answer, Invalid, Notification, Request, RpcError
+from narthex_bridge.sessions import Session, SessionStore
+
+
+class LegacyEndpoint:
+    """The session lives as long as its stream."""
+
+    def __init__(self, config: BridgeConfig, sessions: SessionStore, dispatcher: Dispatcher) -> None:
+        self._config = config
+        self._sessions = sessions
+        self._dispatcher = dispatcher
+
+    async def open(self, http: HttpRequest) -> HttpResponse:
+        if not accepts(http.headers.get("accept"), EVENTS):
+            return refusal(406, f"Accept must allow {EVENTS}.")
+        if self._sessions.full:
+            return refusal(503, "There are as many sessions as there may be.", (("retry-after", "5"),), code=503)
+        return event_stream(self._listen(Session(http.caller)))
+
+    async def post(self, http: HttpRequest) -> HttpResponse:
+        session = self._sessions.get(http.query.get("session_id", ""), http.caller)
+        if session is None or session.stream is None:
+            return refusal(404, "There is no such session: open /sse first.")
+        try:
+            message = jsonrpc.parse(http.body)
+        except RpcError as error:
+            return HttpResponse(400, jsonrpc.error(None, error))
+        stream = StreamResponder(session.stream)
+        match message:
+            case Request():
+                self._dispatcher.start(message, session, http.request_id, stream)
+            case Notification():
+                if (cancelled := methods.cancelled_id(message)) is not None:
+                    session.cancel(cancelled)
+            case Invalid():
+                return HttpResponse(400, jsonrpc.error(message.id, message.error))
+            case Answer():
+                pass
+            case _:
+                return refusal(400, "This transport has no batches.")
+        return HttpResponse(202, b"Accepted", "text/plain")
+
+    async def _listen(self, session: Session) -> AsyncGenerator[bytes, None]:
+        outbox = session.stream = Outbox()
+        self._sessions.add(session)
+        try:
+            yield sse.event(b"endpoint", f"/messages?session_id={session.id}".encode())
+            while (messages := await outbox.take(self._config.keepalive_s)) is not None:
+                yield b"".join(map(sse.message, messages)) or sse.KEEPALIVE
+        finally:
+            session.stream = None
+            self._sessions.remove(session)
+            outbox.close()
+
+
+class StreamResponder:
+    """Answers on the session's stream; a client that does not read loses it."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    async def notify(self, message: bytes) -> None:
+        await self._outbox.put(message)
+
+    def respond(self, message: bytes, failed: bool) -> None:
+        if not self._outbox.offer(message):
+            self._outbox.close()

@@ -1,0 +1,93 @@
+"""One HTTP request that carries JSON-RPC requests, and its answer: JSON, or a stream once there is more to tell."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from typing import Protocol
+
+from narthex_bridge.dispatcher import Dispatcher
+from narthex_bridge.outbox import Outbox
+from narthex_bridge.protocol import sse
+from narthex_bridge.protocol.jsonrpc import Request
+from narthex_bridge.sessions import Session
+
+
+class Framing(Protocol):
+    """How messages look as events of a stream."""
+
+    def notification(self, message: bytes) -> bytes: ...
+
+    def response(self, message: bytes, failed: bool) -> bytes: ...
+
+
+class MessageFraming:
+    """MCP's own: every message is an event `message`."""
+
+    def notification(self, message: bytes) -> bytes:
+        return sse.message(message)
+
+    def response(self, message: bytes, failed: bool) -> bytes:
+        return sse.message(message)
+
+
+class DirectFraming:
+    """Of POST /mcp/stream: `message` for notifications, then `done` or `error`."""
+
+    def notification(self, message: bytes) -> bytes:
+        return sse.message(message)
+
+    def response(self, message: bytes, failed: bool) -> bytes:
+        return sse.event(b"error" if failed else b"done", message)
+
+
+class Exchange:
+    """Runs requests and collects what they answer; ending it, at any point, cancels what is still in work."""
+
+    def __init__(self, framing: Framing, expected: int) -> None:
+        self._framing = framing
+        self._expected = expected
+        self._answers: list[bytes] = []
+        self._outbox = Outbox()
+        self._settled = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.events = 0
+
+    def start(self, dispatcher: Dispatcher, requests: Iterable[Request], session: Session, request_id: str) -> None:
+        self._tasks = [dispatcher.start(request, session, request_id, self) for request in requests]
+
+    async def notify(self, message: bytes) -> None:
+        self._settled.set()
+        self.events += 1
+        await self._outbox.put(self._framing.notification(message))
+
+    def respond(self, message: bytes, failed: bool) -> None:
+        self._answers.append(message)
+        self.events += 1
+        self._outbox.offer(self._framing.response(message, failed))
+        if len(self._answers) == self._expected:
+            self._settled.set()
+            self._outbox.close()
+
+    async def answers(self, patience_s: float) -> list[bytes] | None:
+        """All responses, if they come within `patience_s` and no notification before them; otherwise None: stream."""
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._settled.wait()
+        except TimeoutError:
+            return None
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return self._answers if self.events == self._expected == len(self._answers) else None
+
+    async def stream(self, keepalive_s: float) -> AsyncGenerator[bytes, None]:
+        """The exchange as events, from its first message on."""
+        try:
+            while (frames := await self._outbox.take(keepalive_s)) is not None:
+                yield b"".join(frames) or sse.KEEPALIVE
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._outbox.close()

@@ -1,0 +1,47 @@
+"""HTTP as the endpoints see it, free of any framework."""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+
+from narthex_bridge.caller import Caller
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request that passed the gate; header names are lower case."""
+
+    method: str
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+    caller: Caller
+    request_id: str
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """An answer: a whole body, or a stream of pieces, which the server closes when the client goes."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+    stream: AsyncGenerator[bytes, None] | None = None
+
+
+def event_stream(pieces: AsyncGenerator[bytes, None], headers: tuple[tuple[str, str], ...] = ()) -> HttpResponse:
+    """An answer of server-sent events that no proxy keeps back."""
+    return HttpResponse(
+        200, b"", EVENTS, (*headers, ("cache-control", "no-cache, no-transform"), ("x-accel-buffering", "no")), pieces
+    )
+
+
+def accepts(header: str | None, kind: str) -> bool:
+    """Whether an Accept header allows a media type; no header allows all."""
+    if not header:
+        return True
+    wanted = {part.partition(";")[0].strip().lower() for part in header.split(",")}
+    return not wanted.isdisjoint((kind, "*/*", kind.partition("/")[0] + "/*"))

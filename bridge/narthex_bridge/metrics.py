@@ -1,0 +1,97 @@
+"""What the bridge counts; every child is bound once."""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from narthex_bridge.protocol.methods import METHODS
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_ADDED_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_HTTP_METHODS = frozenset({"GET", "POST", "DELETE", "OPTIONS", "HEAD"})
+
+
+class RouteMetrics:
+    """The metrics of one route pattern."""
+
+    def __init__(self, route: str, owner: "Metrics") -> None:
+        self._route = route
+        self._requests = owner.requests
+        self._by_outcome: dict[tuple[str, int], Counter] = {}
+        self.duration = owner.duration.labels(route)
+        self.added = owner.added.labels(route)
+        self.streams = owner.streams.labels(route)
+        self.sent = owner.sent.labels(route)
+        self.events = owner.events.labels(route)
+
+    def count(self, method: str, status: int) -> None:
+        key = (method if method in _HTTP_METHODS else "OTHER", status)
+        child = self._by_outcome.get(key)
+        if child is None:
+            child = self._by_outcome[key] = self._requests.labels(self._route, key[0], str(status))
+        child.inc()
+
+
+class Metrics:
+    """All metrics of a bridge process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        name = "narthex_bridge_"
+        self.requests = Counter(
+            f"{name}requests", "HTTP requests answered.", ("route", "method", "status"), registry=registry
+        )
+        self.duration = Histogram(
+            f"{name}request_duration_seconds",
+            "From an HTTP request to the end of its answer; waiting streams are not in it.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.added = Histogram(
+            f"{name}added_seconds",
+            "Time a tool call spent in the bridge itself: from its HTTP request to the gRPC call, and from the gRPC"
+            " result to its response.",
+            ("route",),
+            buckets=_ADDED_SECONDS,
+            registry=registry,
+        )
+        self.streams = Gauge(f"{name}streams", "Event streams open.", ("route",), registry=registry)
+        self.sent = Counter(f"{name}sent_bytes", "Bytes of bodies sent.", ("route",), registry=registry)
+        self.events = Counter(f"{name}events", "JSON-RPC messages sent.", ("route",), registry=registry)
+        self.sessions = Gauge(f"{name}sessions", "MCP sessions held.", registry=registry)
+        self._answers = Counter(
+            f"{name}rpc", "JSON-RPC requests answered, by method and error code (0: success).", ("method", "code"),
+            registry=registry,
+        )
+        self._answer: dict[tuple[str, int], Counter] = {}
+        self._routes: dict[str, RouteMetrics] = {}
+
+    def route(self, pattern: str) -> RouteMetrics:
+        """The metrics of a route pattern; the caller keeps them."""
+        if pattern not in self._routes:
+            self._routes[pattern] = RouteMetrics(pattern, self)
+        return self._routes[pattern]
+
+    def answered(self, method: str, code: int) -> None:
+        """Counts a JSON-RPC response; methods that do not exist share one label."""
+        key = (method if method in METHODS else "other", code)
+        child = self._answer.get(key)
+        if child is None:
+            child = self._answer[key] = self._answers.labels(key[0], str(key[1]))
+        child.inc()
+
+    def render(self) -> bytes:
+        """The exposition text."""
+        return generate_latest(self._registry)

@@ -1,0 +1,85 @@
+"""Failures of the server, and the one table that turns them into JSON-RPC errors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from narthex_bridge.protocol import jsonrpc
+from narthex_bridge.protocol.jsonrpc import RpcError
+
+
+class BackendError(Exception):
+    """The server refused or failed a call; `status` is the gRPC code's name and `message` is fit for clients."""
+
+    def __init__(
+        self,
+        status: str,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        violations: Sequence["Violation"] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.reason = reason or status
+        self.metadata = metadata or {}
+        self.violations = tuple(violations)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field at fault and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """How a status reaches clients: its JSON-RPC code, the text if the server gave none, if a retry can help."""
+
+    code: int
+    text: str
+    retryable: bool = False
+
+
+# Codes of our own are outside the range that JSON-RPC and MCP reserve, and read like their HTTP cousins.
+_INTERNAL = Treatment(jsonrpc.INTERNAL_ERROR, "The server failed to do this.")
+_TABLE = {
+    "INVALID_ARGUMENT": Treatment(jsonrpc.INVALID_PARAMS, "The request is not valid."),
+    "OUT_OF_RANGE": Treatment(jsonrpc.INVALID_PARAMS, "A value is out of range."),
+    "NOT_FOUND": Treatment(jsonrpc.INVALID_PARAMS, "There is no such tool."),
+    "UNAUTHENTICATED": Treatment(401, "The server does not accept the bridge's credential."),
+    "PERMISSION_DENIED": Treatment(403, "The credential does not allow this."),
+    "FAILED_PRECONDITION": Treatment(409, "The server is not in a state to do this."),
+    "ABORTED": Treatment(409, "The server ended the call.", retryable=True),
+    "RESOURCE_EXHAUSTED": Treatment(429, "A limit is reached.", retryable=True),
+    "UNIMPLEMENTED": Treatment(501, "The server cannot do this."),
+    "UNAVAILABLE": Treatment(503, "The server cannot be reached.", retryable=True),
+    "DEADLINE_EXCEEDED": Treatment(504, "The call took longer than it may."),
+    "CANCELLED": Treatment(jsonrpc.REQUEST_CANCELLED, "The call was cancelled."),
+}
+
+INVALID_TOOL_ARGUMENTS = "INVALID_TOOL_ARGUMENTS"
+
+
+def default_text(status: str) -> str:
+    """What clients read where the server's own text may not be shown."""
+    return _TABLE.get(status, _INTERNAL).text
+
+
+def rpc_error(failure: BackendError, request_id: str) -> RpcError:
+    """The JSON-RPC error of a failure; `request_id` is the x-request-id that the logs know."""
+    treatment = _TABLE.get(failure.status, _INTERNAL)
+    data: dict[str, object] = {"reason": failure.reason, "retryable": treatment.retryable, "requestId": request_id}
+    if failure.metadata:
+        data["metadata"] = dict(failure.metadata)
+    if failure.violations:
+        data["violations"] = [{"field": v.field, "description": v.description} for v in failure.violations]
+    return RpcError(treatment.code, failure.message, data)
+
+
+def explanation(failure: BackendError) -> str:
+    """The failure as one text for a model: the message and every field at fault."""
+    return "\n".join([failure.message, *(f"{v.field}: {v.description}" for v in failure.violations)])
