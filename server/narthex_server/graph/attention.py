@@ -1,0 +1,59 @@
+"""Grouped-query attention over a cache that the caller owns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from narthex_server.graph.builder import MICROSOFT, GraphBuilder
+from narthex_server.graph.norm import rms_norm
+from narthex_server.graph.rope import Rope
+from narthex_server.weights.tensors import StoredTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Query heads share `kv_heads` keys and values; `window` is how many tokens a query sees, itself among them."""
+
+    count: int
+    kv_count: int
+    size: int
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInputs:
+    """What says where each row stands: seqlens_k int32 [B] (tokens after this step, less one) and total int32 [1] (the most)."""
+
+    seqlens_k: ir.Value
+    total: ir.Value
+    max_len: int
+
+
+def head_norm(graph: GraphBuilder, x: ir.Value, heads: int, size: int, weight: StoredTensor, epsilon: float) -> ir.Value:
+    """Normalise each head of x [B, S, heads*size] by itself."""
+    split = graph.constant(f"split_heads.{heads}.{size}", np.array([0, 0, heads, size], np.int64))
+    merge = graph.constant(f"merge_heads.{heads * size}", np.array([0, 0, heads * size], np.int64))
+    return graph.op("Reshape", rms_norm(graph, graph.op("Reshape", x, split), weight, epsilon), merge)
+
+
+def attention(
+    graph: GraphBuilder, query: ir.Value, key: ir.Value, value: ir.Value,
+    heads: Heads, rope: Rope, cache: CacheInputs, names: tuple[str, str],
+) -> ir.Value:  # fmt: skip
+    """Rotate, append key and value to the caches of these names, attend; [B, S, heads*size].
+
+    The caches [slots, kv_heads, max_len, size] come in under their name and go out as `new_` + it: bind both to one memory.
+    """
+    shape = ("slots", heads.kv_count, "max_len", heads.size)
+    past = [graph.input(name, ir.DataType.FLOAT, shape) for name in names]
+    cosines, sines = rope.tables(cache.max_len)
+    result, *present = graph.ops(
+        "GroupQueryAttention", query, key, value, *past, cache.seqlens_k, cache.total,
+        graph.constant("rope.cos", cosines), graph.constant("rope.sin", sines),
+        outputs=3, domain=MICROSOFT, num_heads=heads.count, kv_num_heads=heads.kv_count,
+        do_rotary=1, rotary_interleaved=0, local_window_size=heads.window or -1,
+    )  # fmt: skip
+    for name, updated in zip(names, present, strict=True):
+        graph.output(updated, f"new_{name}", ir.DataType.FLOAT, shape)
+    return result

@@ -1,0 +1,92 @@
+"""Builds one ONNX graph, a node at a time; weights are converted when the graph is written, one by one."""
+
+from collections.abc import Callable, Hashable, Sequence
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+MICROSOFT = "com.microsoft"
+_OPSETS = {"": 21, MICROSOFT: 1}
+
+Attribute = int | float | str | Sequence[int] | Sequence[float]
+Extent = int | str
+
+
+class Compute(Enum):
+    """FLOAT32 multiplies dequantised weights exactly; BLOCK8 multiplies quantised blocks with int8 activations."""
+
+    FLOAT32 = "float32"
+    BLOCK8 = "block8"
+
+
+class GraphBuilder:
+    """Collects inputs, nodes and weights, then writes the model; `compute` says how linear layers multiply."""
+
+    def __init__(self, name: str, compute: Compute) -> None:
+        self.compute = compute
+        self._name = name
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._nodes: list[ir.Node] = []
+        self._weights: dict[str, ir.Value] = {}
+        self._shared: dict[Hashable, ir.Value] = {}
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[Extent]) -> ir.Value:
+        """Declare an input; a named extent may differ from run to run."""
+        value = ir.val(name, dtype, shape)
+        self._inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[Extent]) -> None:
+        """Declare an output."""
+        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
+        self._outputs.append(value)
+
+    def op(self, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
+        """Add a node with one output and return that."""
+        return self.ops(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def ops(
+        self, kind: str, *inputs: ir.Value | None, outputs: int, domain: str = "", **attributes: Attribute
+    ) -> Sequence[ir.Value]:
+        """Add a node and return its outputs."""
+        node = ir.node(kind, inputs, attributes, domain=domain, num_outputs=outputs)
+        node.name = f"{kind}_{len(self._nodes)}"
+        for index, value in enumerate(node.outputs):
+            value.name = f"{node.name}.{index}"
+        self._nodes.append(node)
+        return node.outputs
+
+    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        """Add a small constant; the same name is the same constant."""
+        return self.weight(name, array.dtype, array.shape, lambda: array)
+
+    def weight(
+        self, name: str, dtype: np.dtype[np.generic] | type[np.generic], shape: Sequence[int],
+        make: Callable[[], NDArray[np.generic]],
+    ) -> ir.Value:
+        """Add a weight that `make` yields when it is written; the same name is the same weight."""
+        if (known := self._weights.get(name)) is not None:
+            return known
+        kind = ir.DataType.from_numpy(np.dtype(dtype))
+        tensor = ir.LazyTensor(lambda: ir.Tensor(make(), name=name), kind, ir.Shape(shape), name=name)
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(kind), const_value=tensor)
+        self._weights[name] = value
+        return value
+
+    def shared(self, key: Hashable, make: Callable[[], ir.Value]) -> ir.Value:
+        """Return what `make` built the first time that it was asked for under this key."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    def save(self, path: Path, weights: str) -> None:
+        """Write the graph to `path` and its weights to the file `weights` beside it (one protobuf is limited to 2 GiB)."""
+        graph = ir.Graph(
+            self._inputs, self._outputs, nodes=self._nodes, initializers=list(self._weights.values()),
+            opset_imports=_OPSETS, name=self._name,
+        )
+        ir.save(ir.Model(graph, ir_version=10, producer_name="narthex"), path, external_data=weights)

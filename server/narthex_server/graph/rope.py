@@ -1,0 +1,61 @@
+"""Rotary position embedding: frequencies with the published scalings, and their tables."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Angular frequencies of the pairs of one head [head_dim/2], and the factor on cos and sin."""
+
+    frequencies: tuple[float, ...]
+    scale: float = 1.0
+
+    def tables(self, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Cosines and sines of positions 0 to length-1, each [length, head_dim/2]."""
+        angles = np.outer(np.arange(length, dtype=np.float64), np.array(self.frequencies))
+        return (np.cos(angles) * self.scale).astype(np.float32), (np.sin(angles) * self.scale).astype(np.float32)
+
+
+def plain(theta: float, head_dim: int) -> NDArray[np.float64]:
+    """theta^(-2i/head_dim)."""
+    return np.asarray(theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim))
+
+
+def linear(theta: float, head_dim: int, factor: float) -> Rope:
+    """Positions divided by a factor."""
+    return Rope(tuple(plain(theta, head_dim) / factor))
+
+
+def factored(theta: float, head_dim: int, factors: Sequence[float]) -> Rope:
+    """Each frequency divided by its own factor (the `rope_freqs.weight` of GGUF files)."""
+    return Rope(tuple(plain(theta, head_dim) / np.array(factors, np.float64)))
+
+
+def llama3(theta: float, head_dim: int, scaling: Mapping[str, float]) -> Rope:
+    """Llama 3.1: long wavelengths divided by `factor`, short ones kept, and a ramp between."""
+    original = scaling["original_max_position_embeddings"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    base = plain(theta, head_dim)
+    turns = original * base / (2 * math.pi)  # full turns within the original context
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return Rope(tuple(base * (kept + (1 - kept) / scaling["factor"])))
+
+
+def yarn(theta: float, head_dim: int, scaling: Mapping[str, float]) -> Rope:
+    """YaRN: as linear for slow pairs, plain for fast ones, a ramp over pair numbers between, and a factor on attention."""
+    original, factor = scaling["original_max_position_embeddings"], scaling["factor"]
+
+    def pair_with(turns: float) -> float:
+        return head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = max(math.floor(pair_with(scaling.get("beta_fast") or 32.0)), 0)
+    high = min(math.ceil(pair_with(scaling.get("beta_slow") or 1.0)), head_dim - 1)
+    ramp = np.clip((np.arange(head_dim // 2) - low) / max(high - low, 0.001), 0.0, 1.0)
+    base = plain(theta, head_dim)
+    attention = scaling.get("attention_factor") or (0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0)
+    return Rope(tuple(base * ((1 - ramp) + ramp / factor)), attention)

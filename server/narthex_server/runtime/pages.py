@@ -1,0 +1,35 @@
+"""Zeroed memory that costs nothing until it is written."""
+
+import mmap
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAGE = mmap.PAGESIZE
+_NORESERVE = 0x4000  # Linux: MAP_NORESERVE; reserving more than the machine has is the point
+
+
+class Pages:
+    """A private anonymous range of at least `size` bytes; the system commits single pages as they are first written.
+
+    Huge pages would commit the whole range, so they are refused where the system has them.
+    """
+
+    def __init__(self, size: int) -> None:
+        size = max(-(-size // PAGE) * PAGE, PAGE)
+        if sys.platform == "linux":
+            self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
+            self._map.madvise(mmap.MADV_NOHUGEPAGE)
+        else:
+            self._map = mmap.mmap(-1, size)
+
+    def array(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """View the range as float32; the view keeps it alive."""
+        return np.frombuffer(self._map, np.float32, int(np.prod(shape))).reshape(shape)
+
+    def forget(self, start: int, size: int) -> None:
+        """Give the whole pages within these bytes back to the system; they read as zero afterwards. Elsewhere a no-op."""
+        first, last = -(-start // PAGE) * PAGE, (start + size) // PAGE * PAGE
+        if sys.platform == "linux" and last > first:
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
