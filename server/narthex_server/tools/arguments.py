@@ -39,6 +39,8 @@ def parse_arguments(raw: bytes) -> dict[str, Any]:
         raise _invalid("", f"arguments must be a JSON object, not {_kind(value)}")
     if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
         raise _invalid("", f"arguments are nested deeper than {MAX_DEPTH} levels")
+    if b"\\u" in raw and _has_lone_surrogate(value):
+        raise _invalid("", "arguments hold a lone surrogate (\\ud800 to \\udfff), which is no text")
     return value
 
 
@@ -92,7 +94,7 @@ def _violations(error: ValidationError) -> Iterator[Violation]:
     match error.validator:
         case "required":
             # one error per missing name, and the name stands only in its message
-            for name in (n for n in keyword if n not in error.instance and error.message.startswith(repr(n))):
+            for name in (name for name in keyword if error.message.startswith(f"{name!r} is")):
                 yield Violation(_join(path, name), "is required")
         case "additionalProperties" if keyword is False:
             known = error.schema.get("properties", {}) if isinstance(error.schema, dict) else {}
@@ -147,6 +149,14 @@ def _deeper_than(value: object, limit: int) -> bool:
         if not level:
             return False
     return True
+
+
+def _has_lone_surrogate(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _no_constant(text: str) -> NoReturn:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal, Protocol, cast
@@ -73,11 +73,16 @@ class Catalog:
             await self._changed.wait()
         return self._version
 
-    async def start(self) -> None:
-        """Connects all upstreams at once; returns when each is ready or has failed once, and never raises for one."""
+    async def start(self, patience: float = 5.0) -> None:
+        """Connects all upstreams at once; returns when each is ready or has failed once, or after `patience` seconds.
+
+        Nothing is raised for an upstream: its status says how it is, and it goes on trying.
+        """
         for server in self._servers.values():
             server.start(self._refresh)
-        await asyncio.gather(*(server.settled() for server in self._servers.values()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await asyncio.gather(*(server.settled() for server in self._servers.values()))
 
     async def stop(self) -> None:
         await asyncio.gather(*(server.stop() for server in self._servers.values()))
@@ -140,7 +145,7 @@ class Catalog:
             self._refresh()
 
     async def add_server(self, server: ToolServer) -> ServerStatus:
-        """Adds an upstream and returns how its first attempt to connect went; raises InvalidRequest for a taken name."""
+        """Adds an upstream and returns how its first attempt went; raises InvalidRequest for a taken name."""
         if server.name in self._servers:
             raise InvalidRequest(f"there is an upstream named {server.name!r} already; remove it or use another name")
         self._servers[server.name] = server

@@ -9,7 +9,7 @@ from narthex_server.principal import Principal
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """What a caller sees of a tool; schemas and annotations are JSON as the server gave it, empty where it gave none."""
+    """What a caller sees of a tool; schemas and annotations are JSON as the server gave it, or empty."""
 
     name: str
     title: str

@@ -1,0 +1,264 @@
+"""One upstream MCP server, kept running: connected, listed, called, and connected again when it is lost."""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from dataclasses import replace
+from typing import Any
+
+import mcp_types as types
+from mcp.client import Client
+from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
+from mcp.shared.exceptions import MCPError
+
+from narthex_server.errors import DeadlineExceeded, Unavailable
+from narthex_server.tools.server import ServerState, ServerStatus
+from narthex_server.tools.tool import CallContext, Tool, ToolEvent
+from narthex_server.tools.upstream.calls import Calls
+from narthex_server.tools.upstream.convert import convert_tool
+from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
+from narthex_server.tools.upstream.transports import http, stdio
+
+FIRST_DELAY, LAST_DELAY = 0.5, 30.0
+STABLE = 10.0
+"""Seconds after which a connection counts as good, so that the next failure is retried soon."""
+MAX_PAGES = 100
+STOP_TIMEOUT = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Upstream:
+    """A ToolServer over MCP; used on the event loop only."""
+
+    def __init__(self, source: ServerSource) -> None:
+        self._source = source
+        self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED)
+        self._tools: tuple[Tool, ...] = ()
+        self._changed: Callable[[], None] = _nobody
+        self._calls = Calls(source)
+        self._settled = asyncio.Event()
+        self._retry = asyncio.Event()
+        self._signals: asyncio.Queue[str | None] = asyncio.Queue()  # None: the tools changed; text: the end and why
+        self._running: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    @property
+    def prefix(self) -> str | None:
+        return self._source.prefix
+
+    @property
+    def status(self) -> ServerStatus:
+        return self._status
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        return self._tools
+
+    def start(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        if isinstance(self._source.transport, Unsupported):
+            self._settled.set()
+            self._set(ServerState.UNHEALTHY, self._source.transport.reason)
+        else:
+            self._set(ServerState.STARTING)
+            self._running = asyncio.create_task(self._run(), name=f"upstream {self.name}")
+
+    async def settled(self) -> None:
+        await self._settled.wait()
+
+    def reconnect(self) -> None:
+        self._status = replace(self._status, attempts=0)
+        self._retry.set()
+        self._end("reconnecting as asked")
+
+    async def stop(self) -> None:
+        self._stopping = True
+        self._retry.set()
+        self._end("stopping")
+        if self._running is not None:
+            _, pending = await asyncio.wait({self._running}, timeout=STOP_TIMEOUT)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        self._set(ServerState.STOPPED)
+
+    async def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
+        if self._status.state is not ServerState.READY:
+            raise self._unavailable()
+        async with aclosing(self._calls.run(tool, arguments, context)) as events:
+            try:
+                async for event in events:
+                    yield event
+            except MCPError as error:
+                self._end(f"the connection was lost: {error.message}")
+                raise self._unavailable() from None
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        told = ""
+        while not self._stopping:
+            self._retry.clear()
+            self._signals = asyncio.Queue()
+            began = loop.time()
+            try:
+                reason = await self._connection()
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # an exception group of the client's tasks may be of either kind
+                if not isinstance(error, Exception | BaseExceptionGroup):
+                    raise
+                _log.debug("upstream %s", self.name, exc_info=error)
+                reason = self._said() or _reason(error, self._source)
+            if self._stopping:
+                return
+            attempts = 1 if loop.time() - began > STABLE else self._status.attempts + 1
+            self._set(ServerState.UNHEALTHY, reason, attempts=attempts)
+            self._settled.set()
+            delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(attempts - 1, 10)) * random.uniform(0.5, 1.0)
+            level = logging.DEBUG if reason == told else logging.WARNING  # one line for one trouble
+            _log.log(level, "upstream %s is down, next attempt in %.1f s: %s", self.name, delay, reason)
+            told = reason
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._retry.wait(), delay)
+
+    async def _connection(self) -> str:
+        """Lives as long as one connection does; returns why it ended."""
+        client = Client(
+            self._transport(),
+            cache=None,
+            log_level="info",
+            logging_callback=self._calls.on_log,
+            message_handler=self._on_message,
+            client_info=types.Implementation(name="narthex", version="0.1.0"),
+        )
+        listening: asyncio.Task[None] | None = None
+        try:
+            starting = asyncio.timeout(self._source.start_timeout)
+            async with starting:
+                await client.__aenter__()
+            try:
+                async with asyncio.timeout(self._source.start_timeout):
+                    self._tools = await self._list(client)
+                listening = asyncio.create_task(self._listen(client))
+                self._calls.client = client
+                self._set(ServerState.READY, attempts=self._status.attempts, version=client.protocol_version)
+                self._settled.set()
+                _log.info("upstream %s is ready with %d tools", self.name, len(self._tools))
+                while (reason := await self._signals.get()) is None:
+                    async with asyncio.timeout(self._source.start_timeout):
+                        self._tools = await self._list(client)
+                    self._set(ServerState.READY, attempts=self._status.attempts, version=client.protocol_version)
+                # shown before the goodbye, which may take its time
+                self._set(ServerState.UNHEALTHY, reason, attempts=self._status.attempts)
+                return reason
+            finally:
+                self._calls.client = None
+                if listening is not None:
+                    listening.cancel()
+                    await asyncio.gather(listening, return_exceptions=True)
+                await client.__aexit__(None, None, None)
+        finally:
+            self._calls.client = None
+
+    def _transport(self) -> AbstractAsyncContextManager[Any]:
+        match self._source.transport:
+            case Process() as process:
+                return stdio.connect(self.name, process, self._end)
+            case Http() as remote:
+                return http.connect(remote)
+            case Unsupported(_, reason):
+                raise Unavailable(reason)
+
+    async def _list(self, client: Client) -> tuple[Tool, ...]:
+        if client.server_capabilities.tools is None:
+            return ()
+        tools: list[Tool] = []
+        cursor: str | None = None
+        for _ in range(MAX_PAGES):
+            params = types.PaginatedRequestParams(cursor=cursor) if cursor else None
+            page = await client.session.list_tools(params=params)
+            tools += [convert_tool(tool) for tool in page.tools]
+            cursor = page.next_cursor
+            if not cursor:
+                break
+        return tuple(tools)
+
+    async def _listen(self, client: Client) -> None:
+        """Servers of 2026-07-28 tell of changes only on a stream that is asked for; older ones do it by themselves."""
+        tools = client.server_capabilities.tools
+        if tools is None or not tools.list_changed:
+            return
+        with suppress(MCPError, ListenNotSupportedError, TimeoutError):
+            while True:
+                with suppress(SubscriptionLost):
+                    async with client.listen(tools_list_changed=True) as events:
+                        async for _ in events:
+                            self._signals.put_nowait(None)
+                await asyncio.sleep(random.uniform(1, 3))
+                self._signals.put_nowait(None)  # what changed while nobody listened
+
+    async def _on_message(self, message: object) -> None:
+        if isinstance(message, types.ToolListChangedNotification):
+            self._signals.put_nowait(None)
+
+    def _end(self, reason: str) -> None:
+        self._signals.put_nowait(reason)
+        if self._status.state is ServerState.READY:
+            self._set(ServerState.UNHEALTHY, reason, attempts=self._status.attempts)
+
+    def _said(self) -> str:
+        """What the transport gave as the reason of the end, if it did."""
+        while not self._signals.empty():
+            if reason := self._signals.get_nowait():
+                return reason
+        return ""
+
+    def _set(self, state: ServerState, reason: str = "", attempts: int = 0, version: str = "") -> None:
+        self._status = ServerStatus(
+            self.name, _scheme(self._source), state, reason, len(self._tools), version, attempts
+        )
+        self._changed()
+
+    def _unavailable(self) -> Unavailable:
+        status = self._status
+        why = f": {status.reason}" if status.reason else ""
+        return Unavailable(
+            f"upstream {self.name!r} is {status.state.value}{why}",
+            reason="UPSTREAM_UNAVAILABLE",
+            metadata={"upstream": self.name},
+        )
+
+
+def _scheme(source: ServerSource) -> str:
+    match source.transport:
+        case Process():
+            return "stdio"
+        case Http(sse=sse):
+            return "sse" if sse else "http"
+        case Unsupported(kind, _):
+            return kind
+
+
+def _reason(error: BaseException, source: ServerSource) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    match error:
+        case TimeoutError() | DeadlineExceeded():
+            return f"did not answer within {source.start_timeout:g} s"
+        case MCPError():
+            return f"refused the session: {error.message}"
+        case OSError() | Unavailable():
+            return str(error)
+        case _:
+            return f"{type(error).__name__}: {str(error)[:300]}"
+
+
+def _nobody() -> None:
+    pass
