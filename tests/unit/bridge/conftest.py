@@ -1,0 +1,214 @@
+"""A real server of the public contract with tools made for tests, and real bridges in front of it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from hypercorn.asyncio import serve
+from narthex.settings import Address
+from narthex.v1 import common_pb2, tool_pb2, tool_pb2_grpc
+from narthex_bridge.app import Bridge
+from narthex_bridge.config import BridgeConfig
+from narthex_bridge.main import bind, hypercorn_config
+
+SCHEMA = b'{"type":"object","properties":{"text":{"type":"string"}}}'
+DEADLINE_S = 10.0
+
+
+def text_result(text: str) -> tool_pb2.CallToolResponse:
+    content = json.dumps([{"type": "text", "text": text}]).encode()
+    return tool_pb2.CallToolResponse(result=tool_pb2.ToolResult(content=content))
+
+
+def delta(text: str) -> tool_pb2.CallToolResponse:
+    return tool_pb2.CallToolResponse(text_delta=common_pb2.TextDelta(text=text))
+
+
+@dataclass
+class ToolServer(tool_pb2_grpc.ToolServiceServicer):
+    """ToolService with a handful of tools; what they saw can be asked."""
+
+    address: str = ""
+    arguments: list[bytes] = field(default_factory=list)
+    metadata: list[dict[str, str]] = field(default_factory=list)
+    names: list[str] = field(default_factory=lambda: ["echo", "count", "deltas", "logs", "hang", "strict", "broken"])
+    listed: int = 0
+    page_size: int = 0
+    version: int = 1
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    watching: asyncio.Event = field(default_factory=asyncio.Event)
+    hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def change(self, *names: str) -> None:
+        async with self.changed:
+            self.names, self.version = list(names), self.version + 1
+            self.changed.notify_all()
+
+    async def ListTools(self, request: Any, context: Any) -> Any:
+        self.listed += 1
+        self.metadata.append(dict(context.invocation_metadata()))
+        start = int(request.page_token or 0)
+        end = start + self.page_size if self.page_size else len(self.names)
+        tools = [
+            tool_pb2.Tool(
+                name=name, title=name.title(), description=f"{name} tool", input_schema=SCHEMA,
+                output_schema=b'{"type":"object"}' if name == "count" else b"", annotations=b'{"readOnlyHint":true}',
+            )
+            for name in self.names[start:end]
+        ]
+        return tool_pb2.ListToolsResponse(tools=tools, next_page_token=str(end) if end < len(self.names) else "")
+
+    async def WatchTools(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        version = 0
+        while True:
+            async with self.changed:
+                await self.changed.wait_for(lambda version=version: self.version != version)
+                version = self.version
+            yield tool_pb2.WatchToolsResponse(catalog_version=version)
+            self.watching.set()
+
+    async def CallTool(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self.arguments.append(request.arguments)
+        self.metadata.append(dict(context.invocation_metadata()))
+        match request.name:
+            case "echo":
+                yield text_result(json.loads(request.arguments).get("text", ""))
+            case "count":
+                for step in range(3):
+                    yield tool_pb2.CallToolResponse(
+                        progress=tool_pb2.Progress(progress=step * 50, total=100, message=f"step {step}")
+                    )
+                yield tool_pb2.CallToolResponse(
+                    result=tool_pb2.ToolResult(content=b"[]", structured_content=b'{"n":12345678901234567890123}')
+                )
+            case "deltas":
+                for word in ("Hello", ", ", "world"):
+                    yield delta(word)
+                yield text_result("Hello, world")
+            case "logs":
+                for level in ("DEBUG", "INFO", "ERROR"):
+                    yield tool_pb2.CallToolResponse(
+                        log=tool_pb2.LogMessage(
+                            level=tool_pb2.LogLevel.Value(f"LOG_LEVEL_{level}"), logger="t", data=json.dumps(level).encode()
+                        )
+                    )
+                yield text_result("logged")
+            case "hang":
+                try:
+                    yield delta("working")
+                    self.hanging.set()
+                    await self.release.wait()
+                    yield text_result("released")
+                except asyncio.CancelledError:
+                    self.cancelled.set()
+                    raise
+            case "strict":
+                bad = error_details_pb2.BadRequest()
+                bad.field_violations.add(field="arguments.text", description="is not a string")
+                await refuse(context, code_pb2.INVALID_ARGUMENT, "INVALID_TOOL_ARGUMENTS", "Arguments do not fit.", bad)
+            case "down":
+                await refuse(context, code_pb2.UNAVAILABLE, "UPSTREAM_DOWN", "The upstream git is down.")
+            case "broken":
+                raise ValueError("secret of the server")
+            case "endless":
+                yield delta("and then nothing")
+            case _:
+                await refuse(context, code_pb2.NOT_FOUND, "TOOL_NOT_FOUND", f"There is no tool {request.name!r}.")
+
+
+async def refuse(context: Any, code: int, reason: str, text: str, *details: Any) -> None:
+    packed = []
+    for detail in (error_details_pb2.ErrorInfo(reason=reason, domain="narthex"), *details):
+        wrapped = any_pb2.Any()
+        wrapped.Pack(detail)
+        packed.append(wrapped)
+    await context.abort_with_status(rpc_status.to_status(status_pb2.Status(code=code, message=text, details=packed)))
+
+
+@pytest.fixture
+async def tools() -> AsyncIterator[ToolServer]:
+    server, service = grpc.aio.server(), ToolServer()
+    tool_pb2_grpc.add_ToolServiceServicer_to_server(service, server)
+    checks = health.aio.HealthServicer()
+    await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    service.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    yield service
+    await server.stop(0)
+
+
+@dataclass
+class RunningBridge:
+    """A bridge on a real port: its URL, a client for it, and the way to stop it as SIGTERM does."""
+
+    url: str
+    http: httpx.AsyncClient
+    bridge: Bridge
+    stop: Callable[[], Awaitable[None]]
+
+    async def rpc(self, method: str, params: Any = None, *, id: Any = 1, **headers: str) -> httpx.Response:
+        message = {"jsonrpc": "2.0", "id": id, "method": method, "params": params or {}}
+        return await self.http.post("/mcp", json=message, headers=headers)
+
+    async def session(self, version: str = "2025-11-25", **headers: str) -> dict[str, str]:
+        """Opens a session and returns the headers that its requests need."""
+        params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+        answer = await self.rpc("initialize", params, id=0, **headers)
+        assert answer.status_code == 200, answer.text
+        return {"mcp-session-id": answer.headers["mcp-session-id"], "mcp-protocol-version": version, **headers}
+
+
+@asynccontextmanager
+async def running(config: BridgeConfig) -> AsyncIterator[RunningBridge]:
+    bridge, listener = Bridge(config), bind(config.http)
+    stop, ready, drained = asyncio.Event(), asyncio.Event(), []
+    url = f"http://{Address(*listener.getsockname()[:2])}"
+
+    async def until_stopped() -> None:
+        ready.set()
+        await stop.wait()
+        drained.append(asyncio.create_task(bridge.drain()))
+
+    serving = asyncio.create_task(
+        serve(bridge.app, hypercorn_config(config, listener), shutdown_trigger=until_stopped)
+    )
+
+    async def stopped() -> None:
+        stop.set()
+        await serving
+        await drained[0]
+
+    accept = {"accept": "application/json, text/event-stream"}
+    async with httpx.AsyncClient(base_url=url, headers=accept, timeout=DEADLINE_S) as http:
+        await ready.wait()
+        yield RunningBridge(url, http, bridge, stopped)
+    await stopped()
+
+
+@pytest.fixture
+def config(tools: ToolServer) -> BridgeConfig:
+    return BridgeConfig(http=Address("127.0.0.1", 0), server=Address.parse(tools.address), grace_s=1.0)
+
+
+@pytest.fixture
+def start_bridge(config: BridgeConfig) -> Callable[..., Any]:
+    return lambda **changes: running(replace(config, **changes))
+
+
+@pytest.fixture
+async def bridge(config: BridgeConfig) -> AsyncIterator[RunningBridge]:
+    async with running(config) as started:
+        yield started
