@@ -13,12 +13,14 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     start_http_server,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
+from narthex_server.tools.server import ServerState, ServerStatus
 
 MODEL = ("model_name",)
 FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
@@ -31,6 +33,7 @@ FINISHED = ("stop", "length", "cancelled", "error")
 
 def registry() -> CollectorRegistry:
     """A registry of this server alone, with the process's own metrics and the build's in it."""
+    disable_created_metrics()  # a series of birth dates beside every counter doubles the page
     made = CollectorRegistry()
     ProcessCollector(registry=made)
     PlatformCollector(registry=made)
@@ -131,3 +134,41 @@ class ModelObserver:
             self._first_token.observe(report.first_token)
         for gap in report.gaps:
             self._between_tokens.observe(gap)
+
+
+class ToolMetrics:
+    """The catalog's observer."""
+
+    def __init__(self, target: CollectorRegistry) -> None:
+        labels = ("tool", "server")
+        self._calls = Counter("narthex_tool_calls", "Ended tool calls.", (*labels, "outcome"), registry=target)
+        self._seconds = Histogram(
+            "narthex_tool_call_seconds", "Time of a tool call.", labels, buckets=TOOL, registry=target
+        )
+        self._bound: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+
+    def on_call(self, tool: str, server: str, seconds: float, outcome: str) -> None:
+        """Counts one call; `tool` is a name of the catalog or empty, so the series are as many as the tools."""
+        key = tool, server, outcome
+        if (bound := self._bound.get(key)) is None:
+            bound = self._calls.labels(*key), self._seconds.labels(tool, server)
+            self._bound[key] = bound
+        bound[0].inc()
+        bound[1].observe(seconds)
+
+
+class UpstreamMetrics(Collector):
+    """How the upstreams are, read when Prometheus asks."""
+
+    def __init__(self, target: CollectorRegistry, servers: Callable[[], Iterable[ServerStatus]]) -> None:
+        self._servers = servers
+        target.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        up = GaugeMetricFamily("narthex_upstream_up", "1 while an upstream takes calls.", labels=("server",))
+        tools = GaugeMetricFamily("narthex_upstream_tools", "Tools that an upstream listed.", labels=("server",))
+        for status in self._servers():
+            up.add_metric([status.name], float(status.state is ServerState.READY))
+            tools.add_metric([status.name], status.tools)
+        yield up
+        yield tools

@@ -1,0 +1,171 @@
+"""The composition root: from a configuration to a running server, and back."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from narthex.keys import KeyRing
+from narthex.settings import Address
+from prometheus_client import CollectorRegistry
+
+from narthex_server import metrics
+from narthex_server.config import DELEGATE_TOKEN_VARIABLE, ServerConfig, Tls
+from narthex_server.interceptors.auth import AuthInterceptor
+from narthex_server.interceptors.errors import ErrorInterceptor
+from narthex_server.interceptors.metrics import MetricsInterceptor
+from narthex_server.interceptors.requests import RequestInterceptor
+from narthex_server.principal import LOCAL
+from narthex_server.services.registration import contract, register
+from narthex_server.services.tool import ToolService
+from narthex_server.services.upstream import UpstreamService
+from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.server import ToolServer
+
+UPSTREAM_PATIENCE = 3.0
+"""How long readiness waits, in seconds, for upstreams that neither came up nor failed; they go on starting after it."""
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+log = logging.getLogger(__name__)
+
+
+class AddressInUse(Exception):
+    """An address that another process holds; `option` is the flag to change."""
+
+    def __init__(self, option: str, address: Address, reason: object) -> None:
+        super().__init__(f"cannot listen on {address}: {reason}; choose another with {option} HOST:PORT")
+
+
+class ModelFailed(Exception):
+    """A model that cannot be loaded, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a started server has: its addresses with the real ports, its models' names, and how many tools."""
+
+    grpc: Address
+    metrics: Address
+    models: tuple[str, ...]
+    tools: int
+
+
+@asynccontextmanager
+async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
+    """Runs a server inside the block; leaving it drains: running calls have `shutdown_grace` seconds to finish.
+
+    Raises AddressInUse, ModelFailed or SettingsError before the block.
+    """
+    async with AsyncExitStack() as stack:
+        registry = metrics.registry()
+        try:
+            metrics_port = stack.enter_context(metrics.served(registry, config.metrics))
+        except OSError as error:
+            raise AddressInUse("--metrics", config.metrics, error.strerror or error) from error
+        server = grpc_server(config, registry)
+        grpc_port = bind(server, config)
+        catalog = Catalog(servers=upstreams(config), observer=metrics.ToolMetrics(registry))
+        metrics.UpstreamMetrics(registry, catalog.servers)
+        stack.push_async_callback(catalog.stop)
+        connecting = asyncio.create_task(catalog.start())
+        stack.callback(connecting.cancel)
+        models = ()
+        register(
+            server,
+            {
+                "ToolService": ToolService(catalog),
+                "UpstreamService": UpstreamService(catalog),
+            },
+        )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(UPSTREAM_PATIENCE):
+                await asyncio.shield(connecting)
+        states = await advertise(server, bool(list(models)))
+        await server.start()
+        stack.push_async_callback(server.stop, config.shutdown_grace)
+        stack.push_async_callback(states.enter_graceful_shutdown)
+        yield Ready(
+            Address(config.grpc.host, grpc_port),
+            Address(config.metrics.host, metrics_port),
+            tuple(model.name for model in models),
+            len(catalog.list(LOCAL)),
+        )
+
+
+def grpc_server(config: ServerConfig, registry: CollectorRegistry) -> grpc.aio.Server:
+    """A server with our interceptors, outermost first."""
+    keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else KeyRing(())
+    if token := os.environ.get(DELEGATE_TOKEN_VARIABLE):
+        keys = keys.with_delegate(token)
+    observed = [*contract(), health_pb2.DESCRIPTOR.services_by_name["Health"]]
+    return grpc.aio.server(
+        interceptors=[
+            RequestInterceptor(),
+            MetricsInterceptor(registry, observed),
+            ErrorInterceptor(),
+            AuthInterceptor(keys, required=config.api_key_file is not None),
+        ],
+        options=[
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.max_send_message_length", config.max_message_bytes),
+            ("grpc.so_reuseport", 0),  # else a second server takes the same port, and half of the calls
+        ],
+        maximum_concurrent_rpcs=config.max_concurrent_calls,
+    )
+
+
+def bind(server: grpc.aio.Server, config: ServerConfig) -> int:
+    """Takes the gRPC address; gives its port."""
+    try:
+        if credentials := tls_credentials(config.tls):
+            return server.add_secure_port(str(config.grpc), credentials)
+        return server.add_insecure_port(str(config.grpc))
+    except RuntimeError as error:
+        raise AddressInUse("--grpc", config.grpc, "the address is in use or not ours") from error
+
+
+def tls_credentials(tls: Tls) -> grpc.ServerCredentials | None:
+    """TLS as configured; None for plain text. With `client_ca` callers have to show a certificate (mTLS)."""
+    if tls.cert is None or tls.key is None:
+        return None
+    return grpc.ssl_server_credentials(
+        [(tls.key.read_bytes(), tls.cert.read_bytes())],
+        root_certificates=tls.client_ca.read_bytes() if tls.client_ca else None,
+        require_client_auth=tls.client_ca is not None,
+    )
+
+
+def upstreams(config: ServerConfig) -> Sequence[ToolServer]:
+    """The configured upstreams, not started; the client that they need is imported only where there are any."""
+    document = config.upstreams()
+    if not document:
+        return ()
+    from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT, parse_sources
+    from narthex_server.tools.upstream.supervisor import Upstream
+
+    def timed(source):
+        own = source.call_timeout != DEFAULT_CALL_TIMEOUT
+        call = source.call_timeout if own else config.tool_timeout
+        return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
+
+    where = str(config.mcp_config or "the demo's mcp-config")
+    return [Upstream(timed(source)) for source in parse_sources(document, where)]
+
+
+async def advertise(server: grpc.aio.Server, generates: bool) -> health.aio.HealthServicer:
+    """Adds health, of the whole and of each service that is built, and reflection."""
+    states = health.aio.HealthServicer()
+    for name in ("ToolService", "UpstreamService", "ModelService"):
+        await states.set(f"narthex.v1.{name}", SERVING)
+    await states.set("narthex.v1.GenerationService", SERVING if generates else NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(states, server)
+    names = [service.full_name for service in contract()]
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    return states

@@ -1,0 +1,118 @@
+"""`narthex server`: one server process, from its command line to its exit code."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+
+from narthex.settings import SettingsError
+
+from narthex_server.config import ServerConfig, from_command_line
+
+log = logging.getLogger(__name__)
+
+
+class Exit(IntEnum):
+    """How the process ends."""
+
+    OK = 0
+    INTERNAL = 1
+    USAGE = 2
+    MODEL = 3
+    ADDRESS = 4
+    INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code."""
+    config = from_command_line(argv)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=config.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when grpc is imported, which app does
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(serve(config))
+
+
+async def serve(config: ServerConfig) -> int:
+    """Starts, says that it is ready on stdout, waits for a signal, drains."""
+    from narthex_server.app import AddressInUse, ModelFailed, serving
+
+    signals = _Signals()
+    try:
+        with signals:
+            async with serving(config) as ready:
+                signals.started()
+                models = ",".join(ready.models) or "-"
+                line = f"narthex-server ready grpc={ready.grpc} metrics={ready.metrics} models={models} tools={ready.tools}"
+                print(line, flush=True)
+                await signals.wait()
+                log.info("draining: running calls have %g s", config.shutdown_grace)
+    except SettingsError as error:
+        return _failed(Exit.USAGE, error)
+    except ModelFailed as error:
+        return _failed(Exit.MODEL, error)
+    except AddressInUse as error:
+        return _failed(Exit.ADDRESS, error)
+    except asyncio.CancelledError:
+        if signals.received is None:
+            raise
+    return Exit.INTERRUPTED if signals.received == signal.SIGINT else Exit.OK
+
+
+class _Signals:
+    """SIGTERM and SIGINT: while the server starts they cancel the start, afterwards they end the wait."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._ended = asyncio.Event()
+        self._starting: asyncio.Task[object] | None = None
+
+    def __enter__(self) -> "_Signals":
+        self._starting = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                loop.add_signal_handler(number, self._receive, number)
+            except NotImplementedError:  # Windows
+                signal.signal(number, lambda got, _: loop.call_soon_threadsafe(self._receive, got))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The handlers stay: a second signal while draining must not kill the process half way."""
+
+    def started(self) -> None:
+        self._starting = None
+
+    async def wait(self) -> None:
+        await self._ended.wait()
+
+    def _receive(self, number: int) -> None:
+        self.received = self.received or number
+        self._ended.set()
+        if self._starting is not None:
+            self._starting.cancel()
+            self._starting = None
+
+
+def _failed(code: Exit, error: Exception) -> int:
+    print(f"narthex server: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where there is one: a fifth less CPU per call."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return None
+    return new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(main())
