@@ -10,6 +10,9 @@ from narthex_server.graph.norm import rms_norm
 from narthex_server.graph.rope import Rope
 from narthex_server.weights.tensors import StoredTensor
 
+_ROTATED_INSIDE = 16
+"""GroupQueryAttention rotates only heads whose size is a multiple of this; others are rotated before it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Heads:
@@ -48,12 +51,32 @@ def attention(
     shape = ("slots", heads.kv_count, "max_len", heads.size)
     past = [graph.input(name, ir.DataType.FLOAT, shape) for name in names]
     cosines, sines = rope.tables(cache.max_len)
+    tables = graph.constant("rope.cos", cosines), graph.constant("rope.sin", sines)
+    inside = heads.size % _ROTATED_INSIDE == 0
+    if not inside:
+        positions = graph.shared("positions", lambda: _positions(graph, query, cache.seqlens_k))
+        query = _rotate(graph, query, positions, tables, heads.count)
+        key = _rotate(graph, key, positions, tables, heads.kv_count)
     result, *present = graph.ops(
-        "GroupQueryAttention", query, key, value, *past, cache.seqlens_k, cache.total,
-        graph.constant("rope.cos", cosines), graph.constant("rope.sin", sines),
+        "GroupQueryAttention", query, key, value, *past, cache.seqlens_k, cache.total, *(tables if inside else ()),
         outputs=3, domain=MICROSOFT, num_heads=heads.count, kv_num_heads=heads.kv_count,
-        do_rotary=1, rotary_interleaved=0, local_window_size=heads.window or -1,
+        do_rotary=int(inside), rotary_interleaved=0, local_window_size=heads.window or -1,
     )  # fmt: skip
     for name, updated in zip(names, present, strict=True):
         graph.output(updated, f"new_{name}", ir.DataType.FLOAT, shape)
     return result
+
+
+def _positions(graph: GraphBuilder, x: ir.Value, seqlens_k: ir.Value) -> ir.Value:
+    """Positions [B, S] of the tokens of this step: the last one of each row is its seqlens_k."""
+    zero, one = graph.constant("zero", np.array(0, np.int64)), graph.constant("one", np.array(1, np.int64))
+    length = graph.op("Gather", graph.op("Shape", x), one, axis=0)
+    back = graph.op("Range", graph.op("Sub", one, length), one, one)  # 1-S … 0
+    last = graph.op("Unsqueeze", graph.op("Cast", seqlens_k, to=int(ir.DataType.INT64)), one)
+    return graph.op("Add", last, graph.op("Unsqueeze", back, zero))
+
+
+def _rotate(
+    graph: GraphBuilder, x: ir.Value, positions: ir.Value, tables: tuple[ir.Value, ir.Value], heads: int
+) -> ir.Value:
+    return graph.op("RotaryEmbedding", x, positions, *tables, domain=MICROSOFT, num_heads=heads, interleaved=0)
