@@ -23,7 +23,6 @@ class GenerationDefaults:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
-    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,6 @@ def _defaults(generation: Mapping[str, Any]) -> GenerationDefaults:
         top_k=generation.get("top_k"),
         top_p=generation.get("top_p"),
         min_p=generation.get("min_p"),
-        max_tokens=generation.get("max_new_tokens"),
     )
 
 

@@ -14,13 +14,17 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn; `role` is system, user, assistant or tool. A tool turn answers `tool_call_id`."""
+    """One turn; `role` is system, user, assistant or tool. A tool turn answers `tool_call_id`.
+
+    `reasoning` is what an assistant thought before it spoke.
+    """
 
     role: str
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     name: str = ""
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

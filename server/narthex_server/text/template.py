@@ -106,6 +106,8 @@ def message_value(message: Message) -> dict[str, object]:
         value["tool_call_id"] = message.tool_call_id
     if message.name:
         value["name"] = message.name
+    if message.reasoning:
+        value["reasoning_content"] = message.reasoning
     return value
 
 

@@ -1,0 +1,102 @@
+"""A conversation, continued by one turn of the assistant."""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import replace
+
+from narthex_server.pipelines.completion import complete, prepare
+from narthex_server.pipelines.events import (
+    ChatEvent,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+)
+from narthex_server.pipelines.models import TextModel
+from narthex_server.pipelines.request import ChatRequest
+from narthex_server.pipelines.tokens import ChatPrompt, encode_chat
+from narthex_server.text import reasoning
+from narthex_server.text.calls.parser import CallParser
+from narthex_server.text.detokenize import Detokenizer
+from narthex_server.text.messages import ToolCall
+from narthex_server.text.reasoning import ReasoningSplitter, Thought
+
+
+class ChatPipeline:
+    """Chats with one model."""
+
+    def __init__(self, model: TextModel) -> None:
+        self.model = model
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatEvent]:
+        """Yields Started, then TextDelta, ReasoningDelta and ToolCall, then one Finished; closing it frees the slot.
+
+        Errors: InvalidRequest and ContextOverflow before the first event; then those of the engine.
+        """
+        model = self.model
+        prompt = await encode_chat(model, request)
+        engine_request = prepare(model, request.request_id, prompt.ids, request.sampling, request.stopping)
+        yield Started(prompt.ids)
+        turn = _Turn(model, prompt)
+        for event in turn.feed(prompt.opening, ()):
+            yield event
+        detokenizer = Detokenizer(model.text.tokenizer, self._shown(request, prompt))
+        async with aclosing(complete(model, engine_request, request.stopping, detokenizer)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Finished):
+                    for event in turn.finish():
+                        yield event
+                    called = turn.called and piece.reason is FinishReason.STOP
+                    yield replace(piece, reason=FinishReason.TOOL_CALLS) if called else piece
+                else:
+                    for event in turn.feed(piece.text, piece.token_ids):
+                        yield event
+
+    def _shown(self, request: ChatRequest, prompt: ChatPrompt) -> frozenset[int]:
+        """Special tokens that have to come through as text: the marks of calls and of reasoning."""
+        tokenizer = self.model.text.tokenizer
+        if not request.skip_special:
+            return tokenizer.special_ids
+        marks = prompt.dialect.markers if prompt.dialect else ()
+        return tokenizer.ids_of((*marks, reasoning.OPEN, reasoning.CLOSE))
+
+
+class _Turn:
+    """One turn's text, told apart into what is said, thought and called."""
+
+    def __init__(self, model: TextModel, prompt: ChatPrompt) -> None:
+        template = model.text.template
+        thinks = template is not None and reasoning.CLOSE in template.source
+        inside = thinks and prompt.text.rstrip().endswith(reasoning.OPEN)
+        self._splitter = ReasoningSplitter(inside) if thinks and not prompt.opening else None
+        self._parser: CallParser | None = prompt.dialect.parser() if prompt.dialect else None
+        self._ids: tuple[int, ...] = ()
+        self.called = False
+
+    def feed(self, text: str, ids: tuple[int, ...]) -> list[ChatEvent]:
+        self._ids += ids
+        return self._events(self._splitter.feed(text) if self._splitter else (text,))
+
+    def finish(self) -> list[ChatEvent]:
+        events = self._events(self._splitter.finish()) if self._splitter else []
+        if self._parser:
+            events += [self._event(piece) for piece in self._parser.finish() if piece]
+        return events
+
+    def _events(self, parts: Iterable[str | Thought]) -> list[ChatEvent]:
+        events: list[ChatEvent] = []
+        for part in parts:
+            if isinstance(part, Thought):
+                events.append(ReasoningDelta(part.text))
+            else:
+                pieces = self._parser.feed(part) if self._parser else (part,)
+                events += [self._event(piece) for piece in pieces if piece]
+        return events
+
+    def _event(self, piece: str | ToolCall) -> ChatEvent:
+        if isinstance(piece, ToolCall):
+            self.called = True
+            return piece
+        ids, self._ids = self._ids, ()
+        return TextDelta(piece, ids)

@@ -1,0 +1,70 @@
+"""What a text pipeline yields."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from narthex_server.text.messages import ToolCall
+
+
+class FinishReason(Enum):
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    TOOL_ROUNDS = "max_tool_rounds"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts; over several rounds they add up. A stop token is not counted."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The prompt is accepted; these are its tokens as the model sees them."""
+
+    prompt_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """New text, whole characters; `token_ids` are the tokens that came since the last delta."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """New text of what the model thinks before it speaks."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event; `stop_string` or `stop_token_id` is what ended it, if the caller asked for that one.
+
+    `token_ids` are all tokens of the turn.
+    """
+
+    reason: FinishReason
+    usage: Usage
+    stop_string: str | None = None
+    stop_token_id: int | None = None
+    token_ids: tuple[int, ...] = ()
+
+
+GenerateEvent = Started | TextDelta | Finished
+ChatEvent = Started | TextDelta | ReasoningDelta | ToolCall | Finished

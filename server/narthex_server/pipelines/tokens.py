@@ -1,0 +1,104 @@
+"""Text and conversations to token ids, away from the event loop where that takes long."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from narthex_server.errors import InvalidRequest, Violation
+from narthex_server.pipelines.models import TextModel
+from narthex_server.pipelines.request import ChatRequest, refuse
+from narthex_server.text.calls.detect import detect
+from narthex_server.text.calls.parser import Dialect
+from narthex_server.text.messages import Message, ToolSpec
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+SMALL = 8_192
+"""Characters that are tokenized at once (about a millisecond); longer text goes to a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation ready for the engine; the assistant's turn begins with `opening`, which is given."""
+
+    ids: tuple[int, ...]
+    text: str
+    dialect: Dialect | None
+    opening: str = ""
+
+
+async def encode(model: TextModel, text: str, add_special: bool = True) -> tuple[int, ...]:
+    """The ids of `text`, by default with the special tokens that the tokenizer adds."""
+    tokenizer = model.text.tokenizer
+    if len(text) <= SMALL:
+        return tuple(tokenizer.encode(text, add_special))
+    return tuple(await asyncio.to_thread(tokenizer.encode, text, add_special))
+
+
+async def decode(model: TextModel, ids: Sequence[int], skip_special: bool = True) -> str:
+    """The text of `ids`. Errors: InvalidRequest for an id outside the vocabulary."""
+    check_ids(model, ids, "token_ids")
+    if len(ids) <= SMALL:
+        return model.text.tokenizer.decode(ids, skip_special)
+    return await asyncio.to_thread(model.text.tokenizer.decode, ids, skip_special)
+
+
+async def encode_chat(model: TextModel, request: ChatRequest) -> ChatPrompt:
+    """Renders and tokenizes a conversation. Errors: InvalidRequest for what the model's template cannot say."""
+    _check_messages(request.messages)
+    tools, dialect = _offered(model, request)
+    size = sum(len(message.content) for message in request.messages) + sum(len(tool.parameters) for tool in tools)
+    if size <= SMALL:
+        return _chat(model, request, tools, dialect)
+    return await asyncio.to_thread(_chat, model, request, tools, dialect)
+
+
+def supports_tools(model: TextModel) -> bool:
+    """Whether the model's template knows how to offer tools."""
+    return model.text.template is not None and detect(model.text.template.source) is not None
+
+
+def check_ids(model: TextModel, ids: Sequence[int], field: str) -> None:
+    """Errors: InvalidRequest for ids that the model does not have."""
+    if ids and not 0 <= min(ids) <= max(ids) < model.handle.vocab_size:
+        refuse((Violation(field, f"each must be between 0 and {model.handle.vocab_size - 1}"),))
+
+
+def _offered(model: TextModel, request: ChatRequest) -> tuple[tuple[ToolSpec, ...], Dialect | None]:
+    choice = request.tool_choice
+    if choice.forced and not request.tools:
+        refuse((Violation("tool_choice", "asks for a call, but no tools are offered"),))
+    if choice.name and choice.name not in {tool.name for tool in request.tools}:
+        refuse((Violation("tool_choice", f"names {choice.name!r}, which is not among the tools offered"),))
+    if not request.tools or choice.mode == "none":
+        return (), None
+    template = model.text.template
+    dialect = detect(template.source) if template else None
+    if template and dialect is None:
+        refuse((Violation("tools", f"model {model.name} cannot use tools: its chat template has no place for them"),))
+    return request.tools, dialect
+
+
+def _chat(model: TextModel, request: ChatRequest, tools: tuple[ToolSpec, ...], dialect: Dialect | None) -> ChatPrompt:
+    template = model.text.template
+    if template is None:
+        raise InvalidRequest(
+            f"model {model.name} has no chat template, so it cannot chat; continue a text with it instead",
+            reason="NO_CHAT_TEMPLATE",
+        )
+    text = template.render(request.messages, tools, options=request.template_options)
+    opening = dialect.opening(request.tool_choice.name) if dialect and request.tool_choice.forced else ""
+    # The template prints special tokens, BOS included, itself.
+    ids = tuple(model.text.tokenizer.encode(text + opening, add_special=False))
+    return ChatPrompt(ids, text, dialect, opening)
+
+
+def _check_messages(messages: Sequence[Message]) -> None:
+    if not messages:
+        refuse((Violation("messages", "must have at least one"),))
+    refuse(
+        tuple(
+            Violation(f"messages[{index}].role", f"must be one of {', '.join(ROLES)}, got {message.role!r}")
+            for index, message in enumerate(messages)
+            if message.role not in ROLES
+        )
+    )

@@ -1,0 +1,21 @@
+"""Which dialect of tool calls a model speaks."""
+
+from narthex_server.text.calls.hermes import HERMES
+from narthex_server.text.calls.llama3 import LLAMA3
+from narthex_server.text.calls.mistral import GRANITE, MISTRAL
+from narthex_server.text.calls.parser import Dialect
+
+_SIGNS = (
+    ("<tool_call>", HERMES),
+    ("[TOOL_CALLS]", MISTRAL),
+    ("<|tool_call|>", GRANITE),
+    ("<|python_tag|>", LLAMA3),
+    ("<|start_header_id|>ipython", LLAMA3),
+)
+
+
+def detect(template: str) -> Dialect | None:
+    """The dialect that a chat template's text shows, None if it knows nothing of tools."""
+    if "tools" not in template:
+        return None
+    return next((dialect for sign, dialect in _SIGNS if sign in template), None)
