@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from narthex.settings import Address, NamedPath, SettingsError, check, option, parse
+from narthex.settings import Address, NamedPath, SettingsError, option, parse
 
 Compute = Literal["auto", "float32", "block8"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -122,7 +122,3 @@ def from_command_line(argv: Sequence[str] | None = None) -> ServerConfig:
         prog="narthex server",
         description="Serve models and MCP tools over gRPC. Without --model and --mcp-config it serves the demo.",
     )
-
-
-if __name__ == "__main__":
-    sys.exit(check(ServerConfig, "server"))

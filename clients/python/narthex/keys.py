@@ -79,7 +79,7 @@ def new_key(name: str, tenant: str = "default", *, delegate: bool = False) -> tu
 
 
 def append_key(path: Path, key: Key) -> None:
-    """Adds an entry to a key file, made readable by its owner alone when new; raises SettingsError if `name` is taken."""
+    """Adds an entry to a key file, readable by its owner alone; raises SettingsError if the name is taken."""
     if path.exists() and any(known.name == key.name for known in KeyRing.from_file(path)._keys):
         raise SettingsError(f"{path}: a key named {key.name!r} exists; choose another --name")
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w", encoding="utf-8") as file:

@@ -9,7 +9,6 @@ both sides of the wire and the command line can share this.
 import argparse
 import difflib
 import os
-import sys
 import tomllib
 import types
 import typing
@@ -166,13 +165,6 @@ def parse(tree: type[T], section: str, argv: Sequence[str] | None, *, prog: str,
         parser.exit(2, f"{prog}: {mistake}\n")
 
 
-def check(tree: type[Any], section: str, argv: Sequence[str] | None = None) -> int:
-    """Prints every effective setting of a process as `key = value`: what `narthex config check` shows per process."""
-    loaded = parse(tree, section, argv, prog=f"narthex {section}", description="Show the effective settings.")
-    sys.stdout.writelines(f"{section}.{key} = {value}\n" for key, value in _flattened(loaded))
-    return 0
-
-
 def config_file(flag: Path | None, environ: Mapping[str, str] = os.environ) -> Path | None:
     """The settings file in use: the flag's, or NARTHEX_CONFIG's, or none."""
     named = environ.get(f"{PREFIX}CONFIG")
@@ -294,13 +286,14 @@ def _build(tree: type[T], found: Mapping[tuple[str, ...], object], above: tuple[
     return tree(**given)
 
 
-def _flattened(tree: Any, above: str = "") -> Iterator[tuple[str, str]]:
+def flattened(tree: Any, above: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting of a filled tree as its dotted key and its value, for people."""
     for declared in fields(tree):
         value = getattr(tree, declared.name)
         if "help" in declared.metadata:
             yield above + declared.name, _shown(value)
         else:
-            yield from _flattened(value, f"{above}{declared.name}.")
+            yield from flattened(value, f"{above}{declared.name}.")
 
 
 def _base(kind: Any) -> Any:

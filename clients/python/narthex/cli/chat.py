@@ -1,0 +1,89 @@
+"""`narthex chat`: a conversation in the terminal, streamed, with the server's tools."""
+
+import argparse
+import asyncio
+import sys
+
+from narthex.cli.connection import add_connection_flags, call
+from narthex.cli.exits import Exit
+from narthex.cli.transcript import Transcript, result_text
+from narthex.client import Client
+from narthex.errors import NarthexError
+from narthex.messages import system, user
+from narthex.v1.generation_pb2 import (
+    TOOL_EXECUTION_CLIENT,
+    TOOL_EXECUTION_SERVER,
+    ChatMessage,
+    ChatSpec,
+    ChatStreamResponse,
+    StoppingOptions,
+)
+
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("message", nargs="*", help="say this and leave; without it, a conversation until Ctrl-D")
+    parser.add_argument("--model", default="", help="which model; needed only where several are served")
+    parser.add_argument("--system", default="", metavar="TEXT", help="instructions to the model")
+    parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="per answer (default: %(default)s)")
+    parser.add_argument("--no-tools", action="store_true", help="answer without tools")
+    add_connection_flags(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return call(arguments, lambda client: _chat(client, arguments))
+
+
+async def _chat(client: Client, arguments: argparse.Namespace) -> int:
+    history = [system(arguments.system)] if arguments.system else []
+    if arguments.message:
+        await _turn(client, arguments, history, " ".join(arguments.message))
+        return Exit.OK
+    while (text := await asyncio.to_thread(_ask)) is not None:
+        if text.strip():
+            try:
+                await _turn(client, arguments, history, text)
+            except NarthexError as error:  # the conversation goes on
+                del history[-1:]
+                print(f"{error.message} ({error.reason})", file=sys.stderr)
+    print()
+    return Exit.OK
+
+
+def _ask() -> str | None:
+    try:
+        return input("you> ")
+    except EOFError:
+        return None
+
+
+async def _turn(client: Client, arguments: argparse.Namespace, history: list[ChatMessage], text: str) -> None:
+    history.append(user(text))
+    spec = ChatSpec(
+        model=arguments.model,
+        messages=history,
+        tool_execution=TOOL_EXECUTION_CLIENT if arguments.no_tools else TOOL_EXECUTION_SERVER,
+        stopping=StoppingOptions(max_tokens=arguments.max_tokens),
+    )
+    transcript = Transcript()
+    async for event in client.chat_stream(spec):
+        transcript.add(event)
+        _show(event)
+    history += transcript.messages
+    print()
+
+
+def _show(event: ChatStreamResponse) -> None:
+    match event.WhichOneof("event"):
+        case "text_delta":
+            print(event.text_delta.text, end="", flush=True)
+        case "tool_call":
+            _aside(f"-> {event.tool_call.name} {event.tool_call.arguments.decode(errors='replace')}")
+        case "tool_result":
+            _aside(f"<- {result_text(event.tool_result.result)}")
+
+
+def _aside(text: str) -> None:
+    dim, plain = (DIM, PLAIN) if sys.stdout.isatty() else ("", "")
+    print(f"{dim}{text}{plain}", flush=True)

@@ -1,0 +1,130 @@
+"""`narthex serve`: a server and a bridge on this machine, as two supervised processes."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from narthex.cli.exits import Exit
+from narthex.cli.supervisor import Supervised, supervise
+from narthex.settings import Address, add_flags, config_file, load, option
+
+# What serve itself needs to know of the two processes' settings; each process parses its own section in full.
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSide:
+    grpc: Address = option(Address("127.0.0.1", 50051), "where gRPC listens; port 0 takes a free one")
+    metrics: Address = option(Address("127.0.0.1", 9464), "where the server's /metrics listens")
+    api_key_file: Path | None = option(None, "accept only these keys, on gRPC and on HTTP")
+    shutdown_grace: float = option(10.0, "seconds running calls have to finish after SIGTERM", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSide:
+    http: Address = option(Address("127.0.0.1", 4321), "where HTTP and MCP listen; port 0 takes a free one")
+
+
+PASSED_ON = {  # flags of the server that are shown here too; every other flag of the server is passed on as well
+    "--model": ("NAME=PATH", "a Hugging Face folder or a .gguf file; repeatable"),
+    "--mcp-config": ("FILE", "the MCP servers to forward: an mcp-config.json"),
+    "--threads": ("N", "threads of the engine; 0 takes the physical cores"),
+    "--max-slots": ("N", "sequences that decode together, per model"),
+    "--max-context": ("N", "tokens of prompt and answer per sequence, at most"),
+    "--compute": ("KIND", "auto, float32 (exact) or block8 (int8 activations on quantised weights)"),
+}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a narthex.toml (or NARTHEX_CONFIG)")
+    add_flags(parser, ServerSide)
+    add_flags(parser, BridgeSide)
+    parser.add_argument("--mcp-http-port", "--http-mcp-port", type=int, metavar="N", help="the port of --http alone")
+    for flag, (metavar, help) in PASSED_ON.items():
+        parser.add_argument(flag, metavar=metavar, help=help, action="append")
+
+
+def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
+    """Serves until a signal; `rest` are flags of the server that serve does not know."""
+    flags, file = vars(arguments), config_file(arguments.config)
+    server = load(ServerSide, "server", flags, file=file, partial=True)
+    bridge = load(BridgeSide, "bridge", flags, file=file, partial=True)
+    if arguments.mcp_http_port is not None:
+        bridge = BridgeSide(Address.parse(f"{bridge.http.host}:{arguments.mcp_http_port}"))
+    for flag, address in (("--grpc", server.grpc), ("--http", bridge.http), ("--metrics", server.metrics)):
+        if problem := port_problem(address):
+            print(f"narthex serve: {flag} {address}: {problem}; choose another with {flag}", file=sys.stderr)
+            return Exit.PORT
+    passed = [part for flag in PASSED_ON for value in flags[_dest(flag)] or () for part in (flag, value)]
+    return asyncio.run(_serve(server, bridge, file, [*passed, *rest]))
+
+
+async def _serve(server: ServerSide, bridge: BridgeSide, file: Path | None, passed: Sequence[str]) -> int:
+    environ = os.environ | {"NARTHEX_DELEGATE_TOKEN": secrets.token_urlsafe(32), "PYTHONUNBUFFERED": "1"}
+    common = ["--config", str(file)] if file else []
+    if server.api_key_file:
+        common += ["--api-key-file", str(server.api_key_file)]
+    grace = ["--shutdown-grace", str(server.shutdown_grace)]
+
+    def server_command(known: Mapping[str, str]) -> Sequence[str]:
+        addresses = [
+            "--grpc",
+            known.get("grpc", str(server.grpc)),
+            "--metrics",
+            known.get("metrics", str(server.metrics)),
+        ]
+        return [sys.executable, "-m", "narthex_server.main", *addresses, *common, *grace, *passed]
+
+    first = Supervised("server", server_command, environ)
+
+    def bridge_command(known: Mapping[str, str]) -> Sequence[str]:
+        grpc = first.ready.result()["grpc"] if first.ready.done() else str(server.grpc)
+        addresses = ["--http", known.get("http", str(bridge.http)), "--server", reachable(Address.parse(grpc))]
+        return [sys.executable, "-m", "narthex_bridge.main", *addresses, *common]
+
+    # A bridge needs the server's address, nothing else of it: with a fixed port both start at once.
+    second = Supervised("bridge", bridge_command, environ, after=None if server.grpc.port else first)
+
+    def ready_line() -> str:
+        fields = {**first.ready.result(), **second.ready.result()}
+        return "narthex ready " + " ".join(
+            f"{name}={fields.get(name, '')}" for name in ("grpc", "http", "metrics", "models", "tools")
+        )
+
+    return await supervise([first, second], ready_line, grace=server.shutdown_grace + 5)
+
+
+def reachable(address: Address) -> str:
+    """The address to dial for a server that listens on `address`: a wildcard is reached over loopback."""
+    wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    return str(replace(address, host=wildcard.get(address.host, address.host)))
+
+
+def port_problem(address: Address) -> str:
+    """Why nothing can listen on `address`, or an empty text."""
+    if not address.port:
+        return ""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        return f"the host is not known: {error.strerror}"
+    family, kind, protocol, _, target = found[0]
+    with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        try:
+            probe.bind(target)
+            probe.listen(1)
+        except OSError as error:
+            return f"the port cannot be used: {(error.strerror or 'in use').lower()}"
+    return ""
+
+
+def _dest(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
