@@ -29,6 +29,13 @@ class MessageFraming:
         return sse.message(message)
 
 
+class SilentFraming(MessageFraming):
+    """For a client that reads no streams: notifications are dropped."""
+
+    def notification(self, message: bytes) -> bytes:
+        return b""
+
+
 class DirectFraming:
     """Of POST /mcp/stream: `message` for notifications, then `done` or `error`."""
 
@@ -55,9 +62,11 @@ class Exchange:
         self._tasks = [dispatcher.start(request, session, request_id, self) for request in requests]
 
     async def notify(self, message: bytes) -> None:
+        if not (frame := self._framing.notification(message)):
+            return
         self._settled.set()
         self.events += 1
-        await self._outbox.put(self._framing.notification(message))
+        await self._outbox.put(frame)
 
     def respond(self, message: bytes, failed: bool) -> None:
         self._answers.append(message)
@@ -67,8 +76,9 @@ class Exchange:
             self._settled.set()
             self._outbox.close()
 
-    async def answers(self, patience_s: float) -> list[bytes] | None:
-        """All responses, if they come within `patience_s` and no notification before them; otherwise None: stream."""
+    async def answers(self, patience_s: float | None) -> list[bytes] | None:
+        """All responses, if they come within `patience_s` (None: the calls' own deadlines count) and no notification
+        before them; otherwise None: stream."""
         try:
             async with asyncio.timeout(patience_s):
                 await self._settled.wait()

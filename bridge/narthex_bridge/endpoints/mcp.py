@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.dispatcher import Dispatcher
-from narthex_bridge.exchange import Exchange, MessageFraming
+from narthex_bridge.exchange import Exchange, MessageFraming, SilentFraming
 from narthex_bridge.gate import refusal
 from narthex_bridge.http import EVENTS, JSON, HttpRequest, HttpResponse, accepts, event_stream
 from narthex_bridge.outbox import Outbox
@@ -105,13 +105,13 @@ class McpEndpoint:
             return HttpResponse(202)
         if not batched and invalid:
             return HttpResponse(400, jsonrpc.error(invalid[0].id, invalid[0].error))
-        exchange = Exchange(MessageFraming(), len(requests) + len(invalid))
+        accept = http.headers.get("accept")
+        streams = accepts(accept, EVENTS)
+        exchange = Exchange(MessageFraming() if streams else SilentFraming(), len(requests) + len(invalid))
         for message in invalid:
             exchange.respond(jsonrpc.error(message.id, message.error), True)
         exchange.start(self._dispatcher, requests, session, http.request_id)
-        accept = http.headers.get("accept")
-        streams = accepts(accept, EVENTS)
-        patience = self._config.stream_after_s if streams else self._config.call_timeout_s
+        patience = self._config.stream_after_s if streams else None
         answers = await exchange.answers(patience) if accepts(accept, JSON) else None
         headers = self._opened(session)
         if answers is not None:
