@@ -18,9 +18,7 @@ MAX_FILE = 1024 * 1024
 MAX_ENTRIES = 1000
 MAX_VISITED = 100_000
 
-_READS = types.ToolAnnotations(
-    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-)
+_READS = types.ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
 
 class Refused(Exception):

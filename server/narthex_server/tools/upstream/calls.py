@@ -72,9 +72,7 @@ class Calls:
             for flight in self._flights:
                 flight.put(log)
 
-    async def _request(
-        self, flight: _Flight, tool: str, arguments: dict[str, Any], context: CallContext
-    ) -> ToolResult:
+    async def _request(self, flight: _Flight, tool: str, arguments: dict[str, Any], context: CallContext) -> ToolResult:
         limit = self._source.call_timeout
         if context.deadline is not None:
             limit = min(limit, context.deadline - asyncio.get_running_loop().time())

@@ -1,0 +1,123 @@
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from narthex_server.principal import LOCAL
+from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.server import ServerState
+from narthex_server.tools.tool import CallContext, ToolEvent
+from narthex_server.tools.upstream.source import parse_sources
+from narthex_server.tools.upstream.supervisor import Upstream
+
+SERVERS = Path(__file__).parent / "servers"
+
+
+class Gateway:
+    """A catalog of real upstreams, and short ways to ask it."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    def names(self) -> list[str]:
+        return [tool.name for tool in self.catalog.list(LOCAL)]
+
+    def status(self, name: str):
+        return next(s for s in self.catalog.servers() if s.name == name)
+
+    async def call(self, name: str, arguments: bytes = b"{}", seconds: float | None = None) -> list[ToolEvent]:
+        deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        return [event async for event in self.catalog.call(name, arguments, CallContext(LOCAL, "test", deadline))]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits for the catalog to change until the condition holds."""
+        async with asyncio.timeout(20):
+            while not condition():
+                await self.catalog.wait_changed(self.catalog.version)
+
+    async def until_ready(self, name: str) -> None:
+        await self.until(lambda: self.status(name).state is ServerState.READY)
+
+
+@pytest.fixture
+def script() -> Callable[..., dict[str, Any]]:
+    """The `mcpServers` entry that runs one of the servers here."""
+
+    def entry(name: str, *args: str) -> dict[str, Any]:
+        return {"command": sys.executable, "args": [str(SERVERS / f"{name}.py"), *args]}
+
+    return entry
+
+
+@pytest.fixture
+def gateway():
+    """`async with gateway({name: entry}, **fields of ServerSource) as running`."""
+
+    @asynccontextmanager
+    async def run(servers: dict[str, Any], **changes: Any) -> AsyncIterator[Gateway]:
+        sources = [replace(source, **changes) for source in parse_sources({"mcpServers": servers})]
+        catalog = Catalog(servers=[Upstream(source) for source in sources])
+        try:
+            await catalog.start(20)
+            yield Gateway(catalog)
+        finally:
+            await catalog.stop()
+
+    return run
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def http_server(free_port: int):
+    """`async with http_server(kind) as url`: rich.py as a process of its own behind a URL."""
+
+    @asynccontextmanager
+    async def run(kind: str = "http") -> AsyncIterator[str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(SERVERS / "rich.py"), kind, str(free_port), stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            async with asyncio.timeout(20):
+                while b"running on" not in await process.stderr.readline():
+                    assert process.returncode is None
+            drain = asyncio.create_task(process.stderr.read())
+            yield f"http://127.0.0.1:{free_port}/{'sse' if kind == 'sse' else 'mcp'}"
+        finally:
+            process.kill()
+            await process.wait()
+            await drain
+
+    return run
+
+
+@pytest.fixture
+def gone() -> Callable[[int], Awaitable[None]]:
+    """Waits until a process is gone."""
+
+    async def wait(pid: int) -> None:
+        async with asyncio.timeout(10):
+            while _alive(pid):
+                await asyncio.sleep(0.01)
+
+    return wait
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")

@@ -1,0 +1,180 @@
+"""Forwarding to real servers over standard input and output."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from narthex_server.errors import DeadlineExceeded, InvalidToolArguments, NotFound, Unavailable
+from narthex_server.principal import LOCAL
+from narthex_server.tools.server import ServerState
+from narthex_server.tools.tool import CallContext, Log, Progress, ToolResult
+
+
+def text(events) -> str:
+    return json.loads(events[-1].content)[0]["text"]
+
+
+async def test_time_git_and_workspace_are_listed_in_order_and_answer(gateway, tmp_path):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "notes.txt").write_text("hello")
+    async with gateway(
+        {
+            "time": {"command": sys.executable, "args": ["-m", "mcp_server_time"]},
+            "git": {"command": sys.executable, "args": ["-m", "mcp_server_git"]},
+            "workspace": {"command": sys.executable, "args": ["-m", "narthex_mcp.workspace", str(tmp_path)]},
+        }
+    ) as running:
+        names = running.names()
+        assert names[:3] == ["time__get_current_time", "time__convert_time", "git__git_status"]
+        assert names[-3:] == ["workspace__list_directory", "workspace__read_file", "workspace__search_files"]
+        assert [s.state for s in running.catalog.servers()] == [ServerState.READY] * 3
+        now = await running.call("time__get_current_time", b'{"timezone":"UTC"}')
+        assert json.loads(now[-1].structured_content)["timezone"] == "UTC"
+        repo = json.dumps({"repo_path": str(tmp_path)}).encode()
+        assert "notes.txt" in text(await running.call("git::git_status", repo))
+        assert text(await running.call("workspace.read_file", b'{"path":"/notes.txt"}')) == "hello"
+
+
+async def test_progress_and_logs_come_before_the_result(gateway, script):
+    async with gateway({"rich": script("rich", "stdio")}) as running:
+        events = await running.call("rich__steps", b'{"count":3}')
+        assert [e for e in events if isinstance(e, Progress)] == [
+            Progress(n, 3.0, f"step {n:.0f}") for n in (1.0, 2.0, 3.0)
+        ]
+        assert [json.loads(e.data) for e in events if isinstance(e, Log)] == ["did 1", "did 2", "did 3"]
+        assert isinstance(events[-1], ToolResult)
+
+
+async def test_a_tools_own_failure_is_a_result(gateway, script):
+    async with gateway({"rich": script("rich", "stdio")}) as running:
+        (result,) = await running.call("rich__fail")
+        assert result.is_error and "no luck" in text([result])
+
+
+async def test_arguments_are_checked_before_the_call(gateway, script):
+    async with gateway({"rich": script("rich", "stdio")}) as running:
+        with pytest.raises(InvalidToolArguments) as caught:
+            await running.call("rich__echo", b'{"text":1}')
+        assert [(v.field, v.description) for v in caught.value.violations] == [("text", "must be string, not integer")]
+        with pytest.raises(NotFound):
+            await running.call("rich__nothing")
+
+
+async def test_a_call_that_hangs_is_cancelled_upstream_at_its_deadline(gateway, script):
+    async with gateway({"rich": script("rich", "stdio")}) as running:
+        with pytest.raises(DeadlineExceeded, match="rich"):
+            await running.call("rich__hang", seconds=0.3)
+        assert text(await running.call("rich__times_cancelled")) == "1"
+
+
+async def test_a_call_whose_reader_goes_is_cancelled_upstream(gateway, script):
+    async with gateway({"rich": script("rich", "stdio")}) as running:
+        events = running.catalog.call("rich__hang", b"{}", CallContext(LOCAL, "test"))
+        assert await anext(events) == Progress(1, None, "hanging")
+        await events.aclose()
+        assert text(await running.call("rich__times_cancelled")) == "1"
+
+
+async def test_a_server_that_dies_in_a_call_is_unavailable_with_the_reason_and_comes_back(gateway, script):
+    async with gateway({"rich": script("rich", "stdio"), "other": script("rich", "stdio")}) as running:
+        with pytest.raises(Unavailable, match="exited with status 7"):
+            await running.call("rich__die")
+        assert running.status("rich").state is ServerState.UNHEALTHY
+        assert not [name for name in running.names() if name.startswith("rich__")]
+        with pytest.raises(Unavailable, match="exited with status 7"):
+            await running.call("rich__echo", b'{"text":"x"}')
+        assert text(await running.call("other__echo", b'{"text":"fine"}')) == "fine"
+        await running.until_ready("rich")
+        assert text(await running.call("rich__echo", b'{"text":"again"}')) == "again"
+
+
+async def test_new_tools_appear_when_the_server_says_so(gateway, script):
+    async with gateway({"rich": script("rich", "stdio")}) as running:
+        await running.call("rich__grow", b'{"name":"fresh"}')
+        await running.until(lambda: "rich__fresh" in running.names())
+        assert text(await running.call("rich__fresh")) == "new"
+
+
+async def test_text_on_stdout_that_is_no_message_is_skipped(gateway, script):
+    async with gateway({"plain": script("plain")}) as running:
+        status = running.status("plain")
+        assert (status.state, status.protocol_version, status.tools) == (ServerState.READY, "2025-06-18", 2)
+        assert running.names() == ["plain__same", "plain__second_tool_"]
+        (result,) = await running.call("plain__same", b'{"z":1}')
+        assert result.structured_content == b'{"z":1}'
+
+
+async def test_schemas_keep_the_order_of_keys_and_numbers_their_digits(gateway, script):
+    async with gateway({"plain": script("plain")}) as running:
+        schema = running.catalog.list(LOCAL)[0].input_schema
+        assert list(json.loads(schema)) == ["type", "required", "properties"]
+        assert list(json.loads(schema)["properties"]) == ["z", "a"]
+        (result,) = await running.call("plain__same", b'{"z":123456789012345678901234567889,"a":"\\u00fc"}')
+        assert json.loads(result.structured_content) == {"z": 123456789012345678901234567889, "a": "ü"}
+
+
+async def test_an_answer_that_is_no_result_fails_that_call_alone(gateway, script):
+    async with gateway({"plain": script("plain")}) as running:
+        with pytest.raises(Unavailable, match="not a tool result"):
+            await running.call("plain__same", b'{"z":1,"a":"nonsense"}')
+        await running.call("plain__same", b'{"z":1}')
+
+
+async def test_servers_that_cannot_start_say_why_and_stop_nobody(gateway, script, tmp_path):
+    entries = {
+        "missing": {"command": "no-such-command-anywhere"},
+        "broken": {"command": sys.executable, "args": ["-c", "import nowhere_to_be_found"]},
+        "nowhere": {"command": sys.executable, "cwd": str(tmp_path / "absent")},
+        "silent": script("stubborn", str(tmp_path / "pids")),
+        "socket": {"url": "ws://localhost:1", "type": "ws"},
+        "good": script("rich", "stdio"),
+    }
+    async with gateway(entries, start_timeout=5.0) as running:
+        await running.until_ready("good")
+        reasons = {s.name: s.reason for s in running.catalog.servers()}
+        assert "command not found: no-such-command-anywhere" in reasons["missing"]
+        assert "nowhere_to_be_found" in reasons["broken"]
+        assert "working directory not found" in reasons["nowhere"]
+        assert "did not answer within 5 s" in reasons["silent"]
+        assert "not supported yet" in reasons["socket"]
+        with pytest.raises(Unavailable, match="command not found"):
+            await running.call("missing__anything")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+async def test_a_stubborn_server_and_its_child_are_gone_after_stop(gateway, script, tmp_path, gone):
+    pids = tmp_path / "pids"
+    async with gateway({"silent": script("stubborn", str(pids))}, start_timeout=1.0):
+        pass
+    for pid in pids.read_text().split():
+        await gone(int(pid))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
+async def test_servers_die_with_a_parent_that_is_killed(gateway, tmp_path, gone):
+    program = tmp_path / "parent.py"
+    program.write_text(
+        "import asyncio, sys\n"
+        "from narthex_server.tools.upstream.source import Process\n"
+        "from narthex_server.tools.upstream.transports.stdio import connect\n"
+        "async def main():\n"
+        "    code = 'import os, sys, time; open(sys.argv[1], \"w\").write(str(os.getpid())); print(1); time.sleep(600)'\n"
+        "    async with connect('x', Process(sys.executable, ('-u', '-c', code, sys.argv[1])), print):\n"
+        "        print('up', flush=True)\n"
+        "        await asyncio.sleep(600)\n"
+        "asyncio.run(main())\n"
+    )
+    pid_file = tmp_path / "pid"
+    parent = subprocess.Popen([sys.executable, program, pid_file], stdout=subprocess.PIPE)
+    try:
+        assert parent.stdout.readline() == b"up\n"
+        limit = time.monotonic() + 10
+        while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < limit:
+            time.sleep(0.01)  # noqa: ASYNC251
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+    await gone(int(pid_file.read_text()))
