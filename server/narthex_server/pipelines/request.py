@@ -1,8 +1,7 @@
 """What a caller asks of a text model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from narthex_server.engine.request import Sampling
@@ -97,7 +96,7 @@ class ChatRequest:
     tool_choice: ToolChoice = ToolChoice()
     sampling: SamplingOptions = SamplingOptions()
     stopping: StoppingOptions = StoppingOptions()
-    template_options: Mapping[str, object] = MappingProxyType({})
+    template_options: Mapping[str, object] = field(default_factory=dict)
     skip_special: bool = True
 
 
