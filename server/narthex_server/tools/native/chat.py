@@ -1,0 +1,37 @@
+"""The `chat` tool: a conversation, answered by a model of this server."""
+
+from collections.abc import AsyncGenerator
+
+from narthex_server.pipelines.chat import ChatPipeline
+from narthex_server.pipelines.models import Models
+from narthex_server.pipelines.request import ChatRequest
+from narthex_server.tools.native.completion import ANNOTATIONS, OUTPUT_SCHEMA, as_call, sampling, schema_of, stopping
+from narthex_server.tools.native.conversation import MESSAGES, messages, parsed
+from narthex_server.tools.tool import CallContext, Tool, ToolEvent
+
+
+class ChatTool:
+    """A NativeTool over the models that are served."""
+
+    tool = Tool(
+        name="chat",
+        title="Chat",
+        description="Answer a conversation with a language model of this server",
+        input_schema=schema_of({"messages": MESSAGES}, ["messages"]),
+        output_schema=OUTPUT_SCHEMA,
+        annotations=ANNOTATIONS,
+    )
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def call(self, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
+        asked = parsed(arguments)
+        model = self._models.get(asked.get("model", ""))
+        request = ChatRequest(
+            request_id=context.request_id,
+            messages=messages(asked["messages"]),
+            sampling=sampling(asked),
+            stopping=stopping(asked),
+        )
+        return as_call(model.name, ChatPipeline(model).stream(request))

@@ -1,0 +1,93 @@
+"""What the chat and generate tools share: options by OpenAI's names, and a pipeline's events as a call's."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+
+from narthex_server.pipelines.events import ChatEvent, Finished, GenerateEvent, ReasoningDelta
+from narthex_server.pipelines.events import TextDelta as TextPiece
+from narthex_server.pipelines.request import SamplingOptions, StoppingOptions
+from narthex_server.tools.tool import TextDelta, ToolEvent, ToolResult
+
+OPTIONS: Mapping[str, Any] = {
+    "model": {"type": "string", "description": "Which model; the default one where there is none given"},
+    "max_tokens": {"type": "integer", "minimum": 1, "description": "At most so many new tokens"},
+    "temperature": {"type": "number", "minimum": 0, "maximum": 2, "description": "0 takes the likeliest token"},
+    "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    "top_k": {"type": "integer", "minimum": 0, "description": "0 is off"},
+    "min_p": {"type": "number", "minimum": 0, "maximum": 1},
+    "seed": {"type": "integer", "minimum": 0, "description": "The same seed gives the same text"},
+    "stop": {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 16}],
+        "description": "Text that ends the answer, which is not part of it",
+    },
+}
+
+_COUNT = {"type": "integer"}
+OUTPUT_SCHEMA = orjson.dumps(
+    {
+        "type": "object",
+        "properties": {
+            "text": {"type": "string"},
+            "reasoning": {"type": "string"},
+            "model": {"type": "string"},
+            "finish_reason": {"type": "string"},
+            "usage": {
+                "type": "object",
+                "properties": {"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "total_tokens": _COUNT},
+                "required": ["prompt_tokens", "completion_tokens", "total_tokens"],
+            },
+        },
+        "required": ["text", "model", "finish_reason", "usage"],
+    }
+)
+ANNOTATIONS = orjson.dumps({"readOnlyHint": True, "openWorldHint": False})
+
+
+def schema_of(own: Mapping[str, Any], required: list[str]) -> bytes:
+    """The input schema of a tool with properties of its `own` before the common options."""
+    return orjson.dumps(
+        {"type": "object", "properties": {**own, **OPTIONS}, "required": required, "additionalProperties": False}
+    )
+
+
+def sampling(arguments: Mapping[str, Any]) -> SamplingOptions:
+    names = ("temperature", "top_k", "top_p", "min_p", "seed")
+    return SamplingOptions(**{name: arguments[name] for name in names if name in arguments})
+
+
+def stopping(arguments: Mapping[str, Any]) -> StoppingOptions:
+    stop = arguments.get("stop", ())
+    return StoppingOptions(arguments.get("max_tokens"), (stop,) if isinstance(stop, str) else tuple(stop))
+
+
+async def as_call(
+    model: str, events: AsyncGenerator[ChatEvent] | AsyncGenerator[GenerateEvent]
+) -> AsyncGenerator[ToolEvent]:
+    """Text as it comes, then the result: the text whole, and what it took as structured content."""
+    said: list[str] = []
+    thought: list[str] = []
+    async with aclosing(events) as pieces:
+        async for piece in pieces:
+            match piece:
+                case TextPiece(text):
+                    said.append(text)
+                    yield TextDelta(text)
+                case ReasoningDelta(text):
+                    thought.append(text)
+                case Finished():
+                    yield _result(model, "".join(said), "".join(thought), piece)
+
+
+def _result(model: str, text: str, reasoning: str, end: Finished) -> ToolResult:
+    usage = {
+        "prompt_tokens": end.usage.prompt_tokens,
+        "completion_tokens": end.usage.completion_tokens,
+        "total_tokens": end.usage.prompt_tokens + end.usage.completion_tokens,
+    }
+    facts = {"text": text, "model": model, "finish_reason": end.reason.value, "usage": usage}
+    if reasoning:
+        facts["reasoning"] = reasoning
+    return ToolResult(orjson.dumps([{"type": "text", "text": text}]), orjson.dumps(facts))

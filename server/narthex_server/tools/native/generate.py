@@ -1,0 +1,32 @@
+"""The `generate` tool: a prompt, continued by a model of this server."""
+
+from collections.abc import AsyncGenerator
+
+from narthex_server.pipelines.generate import GeneratePipeline
+from narthex_server.pipelines.models import Models
+from narthex_server.pipelines.request import GenerateRequest
+from narthex_server.tools.native.completion import ANNOTATIONS, OUTPUT_SCHEMA, as_call, sampling, schema_of, stopping
+from narthex_server.tools.native.conversation import parsed
+from narthex_server.tools.tool import CallContext, Tool, ToolEvent
+
+
+class GenerateTool:
+    """A NativeTool over the models that are served."""
+
+    tool = Tool(
+        name="generate",
+        title="Generate",
+        description="Continue a text with a language model of this server",
+        input_schema=schema_of({"prompt": {"type": "string", "description": "The text to continue"}}, ["prompt"]),
+        output_schema=OUTPUT_SCHEMA,
+        annotations=ANNOTATIONS,
+    )
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def call(self, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
+        asked = parsed(arguments)
+        model = self._models.get(asked.get("model", ""))
+        request = GenerateRequest(context.request_id, asked["prompt"], sampling(asked), stopping(asked))
+        return as_call(model.name, GeneratePipeline(model).stream(request))
