@@ -14,6 +14,8 @@ from narthex_server.models import families
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
 from narthex_server.runtime.session import DecoderSession, OrtDecoderSession
 from narthex_server.text.assets import TextAssets
+from narthex_server.weights.gguf import GgufFile
+from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
 from narthex_server.weights.safetensors import SafetensorsFolder, weight_files
 from narthex_server.weights.tensors import WeightSource
 
@@ -90,8 +92,14 @@ def open_model(path: Path) -> ModelFiles:
     """Look at a path and read what describes the model there."""
     if not path.exists():
         raise NotFound(f"there is no model at {path}")
+    if path.suffix == ".gguf":
+        return _open_gguf(path)
     if (path / "config.json").is_file():
         return _open_folder(path)
+    if len(inside := sorted(path.glob("*.gguf"))) == 1:
+        return _open_gguf(inside[0])
+    if inside:
+        raise InvalidModelFile(f"{path} holds {len(inside)} GGUF files: name one, for example {inside[0]}")
     raise InvalidModelFile(f"{path} is neither a GGUF file nor a folder with config.json and safetensors")
 
 
@@ -102,6 +110,13 @@ def _open_folder(folder: Path) -> ModelFiles:
     families.check(str(config["model_type"]))
     files = (folder / "config.json", *weight_files(folder))
     return ModelFiles(config, SafetensorsFolder(folder), files, lambda: TextAssets.from_folder(folder))
+
+
+def _open_gguf(path: Path) -> ModelFiles:
+    file = GgufFile(path)
+    families.check(str(file.metadata.get("general.architecture")))
+    config = huggingface_config(file)
+    return ModelFiles(config, GgufWeights(file, config), (path,), lambda: TextAssets.from_gguf(file.metadata))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

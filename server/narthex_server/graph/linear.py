@@ -25,12 +25,9 @@ def linear(graph: GraphBuilder, x: ir.Value, weight: StoredTensor, bias: StoredT
     return y if packed.offset is None else graph.op("Add", y, _offset_product(graph, x, weight, packed))
 
 
-def packed_weight(graph: GraphBuilder, weight: StoredTensor, packed: Packed) -> tuple[ir.Value, ir.Value]:
-    """The quantised values and the scales of a matrix, as MatMulNBits and GatherBlockQuantized share them."""
-    return (
-        graph.constant(f"{weight.name}.quants", packed.weight),
-        graph.constant(f"{weight.name}.scales", packed.scales),
-    )
+def quants(graph: GraphBuilder, weight: StoredTensor, packed: Packed) -> ir.Value:
+    """The quantised values of a matrix, uint8 [rows, blocks, bytes of a block]."""
+    return graph.constant(f"{weight.name}.quants", packed.weight)
 
 
 def _block_product(
@@ -38,7 +35,7 @@ def _block_product(
 ) -> ir.Value:
     rows, columns = weight.shape
     return graph.op(
-        "MatMulNBits", x, *packed_weight(graph, weight, packed),
+        "MatMulNBits", x, quants(graph, weight, packed), graph.constant(f"{weight.name}.scales", packed.scales),
         None, None, None if bias is None else vector(graph, bias),
         domain=MICROSOFT, K=columns, N=rows, bits=packed.bits, block_size=packed.block,
         accuracy_level=_INT8_ACTIVATIONS,

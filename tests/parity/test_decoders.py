@@ -1,0 +1,99 @@
+"""Every family and weight format against the reference implementation."""
+
+import numpy as np
+import pytest
+
+FOLDERS = ["llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3"]
+FILES = [
+    *(f"gguf_{arch}/tiny-{arch}-{kind}.gguf" for arch in ("llama", "qwen2", "qwen3") for kind in ("F16", "Q8_0", "Q4_0")),
+    *(f"gguf_{arch}_k256/tiny-{arch}-k256-{kind}.gguf" for arch in ("llama", "qwen2", "qwen3") for kind in ("Q4_K_M", "Q6_K")),
+    "gguf_llama_rope3/tiny-llama-Q8_0.gguf",
+]
+QUANTISED = [file for file in FILES if "F16" not in file]
+
+EXACT = 1e-3
+INT8_ACTIVATIONS = 0.9
+"""What the kernels' int8 activations may move logits by; llama.cpp's own move the same models by 0.1 to 0.75."""
+
+
+@pytest.mark.parametrize("model", FOLDERS + FILES)
+def test_float32_gives_the_reference_logits_and_tokens(model, load_golden, prompts_of):
+    session = load_golden(model, "float32").session
+    for prompt in prompts_of(model):
+        length = len(prompt.ids)
+        logits = session.prefill(0, prompt.ids, 0, np.arange(prompt.start, length))
+        np.testing.assert_allclose(logits, prompt.logits, rtol=0, atol=EXACT, err_msg=prompt.name)
+        row, chosen = logits[-1], []
+        for step, token in enumerate(prompt.greedy):
+            np.testing.assert_allclose(row, prompt.decode_logits[step], rtol=0, atol=EXACT, err_msg=f"{prompt.name} {step}")
+            chosen.append(int(row.argmax()))
+            row = session.decode(0, np.array([token]), np.array([length + step], np.int32))[0]
+        assert chosen == prompt.greedy
+
+
+@pytest.mark.parametrize("model", QUANTISED)
+def test_block8_stays_as_close_as_int8_activations_allow(model, load_golden, prompts_of):
+    loaded = load_golden(model, "auto")
+    assert loaded.compute == "block8"
+    for prompt in prompts_of(model):
+        length = len(prompt.ids)
+        logits = [*loaded.session.prefill(1, prompt.ids, 0, np.arange(prompt.start, length))]
+        for step, token in enumerate(prompt.greedy[:-1]):
+            logits += [loaded.session.decode(1, np.array([token]), np.array([length + step], np.int32))[0].copy()]
+        wanted = np.concatenate((prompt.logits, prompt.decode_logits[1:]))
+        np.testing.assert_allclose(logits, wanted, rtol=0, atol=INT8_ACTIVATIONS, err_msg=prompt.name)
+        best = np.sort(wanted, axis=1)
+        clear = best[:, -1] - best[:, -2] > 1
+        assert (np.argmax(logits, axis=1) == wanted.argmax(axis=1))[clear].all()
+
+
+@pytest.mark.parametrize("model", FOLDERS)
+def test_a_prompt_in_chunks_gives_the_logits_of_the_whole(model, load_golden, prompts_of):
+    session = load_golden(model, "float32").session
+    ids = prompts_of(model)[1].ids
+    whole = session.prefill(0, ids, 0, np.arange(len(ids))).copy()
+    parts, past = [], 0
+    for size in (1, 17, 40, len(ids)):
+        chunk = ids[past : past + size]
+        parts.append(session.prefill(2, chunk, past, np.arange(len(chunk))).copy())
+        past += len(chunk)
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", FOLDERS)
+def test_rows_of_a_ragged_batch_give_what_they_give_alone(model, load_golden, prompts_of):
+    session = load_golden(model, "float32").session
+    ids = prompts_of(model)[1].ids
+    lengths = np.array([50, 3, 21], np.int32)
+    for slot, length in enumerate(lengths, start=1):
+        session.prefill(slot, ids[:length], 0, np.arange(0))
+    together = session.decode(1, ids[lengths], lengths).copy()
+    for slot, length in enumerate(lengths, start=1):
+        alone = session.decode(slot, ids[[length]], np.array([length], np.int32))
+        np.testing.assert_allclose(together[[slot - 1]], alone, rtol=0, atol=1e-4)
+
+
+def test_a_copied_prefix_continues_as_its_source(load_golden, prompts_of):
+    session = load_golden("llama", "float32").session
+    prompt = prompts_of("llama")[1]
+    session.prefill(0, prompt.ids, 0, np.arange(0))
+    session.copy(0, 3, 60)
+    logits = session.prefill(3, prompt.ids[60:], 60, np.array([len(prompt.ids) - 61]))
+    np.testing.assert_allclose(logits[0], prompt.logits[-1], rtol=0, atol=EXACT)
+
+
+def test_the_older_config_spelling_means_the_same(golden_dir, tmp_path, load_golden, prompts_of):
+    from narthex_server.loading import LoadOptions, load
+
+    for name in FOLDERS:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in (golden_dir / name).iterdir():
+            if file.name not in ("config.json", "config.v4.json"):
+                (folder / file.name).symlink_to(file)
+        (folder / "config.json").symlink_to(golden_dir / name / "config.v4.json")
+        session = load(folder, LoadOptions("float32", threads=2, slots=1, max_context=256)).session
+        prompt = prompts_of(name)[0]
+        logits = session.prefill(0, prompt.ids, 0, np.arange(len(prompt.ids)))
+        np.testing.assert_allclose(logits, prompt.logits, rtol=0, atol=EXACT, err_msg=name)
+        session.close()
