@@ -1,0 +1,14 @@
+"""`python -m bench [NAME] [ARGS]` runs bench/NAME.py; the engine on the demo model where nothing is named."""
+
+import runpy
+import sys
+from pathlib import Path
+
+NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+if __name__ == "__main__":
+    name = sys.argv[1] if len(sys.argv) > 1 else "engine"
+    if name not in NAMES:
+        sys.exit(f"bench: {name} is none of {', '.join(NAMES)}")
+    sys.argv[1:2] = []
+    runpy.run_module(f"bench.{name}", run_name="__main__", alter_sys=True)

@@ -1,0 +1,131 @@
+"""What gaps between decoding rows cost: dead rows, a run for each range, or a copy that closes them.
+
+    python bench/slot_range.py [MODEL] [--slots 8] [--contexts 64,512,2048] [--compute auto] [--threads 2]
+
+Without MODEL it makes a decoder of SmolLM2-135M's shape with random float32 weights. docs/adr/0005-slot-range.md holds the
+figures that the engine's policy rests on.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from narthex_server.loading import LoadOptions, load
+from narthex_server.runtime.session import DecoderSession
+
+SHAPE = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
+
+
+def random_model(folder: Path) -> Path:
+    """A folder with SHAPE and random weights; its tokenizer knows no more than single bytes."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, models
+
+    rng, hidden, inner = np.random.default_rng(0), 576, 1536
+    shapes = {"model.embed_tokens": (49152, hidden)}
+    for layer in range(30):
+        at = f"model.layers.{layer}"
+        shapes |= {f"{at}.self_attn.{name}_proj": (hidden, hidden) for name in "qo"}
+        shapes |= {f"{at}.self_attn.{name}_proj": (192, hidden) for name in "kv"}
+        shapes |= {f"{at}.mlp.{name}_proj": (inner, hidden) for name in ("gate", "up")}
+        shapes |= {f"{at}.mlp.down_proj": (hidden, inner)}
+    weights = {f"{name}.weight": rng.normal(0, 0.02, shape).astype(np.float32) for name, shape in shapes.items()}
+    norms = [f"model.layers.{n}.{name}_layernorm" for n in range(30) for name in ("input", "post_attention")]
+    weights |= {f"{name}.weight": np.ones(hidden, np.float32) for name in (*norms, "model.norm")}
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(SHAPE))
+    Tokenizer(models.BPE(vocab={chr(n): n for n in range(1, 128)}, merges=[])).save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def milliseconds(run: Callable[[], object], repeat: int = 15) -> float:
+    """The best of some runs, which other work on the machine disturbs least; one more warms up."""
+    run()
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times) * 1e3
+
+
+def decode(session: DecoderSession, ranges: list[tuple[int, int]], context: int) -> float:
+    """One step over ranges of (first, count) rows that all hold `context` tokens."""
+
+    def step() -> None:
+        for first, count in ranges:
+            session.decode(first, np.ones(count, np.int64), np.full(count, context, np.int32))
+
+    return milliseconds(step)
+
+
+def ranges_of(slots: list[int]) -> list[tuple[int, int]]:
+    """Neighbouring slots together."""
+    found: list[tuple[int, int]] = []
+    for slot in slots:
+        if found and sum(found[-1]) == slot:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((slot, 1))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=Path)
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--contexts", default="64,512,2048")
+    parser.add_argument("--compute", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    args = parser.parse_args()
+    contexts, slots = [int(text) for text in args.contexts.split(",")], args.slots
+    with tempfile.TemporaryDirectory() as folder:
+        path = args.model or random_model(Path(folder))
+        options = LoadOptions(args.compute, args.threads, slots, max(contexts) + 64, Path(folder) / "cache")
+        session = load(path, options).session
+    scenes = {
+        "ends": [0, slots - 1],
+        "every other": list(range(0, slots, 2)),
+        "one missing": [slot for slot in range(slots) if slot != slots // 2],
+    }
+    for context in contexts:
+        chunk = np.ones(min(context, 256), np.int64)
+        for slot in range(slots):
+            for past in range(0, context, len(chunk)):
+                session.prefill(slot, chunk, past, np.empty(0, np.int64))
+        rows = {count: decode(session, [(0, count)], context) for count in (1, 2, 4, slots - 1, slots)}
+        copy = milliseconds(lambda context=context: session.copy(0, 1, context))  # type: ignore[misc]
+        row = (rows[slots] - rows[1]) / (slots - 1)
+        print(f"\ncontext {context}: step ms by rows " + ", ".join(f"{n}: {ms:.1f}" for n, ms in rows.items()))
+        print(f"a copy {copy:.2f} ms ({copy / context * 1e3:.1f} µs a token); a dead row = {row / copy * context:.0f} tokens")
+        print(f"{'active of ' + str(slots):14}{'dead rows':>11}{'ranges':>9}{'compact':>9}   ms; moves, steps until paid")
+        for name, active in scenes.items():
+            dead, split = rows[slots], decode(session, ranges_of(active), context)
+            tight, moves = decode(session, [(0, len(active))], context), sum(slot >= len(active) for slot in active)
+            gain = min(dead, split) - tight
+            paid = f"{2 * moves * copy / gain:.1f}" if gain > 0 else "never"  # what a gap keeps moves too
+            print(f"{name:14}{dead:11.1f}{split:9.1f}{tight:9.1f}   {moves} {paid}")
+    session.close()
+
+
+if __name__ == "__main__":
+    main()
