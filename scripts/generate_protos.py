@@ -22,7 +22,8 @@ def generate(out: Path) -> int:
     bin_dir = Path(sys.executable).parent
     suffix = ".exe" if sys.platform == "win32" else ""
     plugins = [f"--plugin=protoc-gen-{name}={bin_dir / f'protoc-gen-{name}{suffix}'}" for name in ("mypy", "mypy_grpc")]
-    outputs = [f"--{name}_out={out}" for name in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    outputs = [f"--{name}_out={out}" for name in ("python", "grpc_python")]
+    outputs += [f"--{name}_out=quiet:{out}" for name in ("mypy", "mypy_grpc")]
     includes = [f"-I{PROTO}", f"-I{files('grpc_tools') / '_proto'}"]
     sources = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
     return int(protoc.main(["protoc", *includes, *plugins, *outputs, *sources]))
