@@ -3,29 +3,47 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from narthex.keys import KeyRing
-from narthex.settings import Address
+from narthex.settings import Address, NamedPath
 from prometheus_client import CollectorRegistry
 
 from narthex_server import metrics
 from narthex_server.config import DELEGATE_TOKEN_VARIABLE, ServerConfig, Tls
+from narthex_server.engine.handle import EngineHandle
+from narthex_server.engine.options import EngineOptions
+from narthex_server.errors import NarthexError
 from narthex_server.interceptors.auth import AuthInterceptor
 from narthex_server.interceptors.errors import ErrorInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
+from narthex_server.pipelines.models import ModelInfo, Models, TextModel
 from narthex_server.principal import LOCAL
+from narthex_server.services.generation import GenerationService
+from narthex_server.services.model import ModelService
 from narthex_server.services.registration import contract, register
 from narthex_server.services.tool import ToolService
 from narthex_server.services.upstream import UpstreamService
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.server import ToolServer
+
+if TYPE_CHECKING:
+    from narthex_server.loading import LoadedModel
+    from narthex_server.tools.upstream.source import ServerSource
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ENGINE_GRACE = 1.0
+"""How long an engine waits, in seconds, for requests that the drained gRPC server has already cancelled."""
 
 UPSTREAM_PATIENCE = 3.0
 """How long readiness waits, in seconds, for upstreams that neither came up nor failed; they go on starting after it."""
@@ -71,15 +89,20 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
             raise AddressInUse("--metrics", config.metrics, error.strerror or error) from error
         server = grpc_server(config, registry)
         grpc_port = bind(server, config)
-        catalog = Catalog(servers=upstreams(config), observer=metrics.ToolMetrics(registry))
+        # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
+        loading = asyncio.create_task(load_models(config))
+        stack.callback(loading.cancel)
+        catalog = Catalog(servers=await in_thread(upstreams, config), observer=metrics.ToolMetrics(registry))
         metrics.UpstreamMetrics(registry, catalog.servers)
         stack.push_async_callback(catalog.stop)
         connecting = asyncio.create_task(catalog.start())
         stack.callback(connecting.cancel)
-        models = ()
+        models = await start_engines(await loading, config, registry, stack)
         register(
             server,
             {
+                "GenerationService": GenerationService(models, catalog),
+                "ModelService": ModelService(models),
                 "ToolService": ToolService(catalog),
                 "UpstreamService": UpstreamService(catalog),
             },
@@ -87,7 +110,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         with suppress(TimeoutError):
             async with asyncio.timeout(UPSTREAM_PATIENCE):
                 await asyncio.shield(connecting)
-        states = await advertise(server, bool(list(models)))
+        states = await advertise(server, len(models) > 0)
         await server.start()
         stack.push_async_callback(server.stop, config.shutdown_grace)
         stack.push_async_callback(states.enter_graceful_shutdown)
@@ -142,6 +165,68 @@ def tls_credentials(tls: Tls) -> grpc.ServerCredentials | None:
     )
 
 
+async def load_models(config: ServerConfig) -> dict[str, "LoadedModel"]:
+    """The configured models by name, loaded one after the other; raises ModelFailed for the first that cannot be."""
+    loaded = {}
+    for named in config.models():
+        try:
+            loaded[named.name] = await in_thread(load_model, named, config)
+        except (NarthexError, OSError, MemoryError) as error:
+            raise ModelFailed(f"model {named.name!r} cannot be loaded: {str(error) or type(error).__name__}") from error
+    return loaded
+
+
+def load_model(named: NamedPath, config: ServerConfig) -> "LoadedModel":
+    """One model; ONNX Runtime is imported here and nowhere else, so that a tool gateway never has it."""
+    from narthex_server.loading import LoadOptions, load
+
+    return load(
+        named.path,
+        LoadOptions(config.compute, config.threads, config.max_slots, config.max_context, config.cache_dir),
+    )
+
+
+async def start_engines(
+    loaded: dict[str, "LoadedModel"], config: ServerConfig, registry: CollectorRegistry, stack: AsyncExitStack
+) -> Models:
+    """Starts an engine for each model; they end with `stack`, after the calls that use them."""
+    models, engines = Models(), metrics.EngineMetrics(registry)
+    options = EngineOptions(config.prefill_chunk, config.max_waiting)
+    for name, model in loaded.items():
+        handle = EngineHandle(model.session, options, engines.observer(name))
+        handle.start()
+        stack.push_async_callback(handle.stop, ENGINE_GRACE)
+        engines.watch(name, handle.snapshot)
+        info = ModelInfo(model.model_type, model.parameters, model.quantization, model.compute)
+        models.add(TextModel(name, handle, model.text, info))
+    return models
+
+
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Like asyncio.to_thread, but a process that is told to stop need not wait for the thread."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result, error = work(*args, **kwargs), None
+        except BaseException as caught:
+            result, error = None, caught
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(T, result))
+
+    threading.Thread(target=run, daemon=True).start()
+    return await future
+
+
 def upstreams(config: ServerConfig) -> Sequence[ToolServer]:
     """The configured upstreams, not started; the client that they need is imported only where there are any."""
     document = config.upstreams()
@@ -150,7 +235,7 @@ def upstreams(config: ServerConfig) -> Sequence[ToolServer]:
     from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT, parse_sources
     from narthex_server.tools.upstream.supervisor import Upstream
 
-    def timed(source):
+    def timed(source: "ServerSource") -> "ServerSource":
         own = source.call_timeout != DEFAULT_CALL_TIMEOUT
         call = source.call_timeout if own else config.tool_timeout
         return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)

@@ -49,8 +49,8 @@ async def serve(config: ServerConfig) -> int:
             async with serving(config) as ready:
                 signals.started()
                 models = ",".join(ready.models) or "-"
-                line = f"narthex-server ready grpc={ready.grpc} metrics={ready.metrics} models={models} tools={ready.tools}"
-                print(line, flush=True)
+                where = f"grpc={ready.grpc} metrics={ready.metrics}"
+                print(f"narthex-server ready {where} models={models} tools={ready.tools}", flush=True)
                 await signals.wait()
                 log.info("draining: running calls have %g s", config.shutdown_grace)
     except SettingsError as error:

@@ -4,13 +4,21 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 
-from narthex_server.engine.request import FinishReason, Sampling, Usage
-from narthex_server.errors import InvalidRequest, Unimplemented, Violation
-from narthex_server.text.assets import GenerationDefaults
+from narthex_server.errors import Unimplemented, Violation
+from narthex_server.pipelines.events import Finished, FinishReason, Started, TextDelta
+from narthex_server.pipelines.request import (
+    ChatRequest,
+    GenerateRequest,
+    SamplingOptions,
+    StoppingOptions,
+    ToolChoice,
+)
+from narthex_server.pipelines.request import refuse as refuse_all
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
 
 ROLES: Mapping[int, str] = MappingProxyType(
@@ -21,63 +29,97 @@ ROLES: Mapping[int, str] = MappingProxyType(
         wire.ROLE_TOOL: "tool",
     }
 )
-REASONS: Mapping[FinishReason, common.FinishReason] = MappingProxyType(
+REASONS: Mapping[FinishReason, common.FinishReason.ValueType] = MappingProxyType(
     {
         FinishReason.STOP: common.FINISH_REASON_STOP,
         FinishReason.LENGTH: common.FINISH_REASON_LENGTH,
+        FinishReason.TOOL_CALLS: common.FINISH_REASON_TOOL_CALLS,
+        FinishReason.TOOL_ROUNDS: common.FINISH_REASON_TOOL_ROUNDS,
         FinishReason.CANCELLED: common.FINISH_REASON_CANCELLED,
     }
 )
-MOST_STOPS = 16
+CHOICES: Mapping[int, str] = MappingProxyType(
+    {
+        wire.TOOL_CHOICE_MODE_UNSPECIFIED: "auto",
+        wire.TOOL_CHOICE_MODE_AUTO: "auto",
+        wire.TOOL_CHOICE_MODE_NONE: "none",
+        wire.TOOL_CHOICE_MODE_REQUIRED: "required",
+    }
+)
 
 
-def sampling_from(options: wire.SamplingOptions, defaults: GenerationDefaults) -> Sampling:
-    """The wire's values, else the model's own, else ours. Raises InvalidRequest with every field at fault."""
-
-    def value(name: str, ours: float) -> float:
-        if options.HasField(name):  # type: ignore[arg-type]
-            return float(getattr(options, name))
-        own = getattr(defaults, name)
-        return ours if own is None else own
-
-    sampling = Sampling(
-        temperature=value("temperature", 1.0),
-        top_k=int(value("top_k", 0)),
-        top_p=value("top_p", 1.0),
-        min_p=value("min_p", 0.0),
-        seed=options.seed if options.HasField("seed") else None,
+def generate_request(spec: wire.GenerationSpec, request_id: str) -> GenerateRequest:
+    """Raises InvalidRequest with the fields at fault, Unimplemented for what is not built yet."""
+    _refuse_unbuilt(spec)
+    match spec.WhichOneof("prompt"):
+        case "text":
+            prompt: str | tuple[int, ...] = spec.text
+        case "token_ids":
+            prompt = tuple(spec.token_ids.ids)
+        case _:
+            prompt = ""
+    if not prompt:
+        refuse([Violation("prompt", "must be text or token_ids, and not empty")])
+    return GenerateRequest(
+        request_id,
+        prompt,
+        sampling_from(spec.sampling),
+        stopping_from(spec.stopping),
+        skip_special=_default_true(spec.response, "skip_special_tokens"),
     )
-    refuse([*sampling.validate("sampling"), *_not_finite(options)])
+
+
+def chat_request(spec: wire.ChatSpec, request_id: str) -> ChatRequest:
+    """Raises InvalidRequest with the fields at fault, Unimplemented for what is not built yet."""
+    _refuse_unbuilt(spec)
+    if spec.reasoning.HasField("max_tokens"):
+        raise _unbuilt("reasoning.max_tokens")
+    options = template_options(spec.template_arguments)
+    if spec.reasoning.HasField("enabled"):
+        options = {**options, "enable_thinking": spec.reasoning.enabled}
+    return ChatRequest(
+        request_id,
+        messages_from(spec.messages),
+        tools_from(spec.tools),
+        tool_choice_from(spec.tool_choice),
+        sampling_from(spec.sampling),
+        stopping_from(spec.stopping),
+        options,
+        skip_special=_default_true(spec.response, "skip_special_tokens"),
+    )
+
+
+def template_options(data: bytes) -> Mapping[str, object]:
+    """More variables for a chat template, from a JSON object; none where it is empty."""
+    found: dict[str, object] = json.loads(_json_object(data or b"{}", "template_arguments"))
+    return MappingProxyType(found)
+
+
+def sampling_from(options: wire.SamplingOptions) -> SamplingOptions:
+    """Unset stays unset: the model's own default. Values out of range are refused where they are settled."""
+    refuse([*_not_finite(options)])
     _refuse_unbuilt_sampling(options)
-    return sampling
+
+    def given(name: str) -> Any:
+        return getattr(options, name) if options.HasField(name) else None  # type: ignore[arg-type]
+
+    return SamplingOptions(given("temperature"), given("top_k"), given("top_p"), given("min_p"), given("seed"))
 
 
-def check_stopping(options: wire.StoppingOptions) -> None:
-    """Raises InvalidRequest with every field at fault, Unimplemented for what is not built yet."""
-    violations = []
-    if options.HasField("max_tokens") and options.max_tokens < 1:
-        violations.append(Violation("stopping.max_tokens", "must be at least 1"))
-    if len(options.stop) > MOST_STOPS:
-        violations.append(Violation("stopping.stop", f"has {len(options.stop)} strings; at most {MOST_STOPS} fit"))
-    if not all(options.stop):
-        violations.append(Violation("stopping.stop", "must not hold an empty string"))
-    refuse(violations)
+def stopping_from(options: wire.StoppingOptions) -> StoppingOptions:
     if options.min_tokens:
         raise _unbuilt("stopping.min_tokens")
+    return StoppingOptions(
+        options.max_tokens if options.HasField("max_tokens") else None,
+        tuple(options.stop),
+        frozenset(options.stop_token_ids),
+        options.include_stop,
+        options.ignore_eos,
+    )
 
 
-def check_response(options: wire.ResponseOptions) -> None:
-    for field in ("logprobs", "prompt_logprobs"):
-        if options.HasField(field):  # type: ignore[arg-type]
-            raise _unbuilt(f"response.{field}")
-
-
-def check_extras(spec: wire.GenerationSpec | wire.ChatSpec) -> None:
-    """What both kinds of generation have in the contract and not yet in the engine."""
-    if spec.HasField("constraint"):
-        raise _unbuilt("constraint")
-    if spec.adapters:
-        raise _unbuilt("adapters")
+def tool_choice_from(choice: wire.ToolChoice) -> ToolChoice:
+    return ToolChoice(name=choice.name) if choice.name else ToolChoice(CHOICES.get(choice.mode, "auto"))
 
 
 def messages_from(messages: Sequence[wire.ChatMessage]) -> tuple[Message, ...]:
@@ -113,19 +155,38 @@ def call_to_wire(call: ToolCall) -> wire.ToolCall:
     return wire.ToolCall(id=call.id, name=call.name, arguments=call.arguments.encode())
 
 
-def usage_to_wire(usage: Usage) -> common.Usage:
-    return common.Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        cached_tokens=usage.cached_tokens,
+def started_to_wire(started: Started, request_id: str, model: str, response: wire.ResponseOptions) -> wire.Started:
+    prompt = wire.PromptInfo(token_ids=started.prompt_ids) if response.prompt_token_ids else None
+    return wire.Started(request_id=request_id, model=model, prompt=prompt)
+
+
+def delta_to_wire(delta: TextDelta, response: wire.ResponseOptions) -> common.TextDelta:
+    return common.TextDelta(
+        text=delta.text if _default_true(response, "text") else "",
+        token_ids=delta.token_ids if response.token_ids else (),
     )
 
 
-def refuse(violations: Sequence[Violation]) -> None:
+def finished_to_wire(finished: Finished) -> common.Finished:
+    usage = finished.usage
+    made = common.Finished(
+        finish_reason=REASONS[finished.reason],
+        usage=common.Usage(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+        ),
+    )
+    if finished.stop_string is not None:
+        made.stop_string = finished.stop_string
+    elif finished.stop_token_id is not None:
+        made.stop_token_id = finished.stop_token_id
+    return made
+
+
+def refuse(violations: Iterable[Violation]) -> None:
     """Raises InvalidRequest that names all of them, if there are any."""
-    if violations:
-        text = "; ".join(f"{violation.field} {violation.description}" for violation in violations)
-        raise InvalidRequest(text, violations=violations)
+    refuse_all(tuple(violations))
 
 
 def _message(message: wire.ChatMessage, path: str) -> Message:
@@ -182,6 +243,20 @@ def _refuse_unbuilt_sampling(options: wire.SamplingOptions) -> None:
         raise _unbuilt("sampling.logit_bias")
     if options.allowed_token_ids:
         raise _unbuilt("sampling.allowed_token_ids")
+
+
+def _refuse_unbuilt(spec: wire.GenerationSpec | wire.ChatSpec) -> None:
+    if spec.HasField("constraint"):
+        raise _unbuilt("constraint")
+    if spec.adapters:
+        raise _unbuilt("adapters")
+    for field in ("logprobs", "prompt_logprobs"):
+        if spec.response.HasField(field):  # type: ignore[arg-type]
+            raise _unbuilt(f"response.{field}")
+
+
+def _default_true(options: wire.ResponseOptions, field: str) -> bool:
+    return getattr(options, field) if options.HasField(field) else True  # type: ignore[arg-type, no-any-return]
 
 
 def _unbuilt(field: str) -> Unimplemented:

@@ -13,7 +13,7 @@ from narthex_server.tools.server import ServerState, ServerStatus
 
 Context = ServicerContext[Any, Any]
 
-STATES: Mapping[ServerState, wire.UpstreamState] = MappingProxyType(
+STATES: Mapping[ServerState, wire.UpstreamState.ValueType] = MappingProxyType(
     {
         ServerState.STARTING: wire.UPSTREAM_STATE_CONNECTING,
         ServerState.READY: wire.UPSTREAM_STATE_READY,

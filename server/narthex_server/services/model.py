@@ -1,0 +1,49 @@
+"""ModelService: what is served, and what it can do."""
+
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc.aio import ServicerContext
+from narthex.v1 import model_pb2 as wire
+
+from narthex_server.pipelines.models import Models, TextModel
+from narthex_server.pipelines.tokens import supports_tools
+from narthex_server.services.complete import complete
+
+Context = ServicerContext[Any, Any]
+
+
+@complete(wire.DESCRIPTOR.services_by_name["ModelService"])
+class ModelService:
+    """Lists the models of the configuration; loading others at run time is not built yet."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._ready = Timestamp()
+        self._ready.GetCurrentTime()
+
+    async def ListModels(self, request: wire.ListModelsRequest, context: Context) -> wire.ListModelsResponse:
+        return wire.ListModelsResponse(models=[self._to_wire(model) for model in self._models])
+
+    async def GetModel(self, request: wire.GetModelRequest, context: Context) -> wire.GetModelResponse:
+        return wire.GetModelResponse(model=self._to_wire(self._models.get(request.name)))
+
+    def _to_wire(self, model: TextModel) -> wire.Model:
+        capabilities = [wire.CAPABILITY_GENERATE]
+        if model.text.template is not None:
+            capabilities.append(wire.CAPABILITY_CHAT)
+        if supports_tools(model):
+            capabilities.append(wire.CAPABILITY_TOOLS)
+        return wire.Model(
+            name=model.name,
+            state=wire.MODEL_STATE_READY,
+            architecture=model.info.model_type,
+            capabilities=capabilities,
+            max_context=model.max_context,
+            vocab_size=model.handle.vocab_size,
+            parameters=model.info.parameters,
+            compute=model.info.compute,
+            device="cpu",
+            max_slots=model.handle.slots,
+            ready_time=self._ready,
+        )
