@@ -21,7 +21,6 @@ async def _list(client: Client) -> int:
     for model in await client.list_models():
         state = ModelState.Name(model.state).removeprefix("MODEL_STATE_").lower()
         size = f"{model.parameters / 1e6:.1f}M" if model.parameters else "?"
-        print(
-            f"{model.name}\t{state}\t{model.architecture}\t{size}\tcontext {model.max_context}\t{model.failure}".rstrip()
-        )
+        columns = [model.name, state, model.architecture, size, f"context {model.max_context}", model.failure]
+        print("\t".join(filter(None, columns)))
     return Exit.OK

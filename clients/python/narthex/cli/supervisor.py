@@ -16,7 +16,7 @@ from narthex.cli.exits import Exit
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Seconds between restarts: doubling from `first` to `longest`, and from the start again after `steady` seconds up."""
+    """Seconds between restarts: from `first`, doubled up to `longest`; `first` again after `steady` seconds up."""
 
     first: float = 0.5
     longest: float = 30.0

@@ -1,0 +1,99 @@
+import json
+import socket
+
+import pytest
+
+
+def test_no_command_shows_the_help_and_is_a_usage_error(narthex):
+    shown = narthex()
+    assert shown.returncode == 2
+    assert "doctor" in shown.stdout
+
+
+def test_an_unknown_command_is_a_usage_error(narthex):
+    assert narthex("serv").returncode == 2
+
+
+@pytest.mark.parametrize("flag", ["--grpc", "--http", "--metrics"])
+def test_a_port_in_use_names_the_option_to_change(narthex, flag):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        others = [word for other in ("--grpc", "--http", "--metrics") for word in (other, "127.0.0.1:0")]
+        failed = narthex("serve", *others, flag, address)
+    assert failed.returncode == 4
+    assert f"choose another with {flag}" in failed.stderr
+
+
+@pytest.mark.parametrize("older", ["--mcp-http-port", "--http-mcp-port"])
+def test_the_older_spellings_set_the_http_port(narthex, older):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        failed = narthex("serve", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", older, port)
+    assert failed.returncode == 4
+    assert f"--http 127.0.0.1:{port}" in failed.stderr
+
+
+def test_serve_ends_with_the_code_of_a_model_that_cannot_be_loaded(narthex, tmp_path):
+    anywhere = [word for flag in ("--grpc", "--http", "--metrics") for word in (flag, "127.0.0.1:0")]
+    failed = narthex("serve", *anywhere, "--model", f"none={tmp_path / 'none.gguf'}")
+    assert failed.returncode == 3, failed.stderr
+
+
+def test_serve_passes_a_usage_error_of_the_server_on(narthex):
+    anywhere = [word for flag in ("--grpc", "--http", "--metrics") for word in (flag, "127.0.0.1:0")]
+    failed = narthex("serve", *anywhere, "--max-slot", "3")
+    assert failed.returncode == 2
+    assert "--max-slot" in failed.stderr
+
+
+def test_config_check_shows_what_is_in_effect(narthex, tmp_path):
+    file = tmp_path / "narthex.toml"
+    file.write_text('[server]\nmax_slots = 3\n[bridge]\nhttp = "127.0.0.1:80"\n')
+    shown = narthex("config", "check", "--config", str(file), NARTHEX_THREADS="5")
+    assert shown.returncode == 0, shown.stderr
+    assert {"server.max_slots = 3", "server.threads = 5", "bridge.http = 127.0.0.1:80"} <= set(
+        shown.stdout.splitlines()
+    )
+
+
+@pytest.mark.parametrize(("section", "key", "meant"), [("server", "max_slot", "max_slots"), ("bridge", "htpp", "http")])
+def test_config_check_names_the_nearest_key(narthex, tmp_path, section, key, meant):
+    file = tmp_path / "narthex.toml"
+    file.write_text(f"[{section}]\n{key} = 3\n")
+    failed = narthex("config", "check", "--config", str(file))
+    assert failed.returncode == 2
+    assert f'{file}: unknown key "{section}.{key}"; did you mean "{meant}"?' in failed.stderr
+
+
+def test_keys_new_writes_the_hash_and_shows_the_secret_once(narthex, tmp_path):
+    file = tmp_path / "keys.toml"
+    secret = narthex("keys", "new", "--name", "ci", "--file", str(file)).stdout.strip()
+    assert secret.startswith("nx_")
+    assert secret not in file.read_text()
+    assert narthex("keys", "new", "--name", "ci", "--file", str(file)).returncode == 2
+
+
+def test_a_server_that_is_not_there_is_told_with_what_to_do(narthex):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        failed = narthex("models", "list", "--server", f"127.0.0.1:{unused.getsockname()[1]}")
+    assert failed.returncode == 1
+    assert "`narthex serve` starts one" in failed.stderr
+
+
+def test_arguments_of_a_tool_must_be_a_json_object(narthex):
+    assert narthex("tools", "call", "x", "[1]").returncode == 2
+    assert narthex("tools", "call", "x", "{").returncode == 2
+
+
+def test_doctor_names_what_is_in_the_way(narthex, tmp_path):
+    config = tmp_path / "mcp-config.json"
+    config.write_text(json.dumps({"mcpServers": {"gone": {"command": "no-such-command"}, "here": {"command": "sh"}}}))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        told = narthex("doctor", "--mcp-config", str(config), NARTHEX_GRPC=address)
+    assert told.returncode == 1
+    assert "choose another with --grpc" in told.stdout
+    assert "upstream gone: no-such-command is not on this machine" in told.stdout
+    assert "upstream here: " in told.stdout
+    assert "CPUExecutionProvider" in told.stdout
