@@ -22,7 +22,7 @@ from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
 from narthex_bridge.gate import Gate, refusal
-from narthex_bridge.http import HttpRequest, HttpResponse
+from narthex_bridge.http import HttpRequest, HttpResponse, Tally
 from narthex_bridge.metrics import Metrics, RouteMetrics
 from narthex_bridge.sessions import SessionStore
 
@@ -48,8 +48,9 @@ class Bridge:
     async def drain(self) -> None:
         """Ends waiting streams, lets calls in work finish within the grace, and ends the rest with an error."""
         self._dispatcher.draining = True
-        self._sessions.close_streams()
+        self._sessions.close_streams(idle_only=True)
         await self._dispatcher.drain(self._config.grace_s)
+        self._sessions.close_streams(idle_only=False)
 
     def _application(self) -> Quart:
         app = Quart("narthex_bridge", static_folder=None)
@@ -70,9 +71,7 @@ class Bridge:
             ("GET", "/mcp/list", direct.list),
         ):
             self._route(app, method, pattern, self._admitted(pattern, endpoint))
-        for pattern, answer in (
-            ("/healthz", self._healthz), ("/readyz", self._readyz), ("/metrics", self._exposition)
-        ):
+        for pattern, answer in (("/healthz", self._healthz), ("/readyz", self._readyz), ("/metrics", self._exposition)):
             self._route(app, "GET", pattern, self._open(pattern, answer))
         return app
 
@@ -103,9 +102,7 @@ class Bridge:
 
         return view
 
-    def _open(
-        self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]
-    ) -> Callable[[], Awaitable[Response]]:
+    def _open(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
         counted = self._metrics.route(pattern)
 
         async def view() -> Response:
@@ -134,13 +131,12 @@ class Bridge:
         headers = {name: value for name, value in error.get_headers() if name == "Allow"}
         request_id = gate.request_id({"x-request-id": quart.request.headers.get("x-request-id", "")})
         self._metrics.route("other").count(quart.request.method, status)
-        return Response(
-            answer.body, status, {**headers, "x-request-id": request_id}, content_type=answer.content_type
-        )
+        return Response(answer.body, status, {**headers, "x-request-id": request_id}, content_type=answer.content_type)
 
     async def _start(self) -> None:
         self._background = [
-            asyncio.create_task(self._catalog.watch()), asyncio.create_task(self._sessions.forget_idle())
+            asyncio.create_task(self._catalog.watch()),
+            asyncio.create_task(self._sessions.forget_idle()),
         ]
 
     async def _stop(self) -> None:
@@ -162,20 +158,18 @@ def _sent(answer: HttpResponse, request_id: str, method: str, counted: RouteMetr
     counted.count(method, answer.status)
     headers = {**dict(answer.headers), "x-request-id": request_id}
     if answer.stream is None:
-        counted.sent.inc(len(answer.body))
-        counted.duration.observe(time.perf_counter() - started)
+        counted.answered(answer.tally, len(answer.body), time.perf_counter() - started)
         return Response(answer.body, answer.status, headers, content_type=answer.content_type)
-    response = Response(
-        _counted(answer.stream, counted, None if method == "GET" else started),
-        answer.status, headers, content_type=answer.content_type,
-    )
+    pieces = _counted(answer.stream, answer.tally, counted, None if method == "GET" else started)
+    response = Response(pieces, answer.status, headers, content_type=answer.content_type)
     response.timeout = None
     return response
 
 
 async def _counted(
-    pieces: AsyncGenerator[bytes, None], counted: RouteMetrics, started: float | None
+    pieces: AsyncGenerator[bytes, None], tally: Tally, counted: RouteMetrics, started: float | None
 ) -> AsyncGenerator[bytes, None]:
+    """A stream that is counted once, at its end; `started` None for one that waits."""
     sent = 0
     counted.streams.inc()
     try:
@@ -185,6 +179,4 @@ async def _counted(
                 yield piece
     finally:
         counted.streams.dec()
-        counted.sent.inc(sent)
-        if started is not None:
-            counted.duration.observe(time.perf_counter() - started)
+        counted.answered(tally, sent, None if started is None else time.perf_counter() - started)

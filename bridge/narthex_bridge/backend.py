@@ -136,9 +136,7 @@ def _read(path: Path | None) -> bytes | None:
 
 
 def _tool(tool: tool_pb2.Tool) -> Tool:
-    return Tool(
-        tool.name, tool.title, tool.description, tool.input_schema, tool.output_schema, tool.annotations
-    )
+    return Tool(tool.name, tool.title, tool.description, tool.input_schema, tool.output_schema, tool.annotations)
 
 
 def _event(response: tool_pb2.CallToolResponse) -> ToolEvent | None:

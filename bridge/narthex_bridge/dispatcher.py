@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 import logging
+import time
 from contextlib import aclosing
 from typing import Protocol
 
@@ -34,6 +35,9 @@ class Responder(Protocol):
     def respond(self, message: bytes, failed: bool) -> None:
         """Sends a response; `failed` tells a JSON-RPC error from a result."""
 
+    def called(self, seconds: float) -> None:
+        """Notes that a tool call took the server so long."""
+
 
 class Dispatcher:
     """Takes requests while there is capacity and the process is not draining."""
@@ -60,6 +64,8 @@ class Dispatcher:
             await asyncio.wait(self._running, timeout=grace_s)
         for task in list(self._running):
             task.cancel(SHUTDOWN)
+        if self._running:
+            await asyncio.wait(self._running)
 
     async def _run(self, request: Request, session: Session, request_id: str, responder: Responder) -> None:
         task = asyncio.current_task()
@@ -107,14 +113,19 @@ class Dispatcher:
                 return jsonrpc.result(request.id, Fragment(page))
             case methods.CallTool():
                 if self.draining or len(self._running) > self._max_calls:
-                    raise _ended(True) if self.draining else BackendError(
-                        "RESOURCE_EXHAUSTED", "The bridge has as many calls in work as it may.", reason="MAX_CALLS"
+                    raise (
+                        _ended(True)
+                        if self.draining
+                        else BackendError(
+                            "RESOURCE_EXHAUSTED", "The bridge has as many calls in work as it may.", reason="MAX_CALLS"
+                        )
                     )
                 return await self._call(request.id, effect, session, request_id, responder)
 
     async def _call(
         self, id: Id, effect: methods.CallTool, session: Session, request_id: str, responder: Responder
     ) -> bytes:
+        started = time.perf_counter()
         call = ToolCall(id, session.era, effect.token, session.log_level)
         try:
             events = self._backend.call_tool(session.caller, request_id, effect.name, effect.arguments)
@@ -132,6 +143,8 @@ class Dispatcher:
             if (response := call.recover(failure)) is not None:
                 return response
             raise
+        finally:
+            responder.called(time.perf_counter() - started)
         raise AssertionError("a call's events end with its result or a failure")
 
 

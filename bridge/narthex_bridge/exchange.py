@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Iterable
 from typing import Protocol
 
 from narthex_bridge.dispatcher import Dispatcher
+from narthex_bridge.http import Tally
 from narthex_bridge.outbox import Outbox
 from narthex_bridge.protocol import sse
 from narthex_bridge.protocol.jsonrpc import Request
@@ -56,7 +57,7 @@ class Exchange:
         self._outbox = Outbox()
         self._settled = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self.events = 0
+        self.tally = Tally()
 
     def start(self, dispatcher: Dispatcher, requests: Iterable[Request], session: Session, request_id: str) -> None:
         self._tasks = [dispatcher.start(request, session, request_id, self) for request in requests]
@@ -65,16 +66,20 @@ class Exchange:
         if not (frame := self._framing.notification(message)):
             return
         self._settled.set()
-        self.events += 1
+        self.tally.events += 1
         await self._outbox.put(frame)
 
     def respond(self, message: bytes, failed: bool) -> None:
         self._answers.append(message)
-        self.events += 1
+        self.tally.events += 1
         self._outbox.offer(self._framing.response(message, failed))
         if len(self._answers) == self._expected:
             self._settled.set()
             self._outbox.close()
+
+    def called(self, seconds: float) -> None:
+        self.tally.calls += 1
+        self.tally.server_s += seconds
 
     async def answers(self, patience_s: float | None) -> list[bytes] | None:
         """All responses, if they come within `patience_s` (None: the calls' own deadlines count) and no notification
@@ -87,7 +92,7 @@ class Exchange:
         except asyncio.CancelledError:
             self.cancel()
             raise
-        return self._answers if self.events == self._expected == len(self._answers) else None
+        return self._answers if self.tally.events == self._expected == len(self._answers) else None
 
     async def stream(self, keepalive_s: float) -> AsyncGenerator[bytes, None]:
         """The exchange as events, from its first message on."""

@@ -1,7 +1,7 @@
 """HTTP as the endpoints see it, free of any framework."""
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from narthex_bridge.caller import Caller
 
@@ -21,6 +21,15 @@ class HttpRequest:
     body: bytes = b""
 
 
+@dataclass(slots=True)
+class Tally:
+    """What one answer was, for the metrics: its messages, its tool calls and the seconds these took the server."""
+
+    events: int = 0
+    calls: int = 0
+    server_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
     """An answer: a whole body, or a stream of pieces, which the server closes when the client goes."""
@@ -30,13 +39,15 @@ class HttpResponse:
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
     stream: AsyncGenerator[bytes, None] | None = None
+    tally: Tally = field(default_factory=Tally)
 
 
-def event_stream(pieces: AsyncGenerator[bytes, None], headers: tuple[tuple[str, str], ...] = ()) -> HttpResponse:
+def event_stream(
+    pieces: AsyncGenerator[bytes, None], tally: Tally, headers: tuple[tuple[str, str], ...] = ()
+) -> HttpResponse:
     """An answer of server-sent events that no proxy keeps back."""
-    return HttpResponse(
-        200, b"", EVENTS, (*headers, ("cache-control", "no-cache, no-transform"), ("x-accel-buffering", "no")), pieces
-    )
+    unbuffered = (("cache-control", "no-cache, no-transform"), ("x-accel-buffering", "no"))
+    return HttpResponse(200, b"", EVENTS, (*headers, *unbuffered), pieces, tally)
 
 
 def accepts(header: str | None, kind: str) -> bool:

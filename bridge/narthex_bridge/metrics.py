@@ -12,6 +12,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from narthex_bridge.http import Tally
 from narthex_bridge.protocol.methods import METHODS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -39,6 +40,16 @@ class RouteMetrics:
         if child is None:
             child = self._by_outcome[key] = self._requests.labels(self._route, key[0], str(status))
         child.inc()
+
+    def answered(self, tally: Tally, sent: int, seconds: float | None) -> None:
+        """Counts a finished answer of `sent` bytes; `seconds` None for a waiting stream."""
+        self.sent.inc(sent)
+        self.events.inc(tally.events)
+        if seconds is None:
+            return
+        self.duration.observe(seconds)
+        if tally.calls == 1:  # the times of several calls at once overlap
+            self.added.observe(max(seconds - tally.server_s, 0.0))
 
 
 class Metrics:
@@ -72,7 +83,9 @@ class Metrics:
         self.events = Counter(f"{name}events", "JSON-RPC messages sent.", ("route",), registry=registry)
         self.sessions = Gauge(f"{name}sessions", "MCP sessions held.", registry=registry)
         self._answers = Counter(
-            f"{name}rpc", "JSON-RPC requests answered, by method and error code (0: success).", ("method", "code"),
+            f"{name}rpc",
+            "JSON-RPC requests answered, by method and error code (0: success).",
+            ("method", "code"),
             registry=registry,
         )
         self._answer: dict[tuple[str, int], Counter] = {}

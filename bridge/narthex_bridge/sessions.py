@@ -84,10 +84,10 @@ class SessionStore:
         for session in self._sessions.values():
             session.notify_list_changed()
 
-    def close_streams(self) -> None:
-        """Ends the waiting streams of all sessions."""
+    def close_streams(self, *, idle_only: bool) -> None:
+        """Ends the waiting streams of all sessions, or of those without a call in work, whose answer may be on it."""
         for session in self._sessions.values():
-            if session.stream is not None:
+            if session.stream is not None and not (idle_only and session.calls):
                 session.stream.close()
 
     async def forget_idle(self) -> None:

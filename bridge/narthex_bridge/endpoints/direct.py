@@ -34,7 +34,7 @@ class DirectEndpoint:
             return refusal(400, "The body must be one JSON-RPC request with an id.")
         exchange = Exchange(DirectFraming(), 1)
         exchange.start(self._dispatcher, [_with_token(message)], Session(http.caller, log_level=None), http.request_id)
-        return event_stream(exchange.stream(self._config.keepalive_s))
+        return event_stream(exchange.stream(self._config.keepalive_s), exchange.tally)
 
     async def list(self, http: HttpRequest) -> HttpResponse:
         try:

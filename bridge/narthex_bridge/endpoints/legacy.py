@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.gate import refusal
-from narthex_bridge.http import EVENTS, HttpRequest, HttpResponse, accepts, event_stream
+from narthex_bridge.http import EVENTS, HttpRequest, HttpResponse, Tally, accepts, event_stream
 from narthex_bridge.outbox import Outbox
 from narthex_bridge.protocol import jsonrpc, methods, sse
 from narthex_bridge.protocol.jsonrpc import Answer, Invalid, Notification, Request, RpcError
@@ -25,7 +25,8 @@ class LegacyEndpoint:
             return refusal(406, f"Accept must allow {EVENTS}.")
         if self._sessions.full:
             return refusal(503, "There are as many sessions as there may be.", (("retry-after", "5"),), code=503)
-        return event_stream(self._listen(Session(http.caller)))
+        tally = Tally()
+        return event_stream(self._listen(Session(http.caller), tally), tally)
 
     async def post(self, http: HttpRequest) -> HttpResponse:
         session = self._sessions.get(http.query.get("session_id", ""), http.caller)
@@ -50,12 +51,13 @@ class LegacyEndpoint:
                 return refusal(400, "This transport has no batches.")
         return HttpResponse(202, b"Accepted", "text/plain")
 
-    async def _listen(self, session: Session) -> AsyncGenerator[bytes, None]:
+    async def _listen(self, session: Session, tally: Tally) -> AsyncGenerator[bytes, None]:
         outbox = session.stream = Outbox()
         self._sessions.add(session)
         try:
             yield sse.event(b"endpoint", f"/messages?session_id={session.id}".encode())
             while (messages := await outbox.take(self._config.keepalive_s)) is not None:
+                tally.events += len(messages)
                 yield b"".join(map(sse.message, messages)) or sse.KEEPALIVE
         finally:
             session.stream = None
@@ -71,6 +73,9 @@ class StreamResponder:
 
     async def notify(self, message: bytes) -> None:
         await self._outbox.put(message)
+
+    def called(self, seconds: float) -> None:
+        """Nothing: the time belongs to no answer of this transport."""
 
     def respond(self, message: bytes, failed: bool) -> None:
         if not self._outbox.offer(message):

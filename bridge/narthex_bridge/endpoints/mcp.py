@@ -6,7 +6,7 @@ from narthex_bridge.config import BridgeConfig
 from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.exchange import Exchange, MessageFraming, SilentFraming
 from narthex_bridge.gate import refusal
-from narthex_bridge.http import EVENTS, JSON, HttpRequest, HttpResponse, accepts, event_stream
+from narthex_bridge.http import EVENTS, JSON, HttpRequest, HttpResponse, Tally, accepts, event_stream
 from narthex_bridge.outbox import Outbox
 from narthex_bridge.protocol import jsonrpc, methods, sse
 from narthex_bridge.protocol.eras import ERAS
@@ -54,7 +54,8 @@ class McpEndpoint:
             return session
         if session.stream is not None:
             return refusal(409, "This session has a stream already.")
-        return event_stream(self._listen(session))
+        tally = Tally()
+        return event_stream(self._listen(session, tally), tally)
 
     async def delete(self, http: HttpRequest) -> HttpResponse:
         session = self._wrong_version(http, ()) or self._session(http, ())
@@ -116,8 +117,8 @@ class McpEndpoint:
         headers = self._opened(session)
         if answers is not None:
             body = b"[%b]" % b",".join(answers) if batched else answers[0]
-            return HttpResponse(200, body, headers=headers)
-        return event_stream(exchange.stream(self._config.keepalive_s), headers)
+            return HttpResponse(200, body, headers=headers, tally=exchange.tally)
+        return event_stream(exchange.stream(self._config.keepalive_s), exchange.tally, headers)
 
     def _opened(self, session: Session) -> tuple[tuple[str, str], ...]:
         """Keeps the session of an initialize that went well, and names it to the client."""
@@ -126,13 +127,14 @@ class McpEndpoint:
         self._sessions.add(session)
         return ((SESSION_HEADER, session.id),)
 
-    async def _listen(self, session: Session) -> AsyncGenerator[bytes, None]:
+    async def _listen(self, session: Session, tally: Tally) -> AsyncGenerator[bytes, None]:
         outbox = session.stream = Outbox()
         try:
             if session.list_changed:
                 session.list_changed = False
                 outbox.offer(LIST_CHANGED)
             while (messages := await outbox.take(self._config.keepalive_s)) is not None:
+                tally.events += len(messages)
                 yield b"".join(map(sse.message, messages)) or sse.KEEPALIVE
         finally:
             session.stream = None

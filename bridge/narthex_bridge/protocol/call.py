@@ -73,5 +73,3 @@ class ToolCall:
 
 def _number(value: float) -> float | int:
     return int(value) if value.is_integer() else value
-
-

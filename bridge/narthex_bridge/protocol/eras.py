@@ -35,4 +35,3 @@ VERSIONS = tuple(ERAS)
 def negotiate(wanted: str) -> Era:
     """The era of an initialize: the wanted version, or the latest where it is not known."""
     return ERAS.get(wanted, LATEST)
-

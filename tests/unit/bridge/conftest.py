@@ -63,8 +63,12 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
         end = start + self.page_size if self.page_size else len(self.names)
         tools = [
             tool_pb2.Tool(
-                name=name, title=name.title(), description=f"{name} tool", input_schema=SCHEMA,
-                output_schema=b'{"type":"object"}' if name == "count" else b"", annotations=b'{"readOnlyHint":true}',
+                name=name,
+                title=name.title(),
+                description=f"{name} tool",
+                input_schema=SCHEMA,
+                output_schema=b'{"type":"object"}' if name == "count" else b"",
+                annotations=b'{"readOnlyHint":true}',
             )
             for name in self.names[start:end]
         ]
@@ -101,7 +105,9 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
                 for level in ("DEBUG", "INFO", "ERROR"):
                     yield tool_pb2.CallToolResponse(
                         log=tool_pb2.LogMessage(
-                            level=tool_pb2.LogLevel.Value(f"LOG_LEVEL_{level}"), logger="t", data=json.dumps(level).encode()
+                            level=tool_pb2.LogLevel.Value(f"LOG_LEVEL_{level}"),
+                            logger="t",
+                            data=json.dumps(level).encode(),
                         )
                     )
                 yield text_result("logged")
@@ -182,9 +188,7 @@ async def running(config: BridgeConfig) -> AsyncIterator[RunningBridge]:
         await stop.wait()
         drained.append(asyncio.create_task(bridge.drain()))
 
-    serving = asyncio.create_task(
-        serve(bridge.app, hypercorn_config(config, listener), shutdown_trigger=until_stopped)
-    )
+    serving = asyncio.create_task(serve(bridge.app, hypercorn_config(config, listener), shutdown_trigger=until_stopped))
 
     async def stopped() -> None:
         stop.set()

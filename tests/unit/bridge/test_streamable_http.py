@@ -43,7 +43,8 @@ async def test_a_stateless_client_learns_the_supported_versions(bridge):
         error = answer.json()["error"]
         assert error["code"] == -32022
         assert error["data"] == {
-            "supported": ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"], "requested": "2026-07-28"
+            "supported": ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"],
+            "requested": "2026-07-28",
         }
 
 
@@ -52,7 +53,9 @@ async def test_an_answer_without_notifications_is_json(bridge):
     answer = await bridge.rpc("tools/call", {"name": "echo", "arguments": {"text": "hi"}}, id="a", **session)
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == {
-        "jsonrpc": "2.0", "id": "a", "result": {"content": [{"type": "text", "text": "hi"}], "isError": False}
+        "jsonrpc": "2.0",
+        "id": "a",
+        "result": {"content": [{"type": "text", "text": "hi"}], "isError": False},
     }
 
 
@@ -176,7 +179,8 @@ async def test_batches_are_answered_in_the_one_version_that_has_them(bridge):
     ]
     session = await bridge.session("2025-03-26")
     answers = (await bridge.http.post("/mcp", json=batch, headers=session)).json()
-    assert {answer["id"]: answer.get("error", {}).get("code") for answer in answers} == {1: None, "two": -32601, 3: -32600}
+    codes = {answer["id"]: answer.get("error", {}).get("code") for answer in answers}
+    assert codes == {1: None, "two": -32601, 3: -32600}
     session = await bridge.session("2025-06-18")
     assert (await bridge.http.post("/mcp", json=batch, headers=session)).status_code == 400
 
@@ -185,8 +189,12 @@ async def test_a_batch_with_progress_streams_every_answer(bridge):
     session = await bridge.session("2025-03-26")
     batch = [
         {"jsonrpc": "2.0", "id": 1, "method": "ping"},
-        {"jsonrpc": "2.0", "id": 2, "method": "tools/call",
-         "params": {"name": "deltas", "_meta": {"progressToken": 7}}},
+        {
+            "jsonrpc": "2.0",
+            "id": 2,
+            "method": "tools/call",
+            "params": {"name": "deltas", "_meta": {"progressToken": 7}},
+        },
     ]
     answer = await bridge.http.post("/mcp", json=batch, headers=session)
     told = [message for _, message in events(answer.text)]
