@@ -127,11 +127,10 @@ def grpc_server(config: ServerConfig, registry: CollectorRegistry) -> grpc.aio.S
     keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else KeyRing(())
     if token := os.environ.get(DELEGATE_TOKEN_VARIABLE):
         keys = keys.with_delegate(token)
-    observed = [*contract(), health_pb2.DESCRIPTOR.services_by_name["Health"]]
     return grpc.aio.server(
         interceptors=[
             RequestInterceptor(),
-            MetricsInterceptor(registry, observed),
+            MetricsInterceptor(registry, contract()),
             ErrorInterceptor(),
             AuthInterceptor(keys, required=config.api_key_file is not None),
         ],

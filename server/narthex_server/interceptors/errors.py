@@ -14,7 +14,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 from grpc.aio import AbortError, ServicerContext
-from grpc_status import rpc_status
+from grpc_status.rpc_status import to_status
 
 from narthex_server import errors
 from narthex_server.errors import NarthexError
@@ -90,7 +90,7 @@ class ErrorInterceptor(AroundInterceptor):
         except AbortError:
             raise
         except Exception as error:
-            end = rpc_status.to_status(status(visible(error)))
+            end = to_status(status(visible(error)))
             await context.abort(end.code, end.details, end.trailing_metadata)
 
 

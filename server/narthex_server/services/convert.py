@@ -9,8 +9,10 @@ from typing import Any
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 
+from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
+from narthex_server.agent.loop import AgentOptions
 from narthex_server.errors import Unimplemented, Violation
-from narthex_server.pipelines.events import Finished, FinishReason, Started, TextDelta
+from narthex_server.pipelines.events import Finished, FinishReason, ReasoningDelta, Started, TextDelta
 from narthex_server.pipelines.request import (
     ChatRequest,
     GenerateRequest,
@@ -19,7 +21,10 @@ from narthex_server.pipelines.request import (
     ToolChoice,
 )
 from narthex_server.pipelines.request import refuse as refuse_all
+from narthex_server.services.tool import event_to_wire as tool_event_to_wire
+from narthex_server.services.tool import result_to_wire
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
+from narthex_server.tools.tool import Progress
 
 ROLES: Mapping[int, str] = MappingProxyType(
     {
@@ -155,14 +160,58 @@ def call_to_wire(call: ToolCall) -> wire.ToolCall:
     return wire.ToolCall(id=call.id, name=call.name, arguments=call.arguments.encode())
 
 
+def agent_event_to_wire(
+    event: AgentEvent, request_id: str, model: str, response: wire.ResponseOptions
+) -> wire.ChatStreamResponse:
+    made = wire.ChatStreamResponse(round=event.round)
+    match event.event:
+        case Started() as started:
+            made.round = 0
+            made.started.CopyFrom(started_to_wire(started, request_id, model, response))
+        case TextDelta() as delta:
+            made.text_delta.CopyFrom(delta_to_wire(delta, response))
+        case ReasoningDelta(text):
+            made.reasoning_delta.text = text
+        case ToolCall() as call:
+            made.tool_call.CopyFrom(call_to_wire(call))
+        case ToolActivity(call_id, activity):
+            made.tool_activity.tool_call_id = call_id
+            reported = tool_event_to_wire(activity)
+            if isinstance(activity, Progress):
+                made.tool_activity.progress.CopyFrom(reported.progress)
+            else:
+                made.tool_activity.log.CopyFrom(reported.log)
+        case ToolCallResult(call_id, name, result):
+            made.tool_result.tool_call_id, made.tool_result.name = call_id, name
+            made.tool_result.result.CopyFrom(result_to_wire(result))
+        case Finished() as finished:
+            made.finished.CopyFrom(finished_to_wire(finished))
+    return made
+
+
 def started_to_wire(started: Started, request_id: str, model: str, response: wire.ResponseOptions) -> wire.Started:
-    prompt = wire.PromptInfo(token_ids=started.prompt_ids) if response.prompt_token_ids else None
-    return wire.Started(request_id=request_id, model=model, prompt=prompt)
+    made = wire.Started(request_id=request_id, model=model)
+    fill_prompt(made.prompt, started, response)
+    return made
+
+
+def fill_prompt(prompt: wire.PromptInfo, started: Started, response: wire.ResponseOptions) -> None:
+    if response.prompt_token_ids:
+        prompt.token_ids.extend(started.prompt_ids)
+
+
+def wants_text(response: wire.ResponseOptions) -> bool:
+    return _default_true(response, "text")
+
+
+def agent_options(spec: wire.ChatSpec) -> AgentOptions:
+    rounds = spec.max_tool_rounds if spec.HasField("max_tool_rounds") else AgentOptions().max_tool_rounds
+    return AgentOptions(tuple(spec.catalog_tools), rounds)
 
 
 def delta_to_wire(delta: TextDelta, response: wire.ResponseOptions) -> common.TextDelta:
     return common.TextDelta(
-        text=delta.text if _default_true(response, "text") else "",
+        text=delta.text if wants_text(response) else "",
         token_ids=delta.token_ids if response.token_ids else (),
     )
 
@@ -223,7 +272,7 @@ def _json_object(data: bytes, path: str) -> str:
 
 def _not_finite(options: wire.SamplingOptions) -> Iterator[Violation]:
     for name in ("frequency_penalty", "presence_penalty", "repetition_penalty"):
-        if options.HasField(name) and not math.isfinite(value := getattr(options, name)):  # type: ignore[arg-type]
+        if options.HasField(name) and not math.isfinite(value := getattr(options, name)):
             yield Violation(f"sampling.{name}", f"must be a finite number, got {value}")
     for token, bias in options.logit_bias.items():
         if not math.isfinite(bias):
@@ -251,12 +300,12 @@ def _refuse_unbuilt(spec: wire.GenerationSpec | wire.ChatSpec) -> None:
     if spec.adapters:
         raise _unbuilt("adapters")
     for field in ("logprobs", "prompt_logprobs"):
-        if spec.response.HasField(field):  # type: ignore[arg-type]
+        if spec.response.HasField(field):
             raise _unbuilt(f"response.{field}")
 
 
 def _default_true(options: wire.ResponseOptions, field: str) -> bool:
-    return getattr(options, field) if options.HasField(field) else True  # type: ignore[arg-type, no-any-return]
+    return bool(getattr(options, field)) if options.HasField(field) else True  # type: ignore[arg-type]
 
 
 def _unbuilt(field: str) -> Unimplemented:

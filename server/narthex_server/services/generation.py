@@ -1,24 +1,39 @@
 """GenerationService over the text pipelines and the agent loop."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from grpc.aio import ServicerContext
 from narthex.v1 import generation_pb2 as wire
 
+from narthex_server.agent.events import AgentEvent
+from narthex_server.agent.loop import AgentLoop
+from narthex_server.errors import Violation
 from narthex_server.pipelines.chat import ChatPipeline
-from narthex_server.pipelines.events import Finished, ReasoningDelta, Started, TextDelta
+from narthex_server.pipelines.events import (
+    ChatEvent,
+    Finished,
+    FinishReason,
+    GenerateEvent,
+    Started,
+    TextDelta,
+    Usage,
+)
 from narthex_server.pipelines.generate import GeneratePipeline
-from narthex_server.pipelines.models import Models
+from narthex_server.pipelines.models import Models, TextModel
 from narthex_server.pipelines.request import ChatRequest
 from narthex_server.pipelines.tokens import decode, encode, encode_chat
-from narthex_server.principal import REQUEST_ID
+from narthex_server.principal import CALLER, REQUEST_ID
 from narthex_server.services import convert
-from narthex_server.services.call import check_options
+from narthex_server.services.call import call_context, check_options
 from narthex_server.services.complete import complete
-from narthex_server.text.messages import ToolCall
+from narthex_server.services.running import Running
+from narthex_server.services.turns import Turns
 from narthex_server.tools.catalog import Catalog
+
+MOST_ABORTED = 1000
 
 Context = ServicerContext[Any, Any]
 
@@ -30,46 +45,74 @@ class GenerationService:
     def __init__(self, models: Models, catalog: Catalog) -> None:
         self._models = models
         self._catalog = catalog
+        self._running = Running()
 
     async def GenerateStream(
         self, request: wire.GenerateStreamRequest, context: Context
     ) -> AsyncIterator[wire.GenerateStreamResponse]:
         check_options(request.options)
-        spec, request_id = request.spec, REQUEST_ID.get()
-        model = self._models.get(spec.model)
-        events = GeneratePipeline(model).stream(convert.generate_request(spec, request_id))
-        async with aclosing(events):
+        spec, model = request.spec, self._models.get(request.spec.model)
+        async with aclosing(self._generation(spec, model)) as events:
             async for event in events:
                 match event:
                     case Started():
-                        started = convert.started_to_wire(event, request_id, model.name, spec.response)
+                        started = convert.started_to_wire(event, REQUEST_ID.get(), model.name, spec.response)
                         yield wire.GenerateStreamResponse(started=started)
                     case TextDelta():
                         yield wire.GenerateStreamResponse(text_delta=convert.delta_to_wire(event, spec.response))
                     case Finished():
                         yield wire.GenerateStreamResponse(finished=convert.finished_to_wire(event))
 
+    async def Generate(self, request: wire.GenerateRequest, context: Context) -> wire.GenerateResponse:
+        check_options(request.options)
+        spec, model = request.spec, self._models.get(request.spec.model)
+        reply = wire.GenerateResponse(request_id=REQUEST_ID.get(), model=model.name)
+        text = []
+        async with aclosing(self._generation(spec, model)) as events:
+            async for event in events:
+                match event:
+                    case Started():
+                        convert.fill_prompt(reply.prompt, event, spec.response)
+                    case TextDelta():
+                        text.append(event.text)
+                    case Finished():
+                        reply.finished.CopyFrom(convert.finished_to_wire(event))
+                        reply.token_ids.extend(event.token_ids if spec.response.token_ids else ())
+        reply.text = "".join(text) if convert.wants_text(spec.response) else ""
+        return reply
+
     async def ChatStream(
         self, request: wire.ChatStreamRequest, context: Context
     ) -> AsyncIterator[wire.ChatStreamResponse]:
         check_options(request.options)
-        spec, request_id = request.spec, REQUEST_ID.get()
-        model = self._models.get(spec.model)
-        events = ChatPipeline(model).stream(convert.chat_request(spec, request_id))
-        async with aclosing(events):
+        spec, model = request.spec, self._models.get(request.spec.model)
+        async with aclosing(self._chat(spec, model, context)) as events:
             async for event in events:
-                match event:
+                yield convert.agent_event_to_wire(event, REQUEST_ID.get(), model.name, spec.response)
+
+    async def Chat(self, request: wire.ChatRequest, context: Context) -> wire.ChatResponse:
+        check_options(request.options)
+        spec, model = request.spec, self._models.get(request.spec.model)
+        reply = wire.ChatResponse(request_id=REQUEST_ID.get(), model=model.name)
+        turns = Turns()
+        async with aclosing(self._chat(spec, model, context)) as events:
+            async for event in events:
+                turns.add(event)
+                match event.event:
                     case Started():
-                        started = convert.started_to_wire(event, request_id, model.name, spec.response)
-                        yield wire.ChatStreamResponse(started=started)
-                    case TextDelta():
-                        yield wire.ChatStreamResponse(text_delta=convert.delta_to_wire(event, spec.response), round=1)
-                    case ReasoningDelta(text):
-                        yield wire.ChatStreamResponse(reasoning_delta=wire.ReasoningDelta(text=text), round=1)
-                    case ToolCall():
-                        yield wire.ChatStreamResponse(tool_call=convert.call_to_wire(event), round=1)
-                    case Finished():
-                        yield wire.ChatStreamResponse(finished=convert.finished_to_wire(event), round=1)
+                        convert.fill_prompt(reply.prompt, event.event, spec.response)
+                    case Finished() as finished:
+                        reply.finished.CopyFrom(convert.finished_to_wire(finished))
+                        reply.token_ids.extend(finished.token_ids if spec.response.token_ids else ())
+        reply.messages.extend(map(convert.message_to_wire, turns.messages()))
+        return reply
+
+    async def Abort(self, request: wire.AbortRequest, context: Context) -> wire.AbortResponse:
+        if not 1 <= len(request.request_ids) <= MOST_ABORTED:
+            convert.refuse([Violation("request_ids", f"must be 1 to {MOST_ABORTED}, got {len(request.request_ids)}")])
+        tenant = CALLER.get().tenant
+        ended = [request_id for request_id in request.request_ids if self._running.abort(request_id, tenant)]
+        return wire.AbortResponse(aborted_request_ids=ended)
 
     async def Tokenize(self, request: wire.TokenizeRequest, context: Context) -> wire.TokenizeResponse:
         return wire.TokenizeResponse(token_ids=await self._tokens(request))
@@ -93,3 +136,39 @@ class GenerationService:
             return prompt.ids
         special = request.add_special_tokens if request.HasField("add_special_tokens") else True
         return await encode(model, request.text, special)
+
+    async def _generation(self, spec: wire.GenerationSpec, model: TextModel) -> AsyncGenerator[GenerateEvent]:
+        request = convert.generate_request(spec, REQUEST_ID.get())
+        with self._running.enter(request.request_id, CALLER.get().tenant, model):
+            async with aclosing(GeneratePipeline(model).stream(request)) as events:
+                async for event in events:
+                    yield event
+
+    async def _chat(self, spec: wire.ChatSpec, model: TextModel, context: Context) -> AsyncGenerator[AgentEvent]:
+        """One turn of the model or, with the server's tools, as many as it takes; Abort ends it with a Finished too."""
+        request, call = convert.chat_request(spec, REQUEST_ID.get()), call_context(context)
+        served = spec.tool_execution == wire.TOOL_EXECUTION_SERVER
+        rounds = 1
+        with self._running.enter(request.request_id, call.principal.tenant, model) as generation:
+            if served:
+                loop = AgentLoop(ChatPipeline(model), self._catalog)
+                events = loop.run(request, call.principal, convert.agent_options(spec), call.deadline)
+            else:
+                events = _alone(ChatPipeline(model).stream(request))
+            try:
+                async with aclosing(events):
+                    async for event in events:
+                        rounds = event.round
+                        yield event
+            except asyncio.CancelledError:
+                if not generation.aborted:
+                    raise
+                generation.task.uncancel()
+                yield AgentEvent(rounds, Finished(FinishReason.CANCELLED, Usage()))
+
+
+async def _alone(events: AsyncGenerator[ChatEvent]) -> AsyncGenerator[AgentEvent]:
+    """One turn as the only round."""
+    async with aclosing(events):
+        async for event in events:
+            yield AgentEvent(1, event)
