@@ -1,6 +1,6 @@
 """Write a Llama GGUF of SmolLM2-135M's shape with random weights: what it says is noise, what it costs is real.
 
-    python bench/make_gguf.py out.gguf --format Q8_0
+python bench/make_gguf.py out.gguf --format Q8_0
 """
 
 import argparse
@@ -90,7 +90,8 @@ def add_tokenizer(writer: gguf.GGUFWriter) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template(
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+        "{% for message in messages %}"
+        "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
 

@@ -30,7 +30,7 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How to load: `compute` is auto, float32 or block8; `threads` 0 is one per core; `cache_dir` None keeps no graph on disk.
+    """How to load: `compute` is auto, float32 or block8; `threads` 0 is one per core; `cache_dir` None keeps no graph.
 
     A slot holds `max_context` tokens, or as many as the model can take where that is fewer.
     """
@@ -138,7 +138,7 @@ def _compute(wanted: str, weights: WeightSource) -> tuple[str, str]:
     for name in weights.names():
         if (tensor := weights.find(name)) is not None:
             sizes[tensor.format.name] = sizes.get(tensor.format.name, 0) + tensor.size
-            packable = packable or tensor.format.pack is not None
+            packable = packable or tensor.format.packing is not None
     main = max(sizes, key=lambda name: sizes[name], default="none")
     return (("block8" if packable else "float32") if wanted == "auto" else wanted), main
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from narthex_server.loading import LoadedModel, LoadOptions, load
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-
-from narthex_server.loading import LoadedModel, LoadOptions, load
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 FOLDERS = ["llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3"]
+ARCHITECTURES = ["llama", "qwen2", "qwen3"]
 FILES = [
-    *(f"gguf_{arch}/tiny-{arch}-{kind}.gguf" for arch in ("llama", "qwen2", "qwen3") for kind in ("F16", "Q8_0", "Q4_0")),
-    *(f"gguf_{arch}_k256/tiny-{arch}-k256-{kind}.gguf" for arch in ("llama", "qwen2", "qwen3") for kind in ("Q4_K_M", "Q6_K")),
+    *(f"gguf_{name}/tiny-{name}-{kind}.gguf" for name in ARCHITECTURES for kind in ("F16", "Q8_0", "Q4_0")),
+    *(f"gguf_{name}_k256/tiny-{name}-k256-{kind}.gguf" for name in ARCHITECTURES for kind in ("Q4_K_M", "Q6_K")),
     "gguf_llama_rope3/tiny-llama-Q8_0.gguf",
 ]
 QUANTISED = [file for file in FILES if "F16" not in file]
@@ -25,7 +26,8 @@ def test_float32_gives_the_reference_logits_and_tokens(model, load_golden, promp
         np.testing.assert_allclose(logits, prompt.logits, rtol=0, atol=EXACT, err_msg=prompt.name)
         row, chosen = logits[-1], []
         for step, token in enumerate(prompt.greedy):
-            np.testing.assert_allclose(row, prompt.decode_logits[step], rtol=0, atol=EXACT, err_msg=f"{prompt.name} {step}")
+            where = f"{prompt.name} {step}"
+            np.testing.assert_allclose(row, prompt.decode_logits[step], rtol=0, atol=EXACT, err_msg=where)
             chosen.append(int(row.argmax()))
             row = session.decode(0, np.array([token]), np.array([length + step], np.int32))[0]
         assert chosen == prompt.greedy

@@ -26,14 +26,16 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class CacheInputs:
-    """What says where each row stands: seqlens_k int32 [B] (tokens after this step, less one) and total int32 [1] (the most)."""
+    """Where each row stands: seqlens_k int32 [B] is its tokens after this step, less one; total int32 [1] the most of them."""
 
     seqlens_k: ir.Value
     total: ir.Value
     max_len: int
 
 
-def head_norm(graph: GraphBuilder, x: ir.Value, heads: int, size: int, weight: StoredTensor, epsilon: float) -> ir.Value:
+def head_norm(
+    graph: GraphBuilder, x: ir.Value, heads: int, size: int, weight: StoredTensor, epsilon: float
+) -> ir.Value:
     """Normalise each head of x [B, S, heads*size] by itself."""
     split = graph.constant(f"split_heads.{heads}.{size}", np.array([0, 0, heads, size], np.int64))
     merge = graph.constant(f"merge_heads.{heads * size}", np.array([0, 0, heads * size], np.int64))
@@ -46,7 +48,8 @@ def attention(
 ) -> ir.Value:  # fmt: skip
     """Rotate, append key and value to the caches of these names, attend; [B, S, heads*size].
 
-    The caches [slots, kv_heads, max_len, size] come in under their name and go out as `new_` + it: bind both to one memory.
+    The caches [slots, kv_heads, max_len, size] come in under their name and go out as `new_` + it;
+    both are to be bound to the same memory.
     """
     shape = ("slots", heads.kv_count, "max_len", heads.size)
     past = [graph.input(name, ir.DataType.FLOAT, shape) for name in names]

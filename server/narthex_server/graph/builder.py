@@ -65,7 +65,10 @@ class GraphBuilder:
         return self.weight(name, array.dtype, array.shape, lambda: array)
 
     def weight(
-        self, name: str, dtype: np.dtype[np.generic] | type[np.generic], shape: Sequence[int],
+        self,
+        name: str,
+        dtype: np.dtype[np.generic] | type[np.generic],
+        shape: Sequence[int],
         make: Callable[[], NDArray[np.generic]],
     ) -> ir.Value:
         """Add a weight that `make` yields when it is written; the same name is the same weight."""
@@ -84,9 +87,13 @@ class GraphBuilder:
         return self._shared[key]
 
     def save(self, path: Path, weights: str) -> None:
-        """Write the graph to `path` and its weights to the file `weights` beside it (one protobuf is limited to 2 GiB)."""
+        """Write the graph to `path`, and its weights to the file `weights` beside it: one protobuf is limited to 2 GiB."""
         graph = ir.Graph(
-            self._inputs, self._outputs, nodes=self._nodes, initializers=list(self._weights.values()),
-            opset_imports=_OPSETS, name=self._name,
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=list(self._weights.values()),
+            opset_imports=_OPSETS,
+            name=self._name,
         )
         ir.save(ir.Model(graph, ir_version=10, producer_name="narthex"), path, external_data=weights)

@@ -4,54 +4,58 @@ import numpy as np
 import onnx_ir as ir
 
 from narthex_server.graph.builder import MICROSOFT, Compute, GraphBuilder
-from narthex_server.weights.formats import Packed
+from narthex_server.weights.formats import Packing
 from narthex_server.weights.tensors import StoredTensor
 
 _INT8_ACTIVATIONS = 4
 
 
 def vector(graph: GraphBuilder, tensor: StoredTensor) -> ir.Value:
-    """A stored tensor as a float32 constant."""
+    """A stored tensor as a float32 weight."""
     return graph.weight(tensor.name, np.float32, tensor.shape, tensor.dense)
 
 
+def packing_of(graph: GraphBuilder, weight: StoredTensor) -> Packing | None:
+    """How the matrix is multiplied as it is stored; None where it is to be, or can only be, multiplied as float32."""
+    return weight.format.packing if graph.compute is Compute.BLOCK8 else None
+
+
+def quants(graph: GraphBuilder, weight: StoredTensor, packing: Packing) -> ir.Value:
+    """The quantised values of a matrix, uint8 [rows, blocks, bytes of a block]."""
+    shape = (len(weight.raw), weight.shape[-1] // packing.block, packing.block * packing.bits // 8)
+    return graph.weight(f"{weight.name}.quants", np.uint8, shape, lambda: packing.quants(weight.raw))
+
+
 def linear(graph: GraphBuilder, x: ir.Value, weight: StoredTensor, bias: StoredTensor | None = None) -> ir.Value:
-    """x [..., columns] times the transpose of weight [rows, columns], plus bias [rows]."""
-    packed = weight.packed() if graph.compute is Compute.BLOCK8 else None
-    if packed is None:
+    """x [..., columns] times the transpose of weight [rows, columns], plus bias [rows].
+
+    x has three dimensions unless its shape is known to be another.
+    """
+    packing = packing_of(graph, weight)
+    if packing is None:
         y = graph.op("FusedMatMul", x, vector(graph, weight), domain=MICROSOFT, transB=1)
         return y if bias is None else graph.op("Add", y, vector(graph, bias))
-    y = _block_product(graph, x, weight, packed, bias)
-    return y if packed.offset is None else graph.op("Add", y, _offset_product(graph, x, weight, packed))
-
-
-def quants(graph: GraphBuilder, weight: StoredTensor, packed: Packed) -> ir.Value:
-    """The quantised values of a matrix, uint8 [rows, blocks, bytes of a block]."""
-    return graph.constant(f"{weight.name}.quants", packed.weight)
-
-
-def _block_product(
-    graph: GraphBuilder, x: ir.Value, weight: StoredTensor, packed: Packed, bias: StoredTensor | None
-) -> ir.Value:
     rows, columns = weight.shape
-    return graph.op(
-        "MatMulNBits", x, quants(graph, weight, packed), graph.constant(f"{weight.name}.scales", packed.scales),
+    blocks = (rows, columns // packing.block)
+    y = graph.op(
+        "MatMulNBits", x, quants(graph, weight, packing),
+        graph.weight(f"{weight.name}.scales", np.float32, blocks, lambda: packing.scales(weight.raw)),
         None, None, None if bias is None else vector(graph, bias),
-        domain=MICROSOFT, K=columns, N=rows, bits=packed.bits, block_size=packed.block,
+        domain=MICROSOFT, K=columns, N=rows, bits=packing.bits, block_size=packing.block,
         accuracy_level=_INT8_ACTIVATIONS,
     )  # fmt: skip
+    if (offsets := packing.offsets) is None:
+        return y
+    # The offsets add the sum of x over each block times the block's offset: 1/32 of the work. MatMulNBits itself takes
+    # float zero points only on a path that is 85 times slower.
+    table = graph.weight(f"{weight.name}.offsets", np.float32, blocks, lambda: offsets(weight.raw))
+    sums = graph.shared((x, packing.block), lambda: _block_sums(graph, x, packing.block))
+    return graph.op("Add", y, graph.op("FusedMatMul", sums, table, domain=MICROSOFT, transB=1))
 
 
-def _offset_product(graph: GraphBuilder, x: ir.Value, weight: StoredTensor, packed: Packed) -> ir.Value:
-    """What the blocks' offsets add: the sum of x over each block times the block's offset.
-
-    MatMulNBits takes float zero points only on a path that is 85 times slower; this product is 1/32 of the work.
-    """
-    def sums() -> ir.Value:
-        split = graph.constant(f"split.{packed.block}", np.array([0, 0, -1, packed.block], np.int64))
-        last = graph.constant("last_axis", np.array([-1], np.int64))
-        return graph.op("ReduceSum", graph.op("Reshape", x, split), last, keepdims=0)
-
-    assert packed.offset is not None
-    offsets = graph.constant(f"{weight.name}.offsets", packed.offset)
-    return graph.op("FusedMatMul", graph.shared((x, packed.block), sums), offsets, domain=MICROSOFT, transB=1)
+def _block_sums(graph: GraphBuilder, x: ir.Value, block: int) -> ir.Value:
+    """Sum x [..., columns] over blocks of columns, [..., columns/block]."""
+    leading = len(x.shape) - 1 if x.shape is not None else 2
+    split = graph.constant(f"split.{leading}.{block}", np.array([0] * leading + [-1, block], np.int64))
+    last = graph.constant("last_axis", np.array([-1], np.int64))
+    return graph.op("ReduceSum", graph.op("Reshape", x, split), last, keepdims=0)

@@ -9,9 +9,7 @@ from narthex_server.weights.tensors import StoredTensor
 
 def rms_norm(graph: GraphBuilder, x: ir.Value, weight: StoredTensor, epsilon: float) -> ir.Value:
     """Normalise over the last axis."""
-    return graph.op(
-        "SimplifiedLayerNormalization", x, vector(graph, weight), axis=-1, epsilon=epsilon, stash_type=1
-    )
+    return graph.op("SimplifiedLayerNormalization", x, vector(graph, weight), axis=-1, epsilon=epsilon, stash_type=1)
 
 
 def add_rms_norm(

@@ -47,7 +47,7 @@ def llama3(theta: float, head_dim: int, scaling: Mapping[str, float]) -> Rope:
 
 
 def yarn(theta: float, head_dim: int, scaling: Mapping[str, float]) -> Rope:
-    """YaRN: as linear for slow pairs, plain for fast ones, a ramp over pair numbers between, and a factor on attention."""
+    """YaRN: linear for slow pairs, plain for fast ones, a ramp over the pairs between, and a factor on attention."""
     original, factor = scaling["original_max_position_embeddings"], scaling["factor"]
 
     def pair_with(turns: float) -> float:

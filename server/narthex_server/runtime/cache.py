@@ -62,7 +62,7 @@ class GraphCache:
 
 
 def entry_key(content: str, options: Mapping[str, object], code: Iterable[Path]) -> str:
-    """Name an entry by content, options and the code that builds it, so that a changed builder never meets an old graph."""
+    """Name an entry by content, options and the code that builds it: a changed builder never meets an old graph."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{content}\0{json.dumps(options, sort_keys=True)}\0".encode())
     for package in code:

@@ -105,8 +105,9 @@ class GgufFile:
 
     def _tensor(self, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> StoredTensor:
         if kind not in _BY_NUMBER:
+            known = ", ".join(FORMATS)
             raise InvalidModelFile(
-                f"{self.path}: tensor {name} has type {_OTHER_TYPES.get(kind, kind)}; supported are {', '.join(FORMATS)}",
+                f"{self.path}: tensor {name} has type {_OTHER_TYPES.get(kind, kind)}; supported are {known}",
                 reason="UNSUPPORTED_TENSOR_TYPE",
             )
         stored = _BY_NUMBER[kind]

@@ -60,7 +60,7 @@ class GgufWeights:
 
 
 def huggingface_name(name: str) -> str | None:
-    """Translate a tensor's name, `blk.0.attn_q.weight` to `model.layers.0.self_attn.q_proj.weight`; None if there is none."""
+    """Translate `blk.0.attn_q.weight` to `model.layers.0.self_attn.q_proj.weight`; None where there is no such name."""
     if (match := _LAYER.fullmatch(name)) is not None:
         inner = _LAYER_NAMES.get(match[2])
         return inner and f"model.layers.{match[1]}.{inner}.{match[3]}"
@@ -96,17 +96,17 @@ def _config(file: GgufFile) -> dict[str, Any]:
     def need(key: str) -> int:
         return int(metadata[f"{architecture}.{key}"])
 
-    heads = need("attention.head_count")
+    hidden, heads = need("embedding_length"), need("attention.head_count")
     window = get("attention.sliding_window")
     table = file.tensors.get("token_embd.weight")
     return {
         "model_type": "mistral" if architecture == "llama" and window else architecture,
-        "hidden_size": need("embedding_length"),
+        "hidden_size": hidden,
         "intermediate_size": need("feed_forward_length"),
         "num_hidden_layers": need("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": int(get("attention.head_count_kv", heads)),
-        "head_dim": int(get("attention.key_length") or get("rope.dimension_count") or need("embedding_length") // heads),
+        "head_dim": int(get("attention.key_length") or get("rope.dimension_count") or hidden // heads),
         "rms_norm_eps": float(metadata[f"{architecture}.attention.layer_norm_rms_epsilon"]),
         "max_position_embeddings": need("context_length"),
         "vocab_size": table.shape[0] if table is not None else int(get("vocab_size", 0)),

@@ -76,7 +76,7 @@ def _tensor(path: Path, body: Any, name: str, entry: Any) -> StoredTensor:
     start, end = entry["data_offsets"]
     expected = prod(shape) * kind.bytes
     if not 0 <= start <= end or end - start != expected:
-        raise InvalidModelFile(f"{path}: tensor {name} {list(shape)} needs {expected} bytes, the header gives {end - start}")
+        raise InvalidModelFile(f"{path}: tensor {name} {list(shape)} needs {expected} bytes, not {start} to {end}")
     if end > len(body):
         raise InvalidModelFile(f"{path}: truncated: tensor {name} ends at byte {end} of {len(body)}")
     columns = shape[-1] if shape else 1

@@ -8,12 +8,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from narthex_server.weights.formats import BlockFormat, Packed
+from narthex_server.weights.formats import BlockFormat
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor whose last dimension is stored in blocks; `raw` is uint8 [rows, bytes of one row] and usually a view of a file."""
+    """A tensor whose last dimension is stored in blocks; `raw` is uint8 [rows, bytes of one row], mostly a view of a file."""
 
     name: str
     shape: tuple[int, ...]
@@ -23,10 +23,6 @@ class StoredTensor:
     def dense(self) -> NDArray[np.float32]:
         """Return the values as float32 in `shape`."""
         return self.format.dense(self.raw).reshape(self.shape)
-
-    def packed(self) -> Packed | None:
-        """Return the matrix in MatMulNBits layout, or None where the format has no such form."""
-        return self.format.pack(self.raw) if self.format.pack else None
 
     def reordered(self, rows: NDArray[np.intp]) -> "StoredTensor":
         """Return the tensor with its rows in another order; blocks lie within rows, so nothing is lost."""
