@@ -45,15 +45,21 @@ class Tokenizer:
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
         """From a GGUF file's metadata. Errors: InvalidModelFile."""
-        vocabulary = gguf_tokenizer.read(metadata)
+        try:
+            vocabulary = gguf_tokenizer.read(metadata)
+        except InvalidModelFile:
+            raise
+        except Exception as error:  # as above; merges of tokens that do not exist, scores that are no numbers, …
+            raise InvalidModelFile(f"the GGUF file's tokenizer (tokens, merges, types) is broken: {error}") from error
         return cls(vocabulary.backend, vocabulary.bos, vocabulary.eos)
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Ids of `text`; special tokens written in it count as such; `add_special` adds BOS and the like."""
         try:
             return list(self._backend.encode(text, add_special_tokens=add_special).ids)
-        except UnicodeEncodeError:  # half a surrogate pair, which JSON allows and UTF-8 does not
-            return self.encode(text.encode("utf-8", "replace").decode(), add_special)
+        except TypeError:  # half a surrogate pair, which JSON allows and UTF-8 does not
+            text = text.encode("utf-8", "replace").decode()
+            return list(self._backend.encode(text, add_special_tokens=add_special).ids)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of `ids`, all at once."""

@@ -1,0 +1,57 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from narthex_server.errors import InvalidModelFile
+from narthex_server.text.assets import GenerationDefaults, TextAssets
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+def copy(source: Path, target: Path, **config: object) -> Path:
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        (target / name).write_bytes((source / name).read_bytes())
+    settings = json.loads((target / "tokenizer_config.json").read_text("utf-8")) | config
+    (target / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    return target
+
+
+def test_eos_ids_come_from_every_place_that_names_them(assets: Callable[[str], TextAssets]) -> None:
+    assert assets("llama").eos_ids == {505, 509, 510}
+    assert assets("mistral_swa").eos_ids == {2}
+    assert assets("text/phi3").eos_ids == {595, 598}
+
+
+def test_turn_ends_are_known_without_a_generation_config(tmp_path: Path) -> None:
+    found = TextAssets.from_folder(copy(GOLDEN / "qwen3", tmp_path))
+    assert found.eos_ids == {500, 502}
+
+
+def test_defaults_are_those_of_generation_config(assets: Callable[[str], TextAssets], tmp_path: Path) -> None:
+    assert assets("llama").defaults == GenerationDefaults(temperature=0.6, top_p=0.9)
+    folder = copy(GOLDEN / "qwen3", tmp_path)
+    assert TextAssets.from_folder(folder).defaults == GenerationDefaults()
+    (folder / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.7}')
+    assert TextAssets.from_folder(folder).defaults.temperature == 0
+
+
+def test_templates_are_found_in_all_their_places(tmp_path: Path) -> None:
+    named = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
+    folder = copy(GOLDEN / "qwen2", tmp_path, chat_template=named)
+    template = TextAssets.from_folder(folder).template
+    assert template is not None and template.sources == {"default": "a", "tool_use": "b"}
+    (folder / "chat_template.jinja").write_text("c")
+    template = TextAssets.from_folder(folder).template
+    assert template is not None and template.sources == {"default": "c", "tool_use": "b"}
+
+
+def test_a_model_without_template_has_none(tmp_path: Path) -> None:
+    assert TextAssets.from_folder(copy(GOLDEN / "qwen2", tmp_path, chat_template=None)).template is None
+
+
+def test_a_config_that_is_not_json_is_refused_by_path(tmp_path: Path) -> None:
+    folder = copy(GOLDEN / "qwen2", tmp_path)
+    (folder / "tokenizer_config.json").write_text("{")
+    with pytest.raises(InvalidModelFile, match="tokenizer_config"):
+        TextAssets.from_folder(folder)

@@ -1,0 +1,148 @@
+import json
+from collections.abc import Callable
+
+import pytest
+from narthex_server.text.assets import TextAssets
+from narthex_server.text.calls.detect import detect
+from narthex_server.text.calls.hermes import HERMES
+from narthex_server.text.calls.llama3 import LLAMA3
+from narthex_server.text.calls.mistral import GRANITE, MISTRAL
+from narthex_server.text.calls.parser import Dialect
+from narthex_server.text.messages import ToolCall
+
+Parsed = list[str | tuple[str, str]]
+
+
+def parse(dialect: Dialect, text: str, size: int) -> Parsed:
+    """The turn in pieces of `size` characters; neighbouring text joined, calls as (name, arguments)."""
+    parser = dialect.parser()
+    pieces = [piece for at in range(0, len(text), size) for piece in parser.feed(text[at : at + size])]
+    found: Parsed = []
+    for piece in [*pieces, *parser.finish()]:
+        if isinstance(piece, ToolCall):
+            assert len(piece.id) == 9 and piece.id.isalnum()
+            found.append((piece.name, piece.arguments))
+        elif found and isinstance(found[-1], str):
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return found
+
+
+A = '{"city": "Pa\\"ris", "n": 1.50}'
+CASES: list[tuple[Dialect, str, Parsed]] = [
+    (HERMES, "Just <text> and 2 < 3.\n", ["Just <text> and 2 < 3.\n"]),
+    (HERMES, f'<tool_call>\n{{"name": "f", "arguments": {A}}}\n</tool_call>', [("f", A)]),
+    (
+        HERMES,
+        f'Look:\n<tool_call>\n{{"name": "f", "arguments": {A}}}\n</tool_call>\n<tool_call>'
+        '{"arguments": {}, "name": "g"}</tool_call>\n',
+        ["Look:", ("f", A), ("g", "{}")],
+    ),
+    (
+        HERMES,
+        '<tool_call>{"name": "f", "arguments": {"a": "</tool_call>"}}</tool_call>',
+        [("f", '{"a": "</tool_call>"}')],
+    ),
+    (HERMES, '<tool_call>{"name": "f"}', [("f", "{}")]),
+    (HERMES, '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', [("f", '{"a": 1}')]),
+    (HERMES, '<tool_call>{"name": "f", </tool_call> so', ['<tool_call>{"name": "f", </tool_call> so']),
+    (HERMES, "<tool_call>hm</tool_call>then", ["<tool_call>hm</tool_call>then"]),
+    (
+        HERMES,
+        '<tool_call>{"name": "f", "arguments": [1]}</tool_call>',
+        ['<tool_call>{"name": "f", "arguments": [1]}</tool_call>'],
+    ),
+    (HERMES, '<tool_call>{"name": "f", "argu', ['<tool_call>{"name": "f", "argu']),
+    (HERMES, "a <tool_", ["a <tool_"]),
+    (LLAMA3, "Plain {text}", ["Plain {text}"]),
+    (LLAMA3, f'{{"name": "f", "parameters": {A}}}', [("f", A)]),
+    (LLAMA3, f'<|python_tag|>{{"type": "function", "name": "f", "parameters": {A}}}', [("f", A)]),
+    (LLAMA3, f'{{"name": "f", "parameters": {A}}}; {{"name": "g", "parameters": {{}}}}', [("f", A), ("g", "{}")]),
+    (LLAMA3, '{"answer": 42}', ['{"answer": 42}']),
+    (LLAMA3, '{"name": 42} yes', ['{"name": 42} yes']),
+    (LLAMA3, '{"name": "f", "para', ['{"name": "f", "para']),
+    (MISTRAL, "Plain [text]", ["Plain [text]"]),
+    (MISTRAL, f'[TOOL_CALLS] [{{"name": "f", "arguments": {A}, "id": "abcdEF123"}}]', [("f", A)]),
+    (
+        MISTRAL,
+        f'Well.[TOOL_CALLS][{{"name": "f", "arguments": {A}}}, {{"name": "g", "arguments": {{}}}}]',
+        ["Well.", ("f", A), ("g", "{}")],
+    ),
+    (MISTRAL, f"[TOOL_CALLS]f[ARGS]{A}[TOOL_CALLS]g[CALL_ID]x1[ARGS]{{}}", [("f", A), ("g", "{}")]),
+    (MISTRAL, '[TOOL_CALLS] [{"name": "f", "arguments": 1}] so', ['[TOOL_CALLS] [{"name": "f", "arguments": 1}] so']),
+    (MISTRAL, "[TOOL_CALLS] no json", ["[TOOL_CALLS] no json"]),
+    (MISTRAL, '[TOOL_CALLS] [{"name": "f", "arg', ['[TOOL_CALLS] [{"name": "f", "arg']),
+    (GRANITE, f'<|tool_call|>[{{"name": "f", "arguments": {A}}}]', [("f", A)]),
+]
+
+
+@pytest.mark.parametrize(("dialect", "text", "expected"), CASES)
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_turns_are_parsed_alike_however_they_arrive(dialect: Dialect, text: str, expected: Parsed, size: int) -> None:
+    assert parse(dialect, text, size) == expected
+
+
+@pytest.mark.parametrize("dialect", [HERMES, MISTRAL])
+def test_plain_text_is_not_kept_waiting(dialect: Dialect) -> None:
+    parser = dialect.parser()
+    assert list(parser.feed("Hello wor")) == ["Hello wor"]
+    assert list(parser.feed("ld. ")) == ["ld."]
+
+
+def test_a_json_answer_is_not_kept_waiting_once_its_first_key_is_no_calls() -> None:
+    parser = LLAMA3.parser()
+    assert list(parser.feed('{"answer')) == []
+    assert list(parser.feed('": ')) == ['{"answer": ']
+
+
+def test_each_call_comes_as_soon_as_it_is_complete() -> None:
+    parser = MISTRAL.parser()
+    (call,) = parser.feed('[TOOL_CALLS] [{"name": "f", "arguments": {}}, {"na')
+    assert isinstance(call, ToolCall)
+
+
+@pytest.mark.parametrize("dialect", [HERMES, LLAMA3, MISTRAL, GRANITE])
+def test_an_opening_leads_to_the_call_that_it_names(dialect: Dialect) -> None:
+    assert parse(dialect, dialect.opening("f") + '{"a": 1}}', 3)[0] == ("f", '{"a": 1}')
+    free = parse(dialect, dialect.opening("") + 'f", "arguments": {}}', 3)
+    assert free[0] == ("f", "{}")
+
+
+def test_deeply_nested_json_is_text() -> None:
+    text = '<tool_call>{"name": "f", "arguments": {"a": ' + "[" * 100_000 + "</tool_call>"
+    assert "".join(str(piece) for piece in parse(HERMES, text, 50_000)) == text
+
+
+def test_the_dialect_is_found_in_the_template(assets: Callable[[str], TextAssets]) -> None:
+    expected = {"qwen2": HERMES, "qwen3": HERMES, "llama": LLAMA3, "mistral_swa": MISTRAL, "text/granite": GRANITE}
+    for name, dialect in expected.items():
+        template = assets(name).template
+        assert template is not None and detect(template.source) is dialect, name
+    assert detect("{{ messages[0].content }}") is None
+
+
+def test_what_a_template_prints_for_a_call_is_read_back(assets: Callable[[str], TextAssets]) -> None:
+    for name in ("qwen2", "qwen3", "llama", "mistral_swa"):
+        template = assets(name).template
+        assert template is not None
+        golden = (TextAssets, name)
+        messages = [
+            {"role": "user", "content": "x"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                    {"id": "abcdEF123", "type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}
+                ],
+            },
+        ]
+        text = template.render_raw(messages, None, add_generation_prompt=False)
+        dialect = detect(template.source)
+        assert dialect is not None, golden
+        found = [piece for piece in parse(dialect, text[text.rindex(_start(dialect)) :], 1) if isinstance(piece, tuple)]
+        assert [(call, json.loads(arguments)) for call, arguments in found] == [("f", {"a": "b"})]
+
+
+def _start(dialect: Dialect) -> str:
+    return '{"name"' if dialect is LLAMA3 else dialect.markers[0]
