@@ -22,6 +22,7 @@ from narthex_server.engine.handle import EngineHandle
 from narthex_server.engine.options import EngineOptions
 from narthex_server.errors import NarthexError
 from narthex_server.interceptors.auth import AuthInterceptor
+from narthex_server.interceptors.drain import DrainInterceptor
 from narthex_server.interceptors.errors import ErrorInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
@@ -33,6 +34,10 @@ from narthex_server.services.registration import contract, register
 from narthex_server.services.tool import ToolService
 from narthex_server.services.upstream import UpstreamService
 from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.native.chat import ChatTool
+from narthex_server.tools.native.count_tokens import CountTokensTool
+from narthex_server.tools.native.generate import GenerateTool
+from narthex_server.tools.native.list_models import ListModelsTool
 from narthex_server.tools.server import ToolServer
 
 if TYPE_CHECKING:
@@ -87,7 +92,8 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
             metrics_port = stack.enter_context(metrics.served(registry, config.metrics))
         except OSError as error:
             raise AddressInUse("--metrics", config.metrics, error.strerror or error) from error
-        server = grpc_server(config, registry)
+        drain = DrainInterceptor()
+        server = grpc_server(config, registry, drain)
         grpc_port = bind(server, config)
         # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
         loading = asyncio.create_task(load_models(config))
@@ -98,6 +104,9 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         connecting = asyncio.create_task(catalog.start())
         stack.callback(connecting.cancel)
         models = await start_engines(await loading, config, registry, stack)
+        if len(models):
+            for native in (ChatTool, GenerateTool, CountTokensTool, ListModelsTool):
+                catalog.add_native(native(models))
         register(
             server,
             {
@@ -112,7 +121,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
                 await asyncio.shield(connecting)
         states = await advertise(server, len(models) > 0)
         await server.start()
-        stack.push_async_callback(server.stop, config.shutdown_grace)
+        stack.push_async_callback(stop, server, drain, config.shutdown_grace)
         stack.push_async_callback(states.enter_graceful_shutdown)
         yield Ready(
             Address(config.grpc.host, grpc_port),
@@ -122,13 +131,24 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         )
 
 
-def grpc_server(config: ServerConfig, registry: CollectorRegistry) -> grpc.aio.Server:
+async def stop(server: grpc.aio.Server, drain: DrainInterceptor, grace: float) -> None:
+    """Takes no new calls, waits at most `grace` seconds for those that work, then ends the rest."""
+    stopping = asyncio.create_task(server.stop(grace))
+    idle = asyncio.create_task(drain.idle())
+    await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+    idle.cancel()
+    await server.stop(None)
+    await stopping
+
+
+def grpc_server(config: ServerConfig, registry: CollectorRegistry, drain: DrainInterceptor) -> grpc.aio.Server:
     """A server with our interceptors, outermost first."""
     keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else KeyRing(())
     if token := os.environ.get(DELEGATE_TOKEN_VARIABLE):
         keys = keys.with_delegate(token)
     return grpc.aio.server(
         interceptors=[
+            drain,
             RequestInterceptor(),
             MetricsInterceptor(registry, contract()),
             ErrorInterceptor(),

@@ -12,7 +12,7 @@ from narthex.settings import SettingsError
 
 from narthex_server.config import ServerConfig, from_command_line
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("narthex_server.main")  # also when run by `python -m`
 
 
 class Exit(IntEnum):
@@ -31,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = from_command_line(argv)
     logging.basicConfig(
         stream=sys.stderr,
-        level=config.log_level.upper(),
+        level=logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    logging.getLogger("narthex_server").setLevel(config.log_level.upper())  # ours; what libraries say below a warning helps nobody here
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when grpc is imported, which app does
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(serve(config))
