@@ -3,7 +3,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,8 @@ def http_server(free_port: int):
             drain = asyncio.create_task(process.stderr.read())
             yield f"http://127.0.0.1:{free_port}/{'sse' if kind == 'sse' else 'mcp'}"
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                process.kill()
             await process.wait()
             await drain
 
@@ -108,7 +109,7 @@ def gone() -> Callable[[int], Awaitable[None]]:
 
     async def wait(pid: int) -> None:
         async with asyncio.timeout(10):
-            while _alive(pid):
+            while _alive(pid):  # noqa: ASYNC110 (not our child: nothing to wait on)
                 await asyncio.sleep(0.01)
 
     return wait

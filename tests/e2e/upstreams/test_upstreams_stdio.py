@@ -17,7 +17,7 @@ def text(events) -> str:
 
 
 async def test_time_git_and_workspace_are_listed_in_order_and_answer(gateway, tmp_path):
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)  # noqa: ASYNC221
     (tmp_path / "notes.txt").write_text("hello")
     async with gateway(
         {
@@ -160,14 +160,14 @@ async def test_servers_die_with_a_parent_that_is_killed(gateway, tmp_path, gone)
         "from narthex_server.tools.upstream.source import Process\n"
         "from narthex_server.tools.upstream.transports.stdio import connect\n"
         "async def main():\n"
-        "    code = 'import os, sys, time; open(sys.argv[1], \"w\").write(str(os.getpid())); print(1); time.sleep(600)'\n"
+        "    code = 'import os, sys, time; open(sys.argv[1], \"w\").write(str(os.getpid())); time.sleep(600)'\n"
         "    async with connect('x', Process(sys.executable, ('-u', '-c', code, sys.argv[1])), print):\n"
         "        print('up', flush=True)\n"
         "        await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
     pid_file = tmp_path / "pid"
-    parent = subprocess.Popen([sys.executable, program, pid_file], stdout=subprocess.PIPE)
+    parent = subprocess.Popen([sys.executable, program, pid_file], stdout=subprocess.PIPE)  # noqa: ASYNC220
     try:
         assert parent.stdout.readline() == b"up\n"
         limit = time.monotonic() + 10

@@ -46,6 +46,9 @@ class Calls:
         self._flights: set[_Flight] = set()
         self.client: Client | None = None
 
+    def disconnect(self) -> None:
+        self.client = None
+
     async def run(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
         """Yields what the server sends for this call, the result last; closing it cancels the call upstream.
 

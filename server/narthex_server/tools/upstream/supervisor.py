@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import mcp_types as types
@@ -24,8 +25,11 @@ from narthex_server.tools.upstream.transports import http, stdio
 FIRST_DELAY, LAST_DELAY = 0.5, 30.0
 STABLE = 10.0
 """Seconds after which a connection counts as good, so that the next failure is retried soon."""
+CHECK_INTERVAL = 30.0
 MAX_PAGES = 100
 STOP_TIMEOUT = 10.0
+
+VERSION = version("narthex")
 
 _log = logging.getLogger(__name__)
 
@@ -109,10 +113,8 @@ class Upstream:
             began = loop.time()
             try:
                 reason = await self._connection()
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # an exception group of the client's tasks may be of either kind
-                if not isinstance(error, Exception | BaseExceptionGroup):
+            except (Exception, asyncio.CancelledError) as error:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
                 _log.debug("upstream %s", self.name, exc_info=error)
                 reason = self._said() or _reason(error, self._source)
@@ -130,42 +132,44 @@ class Upstream:
 
     async def _connection(self) -> str:
         """Lives as long as one connection does; returns why it ended."""
+        limit = self._source.start_timeout
         client = Client(
             self._transport(),
             cache=None,
             log_level="info",
             logging_callback=self._calls.on_log,
             message_handler=self._on_message,
-            client_info=types.Implementation(name="narthex", version="0.1.0"),
+            client_info=types.Implementation(name="narthex", version=VERSION),
         )
-        listening: asyncio.Task[None] | None = None
-        try:
-            starting = asyncio.timeout(self._source.start_timeout)
-            async with starting:
-                await client.__aenter__()
-            try:
-                async with asyncio.timeout(self._source.start_timeout):
-                    self._tools = await self._list(client)
-                listening = asyncio.create_task(self._listen(client))
-                self._calls.client = client
-                self._set(ServerState.READY, attempts=self._status.attempts, version=client.protocol_version)
+        async with AsyncExitStack() as stack:
+            async with asyncio.timeout(limit):
+                await stack.enter_async_context(client)
+                self._tools = await self._list(client)
+            await stack.enter_async_context(_running(self._listen(client)))
+            stack.callback(self._calls.disconnect)
+            self._calls.client = client
+            _log.info("upstream %s is ready with %d tools", self.name, len(self._tools))
+            while True:
+                self._set(ServerState.READY, attempts=self._status.attempts, protocol=client.protocol_version)
                 self._settled.set()
-                _log.info("upstream %s is ready with %d tools", self.name, len(self._tools))
-                while (reason := await self._signals.get()) is None:
-                    async with asyncio.timeout(self._source.start_timeout):
-                        self._tools = await self._list(client)
-                    self._set(ServerState.READY, attempts=self._status.attempts, version=client.protocol_version)
-                # shown before the goodbye, which may take its time
-                self._set(ServerState.UNHEALTHY, reason, attempts=self._status.attempts)
-                return reason
-            finally:
-                self._calls.client = None
-                if listening is not None:
-                    listening.cancel()
-                    await asyncio.gather(listening, return_exceptions=True)
-                await client.__aexit__(None, None, None)
-        finally:
-            self._calls.client = None
+                if (reason := await self._next_signal()) is not None:
+                    # shown before the goodbye, which may take its time
+                    self._set(ServerState.UNHEALTHY, reason, attempts=self._status.attempts)
+                    return reason
+                async with asyncio.timeout(limit):
+                    self._tools = await self._list(client)
+
+    async def _next_signal(self) -> str | None:
+        """Why the connection ended, or None when the tools are to be listed again.
+
+        A server behind a URL can go without a word, so it is asked now and then.
+        """
+        if not isinstance(self._source.transport, Http):
+            return await self._signals.get()
+        try:
+            return await asyncio.wait_for(self._signals.get(), CHECK_INTERVAL)
+        except TimeoutError:
+            return None
 
     def _transport(self) -> AbstractAsyncContextManager[Any]:
         match self._source.transport:
@@ -220,9 +224,9 @@ class Upstream:
                 return reason
         return ""
 
-    def _set(self, state: ServerState, reason: str = "", attempts: int = 0, version: str = "") -> None:
+    def _set(self, state: ServerState, reason: str = "", attempts: int = 0, protocol: str = "") -> None:
         self._status = ServerStatus(
-            self.name, _scheme(self._source), state, reason, len(self._tools), version, attempts
+            self.name, _scheme(self._source), state, reason, len(self._tools), protocol, attempts
         )
         self._changed()
 
@@ -258,6 +262,17 @@ def _reason(error: BaseException, source: ServerSource) -> str:
             return str(error)
         case _:
             return f"{type(error).__name__}: {str(error)[:300]}"
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    """Runs `work` beside the block and ends it with the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _nobody() -> None:

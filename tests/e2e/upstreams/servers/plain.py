@@ -3,7 +3,10 @@
 import json
 import sys
 
-SCHEMA = '{"type":"object","required":["z"],"properties":{"z":{"type":"integer","maximum":123456789012345678901234567890},"a":{"type":"string"}}}'
+SCHEMA = (
+    '{"type":"object","required":["z"],"properties":'
+    '{"z":{"type":"integer","maximum":123456789012345678901234567890},"a":{"type":"string"}}}'
+)
 
 
 def send(message: str) -> None:
