@@ -1,0 +1,75 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from narthex_server.principal import LOCAL
+from narthex_server.tools.server import ServerState, ServerStatus
+from narthex_server.tools.tool import CallContext, Tool, ToolEvent, ToolResult
+
+
+class Echo:
+    """A native tool that answers with its arguments."""
+
+    def __init__(self, name: str, schema: bytes = b"{}") -> None:
+        self.tool = Tool(name, "", "", schema)
+
+    async def call(self, arguments: bytes, context: CallContext) -> AsyncIterator[ToolEvent]:
+        yield ToolResult(b"[]", arguments)
+
+
+class Server:
+    """An in-process server of tools, by the same protocol as an upstream; its state is set by hand."""
+
+    def __init__(self, name: str, *tools: str, prefix: str | None = None) -> None:
+        self.name = name
+        self.prefix = prefix
+        self.status = ServerStatus(name, "test", ServerState.STARTING)
+        self.tools = tuple(Tool(tool, "", "", b"{}") for tool in tools)
+        self.cancelled = asyncio.Event()
+        self._changed: Callable[[], None] = lambda: None
+
+    def start(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self.become(ServerState.READY)
+
+    def become(self, state: ServerState, reason: str = "") -> None:
+        self.status = ServerStatus(self.name, "test", state, reason)
+        self._changed()
+
+    def offer(self, *tools: str) -> None:
+        self.tools = tuple(Tool(tool, "", "", b"{}") for tool in tools)
+        self._changed()
+
+    async def settled(self) -> None:
+        pass
+
+    def reconnect(self) -> None:
+        self.become(ServerState.READY)
+
+    async def stop(self) -> None:
+        self.become(ServerState.STOPPED)
+
+    async def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncIterator[ToolEvent]:
+        try:
+            if tool == "wait":
+                yield ToolResult(b"[]")
+                await asyncio.Event().wait()
+            yield ToolResult(b"[]", f"{self.name}/{tool}".encode())
+        finally:
+            self.cancelled.set()
+
+
+@pytest.fixture
+def echo() -> type[Echo]:
+    return Echo
+
+
+@pytest.fixture
+def server() -> type[Server]:
+    return Server
+
+
+@pytest.fixture
+def context() -> CallContext:
+    return CallContext(LOCAL, "test")
