@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.engine.request import EngineRequest, Sampling, Tokens
 from narthex_server.loading import LoadOptions, default_cache, load
@@ -46,9 +45,7 @@ class Bench:
         decode = min([await self._decode(batch, context, tokens) for _ in range(self._repeat)])
         prefill = min([await self._prefill(batch, prompt) for _ in range(self._repeat)])
         steps = tokens - 1
-        return Row(
-            batch, batch * steps / decode, decode / steps * 1e3, batch * prompt / prefill, prefill / batch * 1e3
-        )
+        return Row(batch, batch * steps / decode, decode / steps * 1e3, batch * prompt / prefill, prefill / batch * 1e3)
 
     async def _decode(self, batch: int, context: int, tokens: int) -> float:
         """Seconds from the last request's first token to the last token, less what was generated before."""

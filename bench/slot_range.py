@@ -1,60 +1,19 @@
 """What gaps between decoding rows cost: dead rows, a run for each range, or a copy that closes them.
 
-    python bench/slot_range.py [MODEL] [--slots 8] [--contexts 64,512,2048] [--compute auto] [--threads 2]
+    python bench/make_gguf.py /tmp/135m.gguf
+    python bench/slot_range.py /tmp/135m.gguf [--slots 8] [--contexts 64,512,2048] [--compute auto] [--threads 2]
 
-Without MODEL it makes a decoder of SmolLM2-135M's shape with random float32 weights. docs/adr/0005-slot-range.md holds the
-figures that the engine's policy rests on.
+The engine's policy rests on the figures in docs/adr/0005-slot-range.md.
 """
 
 import argparse
-import json
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-
 from narthex_server.loading import LoadOptions, load
 from narthex_server.runtime.session import DecoderSession
-
-SHAPE = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "hidden_act": "silu",
-    "tie_word_embeddings": True,
-}
-
-
-def random_model(folder: Path) -> Path:
-    """A folder with SHAPE and random weights; its tokenizer knows no more than single bytes."""
-    from safetensors.numpy import save_file
-    from tokenizers import Tokenizer, models
-
-    rng, hidden, inner = np.random.default_rng(0), 576, 1536
-    shapes = {"model.embed_tokens": (49152, hidden)}
-    for layer in range(30):
-        at = f"model.layers.{layer}"
-        shapes |= {f"{at}.self_attn.{name}_proj": (hidden, hidden) for name in "qo"}
-        shapes |= {f"{at}.self_attn.{name}_proj": (192, hidden) for name in "kv"}
-        shapes |= {f"{at}.mlp.{name}_proj": (inner, hidden) for name in ("gate", "up")}
-        shapes |= {f"{at}.mlp.down_proj": (hidden, inner)}
-    weights = {f"{name}.weight": rng.normal(0, 0.02, shape).astype(np.float32) for name, shape in shapes.items()}
-    norms = [f"model.layers.{n}.{name}_layernorm" for n in range(30) for name in ("input", "post_attention")]
-    weights |= {f"{name}.weight": np.ones(hidden, np.float32) for name in (*norms, "model.norm")}
-    save_file(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(SHAPE))
-    Tokenizer(models.BPE(vocab={chr(n): n for n in range(1, 128)}, merges=[])).save(str(folder / "tokenizer.json"))
-    return folder
 
 
 def milliseconds(run: Callable[[], object], repeat: int = 15) -> float:
@@ -91,17 +50,14 @@ def ranges_of(slots: list[int]) -> list[tuple[int, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", type=Path)
+    parser.add_argument("model", type=Path)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--contexts", default="64,512,2048")
     parser.add_argument("--compute", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
     contexts, slots = [int(text) for text in args.contexts.split(",")], args.slots
-    with tempfile.TemporaryDirectory() as folder:
-        path = args.model or random_model(Path(folder))
-        options = LoadOptions(args.compute, args.threads, slots, max(contexts) + 64, Path(folder) / "cache")
-        session = load(path, options).session
+    session = load(args.model, LoadOptions(args.compute, args.threads, slots, max(contexts) + 64)).session
     scenes = {
         "ends": [0, slots - 1],
         "every other": list(range(0, slots, 2)),
@@ -116,8 +72,12 @@ def main() -> None:
         copy = milliseconds(lambda context=context: session.copy(0, 1, context))  # type: ignore[misc]
         row = (rows[slots] - rows[1]) / (slots - 1)
         print(f"\ncontext {context}: step ms by rows " + ", ".join(f"{n}: {ms:.1f}" for n, ms in rows.items()))
-        print(f"a copy {copy:.2f} ms ({copy / context * 1e3:.1f} µs a token); a dead row = {row / copy * context:.0f} tokens")
-        print(f"{'active of ' + str(slots):14}{'dead rows':>11}{'ranges':>9}{'compact':>9}   ms; moves, steps until paid")
+        print(
+            f"a copy {copy:.2f} ms, {copy / context * 1e3:.1f} µs/token; a dead row = {row / copy * context:.0f} tokens"
+        )
+        print(
+            f"{'active of ' + str(slots):14}{'dead rows':>11}{'ranges':>9}{'compact':>9}   ms; moves, steps until paid"
+        )
         for name, active in scenes.items():
             dead, split = rows[slots], decode(session, ranges_of(active), context)
             tight, moves = decode(session, [(0, len(active))], context), sum(slot >= len(active) for slot in active)

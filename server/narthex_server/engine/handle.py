@@ -198,8 +198,8 @@ class EngineHandle:
                 stream.ended = ended
                 stream.ready.set()
                 self._forget(ended.key)
-        if batch.step is not None:
-            self._stats = batch.step.stats
+        if batch.stats is not None:
+            self._stats = batch.stats
         if batch.last:
             self._refusal = self._refusal or "the engine has died; the log says why"
             self._done.set()

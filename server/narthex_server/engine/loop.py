@@ -35,7 +35,7 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Refuse what waits; let run what runs."""
+    """Refuse what finds no slot; let run what runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class Batch:
     tokens: list[tuple[int, int]] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     step: StepReport | None = None
+    stats: EngineStats | None = None
     last: bool = False
 
 
@@ -78,7 +79,7 @@ class EngineLoop:
     ) -> None:
         self._capacity = session.slots * session.max_len
         self._slots = Slots(session)
-        self._scheduler = Scheduler(self._slots, options.prefill_tokens)
+        self._scheduler = Scheduler(self._slots, options)
         self._runner = Runner(session, self._slots)
         self._inbox = inbox
         self._send = send
@@ -118,6 +119,7 @@ class EngineLoop:
                 if sequence := self._scheduler.find(key):
                     self._end(sequence, FinishReason.CANCELLED)
             case Drain():
+                self._admit(time.monotonic())
                 for sequence in [*self._scheduler.waiting]:
                     self._end(
                         sequence, Unavailable("the engine is shutting down; retry later or elsewhere", metadata={})
@@ -135,11 +137,13 @@ class EngineLoop:
             if plan.chunks:
                 self._flush()
         for chunk in plan.chunks:
+            begun = time.monotonic()
             self._attempt([chunk.sequence], lambda: [self._runner.prefill(chunk)])  # noqa: B023 (called at once)
+            self._scheduler.timed(chunk, time.monotonic() - begun)
         if plan.rows or plan.chunks:
             self._steps += 1
-        prefilled = sum(chunk.size for chunk in plan.chunks)
-        self._batch.step = StepReport(len(plan.rows), prefilled, time.monotonic() - started, self._stats())
+            prefilled = sum(chunk.size for chunk in plan.chunks)
+            self._batch.step = StepReport(len(plan.rows), prefilled, time.monotonic() - started)
         self._flush()
 
     def _admit(self, now: float) -> None:
@@ -201,6 +205,7 @@ class EngineLoop:
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, Batch()
+        batch.stats = self._stats()
         try:
             self._send(batch)
         except RuntimeError:  # the event loop is closed: nobody is left to generate for

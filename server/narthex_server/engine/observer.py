@@ -37,7 +37,6 @@ class StepReport:
     rows: int
     prefill_tokens: int
     seconds: float
-    stats: EngineStats
 
 
 @dataclass(frozen=True, slots=True)

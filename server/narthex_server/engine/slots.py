@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from narthex_server.engine.decoder import DecoderSession
 from narthex_server.engine.sequence import Sequence
 
-DEAD_ROW_TOKENS = 256
+DEAD_ROW_TOKENS = 1024
 """Tokens that can be copied in the time that one dead row costs in one step (measured, see the ADR)."""
 
 REUSE_MIN = 8
