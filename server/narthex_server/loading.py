@@ -1,11 +1,12 @@
 """From a model folder or file to a session that runs it."""
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
 from narthex_server.weights.safetensors import SafetensorsFolder, weight_files
 from narthex_server.weights.tensors import WeightSource
 
+_log = logging.getLogger(__name__)
 COMPUTE = ("auto", "float32", "block8")
 _SOURCES = ("graph", "models", "weights")
 
@@ -39,7 +41,7 @@ class LoadOptions:
     threads: int = 0
     slots: int = 8
     max_context: int = 8192
-    cache_dir: Path | None = None
+    cache_dir: Path | None = field(default_factory=default_cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
     max_len = min(int(source.config.get("max_position_embeddings") or options.max_context), options.max_context)
     text = source.text()
     with ExitStack() as stack:
-        root = options.cache_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="narthex-")))
+        root = _usable(options.cache_dir) or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="narthex-")))
         graph = _graph(GraphCache(root), source, model_type, compute, max_len)
         threads = options.threads or os.cpu_count() or 1
         session = OrtDecoderSession(graph, slots=options.slots, max_len=max_len, threads=threads)
@@ -145,6 +147,21 @@ def _compute(wanted: str, weights: WeightSource) -> tuple[str, str]:
 
 def _parameters(weights: WeightSource) -> int:
     return sum(tensor.size for name in weights.names() if (tensor := weights.find(name)) is not None)
+
+
+def _usable(folder: Path | None) -> Path | None:
+    """Make the folder; one that cannot be written to costs the next start time, which is no reason to refuse this one."""
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning("graphs are not cached: %s", error)
+        return None
+    if not os.access(folder, os.W_OK):
+        _log.warning("graphs are not cached: %s is not writable", folder)
+        return None
+    return folder
 
 
 def _graph(cache: GraphCache, source: ModelFiles, model_type: str, compute: str, max_len: int) -> Path:

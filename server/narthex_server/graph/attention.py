@@ -26,7 +26,7 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class CacheInputs:
-    """Where each row stands: seqlens_k int32 [B] is its tokens after this step, less one; total int32 [1] the most of them."""
+    """Where rows stand: seqlens_k int32 [B] is a row's tokens after this step less one, total int32 [1] the most."""
 
     seqlens_k: ir.Value
     total: ir.Value

@@ -87,7 +87,7 @@ class GraphBuilder:
         return self._shared[key]
 
     def save(self, path: Path, weights: str) -> None:
-        """Write the graph to `path`, and its weights to the file `weights` beside it: one protobuf is limited to 2 GiB."""
+        """Write the graph to `path`, its weights to the file `weights` beside it: one protobuf is limited to 2 GiB."""
         graph = ir.Graph(
             self._inputs,
             self._outputs,

@@ -9,7 +9,7 @@ from narthex_server.weights.tensors import StoredTensor
 
 
 def embed(graph: GraphBuilder, tokens: ir.Value, table: StoredTensor) -> ir.Value:
-    """Look tokens [B, S] up in table [vocab, hidden]; a quantised table stays quantised and is shared with a tied head."""
+    """Look tokens [B, S] up in table [vocab, hidden]; quantised values stay so and are shared with a tied head."""
     packing = packing_of(graph, table)
     if packing is None or packing.offsets is not None:
         return graph.op("Gather", vector(graph, table), tokens, axis=0)

@@ -5,12 +5,14 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 GRAPH = "model.onnx"
 WEIGHTS = "weights.bin"
 _CHUNK = 1 << 22
+_UNUSED_SECONDS = 30 * 86400
 
 
 class GraphCache:
@@ -25,6 +27,7 @@ class GraphCache:
         entry = self._graphs / key
         if not (entry / GRAPH).is_file():
             self._graphs.mkdir(parents=True, exist_ok=True)
+            self._forget_unused()
             draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=self._graphs))
             try:
                 build(draft)
@@ -35,7 +38,15 @@ class GraphCache:
                         raise
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
+        os.utime(entry)
         return entry / GRAPH
+
+    def _forget_unused(self) -> None:
+        """Remove what nothing has asked for in a month: other options and older builders leave entries behind."""
+        oldest = time.time() - _UNUSED_SECONDS
+        for entry in self._graphs.iterdir():
+            if entry.stat().st_mtime < oldest:
+                shutil.rmtree(entry, ignore_errors=True)
 
     def content_digest(self, files: Iterable[Path]) -> str:
         """Digest the files' content; one that has the path, inode, size and time of a known one is not read again."""

@@ -29,7 +29,7 @@ class Pages:
         return np.frombuffer(self._map, np.float32, int(np.prod(shape))).reshape(shape)
 
     def forget(self, start: int, size: int) -> None:
-        """Give the whole pages within these bytes back to Linux, after which they read as zero; elsewhere do nothing."""
+        """Give the whole pages within these bytes back to Linux: they read as zero afterwards; elsewhere do nothing."""
         first, last = -(-start // PAGE) * PAGE, (start + size) // PAGE * PAGE
         if sys.platform == "linux" and last > first:
             self._map.madvise(mmap.MADV_DONTNEED, first, last - first)

@@ -24,7 +24,7 @@ class DecoderSession(Protocol):
     vocab_size: int
 
     def decode(self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Append tokens[i] to slot first+i, which holds lengths[i] tokens; logits [B, vocab] are valid until the next call."""
+        """Append tokens[i] to slot first+i, which holds lengths[i]; logits [B, vocab], valid until the next call."""
         ...
 
     def prefill(self, slot: int, tokens: NDArray[np.int64], past: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -1,7 +1,6 @@
 """Block formats: how bytes become float32, and how they become MatMulNBits weights.
 
-Layouts are those of ggml (`ggml-common.h`); a block holds `block` values in `bytes` bytes. F32, F16 and BF16 have blocks
-of one value.
+Layouts are those of ggml (`ggml-common.h`): `block` values in `bytes` bytes; F32, F16 and BF16 have blocks of one.
 """
 
 from collections.abc import Callable, Mapping

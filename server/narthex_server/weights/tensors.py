@@ -13,7 +13,7 @@ from narthex_server.weights.formats import BlockFormat
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor whose last dimension is stored in blocks; `raw` is uint8 [rows, bytes of one row], mostly a view of a file."""
+    """A tensor in blocks along its last dimension; `raw` is uint8 [rows, bytes of a row], often a view of a file."""
 
     name: str
     shape: tuple[int, ...]

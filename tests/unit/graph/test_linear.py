@@ -1,0 +1,40 @@
+import gguf
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from narthex_server.graph.builder import Compute, GraphBuilder
+from narthex_server.graph.linear import linear
+from narthex_server.weights.formats import FORMATS
+from narthex_server.weights.tensors import StoredTensor
+
+ROWS, COLUMNS = 48, 512
+
+
+def stored(name: str, rng: np.random.Generator) -> StoredTensor:
+    """A matrix of random blocks whose scales are ordinary numbers."""
+    known = FORMATS[name]
+    raw = rng.integers(0, 256, (ROWS, COLUMNS // known.block, known.bytes), dtype=np.uint8)
+    for at in {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}.get(name, (0,)):
+        raw[..., at : at + 2] = rng.uniform(0.001, 0.01, raw.shape[:2]).astype(np.float16)[..., None].view(np.uint8)
+    return StoredTensor("w", (ROWS, COLUMNS), known, raw.reshape(ROWS, -1))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, COLUMNS), (5, COLUMNS)], ids=["3-d", "2-d"])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("name", ["Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
+def test_a_product_of_stored_blocks_is_that_of_their_values(tmp_path, name, biased, shape):
+    rng = np.random.default_rng(3)
+    weight = stored(name, rng)
+    values = rng.normal(size=ROWS).astype(np.float32)
+    bias = StoredTensor("b", (ROWS,), FORMATS["F32"], values.view(np.uint8).reshape(1, -1)) if biased else None
+    graph = GraphBuilder("product", Compute.BLOCK8)
+    x = graph.input("x", ir.DataType.FLOAT, shape)
+    graph.output(linear(graph, x, weight, bias), "y", ir.DataType.FLOAT, (*shape[:-1], ROWS))
+    graph.save(tmp_path / "model.onnx", "weights.bin")
+    session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    operand = rng.normal(size=shape).astype(np.float32)
+    wanted = operand @ gguf.dequantize(weight.raw, gguf.GGMLQuantizationType(weight.format.ggml_type)).T
+    wanted += values if biased else 0
+    (got,) = session.run(None, {"x": operand})
+    assert np.linalg.norm(got - wanted) / np.linalg.norm(wanted) < 0.012  # int8 activations

@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+
+import pytest
+from narthex_server.errors import InvalidModelFile, NotFound
+from narthex_server.loading import LoadOptions, load
+from narthex_server.models import families, llama, mistral, qwen2, qwen3
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+FIELDS = {
+    "num_attention_heads": 4, "num_hidden_layers": 3, "hidden_size": 64, "intermediate_size": 128, "vocab_size": 99,
+    "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+def test_every_supported_family_exports_what_loading_needs():
+    assert {"llama", "mistral", "qwen2", "qwen3"} <= set(families.supported())
+    for name in families.supported():
+        family = families.family(name)
+        assert callable(family.config)
+        assert callable(family.build)
+
+
+def test_an_unknown_family_is_told_what_to_write(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(InvalidModelFile, match=r"'mamba' is not supported.*llama.*models/mamba\.py") as caught:
+        load(tmp_path, LoadOptions())
+    assert caught.value.reason == "UNSUPPORTED_ARCHITECTURE"
+
+
+@pytest.mark.parametrize("name", ["llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3"])
+def test_both_spellings_of_a_config_mean_the_same(name):
+    old, new = (json.loads((GOLDEN / name / file).read_text()) for file in ("config.v4.json", "config.json"))
+    read = families.family(new["model_type"]).config
+    assert read(old) == read(new)
+
+
+def test_windows_follow_the_family_and_the_config():
+    assert llama.CONFIG(FIELDS).windows == (None, None, None)
+    assert mistral.CONFIG(FIELDS | {"sliding_window": 16}).windows == (16, 16, 16)
+    assert mistral.CONFIG(FIELDS | {"sliding_window": None}).windows == (None, None, None)
+    windowed = FIELDS | {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 2}
+    assert qwen2.CONFIG(windowed).windows == (None, None, 16)
+    assert qwen2.CONFIG(windowed | {"use_sliding_window": False}).windows == (None, None, None)
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    assert qwen3.CONFIG(windowed | {"layer_types": kinds}).windows == (16, None, 16)
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"vocab_size": None}, "config"),
+        ({"hidden_act": "relu6"}, "hidden_act relu6 is not supported; supported are silu"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type dynamic is not supported"),
+        ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
+    ],
+)
+def test_a_config_that_does_not_fit_says_why(fields, complaint):
+    with pytest.raises(InvalidModelFile, match=complaint):
+        llama.CONFIG(FIELDS | fields)
+
+
+def test_a_path_without_a_model_is_named(tmp_path):
+    with pytest.raises(NotFound, match="no model at"):
+        load(tmp_path / "none", LoadOptions())
+    with pytest.raises(InvalidModelFile, match="neither a GGUF file nor a folder"):
+        load(tmp_path, LoadOptions())
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [({"hidden_size": 32}, r"is \[512, 64\], the config says \[512, 32\]"), ({"num_hidden_layers": 4}, "is missing")],
+)
+def test_weights_that_contradict_the_config_are_named(tmp_path, change, complaint):
+    for file in (GOLDEN / "llama").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "config.json").unlink()
+    config = json.loads((GOLDEN / "llama" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(InvalidModelFile, match=complaint):
+        load(tmp_path, LoadOptions("float32"))

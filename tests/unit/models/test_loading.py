@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+from narthex_server.errors import InvalidModelFile
+from narthex_server.loading import LoadOptions, load
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+GGUF = GOLDEN / "gguf_llama" / "tiny-llama-Q8_0.gguf"
+
+
+def test_a_loaded_model_describes_itself(tmp_path):
+    model = load(GGUF, LoadOptions(slots=2, max_context=128, cache_dir=tmp_path))
+    assert (model.model_type, model.compute, model.quantization) == ("llama", "block8", "Q8_0")
+    assert (model.max_context, model.session.max_len, model.session.slots) == (128, 128, 2)
+    assert model.vocab_size == model.session.vocab_size == 512
+    assert model.parameters > 100_000
+    assert model.text.tokenizer.encode("hello")
+    model.session.close()
+
+
+def test_the_context_is_never_more_than_the_models(tmp_path):
+    assert load(GGUF, LoadOptions(max_context=1 << 20, cache_dir=tmp_path)).max_context == 512
+
+
+def test_a_folder_with_one_gguf_file_is_that_file(tmp_path):
+    (tmp_path / "m.gguf").symlink_to(GGUF)
+    assert load(tmp_path, LoadOptions(slots=1, cache_dir=None)).quantization == "Q8_0"
+    (tmp_path / "n.gguf").symlink_to(GGUF)
+    with pytest.raises(InvalidModelFile, match="holds 2 GGUF files: name one"):
+        load(tmp_path, LoadOptions(slots=1, cache_dir=None))
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_loading(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    model = load(GGUF, LoadOptions(slots=1, cache_dir=tmp_path / "file" / "cache"))
+    assert model.session.vocab_size == 512
+    assert "graphs are not cached" in caplog.text
+
+
+def test_a_truncated_model_is_refused(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(GGUF.read_bytes()[:-1000])
+    with pytest.raises(InvalidModelFile, match="truncated: tensor"):
+        load(path, LoadOptions(cache_dir=tmp_path))
+
+
+def test_an_unknown_compute_mode_is_a_mistake_of_the_caller(tmp_path):
+    with pytest.raises(ValueError, match="'int3' is none of auto, float32, block8"):
+        load(GGUF, LoadOptions(compute="int3", cache_dir=tmp_path))
