@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("message", nargs="*", help="say this and leave; without it, a conversation until Ctrl-D")
     parser.add_argument("--model", default="", help="which model; needed only where several are served")
     parser.add_argument("--system", default="", metavar="TEXT", help="instructions to the model")
-    parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="per answer (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="per answer; without it, what fits the context")
     parser.add_argument("--no-tools", action="store_true", help="answer without tools")
     add_connection_flags(parser)
 

@@ -28,6 +28,7 @@ def add_connection_flags(parser: argparse.ArgumentParser) -> None:
 
 def call(arguments: argparse.Namespace, work: Callable[[Client], Awaitable[int]]) -> int:
     """Runs `work` with a connected client; a failed call is told on stderr and exits with 1."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # failed calls are told once, by us
     return asyncio.run(_call(arguments, work))
 
 
