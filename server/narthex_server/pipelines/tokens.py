@@ -12,7 +12,7 @@ from narthex_server.text.calls.parser import Dialect
 from narthex_server.text.messages import Message, ToolSpec
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-SMALL = 8_192
+SMALL = 2_048
 """Characters that are tokenized at once (about a millisecond); longer text goes to a thread."""
 
 

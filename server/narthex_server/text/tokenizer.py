@@ -56,10 +56,14 @@ class Tokenizer:
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Ids of `text`; special tokens written in it count as such; `add_special` adds BOS and the like."""
         try:
-            return list(self._backend.encode(text, add_special_tokens=add_special).ids)
+            return self._encode(text, add_special)
         except TypeError:  # half a surrogate pair, which JSON allows and UTF-8 does not
-            text = text.encode("utf-8", "replace").decode()
-            return list(self._backend.encode(text, add_special_tokens=add_special).ids)
+            return self._encode(text.encode("utf-8", "replace").decode(), add_special)
+
+    def _encode(self, text: str, add_special: bool) -> list[int]:
+        # The library's `encode` holds the interpreter's lock all the while, its batch calls do not.
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special)
+        return list(encoding.ids)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of `ids`, all at once."""
