@@ -150,7 +150,7 @@ def _parameters(weights: WeightSource) -> int:
 
 
 def _usable(folder: Path | None) -> Path | None:
-    """Make the folder; one that cannot be written to costs the next start time, which is no reason to refuse this one."""
+    """Make the folder; None where it cannot be written to, which costs the next start time but need not stop this one."""
     if folder is None:
         return None
     try:

@@ -127,7 +127,7 @@ class Decoder:
         flat = graph.constant("flat", np.array([-1, config.hidden], np.int64))
         hidden = graph.op("Gather", graph.op("Reshape", hidden, flat), rows, axis=0)
         normal = rms_norm(graph, hidden, self.norm("model.norm"), config.epsilon)
-        normal.shape = ir.Shape(("rows", config.hidden))
+        normal.type, normal.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("rows", config.hidden))
         head = table if config.tied else self.tensor("lm_head.weight", config.vocab, config.hidden)
         graph.output(linear(graph, normal, head), "logits", ir.DataType.FLOAT, ("rows", config.vocab))
 
