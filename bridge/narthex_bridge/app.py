@@ -1,18 +1,19 @@
-"""The composition root: settings in, a Quart application out."""
+"""The composition root: settings in, an ASGI application out."""
 
 import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import quart
 from narthex.keys import KeyRing
 from quart import Quart, Response
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from narthex_bridge import gate, metrics
+from narthex_bridge.asgi import Application, Front
 from narthex_bridge.backend import Backend
 from narthex_bridge.caller import authenticator
 from narthex_bridge.catalog import Catalog
@@ -22,11 +23,9 @@ from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
 from narthex_bridge.gate import Gate, refusal
-from narthex_bridge.http import HttpRequest, HttpResponse, Tally
-from narthex_bridge.metrics import Metrics, RouteMetrics
+from narthex_bridge.http import HttpResponse
+from narthex_bridge.metrics import Metrics
 from narthex_bridge.sessions import SessionStore
-
-Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 
 class Bridge:
@@ -52,63 +51,44 @@ class Bridge:
         await self._dispatcher.drain(self._config.grace_s)
         self._sessions.close_streams(idle_only=False)
 
-    def _application(self) -> Quart:
+    def _application(self) -> Front:
         app = Quart("narthex_bridge", static_folder=None)
         app.config["MAX_CONTENT_LENGTH"] = self._config.max_body_bytes
         app.before_serving(self._start)
         app.after_serving(self._stop)
         app.register_error_handler(HTTPException, self._http_error)
+        for pattern, answer in (
+            ("/healthz", self._healthz),
+            ("/readyz", self._readyz),
+            ("/metrics", self._exposition),
+        ):
+            view = self._view(pattern, answer)
+            app.add_url_rule(pattern, pattern, view, methods=["GET"], provide_automatic_options=False)
         mcp = McpEndpoint(self._config, self._sessions, self._dispatcher)
         legacy = LegacyEndpoint(self._config, self._sessions, self._dispatcher)
         direct = DirectEndpoint(self._config, self._catalog, self._dispatcher)
-        for method, pattern, endpoint in (
-            ("POST", "/mcp", mcp.post),
-            ("GET", "/mcp", mcp.get),
-            ("DELETE", "/mcp", mcp.delete),
-            ("GET", "/sse", legacy.open),
-            ("POST", "/messages", legacy.post),
-            ("POST", "/mcp/stream", direct.stream),
-            ("GET", "/mcp/list", direct.list),
-        ):
-            self._route(app, method, pattern, self._admitted(pattern, endpoint))
-        for pattern, answer in (("/healthz", self._healthz), ("/readyz", self._readyz), ("/metrics", self._exposition)):
-            self._route(app, "GET", pattern, self._open(pattern, answer))
-        return app
+        routes = {
+            ("POST", "/mcp"): mcp.post,
+            ("GET", "/mcp"): mcp.get,
+            ("DELETE", "/mcp"): mcp.delete,
+            ("GET", "/sse"): legacy.open,
+            ("POST", "/messages"): legacy.post,
+            ("POST", "/mcp/stream"): direct.stream,
+            ("GET", "/mcp/list"): direct.list,
+        }
+        for method, path in routes:
+            # Known to Quart as well, so that another method is 405 and names these.
+            app.add_url_rule(path, f"{method} {path}", _unreachable, methods=[method], provide_automatic_options=False)
+        return Front(routes, cast(Application, app), self._gate, self._metrics, self._config.max_body_bytes)
 
-    @staticmethod
-    def _route(app: Quart, method: str, pattern: str, view: Callable[[], Awaitable[Response]]) -> None:
-        app.add_url_rule(pattern, f"{method} {pattern}", view, methods=[method], provide_automatic_options=False)
-
-    def _admitted(self, pattern: str, endpoint: Endpoint) -> Callable[[], Awaitable[Response]]:
+    def _view(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
         counted = self._metrics.route(pattern)
 
         async def view() -> Response:
-            started, request = time.perf_counter(), quart.request
-            headers = {name.lower(): value for name, value in request.headers.items()}
-            request_id = gate.request_id(headers)
-            caller = self._gate.admit(headers)
-            if isinstance(caller, HttpResponse):
-                answer = caller
-            else:
-                try:
-                    body = cast(bytes, await request.get_data(cache=False)) if request.method == "POST" else b""
-                except RequestEntityTooLarge:
-                    answer = refusal(413, f"The body is larger than {self._config.max_body_bytes} bytes.")
-                else:
-                    answer = await endpoint(
-                        HttpRequest(request.method, headers, request.args, caller, request_id, body)
-                    )
-            return _sent(answer, request_id, request.method, counted, started)
-
-        return view
-
-    def _open(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
-        counted = self._metrics.route(pattern)
-
-        async def view() -> Response:
-            started, request = time.perf_counter(), quart.request
-            request_id = gate.request_id({"x-request-id": request.headers.get("x-request-id", "")})
-            return _sent(await answer(), request_id, request.method, counted, started)
+            started, found = time.perf_counter(), await answer()
+            counted.count(quart.request.method, found.status)
+            counted.answered(found.tally, len(found.body), time.perf_counter() - started)
+            return _response(found)
 
         return view
 
@@ -127,11 +107,9 @@ class Bridge:
 
     async def _http_error(self, error: HTTPException) -> Response:
         status = error.code or 500
-        answer = refusal(status, error.name, code=status)
-        headers = {name: value for name, value in error.get_headers() if name == "Allow"}
-        request_id = gate.request_id({"x-request-id": quart.request.headers.get("x-request-id", "")})
+        allowed = tuple((name, value) for name, value in error.get_headers() if name == "Allow")
         self._metrics.route("other").count(quart.request.method, status)
-        return Response(answer.body, status, {**headers, "x-request-id": request_id}, content_type=answer.content_type)
+        return _response(refusal(status, error.name, allowed, code=status))
 
     async def _start(self) -> None:
         self._background = [
@@ -154,29 +132,11 @@ def _credential(config: BridgeConfig) -> str:
     return os.environ.get("NARTHEX_DELEGATE_TOKEN", "")
 
 
-def _sent(answer: HttpResponse, request_id: str, method: str, counted: RouteMetrics, started: float) -> Response:
-    counted.count(method, answer.status)
+async def _unreachable() -> Response:
+    raise AssertionError("the front answers this route")
+
+
+def _response(answer: HttpResponse) -> Response:
+    request_id = gate.request_id({"x-request-id": quart.request.headers.get("x-request-id", "")})
     headers = {**dict(answer.headers), "x-request-id": request_id}
-    if answer.stream is None:
-        counted.answered(answer.tally, len(answer.body), time.perf_counter() - started)
-        return Response(answer.body, answer.status, headers, content_type=answer.content_type)
-    pieces = _counted(answer.stream, answer.tally, counted, None if method == "GET" else started)
-    response = Response(pieces, answer.status, headers, content_type=answer.content_type)
-    response.timeout = None
-    return response
-
-
-async def _counted(
-    pieces: AsyncGenerator[bytes, None], tally: Tally, counted: RouteMetrics, started: float | None
-) -> AsyncGenerator[bytes, None]:
-    """A stream that is counted once, at its end; `started` None for one that waits."""
-    sent = 0
-    counted.streams.inc()
-    try:
-        async with contextlib.aclosing(pieces):
-            async for piece in pieces:
-                sent += len(piece)
-                yield piece
-    finally:
-        counted.streams.dec()
-        counted.answered(tally, sent, None if started is None else time.perf_counter() - started)
+    return Response(answer.body, answer.status, headers, content_type=answer.content_type)

@@ -1,8 +1,8 @@
 """One HTTP request that carries JSON-RPC requests, and its answer: JSON, or a stream once there is more to tell."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Protocol, Self
 
 from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.http import Tally
@@ -50,9 +50,10 @@ class DirectFraming:
 class Exchange:
     """Runs requests and collects what they answer; ending it, at any point, cancels what is still in work."""
 
-    def __init__(self, framing: Framing, expected: int) -> None:
+    def __init__(self, framing: Framing, expected: int, keepalive_s: float) -> None:
         self._framing = framing
         self._expected = expected
+        self._keepalive_s = keepalive_s
         self._answers: list[bytes] = []
         self._outbox = Outbox()
         self._settled = asyncio.Event()
@@ -94,13 +95,19 @@ class Exchange:
             raise
         return self._answers if self.tally.events == self._expected == len(self._answers) else None
 
-    async def stream(self, keepalive_s: float) -> AsyncGenerator[bytes, None]:
-        """The exchange as events, from its first message on."""
-        try:
-            while (frames := await self._outbox.take(keepalive_s)) is not None:
-                yield b"".join(frames) or sse.KEEPALIVE
-        finally:
-            self.cancel()
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next events, from the first message on; a comment after each `keepalive_s` of silence."""
+        frames = await self._outbox.take(self._keepalive_s)
+        if frames is None:
+            raise StopAsyncIteration
+        return b"".join(frames) or sse.KEEPALIVE
+
+    async def aclose(self) -> None:
+        # Not a generator: one that never began would not run its `finally`, and its calls would go on for nobody.
+        self.cancel()
 
     def cancel(self) -> None:
         for task in self._tasks:

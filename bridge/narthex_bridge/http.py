@@ -1,7 +1,8 @@
 """HTTP as the endpoints see it, free of any framework."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from narthex_bridge.caller import Caller
 
@@ -21,6 +22,14 @@ class HttpRequest:
     body: bytes = b""
 
 
+class ByteStream(Protocol):
+    """The pieces of a body; `aclose` ends the work behind them, also when no piece was taken."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Tally:
     """What one answer was, for the metrics: its messages, its tool calls and the seconds these took the server."""
@@ -38,13 +47,11 @@ class HttpResponse:
     body: bytes = b""
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
-    stream: AsyncGenerator[bytes, None] | None = None
+    stream: ByteStream | None = None
     tally: Tally = field(default_factory=Tally)
 
 
-def event_stream(
-    pieces: AsyncGenerator[bytes, None], tally: Tally, headers: tuple[tuple[str, str], ...] = ()
-) -> HttpResponse:
+def event_stream(pieces: ByteStream, tally: Tally, headers: tuple[tuple[str, str], ...] = ()) -> HttpResponse:
     """An answer of server-sent events that no proxy keeps back."""
     unbuffered = (("cache-control", "no-cache, no-transform"), ("x-accel-buffering", "no"))
     return HttpResponse(200, b"", EVENTS, (*headers, *unbuffered), pieces, tally)

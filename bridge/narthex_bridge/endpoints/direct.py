@@ -32,9 +32,9 @@ class DirectEndpoint:
             return HttpResponse(400, jsonrpc.error(message.id, message.error))
         if not isinstance(message, Request):
             return refusal(400, "The body must be one JSON-RPC request with an id.")
-        exchange = Exchange(DirectFraming(), 1)
+        exchange = Exchange(DirectFraming(), 1, self._config.keepalive_s)
         exchange.start(self._dispatcher, [_with_token(message)], Session(http.caller, log_level=None), http.request_id)
-        return event_stream(exchange.stream(self._config.keepalive_s), exchange.tally)
+        return event_stream(exchange, exchange.tally)
 
     async def list(self, http: HttpRequest) -> HttpResponse:
         try:

@@ -108,7 +108,9 @@ class McpEndpoint:
             return HttpResponse(400, jsonrpc.error(invalid[0].id, invalid[0].error))
         accept = http.headers.get("accept")
         streams = accepts(accept, EVENTS)
-        exchange = Exchange(MessageFraming() if streams else SilentFraming(), len(requests) + len(invalid))
+        exchange = Exchange(
+            MessageFraming() if streams else SilentFraming(), len(requests) + len(invalid), self._config.keepalive_s
+        )
         for message in invalid:
             exchange.respond(jsonrpc.error(message.id, message.error), True)
         exchange.start(self._dispatcher, requests, session, http.request_id)
@@ -118,7 +120,7 @@ class McpEndpoint:
         if answers is not None:
             body = b"[%b]" % b",".join(answers) if batched else answers[0]
             return HttpResponse(200, body, headers=headers, tally=exchange.tally)
-        return event_stream(exchange.stream(self._config.keepalive_s), exchange.tally, headers)
+        return event_stream(exchange, exchange.tally, headers)
 
     def _opened(self, session: Session) -> tuple[tuple[str, str], ...]:
         """Keeps the session of an initialize that went well, and names it to the client."""
