@@ -1,15 +1,15 @@
 """Text and conversations to token ids, away from the event loop where that takes long."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.pipelines.models import TextModel
 from narthex_server.pipelines.request import ChatRequest, refuse
 from narthex_server.text.calls.detect import detect
 from narthex_server.text.calls.parser import Dialect
-from narthex_server.text.messages import Message, ToolSpec
+from narthex_server.text.messages import Message, ToolCall, ToolSpec
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SMALL = 2_048
@@ -85,11 +85,18 @@ def _chat(model: TextModel, request: ChatRequest, tools: tuple[ToolSpec, ...], d
             f"model {model.name} has no chat template, so it cannot chat; continue a text with it instead",
             reason="NO_CHAT_TEMPLATE",
         )
-    text = template.render(request.messages, tools, options=request.template_options)
+    messages = request.messages
+    if dialect and dialect.write:
+        messages = tuple(_written(message, dialect.write) for message in messages)
+    text = template.render(messages, tools, options=request.template_options)
     opening = dialect.opening(request.tool_choice.name) if dialect and request.tool_choice.forced else ""
     # The template prints special tokens, BOS included, itself.
     ids = tuple(model.text.tokenizer.encode(text + opening, add_special=False))
     return ChatPrompt(ids, text, dialect, opening)
+
+
+def _written(message: Message, write: Callable[[Sequence[ToolCall]], str]) -> Message:
+    return replace(message, content=message.content + write(message.tool_calls)) if message.tool_calls else message
 
 
 def _check_messages(messages: Sequence[Message]) -> None:

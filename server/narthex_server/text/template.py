@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -52,12 +53,23 @@ class ChatTemplate:
 
         Errors: InvalidRequest when the template refuses the conversation or cannot render it.
         """
-        return self.render_raw(
-            [message_value(message) for message in messages],
-            [tool_value(tool) for tool in tools] or None,
-            add_generation_prompt=add_generation_prompt,
-            options=options,
-        )
+        values = [tool_value(tool) for tool in tools] or None
+
+        def render(turns: Sequence[Message]) -> str:
+            return self.render_raw(
+                [message_value(message) for message in turns],
+                values,
+                add_generation_prompt=add_generation_prompt,
+                options=options,
+            )
+
+        try:
+            return render(messages)
+        except InvalidRequest:
+            # Some templates (Llama 3's) know only turns with a single call.
+            if not any(len(message.tool_calls) > 1 for message in messages):
+                raise
+            return render(one_call_per_turn(messages))
 
     def render_raw(
         self,
@@ -109,6 +121,25 @@ def message_value(message: Message) -> dict[str, object]:
     if message.reasoning:
         value["reasoning_content"] = message.reasoning
     return value
+
+
+def one_call_per_turn(messages: Sequence[Message]) -> list[Message]:
+    """The same conversation with turns of several calls told one after the other, each call with its result."""
+    results = {message.tool_call_id: message for message in messages if message.role == "tool"}
+    told: list[Message] = []
+    moved: set[str] = set()
+    for message in messages:
+        if message.role == "tool" and message.tool_call_id in moved:
+            continue
+        if len(message.tool_calls) < 2:
+            told.append(message)
+            continue
+        for index, call in enumerate(message.tool_calls):
+            told.append(replace(message, content="" if index else message.content, tool_calls=(call,)))
+            if call.id in results:
+                told.append(results[call.id])
+                moved.add(call.id)
+    return told
 
 
 def tool_value(tool: ToolSpec) -> dict[str, object]:

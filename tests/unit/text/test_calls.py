@@ -5,6 +5,7 @@ import pytest
 from narthex_server.text.assets import TextAssets
 from narthex_server.text.calls.detect import detect
 from narthex_server.text.calls.hermes import HERMES
+from narthex_server.text.calls.lfm2 import LFM2, parse_calls, write_calls
 from narthex_server.text.calls.llama3 import LLAMA3
 from narthex_server.text.calls.mistral import GRANITE, MISTRAL
 from narthex_server.text.calls.parser import Dialect
@@ -73,6 +74,16 @@ CASES: list[tuple[Dialect, str, Parsed]] = [
     (MISTRAL, '[TOOL_CALLS] [{"name": "f", "arguments": 1}] so', ['[TOOL_CALLS] [{"name": "f", "arguments": 1}] so']),
     (MISTRAL, "[TOOL_CALLS] no json", ["[TOOL_CALLS] no json"]),
     (MISTRAL, '[TOOL_CALLS] [{"name": "f", "arg', ['[TOOL_CALLS] [{"name": "f", "arg']),
+    (LFM2, "Plain [f(x=1)] <|tool", ["Plain [f(x=1)] <|tool"]),
+    (
+        LFM2,
+        '<|tool_call_start|>[f(city="Pa\\"ris", n=1.5, on=True, off=false, l=[{"a": null}]), g()]<|tool_call_end|>So.',
+        [("f", '{"city": "Pa\\"ris", "n": 1.5, "on": true, "off": false, "l": [{"a": null}]}'), ("g", "{}"), "So."],
+    ),
+    (LFM2, "<|tool_call_start|>[f(g())]<|tool_call_end|>", ["<|tool_call_start|>[f(g())]<|tool_call_end|>"]),
+    (LFM2, '<|tool_call_start|>[f(a="x")]', [("f", '{"a": "x"}')]),
+    (LFM2, r'<|tool_call_start|>[f(a="\d")]<|tool_call_end|>', [("f", r'{"a": "\\d"}')]),
+    (LFM2, "<|tool_call_start|>[f(a=", ["<|tool_call_start|>[f(a="]),
     (GRANITE, f'<|tool_call|>[{{"name": "f", "arguments": {A}}}]', [("f", A)]),
 ]
 
@@ -115,7 +126,14 @@ def test_deeply_nested_json_is_text() -> None:
 
 
 def test_the_dialect_is_found_in_the_template(assets: Callable[[str], TextAssets]) -> None:
-    expected = {"qwen2": HERMES, "qwen3": HERMES, "llama": LLAMA3, "mistral_swa": MISTRAL, "text/granite": GRANITE}
+    expected = {
+        "qwen2": HERMES,
+        "qwen3": HERMES,
+        "llama": LLAMA3,
+        "mistral_swa": MISTRAL,
+        "text/granite": GRANITE,
+        "text/lfm2": LFM2,
+    }
     for name, dialect in expected.items():
         template = assets(name).template
         assert template is not None and detect(template.source) is dialect, name
@@ -146,3 +164,13 @@ def test_what_a_template_prints_for_a_call_is_read_back(assets: Callable[[str], 
 
 def _start(dialect: Dialect) -> str:
     return '{"name"' if dialect is LLAMA3 else dialect.markers[0]
+
+
+def test_calls_that_a_template_leaves_out_are_written_as_the_model_does() -> None:
+    calls = [ToolCall("a", "f", '{"city": "Zü\\"rich", "n": 1.5, "on": true, "x": null}'), ToolCall("b", "g", "{}")]
+    text = write_calls(calls)
+    assert text == '<|tool_call_start|>[f(city="Zü\\"rich", n=1.5, on=True, x=None), g()]<|tool_call_end|>'
+    read = parse_calls(text.removeprefix("<|tool_call_start|>").removesuffix("<|tool_call_end|>"))
+    assert [(call.name, json.loads(call.arguments)) for call in read] == [
+        (call.name, json.loads(call.arguments)) for call in calls
+    ]

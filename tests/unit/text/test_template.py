@@ -90,3 +90,17 @@ def test_what_a_template_cannot_render_is_the_requests_fault() -> None:
 def test_a_template_that_does_not_compile_is_refused_with_its_line() -> None:
     with pytest.raises(InvalidModelFile, match="line 2"):
         ChatTemplate({"default": "a\n{% if %}"})
+
+
+def test_turns_of_several_calls_are_told_one_by_one_to_templates_that_know_only_one(
+    assets: Callable[[str], TextAssets],
+) -> None:
+    template = assets("llama").template
+    assert template is not None
+    calls = (ToolCall("a", "f", '{"n": 1}'), ToolCall("b", "g", '{"n": 2}'))
+    answers = (Message("tool", "two", tool_call_id="b"), Message("tool", "one", tool_call_id="a"))
+    rendered = template.render([Message("user", "x"), Message("assistant", "", calls), *answers])
+    assert [rendered.index(part) for part in ('"f"', "one", '"g"', "two")] == sorted(
+        rendered.index(part) for part in ('"f"', "one", '"g"', "two")
+    )
+    assert rendered.count("<|start_header_id|>ipython") == 2

@@ -1,6 +1,7 @@
 """Which dialect of tool calls a model speaks."""
 
 from narthex_server.text.calls.hermes import HERMES
+from narthex_server.text.calls.lfm2 import LFM2
 from narthex_server.text.calls.llama3 import LLAMA3
 from narthex_server.text.calls.mistral import GRANITE, MISTRAL
 from narthex_server.text.calls.parser import Dialect
@@ -9,6 +10,8 @@ _SIGNS = (
     ("<tool_call>", HERMES),
     ("[TOOL_CALLS]", MISTRAL),
     ("<|tool_call|>", GRANITE),
+    ("<|tool_call_start|>", LFM2),
+    ("<|tool_list_start|>", LFM2),
     ("<|python_tag|>", LLAMA3),
     ("<|start_header_id|>ipython", LLAMA3),
 )

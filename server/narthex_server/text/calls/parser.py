@@ -29,10 +29,12 @@ class Dialect:
     """How a family of models writes calls.
 
     `markers` are strings that must reach the parser even where they are special tokens. `opening` is what a turn starts
-    with that calls the named tool, or any tool for an empty name.
+    with that calls the named tool, or any tool for an empty name. `write` is there where templates leave the calls of
+    earlier turns out: it gives them as the model wrote them.
     """
 
     name: str
     markers: tuple[str, ...]
     parser: Callable[[], CallParser]
     opening: Callable[[str], str]
+    write: Callable[[Sequence[ToolCall]], str] | None = None
