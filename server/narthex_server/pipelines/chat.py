@@ -47,8 +47,7 @@ class ChatPipeline:
                 if isinstance(piece, Finished):
                     for event in turn.finish():
                         yield event
-                    called = turn.called and piece.reason is FinishReason.STOP
-                    yield replace(piece, reason=FinishReason.TOOL_CALLS) if called else piece
+                    yield turn.finished(piece)
                 else:
                     for event in turn.feed(piece.text, piece.token_ids):
                         yield event
@@ -71,8 +70,9 @@ class _Turn:
         inside = thinks and prompt.text.rstrip().endswith(reasoning.OPEN)
         self._splitter = ReasoningSplitter(inside) if thinks and not prompt.opening else None
         self._parser: CallParser | None = prompt.dialect.parser() if prompt.dialect else None
+        self._tokenizer = model.text.tokenizer
         self._ids: tuple[int, ...] = ()
-        self.called = False
+        self._called = self._thought = False
 
     def feed(self, text: str, ids: tuple[int, ...]) -> list[ChatEvent]:
         self._ids += ids
@@ -84,10 +84,21 @@ class _Turn:
             events += [self._event(piece) for piece in self._parser.finish() if piece]
         return events
 
+    def finished(self, engine: Finished) -> Finished:
+        """The end as the caller sees it: with the calls as its reason, and the thoughts counted."""
+        called = self._called and engine.reason is FinishReason.STOP
+        reason = FinishReason.TOOL_CALLS if called else engine.reason
+        if not self._thought:
+            return replace(engine, reason=reason)
+        ends = self._tokenizer.ids_of((reasoning.CLOSE,))
+        thoughts = next((at + 1 for at, token in enumerate(engine.token_ids) if token in ends), len(engine.token_ids))
+        return replace(engine, reason=reason, usage=replace(engine.usage, reasoning_tokens=thoughts))
+
     def _events(self, parts: Iterable[str | Thought]) -> list[ChatEvent]:
         events: list[ChatEvent] = []
         for part in parts:
             if isinstance(part, Thought):
+                self._thought = True
                 events.append(ReasoningDelta(part.text))
             else:
                 pieces = self._parser.feed(part) if self._parser else (part,)
@@ -96,7 +107,7 @@ class _Turn:
 
     def _event(self, piece: str | ToolCall) -> ChatEvent:
         if isinstance(piece, ToolCall):
-            self.called = True
+            self._called = True
             return piece
         ids, self._ids = self._ids, ()
         return TextDelta(piece, ids)

@@ -30,5 +30,14 @@ class GeneratePipeline:
         keep = frozenset() if request.skip_special else tokenizer.special_ids
         detokenizer = Detokenizer(tokenizer, keep, starts_text=False)
         async with aclosing(complete(model, engine_request, request.stopping, detokenizer)) as pieces:
+            waiting: tuple[int, ...] = ()  # tokens whose text is not whole, or may become a stop string
             async for piece in pieces:
-                yield piece if isinstance(piece, Finished) else TextDelta(piece.text, piece.token_ids)
+                if isinstance(piece, Finished):
+                    if waiting:
+                        yield TextDelta("", waiting)
+                    yield piece
+                else:
+                    waiting += piece.token_ids
+                    if piece.text:
+                        yield TextDelta(piece.text, waiting)
+                        waiting = ()

@@ -68,6 +68,8 @@ async def test_reasoning_is_told_apart(serve: Serve) -> None:
         events = await run(model, ASK)
     thought = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
     assert (thought, text(events)) == (f"hm, {CALL}", "Sunny.")
+    end = events[-1]
+    assert isinstance(end, Finished) and 0 < end.usage.reasoning_tokens < end.usage.completion_tokens
     assert not any(isinstance(event, ToolCall) for event in events)
 
 

@@ -13,18 +13,19 @@ PROMPT = "Say: "
 
 
 async def run(model: TextModel, request: GenerateRequest) -> tuple[str, Finished]:
-    text, finished = "", None
+    text, finished, token_ids = "", None, ()
     async with aclosing(GeneratePipeline(model).stream(request)) as events:
         async for event in events:
             match event:
-                case TextDelta(piece):
+                case TextDelta(piece, ids):
                     assert "\ufffd" not in piece
                     text += piece
+                    token_ids += ids
                 case Finished():
                     finished = event
                 case Started(ids):
                     assert ids == tuple(model.text.tokenizer.encode(PROMPT))
-    assert finished is not None
+    assert finished is not None and finished.token_ids == token_ids
     return text, finished
 
 
