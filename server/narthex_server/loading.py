@@ -110,6 +110,10 @@ def _open_folder(folder: Path) -> ModelFiles:
     if "model_type" not in config:
         raise InvalidModelFile(f"{folder / 'config.json'}: model_type is missing")
     families.check(str(config["model_type"]))
+    if method := (config.get("quantization_config") or {}).get("quant_method"):
+        raise InvalidModelFile(
+            f"{folder}: weights quantised by {method} are not supported; use a GGUF file of the model"
+        )
     files = (folder / "config.json", *weight_files(folder))
     return ModelFiles(config, SafetensorsFolder(folder), files, lambda: TextAssets.from_folder(folder))
 

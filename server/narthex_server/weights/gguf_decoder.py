@@ -96,6 +96,8 @@ def _config(file: GgufFile) -> dict[str, Any]:
     def need(key: str) -> int:
         return int(metadata[f"{architecture}.{key}"])
 
+    if get("expert_count"):
+        raise InvalidModelFile(f"{file.path}: mixtures of experts are not supported", reason="UNSUPPORTED_ARCHITECTURE")
     hidden, heads = need("embedding_length"), need("attention.head_count")
     window = get("attention.sliding_window")
     table = file.tensors.get("token_embd.weight")

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def test_a_cache_that_cannot_be_written_does_not_stop_loading(tmp_path, caplog):
     model = load(GGUF, LoadOptions(slots=1, cache_dir=tmp_path / "file" / "cache"))
     assert model.session.vocab_size == 512
     assert "graphs are not cached" in caplog.text
+
+
+def test_weights_of_another_quantiser_are_refused_by_name(tmp_path):
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidModelFile, match="quantised by gptq are not supported; use a GGUF file"):
+        load(tmp_path, LoadOptions(cache_dir=None))
 
 
 def test_a_truncated_model_is_refused(tmp_path):
