@@ -85,7 +85,7 @@ async def test_servers_come_and_go_while_running(server, context):
     await catalog.remove_server("a")
     assert names(catalog) == ["b__y"] and [s.name for s in catalog.servers()] == ["b"]
     with pytest.raises(NotFound, match="there are: b"):
-        catalog.reconnect("a")
+        await catalog.reconnect("a")
 
 
 async def test_natives_come_and_go_while_running(echo):
