@@ -154,7 +154,7 @@ def _parameters(weights: WeightSource) -> int:
 
 
 def _usable(folder: Path | None) -> Path | None:
-    """Make the folder; None where it cannot be written to, which costs the next start time but need not stop this one."""
+    """Make the folder; None where it cannot be written to, which costs time at the next start but need not stop this."""
     if folder is None:
         return None
     try:

@@ -1,26 +1,33 @@
 """Token embeddings."""
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 
 from narthex_server.graph.builder import MICROSOFT, GraphBuilder
 from narthex_server.graph.linear import packing_of, quants, vector
+from narthex_server.weights.formats import Bytes, Floats
 from narthex_server.weights.tensors import StoredTensor
 
 
 def embed(graph: GraphBuilder, tokens: ir.Value, table: StoredTensor) -> ir.Value:
     """Look tokens [B, S] up in table [vocab, hidden]; quantised values stay so and are shared with a tied head."""
     packing = packing_of(graph, table)
-    if packing is None or packing.offsets is not None:
+    if packing is None:
         return graph.op("Gather", vector(graph, table), tokens, axis=0)
     # The values are those of MatMulNBits, [vocab, blocks, …]; the operator wants as many dimensions of the scales.
     vocab, hidden = table.shape
-    scales = graph.weight(
-        f"{table.name}.block_scales", np.float32, (vocab, hidden // packing.block, 1),
-        lambda: packing.scales(table.raw)[..., None],
-    )  # fmt: skip
-    blocks = graph.op(
-        "GatherBlockQuantized", quants(graph, table, packing), tokens, scales,
+    factors = (vocab, hidden // packing.block, 1)
+
+    def per_block(name: str, make: Callable[[Bytes], Floats]) -> ir.Value:
+        return graph.weight(f"{table.name}.{name}", np.float32, factors, lambda: make(table.raw)[..., None])
+
+    values = graph.op(
+        "GatherBlockQuantized", quants(graph, table, packing), tokens, per_block("block_scales", packing.scales),
         domain=MICROSOFT, gather_axis=0, quantize_axis=2, bits=packing.bits, block_size=packing.block,
     )  # fmt: skip
-    return graph.op("Reshape", blocks, graph.constant("hidden", np.array([0, 0, hidden], np.int64)))
+    if packing.offsets is not None:
+        offsets = graph.op("Gather", per_block("block_offsets", packing.offsets), tokens, axis=0)
+        values = graph.op("Add", values, offsets)
+    return graph.op("Reshape", values, graph.constant("hidden", np.array([0, 0, hidden], np.int64)))

@@ -11,21 +11,12 @@ from narthex_server.weights.tensors import StoredTensor
 ROWS, COLUMNS = 48, 512
 
 
-def stored(name: str, rng: np.random.Generator) -> StoredTensor:
-    """A matrix of random blocks whose scales are ordinary numbers."""
-    known = FORMATS[name]
-    raw = rng.integers(0, 256, (ROWS, COLUMNS // known.block, known.bytes), dtype=np.uint8)
-    for at in {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}.get(name, (0,)):
-        raw[..., at : at + 2] = rng.uniform(0.001, 0.01, raw.shape[:2]).astype(np.float16)[..., None].view(np.uint8)
-    return StoredTensor("w", (ROWS, COLUMNS), known, raw.reshape(ROWS, -1))
-
-
 @pytest.mark.parametrize("shape", [(2, 3, COLUMNS), (5, COLUMNS)], ids=["3-d", "2-d"])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("name", ["Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
-def test_a_product_of_stored_blocks_is_that_of_their_values(tmp_path, name, biased, shape):
+def test_a_product_of_stored_blocks_is_that_of_their_values(stored, tmp_path, name, biased, shape):
     rng = np.random.default_rng(3)
-    weight = stored(name, rng)
+    weight = stored(name, ROWS, COLUMNS)
     values = rng.normal(size=ROWS).astype(np.float32)
     bias = StoredTensor("b", (ROWS,), FORMATS["F32"], values.view(np.uint8).reshape(1, -1)) if biased else None
     graph = GraphBuilder("product", Compute.BLOCK8)
