@@ -1,4 +1,5 @@
 import json
+import random
 from collections.abc import Callable
 
 import pytest
@@ -174,3 +175,21 @@ def test_calls_that_a_template_leaves_out_are_written_as_the_model_does() -> Non
     assert [(call.name, json.loads(call.arguments)) for call in read] == [
         (call.name, json.loads(call.arguments)) for call in calls
     ]
+
+
+FRAGMENTS = (
+    *("<tool_call>", "</tool_call>", "<tool", "[TOOL_CALLS]", "[TOOL", "[ARGS]", "<|python_tag|>", "<|tool_call|>"),
+    *("<|tool_call_start|>", "<|tool_call_end|>", '{"name": "f", "arguments": {}}', "f(x=1)", '"name"', ":", '"', "\\"),
+    *("{", "}", "[", "]", ", ", ";", "\n", " ", "word"),
+)
+
+
+@pytest.mark.parametrize("dialect", [HERMES, LLAMA3, MISTRAL, GRANITE, LFM2])
+def test_no_text_is_lost_and_no_cut_matters_whatever_a_model_writes(dialect: Dialect) -> None:
+    chance = random.Random(7)
+    for _ in range(300):
+        text = "".join(chance.choices(FRAGMENTS, k=chance.randint(1, 12)))
+        whole = parse(dialect, text, len(text))
+        assert parse(dialect, text, chance.randint(1, 9)) == whole, text
+        if all(isinstance(piece, str) for piece in whole):
+            assert "".join(map(str, whole)).strip() == text.strip()

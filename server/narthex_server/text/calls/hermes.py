@@ -15,6 +15,7 @@ class HermesParser:
 
     def __init__(self) -> None:
         self._held = ""
+        self._space = ""  # in front of the call, for the case that it is none
         self._end: ObjectEnd | None = None  # inside a call: looks for the end of its JSON
         self._close_from = 0
         self._after_call = False
@@ -33,19 +34,19 @@ class HermesParser:
         self._end = None
         # A model may end its turn, or run out of tokens, right before the closing mark.
         call = call_from_object(held.removeprefix(OPEN))
-        return [call] if call else [held]
+        return [call] if call else [self._space + held]
 
     def _outside(self, pieces: list[Piece]) -> bool:
         start = self._held.find(OPEN)
         if start >= 0:
-            self._emit(pieces, self._held[:start].rstrip())
+            before = self._held[:start].rstrip()
+            self._space = self._held[len(before) : start]
+            self._emit(pieces, before)
             self._held = self._held[start:]
             self._end, self._close_from = ObjectEnd(), 0
             return True
         keep = partial_suffix(self._held, OPEN)
         sure = self._held[: len(self._held) - keep].rstrip()
-        if self._after_call:
-            sure = sure.lstrip() and self._held[: len(sure)]
         self._emit(pieces, sure)
         self._held = self._held[len(sure) :]
         return False
@@ -67,7 +68,7 @@ class HermesParser:
         if call:
             pieces.append(call)
         else:
-            self._emit(pieces, self._held[:stop])
+            self._emit(pieces, self._space + self._held[:stop])
         self._after_call = call is not None
         self._held = self._held[stop:]
         self._end = None

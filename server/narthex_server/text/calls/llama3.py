@@ -18,7 +18,7 @@ class Llama3Parser:
     def __init__(self) -> None:
         self._held = ""
         self._end = ObjectEnd()
-        self._plain = False
+        self._plain = self._called = False
 
     def feed(self, text: str) -> Sequence[Piece]:
         self._held += text
@@ -39,6 +39,7 @@ class Llama3Parser:
                 self._plain = True
                 break
             pieces.append(call)
+            self._called = True
             self._held = value[end:]
             self._end = ObjectEnd()
         if self._held:
@@ -48,7 +49,8 @@ class Llama3Parser:
 
     def finish(self) -> Sequence[Piece]:
         held, self._held = self._held, ""
-        return [held] if held.strip(" \t\r\n;,") else []
+        left = held.strip(" \t\r\n;,") if self._called else held
+        return [held] if left else []
 
     def _start(self) -> int | None:
         """Where the next object begins; None if it is too early to say, -1 if there is none."""

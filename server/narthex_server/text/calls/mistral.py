@@ -20,6 +20,7 @@ class MistralParser:
     def __init__(self, mark: str = MARK) -> None:
         self._mark = mark
         self._held = ""
+        self._space = ""  # in front of the mark, for the case that no call follows
         self._in_calls = False
         self._done = 0  # characters of `_held` that already came out as calls
         self._end = ObjectEnd()
@@ -33,15 +34,17 @@ class MistralParser:
 
     def finish(self) -> Sequence[Piece]:
         held = self._rest() if self._in_calls else self._held
+        if self._in_calls and not self._done:
+            held = self._space + held
         self._held, self._in_calls = "", False
         return [held] if held else []
 
     def _text(self, pieces: list[Piece]) -> bool:
         start = self._held.find(self._mark)
         keep = len(self._held) - start if start >= 0 else partial_suffix(self._held, self._mark)
-        sure = self._held[: len(self._held) - keep]
-        sure = sure.rstrip()
+        sure = self._held[: len(self._held) - keep].rstrip()
         if start >= 0:
+            self._space = self._held[len(sure) : start]
             self._held = self._held[start:]
             self._in_calls, self._done, self._end = True, 0, ObjectEnd()
         else:
@@ -60,7 +63,7 @@ class MistralParser:
         if self._mark.startswith(body[: len(self._mark)]) and self._done:
             if len(body) < len(self._mark):
                 return False
-            self._held, self._done, self._end = body, 0, ObjectEnd()
+            self._held, self._space, self._done, self._end = body, "", 0, ObjectEnd()
             return True
         named = _NAMED.match(body)
         value = body[named.end() :] if named else body
@@ -85,10 +88,10 @@ class MistralParser:
         """What follows is no call: it is text, together with the mark if nothing came of it."""
         rest = self._rest()
         self._in_calls = False
-        skip = len(self._mark) if rest.startswith(self._mark) else 0
-        if rest[:skip]:
-            pieces.append(rest[:skip])
-        self._held = rest[skip:]
+        if not self._done:
+            pieces.append(self._space + self._mark)
+            rest = rest[len(self._mark) :]
+        self._held = rest
         return bool(self._held)
 
     def _rest(self) -> str:
