@@ -82,7 +82,7 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
     with ExitStack() as stack:
         root = _usable(options.cache_dir) or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="narthex-")))
         graph = _graph(GraphCache(root), source, model_type, compute, max_len)
-        threads = options.threads or os.cpu_count() or 1
+        threads = options.threads or _cores()
         session = OrtDecoderSession(graph, slots=options.slots, max_len=max_len, threads=threads)
     return LoadedModel(
         model_type, session, text, max_len, session.vocab_size, _parameters(source.weights),
@@ -154,7 +154,7 @@ def _parameters(weights: WeightSource) -> int:
 
 
 def _usable(folder: Path | None) -> Path | None:
-    """Make the folder; None where it cannot be written to, which costs time at the next start but need not stop this."""
+    """Make the folder; None where it cannot be written to, which costs time at the next start, no more."""
     if folder is None:
         return None
     try:
@@ -166,6 +166,11 @@ def _usable(folder: Path | None) -> Path | None:
         _log.warning("graphs are not cached: %s is not writable", folder)
         return None
     return folder
+
+
+def _cores() -> int:
+    """Count the cores that this process may use, which in a container are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _graph(cache: GraphCache, source: ModelFiles, model_type: str, compute: str, max_len: int) -> Path:

@@ -76,7 +76,7 @@ class OrtDecoderSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Shapes change with every chunk: remembering an allocation plan for each costs memory and saves nothing.
         options.enable_mem_pattern = False
-        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session: Any = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         shapes = {value.name: value.shape for value in self._session.get_outputs()}
         self.vocab_size = int(shapes["logits"][1])
         self._caches = [
@@ -113,8 +113,8 @@ class OrtDecoderSession:
     def close(self) -> None:
         self._steps.clear()
         self._caches.clear()
-        del self._session
-        gc.collect()  # bindings and session refer to each other; weights should go now, not some time
+        self._session = None
+        gc.collect()  # what refers to itself would keep the weights until some later collection
 
     def _cache(self, name: str, shape: Sequence[int | str]) -> _Cache:
         full = (self.slots, int(shape[1]), self.max_len, int(shape[3]))
