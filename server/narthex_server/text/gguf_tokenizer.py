@@ -6,7 +6,6 @@ from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
 
 from narthex_server.errors import InvalidModelFile
 
@@ -65,11 +64,13 @@ _SPLITTERS: Mapping[str, _Splitter] = {
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A ready tokenizer with its BOS and EOS ids."""
+    """A tokenizer with its BOS and EOS ids, and whether it puts them around a text."""
 
     backend: tokenizers.Tokenizer
     bos: int | None
     eos: int | None
+    adds_bos: bool
+    adds_eos: bool
 
 
 def read(metadata: Mapping[str, Any]) -> Vocabulary:
@@ -87,14 +88,9 @@ def read(metadata: Mapping[str, Any]) -> Vocabulary:
         raise InvalidModelFile(f"the GGUF file's tokenizer is of kind {kind!r}; known are gpt2 and llama")
     _mark_added(backend, metadata, tokens)
     bos, eos = (_id(metadata, key, len(tokens)) for key in ("bos", "eos"))
-    wanted_bos = bos if metadata.get("tokenizer.ggml.add_bos_token", add_bos) else None
-    wanted_eos = eos if metadata.get("tokenizer.ggml.add_eos_token", False) else None
-    around = {tokens[index]: int(index) for index in (wanted_bos, wanted_eos) if index is not None}
-    if around:
-        first = [tokens[wanted_bos]] if wanted_bos is not None else []
-        last = [tokens[wanted_eos]] if wanted_eos is not None else []
-        backend.post_processor = TemplateProcessing(single=[*first, "$A", *last], special_tokens=list(around.items()))
-    return Vocabulary(backend, bos, eos)
+    adds_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", add_bos))
+    adds_eos = bool(metadata.get("tokenizer.ggml.add_eos_token", False))
+    return Vocabulary(backend, bos, eos, adds_bos, adds_eos)
 
 
 def _id(metadata: Mapping[str, Any], name: str, size: int) -> int | None:

@@ -51,7 +51,9 @@ class Tokenizer:
             raise
         except Exception as error:  # as above; merges of tokens that do not exist, scores that are no numbers, …
             raise InvalidModelFile(f"the GGUF file's tokenizer (tokens, merges, types) is broken: {error}") from error
-        return cls(vocabulary.backend, vocabulary.bos, vocabulary.eos)
+        backend, bos, eos = vocabulary.backend, vocabulary.bos, vocabulary.eos
+        _frame(backend, bos if vocabulary.adds_bos else None, eos if vocabulary.adds_eos else None)
+        return cls(backend, bos, eos)
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Ids of `text`; special tokens written in it count as such; `add_special` adds BOS and the like."""
@@ -106,12 +108,11 @@ def _follow_flags(backend: tokenizers.Tokenizer, config: Mapping[str, Any], bos:
     want_bos = config.get("add_bos_token", starts) and bos is not None
     want_eos = config.get("add_eos_token", ends) and eos is not None
     if (want_bos, want_eos) != (starts, ends):
-        frame(backend, bos if want_bos else None, eos if want_eos else None)
+        _frame(backend, bos if want_bos else None, eos if want_eos else None)
 
 
-def frame(backend: tokenizers.Tokenizer, bos: int | None, eos: int | None) -> None:
+def _frame(backend: tokenizers.Tokenizer, bos: int | None, eos: int | None) -> None:
     """Makes `backend` put these tokens around every encoded text."""
-    names = {backend.id_to_token(index): index for index in (bos, eos) if index is not None}
-    first = [backend.id_to_token(bos)] if bos is not None else []
-    last = [backend.id_to_token(eos)] if eos is not None else []
-    backend.post_processor = TemplateProcessing(single=[*first, "$A", *last], special_tokens=list(names.items()))
+    first, last = ([] if index is None else [(backend.id_to_token(index), index)] for index in (bos, eos))
+    parts = [*(token for token, _ in first), "$A", *(token for token, _ in last)]
+    backend.post_processor = TemplateProcessing(single=parts, special_tokens=list({*first, *last}))
