@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from narthex.keys import KeyRing
-from narthex.settings import Address, NamedPath
+from narthex.settings import Address, NamedPath, SettingsError
 from prometheus_client import CollectorRegistry
 
 from narthex_server import metrics
@@ -248,10 +248,14 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 
 def upstreams(config: ServerConfig) -> Sequence[ToolServer]:
     """The configured upstreams, not started; the client that they need is imported only where there are any."""
-    document = config.upstreams()
-    if not document:
+    from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT, SourceError, parse_sources
+
+    try:
+        sources = parse_sources(config.upstreams(), str(config.mcp_config or "the demo's mcp-config"))
+    except SourceError as error:
+        raise SettingsError(error.message) from error
+    if not sources:
         return ()
-    from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT, parse_sources
     from narthex_server.tools.upstream.supervisor import Upstream
 
     def timed(source: "ServerSource") -> "ServerSource":
@@ -259,8 +263,7 @@ def upstreams(config: ServerConfig) -> Sequence[ToolServer]:
         call = source.call_timeout if own else config.tool_timeout
         return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
 
-    where = str(config.mcp_config or "the demo's mcp-config")
-    return [Upstream(timed(source)) for source in parse_sources(document, where)]
+    return [Upstream(timed(source)) for source in sources]
 
 
 async def advertise(server: grpc.aio.Server, generates: bool) -> health.aio.HealthServicer:

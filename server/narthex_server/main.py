@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    logging.getLogger("narthex_server").setLevel(config.log_level.upper())  # ours; what libraries say below a warning helps nobody here
+    # Ours alone: what libraries say below a warning helps nobody here.
+    logging.getLogger("narthex_server").setLevel(config.log_level.upper())
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when grpc is imported, which app does
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(serve(config))

@@ -33,6 +33,12 @@ class UpstreamService:
     async def ListUpstreams(self, request: wire.ListUpstreamsRequest, context: Context) -> wire.ListUpstreamsResponse:
         return wire.ListUpstreamsResponse(upstreams=map(upstream_to_wire, self._catalog.servers()))
 
+    async def ReconnectUpstream(
+        self, request: wire.ReconnectUpstreamRequest, context: Context
+    ) -> wire.ReconnectUpstreamResponse:
+        status = await self._catalog.reconnect(request.name)
+        return wire.ReconnectUpstreamResponse(upstream=upstream_to_wire(status))
+
 
 def upstream_to_wire(status: ServerStatus) -> wire.Upstream:
     return wire.Upstream(

@@ -160,9 +160,12 @@ class Catalog:
         self._refresh()
         await server.stop()
 
-    def reconnect(self, name: str) -> None:
-        """Makes the upstream connect again at once; raises NotFound."""
-        self._server(name).reconnect()
+    async def reconnect(self, name: str) -> ServerStatus:
+        """Makes the upstream connect again at once, and returns how that went; raises NotFound."""
+        server = self._server(name)
+        server.reconnect()
+        await server.settled()
+        return server.status
 
     def _server(self, name: str) -> ToolServer:
         if (server := self._servers.get(name)) is None:

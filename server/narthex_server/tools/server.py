@@ -49,7 +49,7 @@ class ToolServer(Protocol):
         """Begins to connect; `changed` is called on the event loop whenever `status` or `tools` is different."""
 
     async def settled(self) -> None:
-        """Returns when the first attempt to connect has ended, well or not."""
+        """Returns when an attempt to connect has ended, well or not, since the start or the last `reconnect`."""
 
     def reconnect(self) -> None:
         """Drops the connection, if there is one, and connects again at once."""

@@ -5,7 +5,6 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -48,6 +47,8 @@ class Upstream:
         self._signals: asyncio.Queue[str | None] = asyncio.Queue()  # None: the tools changed; text: the end and why
         self._running: asyncio.Task[None] | None = None
         self._stopping = False
+        self._attempts = 0  # that failed, or did not hold
+        self._refused = ""  # what the transport knows better than the session
 
     @property
     def name(self) -> str:
@@ -78,7 +79,10 @@ class Upstream:
         await self._settled.wait()
 
     def reconnect(self) -> None:
-        self._status = replace(self._status, attempts=0)
+        if self._running is None:
+            return
+        self._settled.clear()
+        self._attempts = 0
         self._retry.set()
         self._end("reconnecting as asked")
 
@@ -87,6 +91,8 @@ class Upstream:
         self._retry.set()
         self._end("stopping")
         if self._running is not None:
+            if self._calls.client is None:
+                self._running.cancel()  # it is connecting, which may take long, or waiting to
             _, pending = await asyncio.wait({self._running}, timeout=STOP_TIMEOUT)
             for task in pending:
                 task.cancel()
@@ -110,6 +116,7 @@ class Upstream:
         while not self._stopping:
             self._retry.clear()
             self._signals = asyncio.Queue()
+            self._refused = ""
             began = loop.time()
             try:
                 reason = await self._connection()
@@ -118,12 +125,12 @@ class Upstream:
                     raise
                 _log.debug("upstream %s", self.name, exc_info=error)
                 reason = self._said() or _reason(error, self._source)
+                self._settled.set()  # this attempt has ended; one that came up is settled since then
             if self._stopping:
                 return
-            attempts = 1 if loop.time() - began > STABLE else self._status.attempts + 1
-            self._set(ServerState.UNHEALTHY, reason, attempts=attempts)
-            self._settled.set()
-            delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(attempts - 1, 10)) * random.uniform(0.5, 1.0)
+            self._attempts = 1 if loop.time() - began > STABLE else self._attempts + 1
+            self._set(ServerState.UNHEALTHY, reason)
+            delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(self._attempts - 1, 10)) * random.uniform(0.5, 1.0)
             level = logging.DEBUG if reason == told else logging.WARNING  # one line for one trouble
             _log.log(level, "upstream %s is down, next attempt in %.1f s: %s", self.name, delay, reason)
             told = reason
@@ -150,11 +157,11 @@ class Upstream:
             self._calls.client = client
             _log.info("upstream %s is ready with %d tools", self.name, len(self._tools))
             while True:
-                self._set(ServerState.READY, attempts=self._status.attempts, protocol=client.protocol_version)
+                self._set(ServerState.READY, protocol=client.protocol_version)
                 self._settled.set()
                 if (reason := await self._next_signal()) is not None:
                     # shown before the goodbye, which may take its time
-                    self._set(ServerState.UNHEALTHY, reason, attempts=self._status.attempts)
+                    self._set(ServerState.UNHEALTHY, reason)
                     return reason
                 async with asyncio.timeout(limit):
                     self._tools = await self._list(client)
@@ -176,7 +183,7 @@ class Upstream:
             case Process() as process:
                 return stdio.connect(self.name, process, self._end)
             case Http() as remote:
-                return http.connect(remote)
+                return http.connect(remote, self._refuse)
             case Unsupported(_, reason):
                 raise Unavailable(reason)
 
@@ -215,16 +222,22 @@ class Upstream:
     def _end(self, reason: str) -> None:
         self._signals.put_nowait(reason)
         if self._status.state is ServerState.READY:
-            self._set(ServerState.UNHEALTHY, reason, attempts=self._status.attempts)
+            self._set(ServerState.UNHEALTHY, reason)
+
+    def _refuse(self, status: str) -> None:
+        self._refused = status
 
     def _said(self) -> str:
         """What the transport gave as the reason of the end, if it did."""
+        if self._refused:
+            return f"refused the connection: {self._refused}"
         while not self._signals.empty():
             if reason := self._signals.get_nowait():
                 return reason
         return ""
 
-    def _set(self, state: ServerState, reason: str = "", attempts: int = 0, protocol: str = "") -> None:
+    def _set(self, state: ServerState, reason: str = "", protocol: str = "") -> None:
+        attempts = 0 if state is ServerState.READY else self._attempts
         self._status = ServerStatus(
             self.name, _scheme(self._source), state, reason, len(self._tools), protocol, attempts
         )
@@ -261,7 +274,13 @@ def _reason(error: BaseException, source: ServerSource) -> str:
         case OSError() | Unavailable():
             return str(error)
         case _:
-            return f"{type(error).__name__}: {str(error)[:300]}"
+            # the library's own texts name the URL, which may hold a key
+            text = (
+                str(error).replace(source.transport.url, "its URL")
+                if isinstance(source.transport, Http)
+                else str(error)
+            )
+            return f"{type(error).__name__}: {text[:300]}"
 
 
 @asynccontextmanager

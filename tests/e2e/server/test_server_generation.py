@@ -1,0 +1,198 @@
+"""Generation over gRPC with the demo model: what streams say, how they end, and what bad input gets."""
+
+import asyncio
+import math
+
+import grpc
+import pytest
+from narthex.v1 import common_pb2, model_pb2, model_pb2_grpc
+from narthex.v1 import generation_pb2 as wire
+from narthex.v1.generation_pb2_grpc import GenerationServiceStub
+
+
+@pytest.fixture(scope="module")
+def server(launch, demo):
+    """One slot: whoever gets it proves that the one before gave it back."""
+    return launch("--model", demo, "--max-slots", "1")
+
+
+@pytest.fixture
+def stub(channel):
+    return GenerationServiceStub(channel)
+
+
+def chat(text: str = "Hello!", **fields) -> wire.ChatSpec:
+    spec = wire.ChatSpec(messages=[wire.ChatMessage(role=wire.ROLE_USER, content=[wire.ContentPart(text=text)])])
+    spec.sampling.temperature = 0
+    spec.stopping.max_tokens = 32
+    spec.MergeFrom(wire.ChatSpec(**fields))
+    return spec
+
+
+def endless() -> wire.GenerateStreamRequest:
+    """As long as the context allows: seconds of work."""
+    spec = wire.GenerationSpec(text="The time", stopping=wire.StoppingOptions(ignore_eos=True))
+    return wire.GenerateStreamRequest(spec=spec)
+
+
+async def answered(stub) -> str:
+    """The text of a short chat; within the time, so a slot was free."""
+    reply = await stub.Chat(wire.ChatRequest(spec=chat()), timeout=20)
+    return reply.messages[-1].content[0].text
+
+
+async def test_a_chat_streams_started_then_text_then_finished(stub):
+    events = [event async for event in stub.ChatStream(wire.ChatStreamRequest(spec=chat()))]
+    kinds = [event.WhichOneof("event") for event in events]
+    assert kinds[0] == "started" and kinds[-1] == "finished" and set(kinds[1:-1]) == {"text_delta"}
+    assert events[0].started.model == "demo" and events[0].round == 0
+    finished = events[-1].finished
+    assert finished.finish_reason in (common_pb2.FINISH_REASON_STOP, common_pb2.FINISH_REASON_LENGTH)
+    assert 0 < finished.usage.completion_tokens <= 32 and finished.usage.prompt_tokens > 0
+    text = "".join(event.text_delta.text for event in events)
+    assert text == await answered(stub), "the unary call is the stream, collected"
+
+
+async def test_a_streams_id_is_the_callers_request_id(stub):
+    call = stub.ChatStream(wire.ChatStreamRequest(spec=chat()), metadata=(("x-request-id", "mine-1"),))
+    first = await call.read()
+    assert first.started.request_id == "mine-1"
+    assert dict(await call.initial_metadata())["x-request-id"] == "mine-1"
+    call.cancel()
+
+
+async def test_token_ids_come_and_text_stays_away_as_asked(stub):
+    response = wire.ResponseOptions(text=False, token_ids=True, prompt_token_ids=True)
+    spec = wire.GenerationSpec(text="Hello", response=response, stopping=wire.StoppingOptions(max_tokens=8))
+    spec.sampling.temperature = 0
+    reply = await stub.Generate(wire.GenerateRequest(spec=spec))
+    assert reply.text == "" and 0 < len(reply.token_ids) <= 8 and len(reply.prompt.token_ids) > 0
+    spec.response.text = True
+    again = await stub.Generate(wire.GenerateRequest(spec=spec))
+    assert list(again.token_ids) == list(reply.token_ids) and again.text
+
+
+async def test_a_seed_repeats_its_text(stub):
+    def asked(seed):
+        sampling = wire.SamplingOptions(temperature=1.5, seed=seed)
+        stopping = wire.StoppingOptions(max_tokens=24, ignore_eos=True)
+        return wire.GenerateRequest(spec=wire.GenerationSpec(text="Once", sampling=sampling, stopping=stopping))
+
+    one, two, other = [(await stub.Generate(asked(seed))).text for seed in (7, 7, 8)]
+    assert one == two != other
+
+
+async def test_a_stop_string_ends_the_text_and_is_named(stub):
+    whole = await answered(stub)
+    stop = whole[4:7]
+    reply = await stub.Chat(wire.ChatRequest(spec=chat(stopping=wire.StoppingOptions(stop=[stop]))))
+    assert reply.messages[0].content[0].text == whole[: whole.index(stop)]
+    assert reply.finished.stop_string == stop
+
+
+async def test_a_dropped_stream_frees_its_slot(stub, server):
+    stream = stub.GenerateStream(endless())
+    for _ in range(3):
+        await stream.read()
+    stream.cancel()
+    await answered(stub)
+    assert server.metric("narthex_num_requests_running", model_name="demo") == 0
+    assert server.metric("narthex_request_success_total", model_name="demo", finished_reason="cancelled") >= 1
+
+
+async def test_a_passed_deadline_frees_the_slot(stub, failure):
+    caught = await failure(stub.GenerateStream(endless(), timeout=0.3))
+    assert caught.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert await answered(stub)
+
+
+async def test_abort_ends_a_stream_with_what_it_has(stub):
+    stream = stub.GenerateStream(endless(), metadata=(("x-request-id", "to-abort"),))
+    while (await stream.read()).WhichOneof("event") != "text_delta":
+        pass
+    reply = await stub.Abort(wire.AbortRequest(request_ids=["to-abort", "unknown"]))
+    assert list(reply.aborted_request_ids) == ["to-abort"]
+    async with asyncio.timeout(10):
+        while (event := await stream.read()).WhichOneof("event") != "finished":
+            pass
+    assert event.finished.finish_reason == common_pb2.FINISH_REASON_CANCELLED
+    assert event.finished.usage.completion_tokens > 0
+
+
+async def test_text_and_tokens_turn_into_each_other(stub):
+    tokens = (await stub.Tokenize(wire.TokenizeRequest(text="Hello, wörld", add_special_tokens=False))).token_ids
+    assert (await stub.Detokenize(wire.DetokenizeRequest(token_ids=tokens))).text == "Hello, wörld"
+    counted = await stub.CountTokens(wire.CountTokensRequest(chat=wire.ChatInput(messages=chat().messages)))
+    assert 0 < counted.tokens < counted.max_context
+
+
+async def test_models_are_listed_with_what_they_can_do(channel):
+    models = model_pb2_grpc.ModelServiceStub(channel)
+    listed = (await models.ListModels(model_pb2.ListModelsRequest())).models
+    assert [model.name for model in listed] == ["demo"]
+    model = (await models.GetModel(model_pb2.GetModelRequest())).model
+    assert model == listed[0] and model.max_slots == 1 and model.state == model_pb2.MODEL_STATE_READY
+    assert model_pb2.CAPABILITY_CHAT in model.capabilities and model_pb2.CAPABILITY_EMBED not in model.capabilities
+
+
+def user(**part) -> wire.ChatMessage:
+    return wire.ChatMessage(role=wire.ROLE_USER, content=[wire.ContentPart(**part)])
+
+
+BAD = {
+    "unknown model": (chat(model="gpt-9"), "NOT_FOUND", "MODEL_NOT_FOUND", []),
+    "prompt too long": (chat("word " * 4000), "INVALID_ARGUMENT", "CONTEXT_OVERFLOW", []),
+    "max_tokens too many": (
+        chat(stopping=wire.StoppingOptions(max_tokens=10**9)), "INVALID_ARGUMENT", "CONTEXT_OVERFLOW", []
+    ),
+    "no messages": (wire.ChatSpec(), "INVALID_ARGUMENT", "INVALID_REQUEST", ["messages"]),
+    "no role": (
+        wire.ChatSpec(messages=[wire.ChatMessage()]), "INVALID_ARGUMENT", "INVALID_REQUEST", ["messages[0].role"]
+    ),
+    "a picture": (
+        wire.ChatSpec(messages=[user(image=wire.Media(data=b"x"))]),
+        "INVALID_ARGUMENT", "INVALID_REQUEST", ["messages[0].content[0].image"],
+    ),
+    "max_tokens 0": (
+        chat(stopping=wire.StoppingOptions(max_tokens=0)), "INVALID_ARGUMENT", "INVALID_REQUEST",
+        ["stopping.max_tokens"],
+    ),
+    "an empty stop string": (
+        chat(stopping=wire.StoppingOptions(stop=[""])), "INVALID_ARGUMENT", "INVALID_REQUEST", ["stopping.stop"]
+    ),
+    "a tool without a schema": (
+        chat(tools=[wire.ToolSpec(name="x", parameters=b"[1]")]),
+        "INVALID_ARGUMENT", "INVALID_REQUEST", ["tools[0].parameters"],
+    ),
+    "a catalog tool that is not": (
+        chat(tool_execution=wire.TOOL_EXECUTION_SERVER, catalog_tools=["nope"]), "NOT_FOUND", "NOT_FOUND", []
+    ),
+    "a constraint": (chat(constraint=wire.Constraint(regex="a+")), "UNIMPLEMENTED", "UNIMPLEMENTED", []),
+    "logprobs": (chat(response=wire.ResponseOptions(logprobs=2)), "UNIMPLEMENTED", "UNIMPLEMENTED", []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spec", "code", "reason", "fields"), BAD.values(), ids=BAD)
+async def test_a_bad_request_gets_a_typed_error_and_the_next_one_works(stub, failure, spec, code, reason, fields):
+    caught = await failure(stub.ChatStream(wire.ChatStreamRequest(spec=spec)))
+    assert (caught.code.name, caught.reason, caught.fields) == (code, reason, fields), caught.text
+    assert await answered(stub)
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", "frequency_penalty", "repetition_penalty"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+async def test_a_sampler_that_makes_no_sense_is_named(stub, failure, field, value):
+    spec = wire.GenerationSpec(text="Hi", sampling=wire.SamplingOptions(**{field: value}))
+    caught = await failure(stub.Generate(wire.GenerateRequest(spec=spec)))
+    if value == -1.0 and field.endswith("penalty"):
+        assert caught.code is grpc.StatusCode.UNIMPLEMENTED and field in caught.text
+    else:
+        assert caught.code is grpc.StatusCode.INVALID_ARGUMENT and caught.fields == [f"sampling.{field}"]
+
+
+async def test_sixteen_callers_share_one_slot_and_all_finish(stub, server):
+    replies = await asyncio.gather(*(stub.Chat(wire.ChatRequest(spec=chat())) for _ in range(16)))
+    assert len({reply.messages[0].content[0].text for reply in replies}) == 1
+    assert server.metric("narthex_num_requests_waiting", model_name="demo") == 0
+    assert server.metric("narthex_generation_tokens_total", model_name="demo") > 0
+    assert server.metric("narthex_time_to_first_token_seconds_count", model_name="demo") >= 16
