@@ -1,9 +1,9 @@
-"""What gaps between decoding rows cost: dead rows, a run for each range, or a copy that closes them.
+"""What gaps between decoding rows cost in CPU time: dead rows, a run for each range, or a copy that closes them.
 
     python bench/make_gguf.py /tmp/135m.gguf
-    python bench/slot_range.py /tmp/135m.gguf [--slots 8] [--contexts 64,512,2048] [--compute auto] [--threads 2]
+    python bench/slot_range.py /tmp/135m.gguf [--slots 8] [--contexts 64,512,2048] [--compute auto] [--threads 1]
 
-The engine's policy rests on the figures in docs/adr/0005-slot-range.md.
+The engine's policy rests on the figures in docs/adr/0006-slot-range.md.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from narthex_server.runtime.session import DecoderSession
 
 
 def milliseconds(run: Callable[[], object], repeat: int = 15) -> float:
-    """The best of some runs, which other work on the machine disturbs least; one more warms up."""
+    """CPU time of the best of some runs, so that other work on the machine disturbs little; one more warms up."""
     run()
     times = []
     for _ in range(repeat):
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times) * 1e3
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--contexts", default="64,512,2048")
     parser.add_argument("--compute", default="auto")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     contexts, slots = [int(text) for text in args.contexts.split(",")], args.slots
     session = load(args.model, LoadOptions(args.compute, args.threads, slots, max(contexts) + 64)).session

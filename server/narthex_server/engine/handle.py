@@ -120,7 +120,8 @@ class EngineHandle:
 
     async def stop(self, grace: float) -> None:
         """Refuses new requests, gives running ones `grace` seconds, cancels the rest, then closes the session."""
-        if self._thread is None:
+        thread, self._thread = self._thread, None
+        if thread is None:
             return
         if self._refusal is None:
             self._refusal = "the engine is shutting down"
@@ -137,8 +138,7 @@ class EngineHandle:
         except TimeoutError:
             log.error("the engine thread is stuck in a step; leaving it behind")
             return
-        self._thread.join()
-        self._thread = None
+        thread.join()
         self._session.close()
 
     def _admit(self, request: EngineRequest) -> None:
@@ -202,12 +202,17 @@ class EngineHandle:
             self._stats = batch.stats
         if batch.last:
             self._refusal = self._refusal or "the engine has died; the log says why"
+            for key, stream in [*self._streams.items()]:  # too late for the thread
+                stream.ended = Ended(key, None, error=Unavailable(f"{self._refusal}; retry later or elsewhere"))
+                stream.ready.set()
+                self._forget(key)
             self._done.set()
         if self._observer is not None:
             try:
                 if batch.step is not None:
                     self._observer.on_step(batch.step)
                 for ended in batch.ended:
-                    self._observer.on_finished(ended.report)
+                    if ended.report is not None:
+                        self._observer.on_finished(ended.report)
             except Exception:
                 log.exception("the engine's observer failed")

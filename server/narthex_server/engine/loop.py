@@ -48,10 +48,10 @@ Message = Submit | Abort | Drain | Stop
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A request's end: one of `finished` and `error`."""
+    """A request's end: one of `finished` and `error`; no report if it never reached the thread."""
 
     key: int
-    report: RequestReport
+    report: RequestReport | None
     finished: Finished | None = None
     error: NarthexError | None = None
 
@@ -95,9 +95,12 @@ class EngineLoop:
                     self._step()
                 except Exception as error:
                     self._fail([*self._scheduler.running], error)
+        except BaseException:  # the thread's outermost frame: nobody else would say why it ended
+            log.exception("the engine thread died")
         finally:
+            died = None if self._stopping else InternalError("the engine has died; the log says why", metadata={})
             for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
-                self._end(sequence, FinishReason.CANCELLED)
+                self._end(sequence, died or FinishReason.CANCELLED)
             self._batch.last = True
             self._flush()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class EngineOptions:
     """`prefill_tokens`: prompt tokens computed in one step at most; `max_waiting`: requests queued beyond the slots.
 
-    While streams run, a step computes only as many prompt tokens as take about `prefill_seconds`, because it delays each
+    While streams run, a step computes only as many prompt tokens as take about `prefill_seconds`, for that delays each
     stream's next token.
     """
 

@@ -1,6 +1,6 @@
 """Which sequence or kept prefix each cache slot holds, and how rows stay neighbours.
 
-Why gaps are first tolerated and then closed: docs/adr/0005-slot-range.md.
+Why gaps are first tolerated and then closed: docs/adr/0006-slot-range.md.
 """
 
 from collections.abc import Sequence as Rows

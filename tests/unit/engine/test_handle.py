@@ -1,9 +1,12 @@
 import asyncio
+import pickle
 import threading
 from contextlib import aclosing
 
 import numpy as np
 import pytest
+from narthex_server.engine.handle import EngineHandle
+from narthex_server.engine.loop import Batch, Ended, Submit
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, FinishReason, Sampling, Tokens
 from narthex_server.errors import ContextOverflow, InternalError, InvalidRequest, ResourceExhausted, Unavailable
@@ -116,8 +119,10 @@ async def test_abort_ends_the_stream_as_cancelled(decoder, running):
 
 async def test_a_lagging_reader_gets_several_tokens_at_once(decoder, running, recorder):
     async with running(decoder, observer=recorder) as handle:
+        gate = decoder.before = Gate()
         stream = handle.generate(request("a", (1, 2), 20))
         first = await anext(stream)
+        gate.opened.set()
         await recorder.finished(1)
         rest = await anext(stream)
         assert len(first.ids) + len(rest.ids) == 20
@@ -254,9 +259,7 @@ async def test_stop_without_grace_cancels_what_runs(make_decoder, running, colle
     assert finished.reason is FinishReason.CANCELLED
 
 
-async def test_a_handle_that_was_not_started_refuses(decoder, running):
-    from narthex_server.engine.handle import EngineHandle
-
+async def test_a_handle_that_was_not_started_refuses(decoder):
     with pytest.raises(Unavailable, match="not started"):
         await anext(EngineHandle(decoder).generate(request("a", (1,))))
 
@@ -282,3 +285,25 @@ async def test_an_observer_that_raises_does_not_harm_the_stream(decoder, running
 
     async with running(decoder, observer=Broken()) as handle:
         assert (await collect(handle, request("a", (1, 2))))[0] == decoder.solo((1, 2), 10)
+
+
+async def test_when_the_thread_dies_every_stream_ends_and_new_ones_are_refused(decoder, running, collect):
+    def die(call, tokens):
+        raise SystemExit  # past every handler of a step
+
+    async with running(decoder) as handle:
+        decoder.before = die
+        async with asyncio.timeout(5):
+            runs = (collect(handle, request(str(n), (n, n))) for n in range(6))
+            results = await asyncio.gather(*runs, return_exceptions=True)
+            with pytest.raises(Unavailable, match="died"):
+                await collect(handle, request("late", (1, 2)))
+    assert all(isinstance(result, InternalError | Unavailable) for result in results)
+
+
+def test_what_crosses_to_the_thread_and_back_can_be_pickled():
+    error = InternalError("failed", metadata={"error_id": "1"})
+    for message in (Submit(1, request("a", (1,)), 0.0), Batch(tokens=[(1, 2)], ended=[Ended(1, None, error=error)])):
+        copy = pickle.loads(pickle.dumps(message))
+        assert type(copy) is type(message)
+    assert copy.ended[0].error.metadata == {"error_id": "1"}
