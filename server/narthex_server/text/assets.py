@@ -66,7 +66,15 @@ class TextAssets:
         keys = ("eos", "eot", "eom")
         declared = [index for key in keys for index in _ids(metadata.get(f"tokenizer.ggml.{key}_token_id"))]
         return cls(
-            tokenizer, ChatTemplate(sources, tokens) if sources else None, frozenset(declared) | _turn_ends(tokenizer)
+            tokenizer,
+            ChatTemplate(sources, tokens) if sources else None,
+            frozenset(declared) | _turn_ends(tokenizer),
+            GenerationDefaults(
+                temperature=metadata.get("general.sampling.temp"),
+                top_k=metadata.get("general.sampling.top_k"),
+                top_p=metadata.get("general.sampling.top_p"),
+                min_p=metadata.get("general.sampling.min_p"),
+            ),
         )
 
 

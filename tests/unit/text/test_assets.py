@@ -55,3 +55,18 @@ def test_a_config_that_is_not_json_is_refused_by_path(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text("{")
     with pytest.raises(InvalidModelFile, match="tokenizer_config"):
         TextAssets.from_folder(folder)
+
+
+def test_a_gguf_file_may_carry_its_own_sampling_defaults() -> None:
+    tokens = [chr(code) for code in range(33, 127)]
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [1] * len(tokens),
+        "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.eos_token_id": 0,
+        "general.sampling.temp": 0.0,
+        "general.sampling.top_k": 40,
+    }
+    assert TextAssets.from_gguf(metadata).defaults == GenerationDefaults(temperature=0.0, top_k=40)
