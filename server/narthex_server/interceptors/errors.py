@@ -15,6 +15,7 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 from grpc.aio import AbortError, ServicerContext
 from grpc_status.rpc_status import to_status
+from narthex.v1.common_pb2 import LimitExceeded
 
 from narthex_server import errors
 from narthex_server.errors import NarthexError
@@ -63,6 +64,8 @@ def status(error: NarthexError) -> Status:
             for v in error.violations[:VIOLATIONS]
         ]
         details.append(BadRequest(field_violations=violations))
+    if isinstance(error, errors.ContextOverflow):
+        details.append(_limit(error.metadata))
     if isinstance(error, RETRIED):
         details.append(RetryInfo(retry_delay=RETRY_DELAY))
     message = _short(error.message, MESSAGE_BYTES)
@@ -92,6 +95,11 @@ class ErrorInterceptor(AroundInterceptor):
         except Exception as error:
             end = to_status(status(visible(error)))
             await context.abort(end.code, end.details, end.trailing_metadata)
+
+
+def _limit(metadata: Mapping[str, str]) -> LimitExceeded:
+    asked = int(metadata.get("prompt_tokens", 0)) + int(metadata.get("max_tokens", 0))
+    return LimitExceeded(limit="max_context", requested=asked, maximum=int(metadata.get("context", 0)))
 
 
 def _packed(detail: Message) -> AnyMessage:

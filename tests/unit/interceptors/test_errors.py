@@ -9,6 +9,7 @@ import pytest
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from narthex.v1 import common_pb2
 from narthex_server import errors
 from narthex_server.interceptors.errors import CODES, ErrorInterceptor, code, status
 
@@ -148,3 +149,11 @@ async def test_a_very_long_message_still_fits_the_headers(serve):
     assert status(error).ByteSize() < 4096
     stub = await serve(Failing(lambda: error), [ErrorInterceptor()])
     assert (await failure(stub.Check(REQUEST))).code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_an_overflow_says_how_much_there_is(serve):
+    metadata = {"prompt_tokens": "90", "max_tokens": "20", "context": "100"}
+    stub = await serve(Failing(lambda: errors.ContextOverflow("too long", metadata=metadata)), [ErrorInterceptor()])
+    caught = await failure(stub.Check(REQUEST))
+    limit = detail(rich(caught), common_pb2.LimitExceeded)
+    assert (limit.limit, limit.requested, limit.maximum) == ("max_context", 110, 100)

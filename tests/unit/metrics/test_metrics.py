@@ -1,0 +1,74 @@
+"""The server's own metrics: names, labels, and values that follow the engine and the catalog."""
+
+import urllib.request
+
+import pytest
+from narthex.settings import Address
+from narthex_server import metrics
+from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
+from narthex_server.tools.server import ServerState, ServerStatus
+
+DEMO = {"model_name": "demo"}
+
+
+@pytest.fixture
+def registry():
+    return metrics.registry()
+
+
+def test_levels_and_counts_are_read_when_asked(registry):
+    stats = [EngineStats(4, running=1, waiting=2, kv_tokens_used=25, kv_tokens_capacity=100, generated_tokens=7)]
+    metrics.EngineMetrics(registry).watch("demo", lambda: stats[-1])
+    assert registry.get_sample_value("narthex_num_requests_running", DEMO) == 1
+    assert registry.get_sample_value("narthex_num_requests_waiting", DEMO) == 2
+    assert registry.get_sample_value("narthex_kv_cache_usage_ratio", DEMO) == 0.25
+    stats.append(EngineStats(4, prompt_tokens=10, cached_tokens=4, generated_tokens=9))
+    assert registry.get_sample_value("narthex_generation_tokens_total", DEMO) == 9
+    assert registry.get_sample_value("narthex_prefix_cache_queries_total", DEMO) == 10
+    assert registry.get_sample_value("narthex_prefix_cache_hits_total", DEMO) == 4
+
+
+def test_an_ended_request_is_timed_in_each_of_its_parts(registry):
+    observer = metrics.EngineMetrics(registry).observer("demo")
+    assert registry.get_sample_value("narthex_request_success_total", DEMO | {"finished_reason": "stop"}) == 0
+    observer.on_step(StepReport(1, 0, 0.01))
+    observer.on_finished(RequestReport("r", "stop", 3, 0, 3, 0.1, 0.2, (0.01, 0.02), 0.23))
+    observer.on_finished(RequestReport("q", "cancelled", 3, 0, 0, None, None, (), 0.5))
+    counts = {
+        "time_to_first_token_seconds": 1,
+        "inter_token_latency_seconds": 2,
+        "e2e_request_latency_seconds": 2,
+        "request_queue_time_seconds": 1,
+        "request_prompt_tokens": 2,
+        "engine_step_seconds": 1,
+    }
+    assert {name: registry.get_sample_value(f"narthex_{name}_count", DEMO) for name in counts} == counts
+    assert registry.get_sample_value("narthex_request_success_total", DEMO | {"finished_reason": "cancelled"}) == 1
+
+
+def test_calls_are_counted_by_tool_server_and_outcome(registry):
+    tools = metrics.ToolMetrics(registry)
+    for outcome in ("ok", "ok", "tool_error"):
+        tools.on_call("a__x", "a", 0.1, outcome)
+    labels = {"tool": "a__x", "server": "a"}
+    assert registry.get_sample_value("narthex_tool_calls_total", labels | {"outcome": "ok"}) == 2
+    assert registry.get_sample_value("narthex_tool_call_seconds_count", labels) == 3
+
+
+def test_upstreams_show_whether_they_are_up(registry):
+    states = (ServerStatus("a", "stdio", ServerState.READY, tools=3), ServerStatus("b", "http", ServerState.UNHEALTHY))
+    metrics.UpstreamMetrics(registry, lambda: states)
+    assert registry.get_sample_value("narthex_upstream_up", {"server": "a"}) == 1
+    assert registry.get_sample_value("narthex_upstream_up", {"server": "b"}) == 0
+    assert registry.get_sample_value("narthex_upstream_tools", {"server": "a"}) == 3
+
+
+def test_they_are_served_over_http_until_the_end(registry):
+    with metrics.served(registry, Address("127.0.0.1", 0)) as port:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+            text = page.read().decode()
+        assert "narthex_build_info" in text and "_created" not in text
+        with pytest.raises(OSError), metrics.served(registry, Address("127.0.0.1", port)):
+            pass
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)

@@ -1,0 +1,109 @@
+"""Wire to domain: what is unset stays unset, what makes no sense is named, what is not built is refused."""
+
+import math
+
+import pytest
+from narthex.v1 import generation_pb2 as wire
+from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
+from narthex_server.errors import InvalidRequest, Unimplemented
+from narthex_server.pipelines.events import Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
+from narthex_server.services import convert
+from narthex_server.text.messages import Message, ToolCall
+from narthex_server.tools.tool import Log, Progress, ToolResult
+
+
+def text(role: wire.Role.ValueType, *parts: str) -> wire.ChatMessage:
+    return wire.ChatMessage(role=role, content=[wire.ContentPart(text=part) for part in parts])
+
+
+def test_unset_samplers_are_left_to_the_model():
+    options = convert.sampling_from(wire.SamplingOptions(temperature=0, seed=2**64 - 1))
+    assert (options.temperature, options.seed) == (0, 2**64 - 1)
+    assert (options.top_k, options.top_p, options.min_p) == (None, None, None)
+
+
+@pytest.mark.parametrize("field", ["frequency_penalty", "presence_penalty", "repetition_penalty"])
+def test_a_penalty_is_not_a_number_before_it_is_not_built(field):
+    with pytest.raises(InvalidRequest) as caught:
+        convert.sampling_from(wire.SamplingOptions(**{field: math.nan}))
+    assert [violation.field for violation in caught.value.violations] == [f"sampling.{field}"]
+    with pytest.raises(Unimplemented, match=field):
+        convert.sampling_from(wire.SamplingOptions(**{field: 0.5}))
+
+
+def test_penalties_that_are_off_are_fine():
+    convert.sampling_from(wire.SamplingOptions(frequency_penalty=0, presence_penalty=0, repetition_penalty=1))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        wire.GenerationSpec(text="x", adapters=[wire.AdapterUse(name="a")]),
+        wire.GenerationSpec(text="x", constraint=wire.Constraint(regex="a")),
+        wire.GenerationSpec(text="x", response=wire.ResponseOptions(prompt_logprobs=0)),
+        wire.GenerationSpec(text="x", stopping=wire.StoppingOptions(min_tokens=2)),
+        wire.GenerationSpec(text="x", sampling=wire.SamplingOptions(logit_bias={1: 2.0})),
+        wire.GenerationSpec(text="x", sampling=wire.SamplingOptions(dry=wire.DryOptions())),
+    ],
+)
+def test_what_is_not_built_is_refused_rather_than_ignored(spec):
+    with pytest.raises(Unimplemented):
+        convert.generate_request(spec, "r")
+
+
+@pytest.mark.parametrize("spec", [wire.GenerationSpec(), wire.GenerationSpec(text="")])
+def test_a_prompt_must_be_there(spec):
+    with pytest.raises(InvalidRequest, match="prompt"):
+        convert.generate_request(spec, "r")
+
+
+def test_messages_keep_their_order_parts_and_calls():
+    assistant = text(wire.ROLE_ASSISTANT, "a", "b")
+    assistant.tool_calls.add(id="1", name="t", arguments=b'{"n": 123456789012345678901234567890}')
+    tool = wire.ChatMessage(role=wire.ROLE_TOOL, tool_call_id="1", content=[wire.ContentPart(text="r")])
+    system, said, answer = convert.messages_from([text(wire.ROLE_SYSTEM, "s"), assistant, tool])
+    assert system == Message("system", "s")
+    assert said.content == "ab" and said.tool_calls[0].arguments == '{"n": 123456789012345678901234567890}'
+    assert answer == Message("tool", "r", tool_call_id="1")
+    assert convert.message_to_wire(said).tool_calls[0] == assistant.tool_calls[0]
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (wire.ChatMessage(), "messages[0].role"),
+        (wire.ChatMessage(role=wire.ROLE_USER, content=[wire.ContentPart()]), "messages[0].content[0]"),
+        (
+            wire.ChatMessage(role=wire.ROLE_ASSISTANT, tool_calls=[wire.ToolCall(arguments=b"[")]),
+            "messages[0].tool_calls[0].arguments",
+        ),
+    ],
+)
+def test_a_message_at_fault_is_named(message, field):
+    with pytest.raises(InvalidRequest) as caught:
+        convert.messages_from([message])
+    assert caught.value.violations[0].field == field
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        (Started((1, 2)), "started"),
+        (TextDelta("x"), "text_delta"),
+        (ReasoningDelta("x"), "reasoning_delta"),
+        (ToolCall("1", "t", "{}"), "tool_call"),
+        (ToolActivity("1", Progress(1, 2, "half")), "tool_activity"),
+        (ToolActivity("1", Log("warning", "here", b'"x"')), "tool_activity"),
+        (ToolCallResult("1", "t", ToolResult(b"[]")), "tool_result"),
+        (Finished(FinishReason.TOOL_ROUNDS, Usage(3, 2, 1)), "finished"),
+    ],
+)
+def test_every_event_of_the_agent_has_its_place_on_the_wire(event, kind):
+    made = convert.agent_event_to_wire(AgentEvent(2, event), "r", "m", wire.ResponseOptions())
+    assert made.WhichOneof("event") == kind
+    assert made.round == (0 if kind == "started" else 2)
+
+
+@pytest.mark.parametrize("reason", FinishReason)
+def test_every_finish_reason_has_its_number(reason):
+    assert convert.finished_to_wire(Finished(reason, Usage())).finish_reason != 0
