@@ -54,14 +54,14 @@ class Backend:
             metadata=self._metadata(caller, request_id),
             timeout=self._call_timeout,
         )
+        result: Result | None = None
         try:
             async for response in call:
                 event = _event(response)
-                if event is None:
-                    continue
-                yield event
                 if isinstance(event, Result):
-                    return
+                    result = event  # read on to the status: a call left here would count as cancelled
+                elif event is not None:
+                    yield event
         except grpc.aio.AioRpcError as error:
             raise _failure(error, request_id) from None
         except asyncio.CancelledError:
@@ -72,19 +72,25 @@ class Backend:
             raise BackendError("CANCELLED", "The server cancelled the call.") from None
         finally:
             call.cancel()
-        raise _internal("The tool call ended without a result", request_id)
+        if result is None:
+            raise _internal("The tool call ended without a result", request_id)
+        yield result
 
     async def watch(self) -> AsyncIterator[bool]:
         """True whenever the catalog is there or has changed, False whenever the server is lost; reconnects for ever."""
         delay, longest = WATCH_RETRY_S
+        watched = False
         while True:
             call = self._tools.WatchTools(tool_pb2.WatchToolsRequest(), metadata=self._metadata(None, ""))
             try:
                 async for _ in call:
-                    delay = WATCH_RETRY_S[0]
+                    delay, watched = WATCH_RETRY_S[0], True
                     yield True
             except grpc.aio.AioRpcError as error:
-                logger.info("the server's catalog cannot be watched: %s %s", error.code().name, error.details())
+                # Before the first success the server is still starting; after that, each loss is told once.
+                level = logging.INFO if watched else logging.DEBUG
+                logger.log(level, "the server's catalog cannot be watched: %s %s", error.code().name, error.details())
+                watched = False
             finally:
                 call.cancel()
             yield False
