@@ -1,6 +1,5 @@
 """The server's tools, kept ready per caller for as long as the server's change stream says that they still hold."""
 
-import asyncio
 from collections.abc import Callable
 
 from narthex_bridge.backend import Backend
@@ -43,12 +42,9 @@ class Catalog:
 
     async def watch(self) -> None:
         """Follows the server for ever: forgets pages when they change, or when the server can no longer say so."""
-        known = False
         async for present in self._backend.watch():
             self._watched = present
             self._generation += 1
             self._pages.clear()
-            if present and known:
+            if present:  # also the first time: what was listed before may be old
                 self._changed()
-            known = known or present
-            await asyncio.sleep(0)

@@ -43,7 +43,9 @@ class Session:
             self.stream.close()
 
     def notify_list_changed(self) -> None:
-        """Tells the client, or remembers to when it opens its stream."""
+        """Tells an initialized client, or remembers to when it opens its stream."""
+        if not self.initialized:
+            return
         self.list_changed = self.stream is None or not self.stream.offer(LIST_CHANGED)
 
 

@@ -38,6 +38,19 @@ async def started(module, *arguments):
             await process.communicate()
 
 
+async def listed(url, name):
+    """Waits until a tool is there: upstreams start after the server."""
+    changed = asyncio.Event()
+
+    async def on_message(_):
+        changed.set()
+
+    async with Client(sse_client(f"{url}/sse"), message_handler=on_message) as client:
+        while name not in [tool.name for tool in (await client.list_tools()).tools]:
+            await changed.wait()
+            changed.clear()
+
+
 @pytest.fixture
 async def url(tmp_path):
     servers = {"mcpServers": {"time": {"command": sys.executable, "args": ["-m", "mcp_server_time"]}}}
@@ -50,7 +63,9 @@ async def url(tmp_path):
         ) as server,
         started("narthex_bridge.main", "--http", address, "--server", server["grpc"]) as bridge,
     ):  # fmt: skip
-        yield f"http://{bridge['http']}"
+        url = f"http://{bridge['http']}"
+        await asyncio.wait_for(listed(url, "time__get_current_time"), READY_S)
+        yield url
 
 
 async def test_clients_use_native_and_forwarded_tools(url):

@@ -21,7 +21,8 @@ class Stream:
     async def message(self):
         name, data = await self.event()
         assert name == "message"
-        return json.loads(data)
+        message = json.loads(data)
+        return await self.message() if message.get("method") == "notifications/tools/list_changed" else message
 
 
 @pytest.fixture
