@@ -48,7 +48,7 @@ class Bridge:
         """Ends waiting streams, lets calls in work finish within the grace, and ends the rest with an error."""
         self._dispatcher.draining = True
         self._sessions.close_streams(idle_only=True)
-        await self._dispatcher.drain(self._config.grace_s)
+        await self._dispatcher.drain(self._config.shutdown_grace)
         self._sessions.close_streams(idle_only=False)
 
     def _application(self) -> Front:

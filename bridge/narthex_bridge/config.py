@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from narthex.settings import Address, option, parse
 
 MIB = 1024 * 1024
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class BridgeConfig:
     rpc_timeout_s: float = option(30.0, "longest list or health check on the server, seconds", minimum=0.1)
     stream_after_s: float = option(10.0, "seconds after which a silent answer becomes a stream", minimum=0.01)
     keepalive_s: float = option(15.0, "seconds between signs of life on silent streams", minimum=0.01)
-    grace_s: float = option(10.0, "seconds that running calls get on SIGTERM", minimum=0)
+    shutdown_grace: float = option(10.0, "seconds that running calls get on SIGTERM", minimum=0)
+    log_level: LogLevel = option("info", "the least that is logged, on stderr")
     tls: TlsConfig = field(default_factory=TlsConfig)
     server_tls: ServerTlsConfig = field(default_factory=ServerTlsConfig)
 

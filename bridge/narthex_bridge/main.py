@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else USAGE
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("narthex_bridge").setLevel(config.log_level.upper())
     try:
         listener = bind(config.http)
     except OSError as error:
@@ -100,7 +101,7 @@ def hypercorn_config(config: BridgeConfig, listener: socket.socket) -> Config:
     server.keep_alive_timeout = 75
     server.keep_alive_max_requests = 2**31
     server.h2_max_concurrent_streams = 1000
-    server.graceful_timeout = config.grace_s + DRAIN_MARGIN_S
+    server.graceful_timeout = config.shutdown_grace + DRAIN_MARGIN_S
     server.include_server_header = False
     server.accesslog = None
     server.errorlog = logging.getLogger("hypercorn")

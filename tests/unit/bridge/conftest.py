@@ -204,7 +204,7 @@ async def running(config: BridgeConfig) -> AsyncIterator[RunningBridge]:
 
 @pytest.fixture
 def config(tools: ToolServer) -> BridgeConfig:
-    return BridgeConfig(http=Address("127.0.0.1", 0), server=Address.parse(tools.address), grace_s=1.0)
+    return BridgeConfig(http=Address("127.0.0.1", 0), server=Address.parse(tools.address), shutdown_grace=1.0)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ async def test_calls_in_work_finish_before_it_ends(spawn, tools):
 
 
 async def test_calls_over_the_grace_are_ended_with_an_error(start_bridge, tools):
-    async with start_bridge(grace_s=0.1) as bridge:
+    async with start_bridge(shutdown_grace=0.1) as bridge:
         session = await bridge.session()
         call = asyncio.create_task(bridge.rpc("tools/call", {"name": "hang"}, **session))
         await asyncio.wait_for(tools.hanging.wait(), DEADLINE_S)
