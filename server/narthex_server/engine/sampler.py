@@ -27,9 +27,11 @@ def sample(logits: Logits, sampling: Sampling, generator: np.random.Generator) -
     with np.errstate(over="ignore", under="ignore"):
         weights = np.exp(((logits if ids is None else logits[ids]) - logits[best]) / np.float32(sampling.temperature))
     if sampling.top_p < 1:
-        ordered = np.sort(weights)[::-1]  # values alone sort ten times faster than ids by value
+        total = float(weights.sum(dtype=np.float64))
+        tail = (1 - sampling.top_p) * total / len(weights)  # all lighter ones together are less than top_p cuts off
+        ordered = np.sort(weights[weights >= np.float32(tail)])[::-1]
         mass = ordered.cumsum(dtype=np.float64)
-        count = int(mass.searchsorted(sampling.top_p * mass[-1])) + 1
+        count = min(int(mass.searchsorted(sampling.top_p * total)) + 1, len(ordered))
         kept = _largest(weights, float(ordered[count - 1]), count)
         ids, weights = kept if ids is None else ids[kept], weights[kept]
     if sampling.min_p > 0:
