@@ -1,6 +1,7 @@
 """An MCP server over stdio that reads the files under one folder, and nothing else.
 
 A path is relative to that folder whatever it begins with; what leads outside, by `..` or by a link, is refused.
+Hidden files are not listed or found, but can be read by name.
 """
 
 import argparse
@@ -49,7 +50,7 @@ class Workspace:
             raise Refused(f"{path} is a directory; use list_directory")
         if not file.is_file():  # opening a pipe or a device may never return
             raise Refused(f"{path} is not a regular file")
-        with file.open("rb") as stream:
+        with open(file, "rb", opener=_open_itself) as stream:
             data = stream.read(MAX_FILE + 1)
         if len(data) > MAX_FILE:
             raise Refused(f"{path} is {file.stat().st_size} bytes; at most {MAX_FILE} can be read")
@@ -100,6 +101,11 @@ class Workspace:
             return entry.resolve(strict=True).is_relative_to(self._root)
         except (OSError, RuntimeError):
             return False
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Opens no link and waits for no writer: the file may have been exchanged since it was looked at."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 def _tool(name: str, description: str, argument: str, about: str) -> types.Tool:

@@ -61,3 +61,17 @@ async def test_many_calls_at_once_do_not_mix(gateway, http_server):
     async with http_server() as url, gateway({"far": {"url": url}}) as running:
         calls = [running.call("far__echo", json.dumps({"text": f"n{n}"}).encode()) for n in range(50)]
         assert [text(events) for events in await asyncio.gather(*calls)] == [f"n{n}" for n in range(50)]
+
+
+async def test_a_refused_key_is_told_as_such(gateway, free_port):
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", free_port):
+        url = f"http://127.0.0.1:{free_port}/mcp?key=s3cret"
+        async with gateway({"far": {"url": url}, "old": {"url": url, "type": "sse"}}) as running:
+            reasons = [status.reason for status in running.catalog.servers()]
+    assert all("401 Unauthorized" in reason and "s3cret" not in reason for reason in reasons), reasons

@@ -1,5 +1,6 @@
 """Forwarding to real servers over standard input and output."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -8,8 +9,11 @@ import time
 import pytest
 from narthex_server.errors import DeadlineExceeded, InvalidToolArguments, NotFound, Unavailable
 from narthex_server.principal import LOCAL
+from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.server import ServerState
 from narthex_server.tools.tool import CallContext, Log, Progress, ToolResult
+from narthex_server.tools.upstream.source import parse_sources
+from narthex_server.tools.upstream.supervisor import Upstream
 
 
 def text(events) -> str:
@@ -178,3 +182,31 @@ async def test_servers_die_with_a_parent_that_is_killed(gateway, tmp_path, gone)
         parent.wait()
         parent.stdout.close()
     await gone(int(pid_file.read_text()))
+
+
+async def test_stopping_does_not_wait_for_a_server_that_hangs_at_start(script, tmp_path):
+    source = parse_sources({"mcpServers": {"silent": script("stubborn", str(tmp_path / "pids"))}})[0]
+    catalog = Catalog(servers=[Upstream(source)])
+    await catalog.start(patience=0.5)
+    assert catalog.servers()[0].state is ServerState.STARTING
+    async with asyncio.timeout(5):
+        await catalog.stop()
+
+
+async def test_no_more_calls_run_at_once_than_allowed(gateway, script):
+    async with gateway({"rich": script("rich", "stdio")}, concurrency=1) as running:
+        events = running.catalog.call("rich__hang", b"{}", CallContext(LOCAL, "test"))
+        await anext(events)
+        with pytest.raises(DeadlineExceeded):
+            await running.call("rich__echo", b'{"text":"waits"}', seconds=0.2)
+        await events.aclose()
+        assert text(await running.call("rich__echo", b'{"text":"runs"}')) == "runs"
+
+
+async def test_reconnecting_gives_a_new_process(gateway, script):
+    async with gateway({"rich": script("rich", "stdio")}) as running:
+        await running.call("rich__grow", b'{"name":"fresh"}')
+        await running.until(lambda: "rich__fresh" in running.names())
+        assert (await running.catalog.reconnect("rich")).state is ServerState.READY
+        assert text(await running.call("rich__echo", b'{"text":"new"}')) == "new"
+        assert "rich__fresh" not in running.names()

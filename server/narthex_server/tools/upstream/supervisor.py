@@ -44,7 +44,8 @@ class Upstream:
         self._calls = Calls(source)
         self._settled = asyncio.Event()
         self._retry = asyncio.Event()
-        self._signals: asyncio.Queue[str | None] = asyncio.Queue()  # None: the tools changed; text: the end and why
+        self._signal = asyncio.Event()  # the connection ended, or its tools are to be listed again
+        self._ended = ""  # why it did, as far as known
         self._running: asyncio.Task[None] | None = None
         self._stopping = False
         self._attempts = 0  # that failed, or did not hold
@@ -115,8 +116,8 @@ class Upstream:
         told = ""
         while not self._stopping:
             self._retry.clear()
-            self._signals = asyncio.Queue()
-            self._refused = ""
+            self._signal.clear()
+            self._ended = self._refused = ""
             began = loop.time()
             try:
                 reason = await self._connection()
@@ -159,24 +160,19 @@ class Upstream:
             while True:
                 self._set(ServerState.READY, protocol=client.protocol_version)
                 self._settled.set()
-                if (reason := await self._next_signal()) is not None:
-                    # shown before the goodbye, which may take its time
-                    self._set(ServerState.UNHEALTHY, reason)
-                    return reason
-                async with asyncio.timeout(limit):
-                    self._tools = await self._list(client)
+                await self._signalled()
+                if not self._ended:
+                    async with asyncio.timeout(limit):
+                        self._tools = await self._list(client)
+                if self._ended:  # possibly while the tools were listed
+                    return self._ended
 
-    async def _next_signal(self) -> str | None:
-        """Why the connection ended, or None when the tools are to be listed again.
-
-        A server behind a URL can go without a word, so it is asked now and then.
-        """
-        if not isinstance(self._source.transport, Http):
-            return await self._signals.get()
-        try:
-            return await asyncio.wait_for(self._signals.get(), CHECK_INTERVAL)
-        except TimeoutError:
-            return None
+    async def _signalled(self) -> None:
+        """Returns when there is news; a server behind a URL can go without a word, so it is asked now and then."""
+        silence = CHECK_INTERVAL if isinstance(self._source.transport, Http) else None
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._signal.wait(), silence)
+        self._signal.clear()
 
     def _transport(self) -> AbstractAsyncContextManager[Any]:
         match self._source.transport:
@@ -211,16 +207,17 @@ class Upstream:
                 with suppress(SubscriptionLost):
                     async with client.listen(tools_list_changed=True) as events:
                         async for _ in events:
-                            self._signals.put_nowait(None)
+                            self._signal.set()
                 await asyncio.sleep(random.uniform(1, 3))
-                self._signals.put_nowait(None)  # what changed while nobody listened
+                self._signal.set()  # what changed while nobody listened
 
     async def _on_message(self, message: object) -> None:
         if isinstance(message, types.ToolListChangedNotification):
-            self._signals.put_nowait(None)
+            self._signal.set()
 
     def _end(self, reason: str) -> None:
-        self._signals.put_nowait(reason)
+        self._ended = self._ended or reason
+        self._signal.set()
         if self._status.state is ServerState.READY:
             self._set(ServerState.UNHEALTHY, reason)
 
@@ -231,10 +228,7 @@ class Upstream:
         """What the transport gave as the reason of the end, if it did."""
         if self._refused:
             return f"refused the connection: {self._refused}"
-        while not self._signals.empty():
-            if reason := self._signals.get_nowait():
-                return reason
-        return ""
+        return self._ended
 
     def _set(self, state: ServerState, reason: str = "", protocol: str = "") -> None:
         attempts = 0 if state is ServerState.READY else self._attempts
