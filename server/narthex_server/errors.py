@@ -16,8 +16,8 @@ NarthexError
 ├── Unimplemented             the contract has it, this server does not yet
 └── InternalError             our fault; the text names only an error id, the log has the rest
 
-Each carries a `reason` (UPPER_SNAKE, stable, machine-readable), a message for people, and `metadata`; `violations` name the
-fields at fault. The one table from these classes to gRPC status codes is in interceptors/errors.py.
+Each carries a `reason` (UPPER_SNAKE, stable, machine-readable), a message for people, and `metadata`; `violations` name
+the fields at fault. The one table from these classes to gRPC status codes is in interceptors/errors.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One field at fault: `field` is a path such as `sampling.temperature`, `description` says what is wrong and what fits."""
+    """One field at fault: `field` is its path (`sampling.temperature`), `description` what is wrong and what fits."""
 
     field: str
     description: str
