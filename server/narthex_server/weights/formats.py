@@ -77,7 +77,7 @@ def _nibbles(packed: Bytes) -> Bytes:
 
 def _pairs(quants: Bytes) -> Bytes:
     """Four-bit values [..., block], neighbours in one byte, low half first."""
-    return quants[..., 0::2] | (quants[..., 1::2] << 4)
+    return quants[..., 0::2] | (quants[..., 1::2] << np.uint8(4))
 
 
 def _blocks(raw: Bytes, size: int) -> Bytes:
@@ -85,7 +85,7 @@ def _blocks(raw: Bytes, size: int) -> Bytes:
 
 
 def _q8_0(raw: Bytes) -> Bytes:
-    return _blocks(raw, 34)[..., 2:] ^ 0x80
+    return _blocks(raw, 34)[..., 2:] ^ np.uint8(0x80)
 
 
 def _q4_0(raw: Bytes) -> Bytes:
@@ -114,8 +114,8 @@ def _q4_k(raw: Bytes) -> Bytes:
 
 def _q5_k(raw: Bytes) -> Bytes:
     blocks = _blocks(raw, 176)
-    high = (blocks[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None]) & 1
-    return ((_halves_of_32(blocks[..., 48:]) | (high << 4)) + 112).reshape(len(raw), -1, 32)
+    high = (blocks[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None]) & np.uint8(1)
+    return ((_halves_of_32(blocks[..., 48:]) | (high << np.uint8(4))) + np.uint8(112)).reshape(len(raw), -1, 32)
 
 
 def _six_bit_scales(size: int) -> Callable[[Bytes], Floats]:
@@ -146,9 +146,11 @@ def _six_bit_offsets(size: int, centre: int) -> Callable[[Bytes], Floats]:
 def _q6_k(raw: Bytes) -> Bytes:
     blocks = _blocks(raw, 210)
     low = blocks[..., :128].reshape(len(raw), -1, 2, 2, 32)
-    low = np.concatenate((low & 15, low >> 4), axis=-2)
-    high = (blocks[..., 128:192].reshape(len(raw), -1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None]) & 3
-    return ((low | (high << 4)) + 96).reshape(len(raw), -1, 16)
+    low = np.concatenate((low & np.uint8(15), low >> np.uint8(4)), axis=-2)
+    high = (
+        blocks[..., 128:192].reshape(len(raw), -1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None]
+    ) & np.uint8(3)
+    return ((low | (high << np.uint8(4))) + np.uint8(96)).reshape(len(raw), -1, 16)
 
 
 def _q6_k_scales(raw: Bytes) -> Floats:

@@ -37,7 +37,7 @@ class GgufFile:
         if path.stat().st_size < 24:
             raise InvalidModelFile(f"{path}: {path.stat().st_size} bytes are too few for a GGUF file")
         self._data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r").view(np.ndarray)
-        self._buffer = memoryview(self._data)
+        self._buffer = self._data.data
         self._at = 4
         if bytes(self._buffer[:4]) != MAGIC:
             raise InvalidModelFile(f"{path}: not a GGUF file: it starts with {bytes(self._buffer[:4])!r}")
