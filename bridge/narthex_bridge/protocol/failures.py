@@ -81,5 +81,7 @@ def rpc_error(failure: BackendError, request_id: str) -> RpcError:
 
 
 def explanation(failure: BackendError) -> str:
-    """The failure as one text for a model: the message and every field at fault."""
-    return "\n".join([failure.message, *(f"{v.field}: {v.description}" for v in failure.violations)])
+    """The failure as one text for a model: the message, and every field at fault that the message does not name."""
+    told = (f"{v.field}: {v.description}" if v.field else v.description for v in failure.violations)
+    # A violation counts as told only as whole words: "a: ..." is not told by "extra: ...".
+    return "\n".join([failure.message, *(text for text in told if f" {text}" not in f" {failure.message}")])

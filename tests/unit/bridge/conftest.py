@@ -124,6 +124,13 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
                 bad = error_details_pb2.BadRequest()
                 bad.field_violations.add(field="arguments.text", description="is not a string")
                 await refuse(context, code_pb2.INVALID_ARGUMENT, "INVALID_TOOL_ARGUMENTS", "Arguments do not fit.", bad)
+            case "repeats":  # as a real server does: the message lists what the details say
+                bad = error_details_pb2.BadRequest()
+                bad.field_violations.add(field="zone", description="must be string, not integer")
+                bad.field_violations.add(field="one", description="must be string, not integer")
+                bad.field_violations.add(description="is too deep")
+                text = "Arguments do not fit: zone: must be string, not integer; is too deep"
+                await refuse(context, code_pb2.INVALID_ARGUMENT, "INVALID_TOOL_ARGUMENTS", text, bad)
             case "down":
                 await refuse(context, code_pb2.UNAVAILABLE, "UPSTREAM_DOWN", "The upstream git is down.")
             case "broken":

@@ -76,6 +76,13 @@ async def test_misfitting_arguments_are_for_the_model_in_the_latest_version(brid
     assert error["data"]["violations"] == [{"field": "arguments.text", "description": "is not a string"}]
 
 
+async def test_each_misfitting_argument_is_told_once(bridge):
+    text = (await call(bridge, "repeats"))["result"]["content"][0]["text"]
+    assert text == (
+        "Arguments do not fit: zone: must be string, not integer; is too deep\none: must be string, not integer"
+    )
+
+
 async def test_an_upstream_that_is_down_may_be_tried_again(bridge):
     error = (await call(bridge, "down"))["error"]
     assert (error["code"], error["data"]["reason"], error["data"]["retryable"]) == (503, "UPSTREAM_DOWN", True)
