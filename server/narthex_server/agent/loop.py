@@ -102,7 +102,10 @@ class AgentLoop:
             ]
             # A forced call is forced once, otherwise the model could never answer.
             choice = ToolChoice() if request.tool_choice.forced else request.tool_choice
-            request = replace(request, messages=(*request.messages, turn.message(), *answers), tool_choice=choice)
+            # The caller chose max_tokens without knowing how much of the context the tools would take.
+            stopping = replace(request.stopping, fit_context=True)
+            messages = (*request.messages, turn.message(), *answers)
+            request = replace(request, messages=messages, tool_choice=choice, stopping=stopping)
 
     async def _round(self, request: ChatRequest, turn: _Turn, number: int) -> AsyncGenerator[AgentEvent]:
         """One turn of the model; all events but the last, which goes into `turn` like the rest."""

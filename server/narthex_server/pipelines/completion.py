@@ -31,13 +31,13 @@ def prepare(
         raise InvalidRequest("the prompt is empty; give at least one token", reason="EMPTY_PROMPT")
     check_ids(model, prompt, "prompt")
     room = model.max_context - len(prompt)
-    if room < (stopping.max_tokens or 1):
+    if room < (1 if stopping.fit_context else stopping.max_tokens or 1):
         raise _overflow(len(prompt), stopping.max_tokens, model.max_context)
     eos = frozenset() if stopping.ignore_eos else model.text.eos_ids
     return EngineRequest(
         request_id,
         prompt,
-        stopping.max_tokens or room,
+        min(stopping.max_tokens or room, room),
         eos | stopping.stop_token_ids,
         sampling.resolve(model.text.defaults),
     )

@@ -43,9 +43,13 @@ class SamplingOptions:
 
 @dataclass(frozen=True, slots=True)
 class StoppingOptions:
-    """When generation ends; `max_tokens` None is what is left of the model's context."""
+    """When generation ends; `max_tokens` None is what is left of the model's context.
+
+    With `fit_context` that rest also bounds a given `max_tokens`, which would otherwise be refused.
+    """
 
     max_tokens: int | None = None
+    fit_context: bool = False
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     include_stop: bool = False

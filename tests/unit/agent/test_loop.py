@@ -11,7 +11,7 @@ from narthex_server.errors import InvalidRequest, NotFound
 from narthex_server.pipelines.chat import ChatPipeline
 from narthex_server.pipelines.events import Finished, FinishReason, ReasoningDelta, Started, TextDelta
 from narthex_server.pipelines.models import TextModel
-from narthex_server.pipelines.request import ChatRequest, ToolChoice
+from narthex_server.pipelines.request import ChatRequest, StoppingOptions, ToolChoice
 from narthex_server.principal import LOCAL
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
 from narthex_server.tools.catalog import Catalog
@@ -94,6 +94,16 @@ async def test_results_are_fed_back_until_the_model_answers(serve: Serve) -> Non
     assert end.reason is FinishReason.STOP
     assert isinstance(events[0].event, Started)
     assert end.usage.prompt_tokens > 2 * len(events[0].event.prompt_ids) and end.usage.cached_tokens > 0
+
+
+async def test_a_max_tokens_that_fits_the_first_round_only_is_bounded_in_the_next(serve: Serve) -> None:
+    async with serve(call("inc"), "It is 2.") as model:
+        first = (await run(model, [native("inc")]))[0].event
+        assert isinstance(first, Started)
+        limit = model.max_context - len(first.prompt_ids)
+        request = replace(ASK, request_id="b", stopping=StoppingOptions(max_tokens=limit))
+        events = await run(model, [native("inc")], request)
+    assert text(events, 2) == "It is 2." and finished(events).reason is FinishReason.STOP
 
 
 async def test_calls_of_a_round_run_at_the_same_time(serve: Serve) -> None:
