@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -71,10 +71,15 @@ class Front:
         watcher: asyncio.Task[None] | None = None
         try:
             caller = self._gate.admit(headers)
+            pieces = self._pieces(headers, receive) if scope["method"] == "POST" else None
             if isinstance(caller, HttpResponse):
+                # A connection whose request was not read to its end cannot be used again.
+                if pieces:
+                    async for _ in pieces:
+                        pass
                 answer = caller
             else:
-                body = await self._body(headers, receive) if scope["method"] == "POST" else b""
+                body = b"".join([piece async for piece in pieces]) if pieces else b""
                 query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
                 watcher = asyncio.create_task(watch())
                 answer = await self._answer(
@@ -110,21 +115,22 @@ class Front:
             text = f"The bridge failed to do this; its log has more under request id {request.request_id}."
             return refusal(500, text, code=jsonrpc.INTERNAL_ERROR)
 
-    async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+    async def _pieces(self, headers: Mapping[str, str], receive: Receive) -> AsyncIterator[bytes]:
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             raise BodyTooLarge
-        pieces, size = [], 0
+        size = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ConnectionError
-            pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
+            piece = message.get("body", b"")
+            size += len(piece)
             if size > self._max_body_bytes:
                 raise BodyTooLarge
+            yield piece
             if not message.get("more_body", False):
-                return b"".join(pieces)
+                return
 
 
 async def _send_whole(answer: HttpResponse, request_id: str, send: Send) -> None:

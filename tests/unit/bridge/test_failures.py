@@ -196,6 +196,22 @@ async def test_keys_are_needed_and_sessions_belong_to_their_caller(start_bridge,
         assert (await bridge.http.get("/healthz")).status_code == 200
 
 
+async def test_a_refused_request_does_not_cost_its_connection(start_bridge, tmp_path):
+    (tmp_path / "keys.toml").write_text(new_key("ann")[1].toml)
+    async with start_bridge(api_key_file=tmp_path / "keys.toml") as bridge:
+        url = bridge.http.base_url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        for _ in range(2):
+            writer.write(b"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n")
+            await writer.drain()
+            await bridge.http.get("/healthz")  # meanwhile the bridge has seen the headers
+            writer.write(b"{}")
+            head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).decode()
+            assert head.startswith("HTTP/1.1 401")
+            await reader.readexactly(int(head.partition("content-length: ")[2].split()[0]))
+        writer.close()
+
+
 async def test_request_ids_are_kept_where_sane_and_made_where_not(bridge):
     for given, kept in (("abc-1", True), ("with space", False), ("x" * 200, False)):
         answer = await bridge.http.get("/healthz", headers={"x-request-id": given})
