@@ -1,0 +1,234 @@
+"""TLS, client certificates and API keys on every connection of a running stack."""
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import json
+import os
+import ssl
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from narthex.keys import new_key
+from narthex.v1 import tool_pb2, tool_pb2_grpc
+
+READY_S = 60
+DELEGATE = "the secret that bridge and server share"
+TOOL = "files__read_file"
+INITIALIZE = {
+    "jsonrpc": "2.0", "id": 1, "method": "initialize",
+    "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}},
+}  # fmt: skip
+READ = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": TOOL, "arguments": {"path": "note.txt"}}}
+NO_PRINCIPAL = ("x-narthex-principal", "no JSON at all")
+"""Refused where it is read, so that a call which carries it and passes shows that nobody believed it."""
+
+
+class Authority:
+    """A certificate authority in a folder: `ca.pem`, and `<name>.pem` with `<name>.key` for whom it signs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _name("test authority")
+        certificate = self._certificate(self._name, self._key).add_extension(x509.BasicConstraints(True, None), True)
+        self._write("ca.pem", certificate)
+
+    def issue(self, name: str, *alternatives: x509.GeneralName) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._certificate(_name(name), key)
+        if alternatives:
+            certificate = certificate.add_extension(x509.SubjectAlternativeName(alternatives), False)
+        self._write(f"{name}.pem", certificate)
+        encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        (self.folder / f"{name}.key").write_bytes(key.private_bytes(encoding, form, serialization.NoEncryption()))
+
+    def read(self, file: str) -> bytes:
+        return (self.folder / file).read_bytes()
+
+    def _certificate(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        now = datetime.datetime.now(datetime.UTC)
+        return x509.CertificateBuilder(
+            issuer_name=self._name,
+            subject_name=subject,
+            public_key=key.public_key(),
+            serial_number=x509.random_serial_number(),
+            not_valid_before=now - datetime.timedelta(hours=1),
+            not_valid_after=now + datetime.timedelta(days=1),
+        )
+
+    def _write(self, file: str, certificate: x509.CertificateBuilder) -> None:
+        signed = certificate.sign(self._key, hashes.SHA256())
+        (self.folder / file).write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A gateway and a bridge behind TLS, and what a legitimate caller has."""
+
+    authority: Authority
+    grpc: str
+    http: str
+    key: str
+    log: Path
+
+    def channel(self, certificate: str = "") -> grpc.aio.Channel:
+        pair = [self.authority.read(f"{certificate}.{kind}") for kind in ("key", "pem")] if certificate else []
+        return grpc.aio.secure_channel(self.grpc, grpc.ssl_channel_credentials(self.authority.read("ca.pem"), *pair))
+
+    def client(self, key: str = "") -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=f"https://{self.http}",
+            verify=ssl.create_default_context(cafile=self.authority.folder / "ca.pem"),
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=READY_S,
+        )
+
+    def caller(self, request_id: str) -> str:
+        """For whom the server did what this request asked, as its log says."""
+        return next(
+            line.rpartition("caller=")[2] for line in self.log.read_text().splitlines() if f"={request_id} " in line
+        )
+
+
+@contextlib.asynccontextmanager
+async def started(log, *command, **environ):
+    """A narthex process and the fields of its ready line."""
+    with log.open("w") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", *map(str, command),
+            stdout=asyncio.subprocess.PIPE, stderr=stderr, env=os.environ | environ,
+        )  # fmt: skip
+    try:
+        line = (await asyncio.wait_for(process.stdout.readline(), READY_S)).decode()
+        assert " ready " in line, f"{line!r}\n{log.read_text()}"
+        yield dict(part.split("=", 1) for part in line.split() if "=" in part)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.communicate(), READY_S)
+        except TimeoutError:
+            process.kill()
+            await process.communicate()
+
+
+@pytest.fixture
+def configured(tmp_path):
+    """A folder with certificates, a key file, an upstream and a narthex.toml that uses them; and the key's secret."""
+    authority = Authority(tmp_path)
+    authority.issue("server", x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost"))
+    authority.issue("client")
+    secret, key = new_key("ann", "t1")
+    (tmp_path / "keys.toml").write_text(key.toml)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "note.txt").write_text("as agreed")
+    files = {"command": sys.executable, "args": ["-m", "narthex_mcp.workspace", str(tmp_path / "files")]}
+    (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": {"files": files}}))
+    (tmp_path / "narthex.toml").write_text(
+        """
+        [server]
+        grpc = "127.0.0.1:0"
+        metrics = "127.0.0.1:0"
+        mcp_config = "mcp.json"
+        api_key_file = "keys.toml"
+        tls = { cert = "server.pem", key = "server.key", client_ca = "ca.pem" }
+
+        [bridge]
+        http = "127.0.0.1:0"
+        api_key_file = "keys.toml"
+        tls = { cert = "server.pem", key = "server.key" }
+        server_tls = { ca = "ca.pem", cert = "client.pem", key = "client.key" }
+        """
+    )
+    return authority, secret
+
+
+@pytest.fixture
+async def stack(configured, tmp_path):
+    authority, secret = configured
+    config, log = ("--config", tmp_path / "narthex.toml"), tmp_path / "server.log"
+    shared = {"NARTHEX_DELEGATE_TOKEN": DELEGATE}
+    async with (
+        started(log, "narthex_server.main", *config, **shared) as server,
+        started(
+            tmp_path / "bridge.log", "narthex_bridge.main", *config, "--server", server["grpc"], **shared
+        ) as bridge,
+    ):
+        yield Stack(authority, server["grpc"], bridge["http"], secret, log)
+
+
+async def names(channel, *metadata):
+    stub = tool_pb2_grpc.ToolServiceStub(channel)
+    page = await stub.ListTools(tool_pb2.ListToolsRequest(), metadata=metadata, timeout=READY_S)
+    return [tool.name for tool in page.tools]
+
+
+async def test_grpc_takes_a_certificate_and_a_key(stack):
+    bearer = ("authorization", f"Bearer {stack.key}")
+    async with stack.channel() as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await names(channel, bearer)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    async with stack.channel("client") as channel:
+        for wrong in ((), (("authorization", "Bearer nx_wrong"),)):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await names(channel, *wrong)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert TOOL in await names(channel, bearer)
+
+
+async def test_https_takes_a_key(stack):
+    async with stack.client() as nobody, stack.client(stack.key) as ann:
+        for client, status in ((nobody, 401), (ann, 200)):
+            assert (await client.post("/mcp", json=INITIALIZE)).status_code == status
+            assert (await client.post("/mcp/stream", json=READ)).status_code == status
+            assert (await client.get("/mcp/list")).status_code == status
+        assert TOOL in [tool["name"] for tool in (await ann.get("/mcp/list")).json()["tools"]]
+        text = (await ann.post("/mcp/stream", json=READ, headers={"x-request-id": "of-ann"})).text
+        assert "as agreed" in text and "event: done" in text
+    assert stack.caller("of-ann") == "ann"
+    async with httpx.AsyncClient() as plain:
+        with pytest.raises(httpx.HTTPError):
+            await plain.get(f"http://{stack.http}/healthz")
+
+
+async def test_only_a_delegate_speaks_for_others(stack):
+    claim = ("x-narthex-principal", json.dumps({"name": "root", "tenant": "t2"}))
+    async with stack.channel("client") as channel:
+        for key, principal, caller in ((stack.key, claim, "ann"), (DELEGATE, claim, "root")):
+            await names(channel, ("authorization", f"Bearer {key}"), principal, ("x-request-id", f"as-{caller}"))
+            assert stack.caller(f"as-{caller}") == caller
+        assert TOOL in await names(channel, ("authorization", f"Bearer {stack.key}"), NO_PRINCIPAL)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await names(channel, ("authorization", f"Bearer {DELEGATE}"), NO_PRINCIPAL)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    async with stack.client(stack.key) as ann:
+        text = (await ann.post("/mcp/stream", json=READ, headers=[claim, ("x-request-id", "claimed")])).text
+        assert "as agreed" in text
+    assert stack.caller("claimed") == "ann"
+
+
+async def test_serve_runs_a_secured_stack(configured, tmp_path):
+    authority, secret = configured
+    log = tmp_path / "serve.log"
+    async with started(log, "narthex.cli.main", "serve", "--config", tmp_path / "narthex.toml") as ready:
+        stack = Stack(authority, ready["grpc"], ready["http"], secret, log)
+        async with stack.client() as nobody, stack.client(secret) as ann:
+            assert (await nobody.get("/mcp/list")).status_code == 401
+            text = (await ann.post("/mcp/stream", json=READ, headers={"x-request-id": "served"})).text
+            assert "as agreed" in text
+        assert stack.caller("served") == "ann"
