@@ -70,7 +70,7 @@ async def _serve(server: ServerSide, bridge: BridgeSide, file: Path | None, pass
     common = ["--config", str(file)] if file else []
     if server.api_key_file:
         common += ["--api-key-file", str(server.api_key_file)]
-    grace = ["--shutdown-grace", str(server.shutdown_grace)]
+    common += ["--shutdown-grace", str(server.shutdown_grace)]
 
     def server_command(known: Mapping[str, str]) -> Sequence[str]:
         addresses = [
@@ -79,7 +79,7 @@ async def _serve(server: ServerSide, bridge: BridgeSide, file: Path | None, pass
             "--metrics",
             known.get("metrics", str(server.metrics)),
         ]
-        return [sys.executable, "-m", "narthex_server.main", *addresses, *common, *grace, *passed]
+        return [sys.executable, "-m", "narthex_server.main", *addresses, *common, *passed]
 
     first = Supervised("server", server_command, environ)
 
