@@ -49,11 +49,11 @@ class StoppingOptions:
     """
 
     max_tokens: int | None = None
-    fit_context: bool = False
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     include_stop: bool = False
     ignore_eos: bool = False
+    fit_context: bool = False
 
     def validate(self, prefix: str = "stopping") -> tuple[Violation, ...]:
         """The fields at fault, as paths below `prefix`."""
