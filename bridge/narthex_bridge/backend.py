@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
+from narthex import certificates
 from narthex.v1 import tool_pb2, tool_pb2_grpc
 
 from narthex_bridge.caller import Caller
@@ -133,6 +134,7 @@ def _channel(config: BridgeConfig) -> grpc.aio.Channel:
     tls = config.server_tls
     if tls.ca is None:
         return grpc.aio.insecure_channel(str(config.server), options)
+    certificates.check("server_tls", tls.cert, tls.key, tls.ca)
     credentials = grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.key), _read(tls.cert))
     return grpc.aio.secure_channel(str(config.server), credentials, options)
 

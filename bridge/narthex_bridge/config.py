@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from narthex.settings import Address, option, parse
+from narthex.settings import Address, SettingsError, option, parse
 
 MIB = 1024 * 1024
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -19,6 +19,12 @@ class TlsConfig:
     key: Path | None = option(None, "PEM private key of the certificate")
     client_ca: Path | None = option(None, "PEM authorities; clients must then show a certificate of theirs")
 
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise SettingsError("tls: cert and key belong together; give both or neither")
+        if self.client_ca and not self.cert:
+            raise SettingsError("tls: client_ca needs cert and key")
+
 
 @dataclass(frozen=True, slots=True)
 class ServerTlsConfig:
@@ -27,6 +33,12 @@ class ServerTlsConfig:
     ca: Path | None = option(None, "PEM authorities that the server's certificate is checked against; turns TLS on")
     cert: Path | None = option(None, "PEM certificate chain that the bridge shows to the server")
     key: Path | None = option(None, "PEM private key of that certificate")
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise SettingsError("server_tls: cert and key belong together; give both or neither")
+        if self.cert and not self.ca:
+            raise SettingsError("server_tls: cert and key need ca, which turns TLS on")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
+from narthex import certificates
 from narthex.settings import Address, SettingsError
 
 from narthex_bridge import config as settings
@@ -106,6 +107,7 @@ def hypercorn_config(config: BridgeConfig, listener: socket.socket) -> Config:
     server.accesslog = None
     server.errorlog = logging.getLogger("hypercorn")
     if config.tls.cert and config.tls.key:
+        certificates.check("tls", config.tls.cert, config.tls.key, config.tls.client_ca)
         server.certfile, server.keyfile = str(config.tls.cert), str(config.tls.key)
         if config.tls.client_ca:
             server.ca_certs, server.verify_mode = str(config.tls.client_ca), ssl.CERT_REQUIRED

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from narthex import certificates
 from narthex.keys import KeyRing
 from narthex.settings import Address, NamedPath, SettingsError
 from prometheus_client import CollectorRegistry
@@ -174,9 +175,13 @@ def bind(server: grpc.aio.Server, config: ServerConfig) -> int:
 
 
 def tls_credentials(tls: Tls) -> grpc.ServerCredentials | None:
-    """TLS as configured; None for plain text. With `client_ca` callers have to show a certificate (mTLS)."""
+    """TLS as configured; None for plain text. With `client_ca` callers have to show a certificate (mTLS).
+
+    Raises SettingsError.
+    """
     if tls.cert is None or tls.key is None:
         return None
+    certificates.check("tls", tls.cert, tls.key, tls.client_ca)
     return grpc.ssl_server_credentials(
         [(tls.key.read_bytes(), tls.cert.read_bytes())],
         root_certificates=tls.client_ca.read_bytes() if tls.client_ca else None,

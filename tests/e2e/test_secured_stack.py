@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import json
 import os
+import re
 import ssl
 import sys
 from dataclasses import dataclass
@@ -232,3 +233,22 @@ async def test_serve_runs_a_secured_stack(configured, tmp_path):
             text = (await ann.post("/mcp/stream", json=READ, headers={"x-request-id": "served"})).text
             assert "as agreed" in text
         assert stack.caller("served") == "ann"
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "told"),
+    [
+        ("narthex_server.main", ("--tls-key", "client.key"), "tls: .*client.key are not a certificate chain and its"),
+        ("narthex_server.main", ("--tls-client-ca", "absent.pem"), "tls: .*absent.pem: cannot be read"),
+        ("narthex_bridge.main", ("--tls-key", "client.key"), "tls: .*client.key are not a certificate chain and its"),
+        ("narthex_bridge.main", ("--server-tls-ca", "mcp.json"), "server_tls: .*mcp.json holds no certificates"),
+    ],
+)
+async def test_tls_files_that_cannot_be_used_are_told(configured, tmp_path, module, flags, told):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, "--config", "narthex.toml", *flags,
+        cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, errors = await asyncio.wait_for(process.communicate(), READY_S)
+    assert process.returncode == 2
+    assert re.search(told, errors.decode())
