@@ -7,9 +7,13 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import grpc
+
+from narthex import certificates
 from narthex.cli.exits import Exit
 from narthex.client import Client
 from narthex.errors import NarthexError
+from narthex.settings import SettingsError
 
 
 def add_connection_flags(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +27,8 @@ def add_connection_flags(parser: argparse.ArgumentParser) -> None:
         "--api-key", metavar="KEY", default=os.environ.get("NARTHEX_API_KEY", ""), help="or NARTHEX_API_KEY"
     )
     parser.add_argument("--ca", type=Path, metavar="FILE", help="use TLS, trusting these authorities, PEM")
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="show this certificate chain to the server, PEM")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the certificate's private key, PEM")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", default=None, help="give up on a call after this")
 
 
@@ -33,14 +39,9 @@ def call(arguments: argparse.Namespace, work: Callable[[Client], Awaitable[int]]
 
 
 async def _call(arguments: argparse.Namespace, work: Callable[[Client], Awaitable[int]]) -> int:
-    credentials = None
-    if arguments.ca:
-        import grpc
-
-        credentials = grpc.ssl_channel_credentials(arguments.ca.read_bytes())
     try:
         async with Client(
-            arguments.server, api_key=arguments.api_key, credentials=credentials, timeout=arguments.timeout
+            arguments.server, api_key=arguments.api_key, credentials=_credentials(arguments), timeout=arguments.timeout
         ) as client:
             return await work(client)
     except NarthexError as error:
@@ -50,3 +51,14 @@ async def _call(arguments: argparse.Namespace, work: Callable[[Client], Awaitabl
         if error.reason == "UNAVAILABLE":
             print(f"  is a server at {arguments.server}? `narthex serve` starts one", file=sys.stderr)
         return Exit.INTERNAL
+
+
+def _credentials(arguments: argparse.Namespace) -> grpc.ChannelCredentials | None:
+    """TLS as the flags say, or None for plain text; raises SettingsError."""
+    ca, cert, key = arguments.ca, arguments.cert, arguments.key
+    if bool(cert) != bool(key) or (cert and not ca):
+        raise SettingsError("--cert and --key belong together, and need --ca")
+    if not ca:
+        return None
+    certificates.check("TLS", cert, key, ca)
+    return grpc.ssl_channel_credentials(ca.read_bytes(), *(file.read_bytes() for file in (key, cert) if file))

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from narthex.cli.exits import Exit
 from narthex.cli.supervisor import Supervised, supervise
-from narthex.settings import Address, add_flags, config_file, load, option
+from narthex.settings import SECTIONS, Address, add_flags, config_file, load, option
+
+MARGIN = 5.0
+"""Seconds that a process gets on top of its grace to close what it holds."""
 
 # What serve itself needs to know of the two processes' settings; each process parses its own section in full.
 
@@ -23,12 +26,18 @@ class ServerSide:
     grpc: Address = option(Address("127.0.0.1", 50051), "where gRPC listens; port 0 takes a free one")
     metrics: Address = option(Address("127.0.0.1", 9464), "where the server's /metrics listens")
     api_key_file: Path | None = option(None, "accept only these keys, on gRPC and on HTTP")
-    shutdown_grace: float = option(10.0, "seconds running calls have to finish after SIGTERM", minimum=0)
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeSide:
     http: Address = option(Address("127.0.0.1", 4321), "where HTTP and MCP listen; port 0 takes a free one")
+
+
+@dataclass(frozen=True, slots=True)
+class EitherSide:
+    """In the section of each of the two; one flag for both."""
+
+    shutdown_grace: float = option(10.0, "seconds running calls have to finish after SIGTERM", minimum=0)
 
 
 PASSED_ON = {  # flags of the server that are shown here too; every other flag of the server is passed on as well
@@ -45,6 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a narthex.toml (or NARTHEX_CONFIG)")
     add_flags(parser, ServerSide)
     add_flags(parser, BridgeSide)
+    add_flags(parser, EitherSide)
     parser.add_argument("--mcp-http-port", "--http-mcp-port", type=int, metavar="N", help="the port of --http alone")
     for flag, (metavar, help) in PASSED_ON.items():
         parser.add_argument(flag, metavar=metavar, help=help, action="append")
@@ -62,15 +72,20 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
             print(f"narthex serve: {flag} {address}: {problem}; choose another with {flag}", file=sys.stderr)
             return Exit.PORT
     passed = [part for flag in PASSED_ON for value in flags[_dest(flag)] or () for part in (flag, value)]
-    return asyncio.run(_serve(server, bridge, file, [*passed, *rest]))
-
-
-async def _serve(server: ServerSide, bridge: BridgeSide, file: Path | None, passed: Sequence[str]) -> int:
-    environ = os.environ | {"NARTHEX_DELEGATE_TOKEN": secrets.token_urlsafe(32), "PYTHONUNBUFFERED": "1"}
+    given = arguments.shutdown_grace
+    grace = max(load(EitherSide, section, flags, file=file, partial=True).shutdown_grace for section in SECTIONS)
     common = ["--config", str(file)] if file else []
+    common += ["--shutdown-grace", str(given)] if given is not None else []
+    return asyncio.run(_serve(server, bridge, common, [*passed, *rest], grace + MARGIN))
+
+
+async def _serve(
+    server: ServerSide, bridge: BridgeSide, common: Sequence[str], passed: Sequence[str], grace: float
+) -> int:
+    """Runs both with the flags `common`, the server with `passed` too; they have `grace` seconds to end in."""
+    environ = os.environ | {"NARTHEX_DELEGATE_TOKEN": secrets.token_urlsafe(32), "PYTHONUNBUFFERED": "1"}
     if server.api_key_file:
-        common += ["--api-key-file", str(server.api_key_file)]
-    common += ["--shutdown-grace", str(server.shutdown_grace)]
+        common = [*common, "--api-key-file", str(server.api_key_file)]
 
     def server_command(known: Mapping[str, str]) -> Sequence[str]:
         addresses = [
@@ -97,7 +112,7 @@ async def _serve(server: ServerSide, bridge: BridgeSide, file: Path | None, pass
             f"{name}={fields.get(name, '')}" for name in ("grpc", "http", "metrics", "models", "tools")
         )
 
-    return await supervise([first, second], ready_line, grace=server.shutdown_grace + 5)
+    return await supervise([first, second], ready_line, grace=grace)
 
 
 def reachable(address: Address) -> str:
