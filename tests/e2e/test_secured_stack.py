@@ -169,7 +169,20 @@ async def stack(configured, tmp_path):
             tmp_path / "bridge.log", "narthex_bridge.main", *config, "--server", server["grpc"], **shared
         ) as bridge,
     ):
-        yield Stack(authority, server["grpc"], bridge["http"], secret, log)
+        stack = Stack(authority, server["grpc"], bridge["http"], secret, log)
+        await offered(stack)
+        yield stack
+
+
+async def offered(stack):
+    """Waits until the tool is there: upstreams may come up after the server."""
+    bearer = ("authorization", f"Bearer {stack.key}")
+    async with stack.channel("client") as channel:
+        watch = tool_pb2_grpc.ToolServiceStub(channel).WatchTools
+        async for _ in watch(tool_pb2.WatchToolsRequest(), metadata=[bearer], timeout=READY_S):
+            if TOOL in await names(channel, bearer):
+                return
+    raise AssertionError(f"no {TOOL}")
 
 
 async def names(channel, *metadata):
@@ -228,6 +241,7 @@ async def test_serve_runs_a_secured_stack(configured, tmp_path):
     log = tmp_path / "serve.log"
     async with started(log, "narthex.cli.main", "serve", "--config", tmp_path / "narthex.toml") as ready:
         stack = Stack(authority, ready["grpc"], ready["http"], secret, log)
+        await offered(stack)
         async with stack.client() as nobody, stack.client(secret) as ann:
             assert (await nobody.get("/mcp/list")).status_code == 401
             text = (await ann.post("/mcp/stream", json=READ, headers={"x-request-id": "served"})).text
