@@ -152,7 +152,7 @@ def request(r, t):
 
 def tool_doc(r, kind=None, max_tools=6, source=None):
     """A conversation with tools. doc['targets'] lists the expected calls as (full name, Tool)."""
-    kind = kind or r.choices(("single", "multi", "chain", "parallel", "none", "missing", "list", "error"), (34, 32, 6, 8, 7, 5, 4, 4))[0]
+    kind = kind or r.choices(("single", "multi", "chain", "parallel", "none", "missing", "list", "error"), (48, 24, 4, 4, 7, 5, 4, 4))[0]
     turns = {"multi": r.choice((2, 2, 3)), "chain": 2, "parallel": 2}.get(kind, 1)
     n = max(turns, min(max_tools, r.choices((1, 2, 3, 4, 5, 6), (18, 24, 22, 18, 10, 8))[0]))
     source = source or (familiar if r.p(.5) else invented)

@@ -48,6 +48,7 @@ class Upstream:
         self._ended = ""  # why it did, as far as known
         self._running: asyncio.Task[None] | None = None
         self._stopping = False
+        self._came_up = False  # this connection, at least for a while
         self._attempts = 0  # that failed, or did not hold
         self._refused = ""  # what the transport knows better than the session
 
@@ -118,6 +119,7 @@ class Upstream:
             self._retry.clear()
             self._signal.clear()
             self._ended = self._refused = ""
+            self._came_up = False
             began = loop.time()
             try:
                 reason = await self._connection()
@@ -126,7 +128,8 @@ class Upstream:
                     raise
                 _log.debug("upstream %s", self.name, exc_info=error)
                 reason = self._said() or _reason(error, self._source)
-                self._settled.set()  # this attempt has ended; one that came up is settled since then
+                if not self._came_up:  # the end of one that did says nothing of the attempt that `reconnect` asks for
+                    self._settled.set()
             if self._stopping:
                 return
             self._attempts = 1 if loop.time() - began > STABLE else self._attempts + 1
@@ -159,6 +162,7 @@ class Upstream:
             _log.info("upstream %s is ready with %d tools", self.name, len(self._tools))
             while True:
                 self._set(ServerState.READY, protocol=client.protocol_version)
+                self._came_up = True
                 self._settled.set()
                 await self._signalled()
                 if not self._ended:
