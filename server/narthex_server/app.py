@@ -51,7 +51,7 @@ T = TypeVar("T")
 ENGINE_GRACE = 1.0
 """How long an engine waits, in seconds, for requests that the drained gRPC server has already cancelled."""
 
-UPSTREAM_PATIENCE = 3.0
+UPSTREAM_PATIENCE = 8.0
 """How long readiness waits, in seconds, for upstreams that neither came up nor failed; they go on starting after it."""
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
