@@ -11,7 +11,7 @@ from narthex_server.pipelines.models import TextModel
 from narthex_server.text.assets import TextAssets
 from numpy.typing import NDArray
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class ScriptedDecoder:
