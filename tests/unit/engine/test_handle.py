@@ -68,9 +68,9 @@ async def test_a_seed_gives_the_same_tokens_whatever_else_is_in_the_batch(make_d
 
 
 async def test_a_long_prompt_does_not_stall_running_streams(make_decoder, running, collect, recorder):
-    decoder = make_decoder(max_len=1024)
+    decoder = make_decoder(max_len=8192)
     async with running(decoder, EngineOptions(prefill_tokens=16), recorder) as handle:
-        stream = handle.generate(request("short", (1, 2), 100))
+        stream = handle.generate(request("short", (1, 2), 8000))  # more than it can say meanwhile
         assert isinstance(await anext(stream), Tokens)
         await collect(handle, request("long", [3] * 500, 2))
         await stream.aclose()
