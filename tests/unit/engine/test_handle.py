@@ -79,9 +79,10 @@ async def test_a_long_prompt_does_not_stall_running_streams(make_decoder, runnin
     assert all(step.rows == 1 for step in during)
 
 
-async def test_closing_the_iterator_frees_the_slot_within_a_step(decoder, running, recorder):
+async def test_closing_the_iterator_frees_the_slot_within_a_step(make_decoder, running, recorder):
+    decoder = make_decoder(max_len=8192)
     async with running(decoder, observer=recorder) as handle:
-        async with aclosing(handle.generate(request("a", (1, 2), 100))) as stream:
+        async with aclosing(handle.generate(request("a", (1, 2), 8000))) as stream:
             await anext(stream)
             gate = decoder.before = Gate()
             await gate.reached()
@@ -106,11 +107,11 @@ async def test_cancelling_the_task_frees_the_slot(decoder, running, collect, rec
         assert handle.snapshot().running == 0
 
 
-async def test_abort_ends_the_stream_as_cancelled(decoder, running):
-    async with running(decoder) as handle:
+async def test_abort_ends_the_stream_as_cancelled(make_decoder, running):
+    async with running(make_decoder(max_len=8192)) as handle:
         assert not handle.abort("a")
         events = []
-        async for event in handle.generate(request("a", (1, 2), 120)):
+        async for event in handle.generate(request("a", (1, 2), 8000)):
             events.append(event)
             handle.abort("a")
         assert not handle.abort("a")
@@ -159,9 +160,9 @@ async def test_a_request_that_cannot_run_is_refused_by_field(decoder, running, c
     assert caught.value.violations[0].field == field
 
 
-async def test_one_id_runs_once_at_a_time(decoder, running):
-    async with running(decoder) as handle:
-        async with aclosing(handle.generate(request("a", (1,), 100))) as stream:
+async def test_one_id_runs_once_at_a_time(make_decoder, running):
+    async with running(make_decoder(max_len=8192)) as handle:
+        async with aclosing(handle.generate(request("a", (1,), 8000))) as stream:
             await anext(stream)
             with pytest.raises(InvalidRequest, match="already running"):
                 await anext(handle.generate(request("a", (1,))))
