@@ -105,7 +105,7 @@ async def test_a_model_without_template_or_without_tools_says_so(serve: Serve) -
         mute = replace(model, text=replace(model.text, template=None))
         with pytest.raises(InvalidRequest, match="no chat template"):
             await run(mute, ASK)
-    async with serve("x", name="text/gemma3", opening="<start_of_turn>model\n") as model:
+    async with serve("x", name="gemma3", opening="<start_of_turn>model\n") as model:
         with pytest.raises(InvalidRequest, match="cannot use tools"):
             await run(model, ASK)
 

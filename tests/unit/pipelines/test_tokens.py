@@ -18,5 +18,5 @@ async def test_text_goes_to_ids_and_back_without_an_engine_slot(serve: Serve) ->
 
 
 async def test_models_say_whether_they_can_use_tools(serve: Serve) -> None:
-    async with serve("x") as model, serve("x", name="text/gemma3") as other:
+    async with serve("x") as model, serve("x", name="gemma3") as other:
         assert (supports_tools(model), supports_tools(other)) == (True, False)

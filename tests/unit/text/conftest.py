@@ -10,12 +10,14 @@ import pytest
 from narthex_server.text.assets import TextAssets
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-FOLDERS = ("llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3")
-TEXT_FOLDERS = ("gemma3", "phi3", "lfm2", "granite", "smollm3")
+FOLDERS = (
+    "llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3", "mixtral", "qwen3_moe", "phi3", "phi3_longrope",
+    "gemma2", "gemma3", "granite", "smollm3", "lfm2",
+)  # fmt: skip
 GGUF_FOLDERS = ("gguf_llama", "gguf_llama_rope3", "gguf_qwen2", "gguf_qwen3")
 
 
-@pytest.fixture(params=[*FOLDERS, *(f"text/{name}" for name in TEXT_FOLDERS)])
+@pytest.fixture(params=FOLDERS)
 def folder(request: pytest.FixtureRequest) -> Path:
     return GOLDEN / str(request.param)
 

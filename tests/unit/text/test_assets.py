@@ -20,7 +20,7 @@ def copy(source: Path, target: Path, **config: object) -> Path:
 def test_eos_ids_come_from_every_place_that_names_them(assets: Callable[[str], TextAssets]) -> None:
     assert assets("llama").eos_ids == {505, 509, 510}
     assert assets("mistral_swa").eos_ids == {2}
-    assert assets("text/phi3").eos_ids == {595, 598}
+    assert assets("phi3").eos_ids == {595, 598}
 
 
 def test_turn_ends_are_known_without_a_generation_config(tmp_path: Path) -> None:

@@ -132,8 +132,8 @@ def test_the_dialect_is_found_in_the_template(assets: Callable[[str], TextAssets
         "qwen3": HERMES,
         "llama": LLAMA3,
         "mistral_swa": MISTRAL,
-        "text/granite": GRANITE,
-        "text/lfm2": LFM2,
+        "granite": GRANITE,
+        "lfm2": LFM2,
     }
     for name, dialect in expected.items():
         template = assets(name).template
