@@ -33,6 +33,7 @@ class GraphBuilder:
         self._nodes: list[ir.Node] = []
         self._weights: dict[str, ir.Value] = {}
         self._shared: dict[Hashable, ir.Value] = {}
+        self._notes: dict[str, str] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Extent]) -> ir.Value:
         """Declare an input; a named extent may differ from run to run."""
@@ -86,6 +87,10 @@ class GraphBuilder:
             self._shared[key] = make()
         return self._shared[key]
 
+    def note(self, name: str, value: str) -> None:
+        """Write a fact beside the graph, for whoever runs it."""
+        self._notes[name] = value
+
     def save(self, path: Path, weights: str) -> None:
         """Write the graph to `path`, its weights to the file `weights` beside it: one protobuf is limited to 2 GiB."""
         graph = ir.Graph(
@@ -96,4 +101,5 @@ class GraphBuilder:
             opset_imports=_OPSETS,
             name=self._name,
         )
-        ir.save(ir.Model(graph, ir_version=10, producer_name="narthex"), path, external_data=weights)
+        model = ir.Model(graph, ir_version=10, producer_name="narthex", metadata_props=self._notes)
+        ir.save(model, path, external_data=weights)

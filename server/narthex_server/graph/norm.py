@@ -1,4 +1,4 @@
-"""RMS normalisation."""
+"""RMS and layer normalisation."""
 
 import onnx_ir as ir
 
@@ -21,3 +21,20 @@ def add_rms_norm(
         outputs=4, domain=MICROSOFT, epsilon=epsilon,
     )  # fmt: skip
     return normal, total
+
+
+def layer_norm(graph: GraphBuilder, x: ir.Value, weight: StoredTensor, bias: StoredTensor, epsilon: float) -> ir.Value:
+    """Centre and normalise over the last axis."""
+    return graph.op(
+        "LayerNormalization", x, vector(graph, weight), vector(graph, bias), axis=-1, epsilon=epsilon, stash_type=1
+    )
+
+
+def add_layer_norm(
+    graph: GraphBuilder, x: ir.Value, residual: ir.Value, weight: StoredTensor, bias: StoredTensor, epsilon: float
+) -> ir.Value:
+    """Normalise the sum."""
+    return graph.op(
+        "SkipLayerNormalization", x, residual, vector(graph, weight), vector(graph, bias),
+        domain=MICROSOFT, epsilon=epsilon,
+    )  # fmt: skip

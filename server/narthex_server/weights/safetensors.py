@@ -14,6 +14,8 @@ from narthex_server.weights.tensors import StoredTensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_BUFFERS = frozenset({"I64", "BOOL"})
+"""Types of what checkpoints keep beside their weights, such as BERT's position ids; nothing computes with it."""
 
 
 class SafetensorsFolder:
@@ -60,7 +62,7 @@ def read_safetensors(path: Path) -> Iterable[StoredTensor]:
         header = json.loads(data[8 : 8 + length].tobytes())
         entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
         body = data[8 + length :]
-        tensors = [_tensor(path, body, name, entry) for name, entry in entries]
+        tensors = [_tensor(path, body, name, entry) for name, entry in entries if entry["dtype"] not in _BUFFERS]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidModelFile(f"{path}: broken safetensors header: {error!r}") from error
     return tensors
