@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from narthex_server.engine.decoder import DecoderSession
 from narthex_server.errors import InvalidModelFile, NotFound
 from narthex_server.models import families
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
-from narthex_server.runtime.session import DecoderSession, OrtDecoderSession
+from narthex_server.runtime.session import OrtDecoderSession
 from narthex_server.text.assets import TextAssets
 from narthex_server.weights.gguf import GgufFile
 from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
@@ -177,11 +178,16 @@ def _graph(cache: GraphCache, source: ModelFiles, model_type: str, compute: str,
     """Find the graph in the cache or build it; what builds takes half a second to import, so only then."""
 
     def build(folder: Path) -> None:
+        import onnx_ir as ir
+
+        from narthex_server.graph.attention import CachedAttention
         from narthex_server.graph.builder import Compute, GraphBuilder
 
         family = families.family(model_type)
         graph = GraphBuilder(model_type, Compute(compute))
-        family.build(family.config(source.config), source.weights, graph, max_len)
+        tokens = graph.input("tokens", ir.DataType.INT64, ("batch", "length"))
+        attention = CachedAttention(graph, max_len)
+        family.model(family.config(source.config), source.weights, graph, attention).generate(tokens)
         graph.save(folder / GRAPH, WEIGHTS)
 
     here = Path(__file__).parent

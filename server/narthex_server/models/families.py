@@ -13,10 +13,10 @@ _NOT_FAMILIES = frozenset({"__init__", "base", "families"})
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """CONFIG parses a Hugging Face config; build(config, weights, graph, max_len) adds the nodes."""
+    """`config` parses a Hugging Face config; model(config, weights, graph, attention) has a method for each task."""
 
     config: Callable[[Mapping[str, Any]], Any]
-    build: Callable[..., None]
+    model: Callable[..., Any]
 
 
 def supported() -> list[str]:
@@ -29,7 +29,7 @@ def check(model_type: str) -> None:
     if model_type not in supported():
         raise InvalidModelFile(
             f"model type {model_type!r} is not supported; supported are {', '.join(supported())}. "
-            f"A new family is one file, models/{model_type}.py, that exports CONFIG and build.",
+            f"A new family is one file, models/{model_type}.py, that exports CONFIG and MODEL.",
             reason="UNSUPPORTED_ARCHITECTURE",
             metadata={"model_type": model_type},
         )
@@ -39,4 +39,4 @@ def family(model_type: str) -> Family:
     """Import the module of a model type."""
     check(model_type)
     module = import_module(f"narthex_server.models.{model_type}")
-    return Family(module.CONFIG, module.build)
+    return Family(module.CONFIG, module.MODEL)
