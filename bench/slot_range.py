@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from narthex_server.engine.decoder import DecoderSession
 from narthex_server.loading import LoadOptions, load
-from narthex_server.runtime.session import DecoderSession
 
 
 def milliseconds(run: Callable[[], object], repeat: int = 15) -> float:
@@ -32,7 +32,7 @@ def decode(session: DecoderSession, ranges: list[tuple[int, int]], context: int)
 
     def step() -> None:
         for first, count in ranges:
-            session.decode(first, np.ones(count, np.int64), np.full(count, context, np.int32))
+            session.decode(first, np.ones(count, np.int64), np.full(count, context, np.int32), np.arange(count))
 
     return milliseconds(step)
 
@@ -67,7 +67,7 @@ def main() -> None:
         chunk = np.ones(min(context, 256), np.int64)
         for slot in range(slots):
             for past in range(0, context, len(chunk)):
-                session.prefill(slot, chunk, past, np.empty(0, np.int64))
+                session.prefill(slot, chunk, past, np.empty(0, np.int64), context)
         rows = {count: decode(session, [(0, count)], context) for count in (1, 2, 4, slots - 1, slots)}
         copy = milliseconds(lambda context=context: session.copy(0, 1, context))  # type: ignore[misc]
         row = (rows[slots] - rows[1]) / (slots - 1)

@@ -4,25 +4,30 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from narthex_server.engine.decoder import DecoderSession
 from narthex_server.errors import InvalidModelFile, NotFound
 from narthex_server.models import families
+from narthex_server.models.families import Task
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
-from narthex_server.runtime.session import DecoderSession, OrtDecoderSession
+from narthex_server.runtime.session import OrtDecoderSession
 from narthex_server.text.assets import TextAssets
 from narthex_server.weights.gguf import GgufFile
 from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
 from narthex_server.weights.safetensors import SafetensorsFolder, weight_files
 from narthex_server.weights.tensors import WeightSource
 
+if TYPE_CHECKING:
+    from narthex_server.graph.builder import GraphBuilder
+
 _log = logging.getLogger(__name__)
 COMPUTE = ("auto", "float32", "block8")
-_SOURCES = ("graph", "models", "weights")
+_SOURCES = ("graph", "models", "models/encoders", "weights")
 
 
 def default_cache() -> Path:
@@ -68,6 +73,17 @@ class ModelFiles:
     text: Callable[[], TextAssets]
 
 
+@dataclass(frozen=True, slots=True)
+class GraphPlan:
+    """What a graph is built for; the task decides what `add` puts into it."""
+
+    task: Task
+    model_type: str
+    compute: str
+    max_len: int
+    add: "Callable[[GraphPlan, ModelFiles, GraphBuilder], None]"
+
+
 def load(path: Path, options: LoadOptions) -> LoadedModel:
     """Load a Hugging Face folder or a GGUF file.
 
@@ -76,28 +92,26 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
     source = open_model(path)
     model_type = str(source.config.get("model_type"))
     families.check(model_type)
-    compute, quantization = _compute(options.compute, source.weights)
+    compute, quantization = settle(options.compute, source.weights)
     max_len = min(int(source.config.get("max_position_embeddings") or options.max_context), options.max_context)
     text = source.text()
-    with ExitStack() as stack:
-        root = _usable(options.cache_dir) or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="narthex-")))
-        graph = _graph(GraphCache(root), source, model_type, compute, max_len)
-        threads = options.threads or _cores()
+    with built(source, GraphPlan(Task.GENERATE, model_type, compute, max_len, _generate), options.cache_dir) as graph:
+        threads = options.threads or cores()
         session = OrtDecoderSession(graph, slots=options.slots, max_len=max_len, threads=threads)
     return LoadedModel(
-        model_type, session, text, max_len, session.vocab_size, _parameters(source.weights),
+        model_type, session, text, max_len, session.vocab_size, parameters(source.weights),
         compute, quantization,
     )  # fmt: skip
 
 
-def open_model(path: Path) -> ModelFiles:
-    """Look at a path and read what describes the model there."""
+def open_model(path: Path, task: Task = Task.GENERATE) -> ModelFiles:
+    """Look at a path and read what describes the model there, which must be of a family that can do the task."""
     if not path.exists():
         raise NotFound(f"there is no model at {path}")
     if path.suffix == ".gguf":
         return _open_gguf(path)
     if (path / "config.json").is_file():
-        return _open_folder(path)
+        return _open_folder(path, task)
     if len(inside := sorted(path.glob("*.gguf"))) == 1:
         return _open_gguf(inside[0])
     if inside:
@@ -105,11 +119,11 @@ def open_model(path: Path) -> ModelFiles:
     raise InvalidModelFile(f"{path} is neither a GGUF file nor a folder with config.json and safetensors")
 
 
-def _open_folder(folder: Path) -> ModelFiles:
+def _open_folder(folder: Path, task: Task) -> ModelFiles:
     config = _read_json(folder / "config.json")
     if "model_type" not in config:
         raise InvalidModelFile(f"{folder / 'config.json'}: model_type is missing")
-    families.check(str(config["model_type"]))
+    families.check(str(config["model_type"]), task)
     if method := (config.get("quantization_config") or {}).get("quant_method"):
         raise InvalidModelFile(
             f"{folder}: weights quantised by {method} are not supported; use a GGUF file of the model"
@@ -135,7 +149,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _compute(wanted: str, weights: WeightSource) -> tuple[str, str]:
+def settle(wanted: str, weights: WeightSource) -> tuple[str, str]:
     """Settle `auto`, and name the format that holds most of the weights."""
     if wanted not in COMPUTE:
         raise ValueError(f"compute {wanted!r} is none of {', '.join(COMPUTE)}")
@@ -149,7 +163,7 @@ def _compute(wanted: str, weights: WeightSource) -> tuple[str, str]:
     return (("block8" if packable else "float32") if wanted == "auto" else wanted), main
 
 
-def _parameters(weights: WeightSource) -> int:
+def parameters(weights: WeightSource) -> int:
     return sum(tensor.size for name in weights.names() if (tensor := weights.find(name)) is not None)
 
 
@@ -168,23 +182,41 @@ def _usable(folder: Path | None) -> Path | None:
     return folder
 
 
-def _cores() -> int:
+def cores() -> int:
     """Count the cores that this process may use, which in a container are fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _graph(cache: GraphCache, source: ModelFiles, model_type: str, compute: str, max_len: int) -> Path:
-    """Find the graph in the cache or build it; what builds takes half a second to import, so only then."""
+@contextmanager
+def built(source: ModelFiles, plan: GraphPlan, cache_dir: Path | None) -> Iterator[Path]:
+    """Find the graph in the cache or build it; without a cache it lasts as long as the block.
+
+    What builds takes half a second to import, so only then.
+    """
 
     def build(folder: Path) -> None:
         from narthex_server.graph.builder import Compute, GraphBuilder
 
-        family = families.family(model_type)
-        graph = GraphBuilder(model_type, Compute(compute))
-        family.build(family.config(source.config), source.weights, graph, max_len)
+        graph = GraphBuilder(plan.model_type, Compute(plan.compute))
+        plan.add(plan, source, graph)
         graph.save(folder / GRAPH, WEIGHTS)
 
-    here = Path(__file__).parent
-    options = {"compute": compute, "max_len": max_len, "model_type": model_type}
-    key = entry_key(cache.content_digest(source.files), options, [here / name for name in _SOURCES])
-    return cache.find_or_build(key, build)
+    with ExitStack() as stack:
+        root = _usable(cache_dir) or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="narthex-")))
+        cache, here = GraphCache(root), Path(__file__).parent
+        options = {
+            "compute": plan.compute, "max_len": plan.max_len, "model_type": plan.model_type, "task": plan.task.name
+        }  # fmt: skip
+        key = entry_key(cache.content_digest(source.files), options, [here / name for name in _SOURCES])
+        yield cache.find_or_build(key, build)
+
+
+def _generate(plan: GraphPlan, source: ModelFiles, graph: "GraphBuilder") -> None:
+    import onnx_ir as ir
+
+    from narthex_server.graph.attention import CachedAttention
+
+    family = families.family(plan.model_type)
+    tokens = graph.input("tokens", ir.DataType.INT64, ("batch", "length"))
+    attention = CachedAttention(graph, plan.max_len)
+    family.model(family.config(source.config), source.weights, graph, attention).generate(tokens)

@@ -17,7 +17,8 @@ from narthex_server.engine.request import EngineRequest, Finished, Sampling, Tok
 from narthex_server.loading import LoadOptions, load
 
 ROOT = Path(__file__).parents[2]
-MODELS = {"demo": ROOT / "models/demo/tiny-tool-demo-q8_0.gguf", "llama": ROOT / "tests/golden/llama"}
+GOLDEN = ("llama", "lfm2", "phi3_longrope")
+MODELS = {"demo": ROOT / "models/demo/tiny-tool-demo-q8_0.gguf"} | {n: ROOT / "tests/golden" / n for n in GOLDEN}
 
 
 @pytest.fixture(scope="module")

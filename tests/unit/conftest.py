@@ -21,27 +21,40 @@ class ScriptedDecoder:
     """
 
     def __init__(self, replies: list[list[int]], opening: list[int], end: int, vocab_size: int, max_len: int) -> None:
-        self.slots, self.max_len, self.vocab_size = 2, max_len, vocab_size
+        self.slots, self.max_len, self.vocab_size, self.stateful = 2, max_len, vocab_size, False
         self.replies, self.opening, self.end = replies, opening, end
         self.cache = np.zeros((self.slots, max_len), np.int64)
         self.released: list[int] = []
 
-    def decode(self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
+    def decode(
+        self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32], live: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
         out = np.zeros((len(tokens), self.vocab_size), np.float32)
         for row, (token, length) in enumerate(zip(tokens.tolist(), lengths.tolist(), strict=True)):
             self.cache[first + row, length] = token
             out[row, self._next(self.cache[first + row, : length + 1].tolist())] = 50
-        return out
+        return out[live]
 
-    def prefill(self, slot: int, tokens: NDArray[np.int64], past: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def prefill(
+        self, slot: int, tokens: NDArray[np.int64], past: int, rows: NDArray[np.int64], known: int
+    ) -> NDArray[np.float32]:
         self.cache[slot, past : past + len(tokens)] = tokens
         out = np.zeros((len(rows), self.vocab_size), np.float32)
         for index, row in enumerate(rows.tolist()):
             out[index, self._next(self.cache[slot, : past + row + 1].tolist())] = 50
         return out
 
+    def prefix_class(self, length: int) -> int:
+        return 0
+
     def copy(self, source: int, target: int, length: int) -> None:
         self.cache[target, :length] = self.cache[source, :length]
+
+    def save(self, slot: int) -> None:
+        return None
+
+    def restore(self, slot: int, saved: None) -> None:
+        pass
 
     def release(self, slot: int) -> None:
         self.released.append(slot)

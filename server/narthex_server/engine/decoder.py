@@ -1,13 +1,16 @@
 """What the engine asks of a loaded decoder; the sessions in runtime/ have this shape."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.int64]
 Lengths = NDArray[np.int32]
+Rows = NDArray[np.int64]
 Logits = NDArray[np.float32]
+Saved = Any
+"""A slot's state at one moment; only the session that made it knows what is in it."""
 
 
 class DecoderSession(Protocol):
@@ -25,19 +28,40 @@ class DecoderSession(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
-    def decode(self, first: int, tokens: Tokens, lengths: Lengths) -> Logits:
-        """One token for each of B neighbouring slots: logits [B, vocab].
+    @property
+    def stateful(self) -> bool:
+        """Whether a slot also holds a state (of convolutions, say) that cannot be cut back to fewer tokens."""
+        ...
+
+    def decode(self, first: int, tokens: Tokens, lengths: Lengths, live: Rows) -> Logits:
+        """One token for each of B neighbouring slots: logits [R, vocab] of the `live` ones, offsets 0 to B-1.
 
         Row i is slot first+i, which holds lengths[i] tokens; its token's key and value land at position lengths[i].
+        The states of rows that are not live stay as they are.
         """
         ...
 
-    def prefill(self, slot: int, tokens: Tokens, past: int, rows: Tokens) -> Logits:
-        """A chunk of S tokens after the `past` that the slot holds: logits [R, vocab] of its `rows` (R may be 0)."""
+    def prefill(self, slot: int, tokens: Tokens, past: int, rows: Rows, known: int) -> Logits:
+        """A chunk of S tokens after the `past` that the slot holds: logits [R, vocab] of its `rows` (R may be 0).
+
+        `known` counts the whole prompt, whatever part of it the chunk is.
+        """
+        ...
+
+    def prefix_class(self, length: int) -> int:
+        """The class of a prompt of this length: prompts of different classes share no cached prefix."""
         ...
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copies the first `length` tokens' keys and values to another slot."""
+        """Copies the first `length` tokens' keys and values to another slot, and the state as it is."""
+        ...
+
+    def save(self, slot: int) -> Saved:
+        """The slot's state now."""
+        ...
+
+    def restore(self, slot: int, saved: Saved) -> None:
+        """Puts a slot, which holds the tokens that were cached when it was saved, into that state."""
         ...
 
     def release(self, slot: int) -> None:

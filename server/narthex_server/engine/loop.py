@@ -77,6 +77,7 @@ class EngineLoop:
         inbox: "queue.SimpleQueue[Message]",
         send: Callable[[Batch], None],
     ) -> None:
+        self._session = session
         self._capacity = session.slots * session.max_len
         self._slots = Slots(session)
         self._scheduler = Scheduler(self._slots, options)
@@ -117,7 +118,8 @@ class EngineLoop:
     def _handle(self, message: Message) -> None:
         match message:
             case Submit(key, request, submitted):
-                self._scheduler.waiting.append(Sequence(key, request, submitted))
+                kind = self._session.prefix_class(len(request.prompt))
+                self._scheduler.waiting.append(Sequence(key, request, submitted, kind))
             case Abort(key):
                 if sequence := self._scheduler.find(key):
                     self._end(sequence, FinishReason.CANCELLED)

@@ -23,20 +23,22 @@ class Runner:
         self._slots.close_gaps(rows)
         places = [row.slot for row in rows]
         first, count = min(places), max(places) - min(places) + 1
+        live = np.array(places, np.int64) - first
         tokens = np.zeros(count, np.int64)
-        for row, place in zip(rows, places, strict=True):
-            tokens[place - first] = row.tokens[row.cached]
-        logits = self._session.decode(first, tokens, self._slots.held[first : first + count].copy())
+        tokens[live] = [row.tokens[row.cached] for row in rows]
+        logits = self._session.decode(first, tokens, self._slots.held[first : first + count].copy(), live)
         for row in rows:
             self._slots.advance(row, 1)
         self.dead_rows += count - len(rows)
-        return [logits[place - first] for place in places]
+        return [*logits]
 
     def prefill(self, chunk: Chunk) -> Logits | None:
         """The logits [vocab] after the prompt, valid until the next call; None if more of it is to come."""
         sequence, size = chunk.sequence, chunk.size
         last = np.array([size - 1] if size == sequence.pending else [], np.int64)
         tokens = sequence.tokens[sequence.cached : sequence.cached + size]
-        logits = self._session.prefill(sequence.slot, tokens, sequence.cached, last)
+        known = len(sequence.request.prompt)
+        logits = self._session.prefill(sequence.slot, tokens, sequence.cached, last, known)
         self._slots.advance(sequence, size)
+        self._slots.mark(sequence)
         return logits[0] if len(last) else None

@@ -65,7 +65,7 @@ class Scheduler:
         chunks, budget = [], self._budget() if rows else self._options.prefill_tokens
         for sequence in self.running:
             if sequence.pending > 1 and budget > 0:
-                size = min(sequence.pending, budget)
+                size = min(sequence.pending - self.slots.held_back, budget)
                 chunks.append(Chunk(sequence, size))
                 budget -= size
         return Plan(rows, chunks)

@@ -1,5 +1,7 @@
 """A request while it runs."""
 
+from collections.abc import Hashable
+
 import numpy as np
 
 from narthex_server.engine.observer import RequestReport
@@ -9,7 +11,7 @@ from narthex_server.engine.request import EngineRequest, Usage
 class Sequence:
     """The tokens of one request: `length` are known, of which `cached` are in its slot; times are monotonic seconds.
 
-    `key` is its own, also where a caller uses a request id again.
+    `key` is its own, also where a caller uses a request id again; only sequences of equal `kind` share cached prefixes.
     """
 
     __slots__ = (
@@ -19,6 +21,7 @@ class Sequence:
         "gaps",
         "generator",
         "key",
+        "kind",
         "last_token",
         "length",
         "request",
@@ -28,8 +31,9 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(self, key: int, request: EngineRequest, submitted: float) -> None:
+    def __init__(self, key: int, request: EngineRequest, submitted: float, kind: Hashable = 0) -> None:
         self.key = key
+        self.kind = kind
         self.request = request
         self.tokens = np.empty(len(request.prompt) + request.max_tokens, np.int64)
         self.length = len(request.prompt)

@@ -3,12 +3,14 @@
 Why gaps are first tolerated and then closed: docs/adr/0006-slot-range.md.
 """
 
+from collections.abc import Hashable
 from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from narthex_server.engine.decoder import DecoderSession
+from narthex_server.engine.decoder import DecoderSession, Saved
 from narthex_server.engine.sequence import Sequence
 
 DEAD_ROW_TOKENS = 1024
@@ -17,17 +19,49 @@ DEAD_ROW_TOKENS = 1024
 REUSE_MIN = 8
 """A shorter common prefix is not worth giving up, or copying from, another request's cache."""
 
+MARKS = 8
+"""Saved states of one slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The tokens that an idle slot still holds."""
+
+    tokens: NDArray[np.int64]
+    kind: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The state of a slot after its first `length` tokens."""
+
+    length: int
+    state: Saved
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The first `length` tokens of a slot, and the state after them where the session has states."""
+
+    slot: int
+    length: int
+    mark: Mark | None = None
+
 
 class Slots:
-    """The slot table; an idle slot keeps the tokens of its last sequence until a request needs the place."""
+    """The slot table; an idle slot keeps the tokens of its last sequence until a request needs the place.
+
+    Where a session has states, a prefix can be reused only up to a mark: states are saved while prompts are computed.
+    """
 
     def __init__(self, session: DecoderSession) -> None:
         self._session = session
         self.held = np.zeros(session.slots, np.int32)
         """Cached tokens of each slot. The decode of a dead row writes at this position: behind what the slot keeps."""
         self.active: dict[int, Sequence] = {}
-        self._kept: dict[int, NDArray[np.int64]] = {}
+        self._kept: dict[int, Kept] = {}
         """By slot, least recently used first."""
+        self._marks: dict[int, list[Mark]] = {}
         self._debt = 0
         self.moves = 0
 
@@ -39,10 +73,17 @@ class Slots:
     def free(self) -> int:
         return len(self.held) - len(self.active)
 
+    @property
+    def held_back(self) -> int:
+        """Tokens at a prompt's end that are not prefilled, so that a mark lies before the one that is decoded."""
+        return 1 if self._session.stateful else 0
+
     def take(self, sequence: Sequence) -> None:
         """Gives the sequence a slot, with the longest known prefix of its prompt in it; needs a free one."""
-        source, common = self._longest(sequence)
-        slot = self._place(sequence, source, common)
+        prefix = self._longest(sequence)
+        source, common = (prefix.slot, prefix.length) if prefix else (-1, 0)
+        marks = [mark for mark in self._marks.get(source, ()) if mark.length <= common]
+        slot = self._place(source, common)
         if slot != source:
             if slot in self._kept:
                 self._drop(slot)
@@ -50,7 +91,10 @@ class Slots:
                 self._session.copy(source, slot, common)
                 if source in self._kept:
                     self._kept[source] = self._kept.pop(source)  # used just now
+        if prefix and prefix.mark:
+            self._session.restore(slot, prefix.mark.state)
         self._kept.pop(slot, None)
+        self._marks[slot] = marks
         sequence.slot, sequence.cached, sequence.reused = slot, common, common
         self.active[slot] = sequence
         self.held[slot] = common
@@ -59,10 +103,12 @@ class Slots:
         """Takes the slot back; `keep` its content for reuse unless it is not to be trusted."""
         slot, sequence.slot = sequence.slot, -1
         del self.active[slot]
+        if self._session.stateful:
+            self._save(slot, sequence.cached)
         length = min(sequence.cached, self._session.max_len - 1) if keep else 0  # a dead row needs one position
         self.held[slot] = length
         if length >= REUSE_MIN:
-            self._kept[slot] = sequence.tokens[:length].copy()
+            self._kept[slot] = Kept(sequence.tokens[:length].copy(), sequence.kind)
         else:
             self._drop(slot)
 
@@ -70,6 +116,11 @@ class Slots:
         """Notes that `count` more of the sequence's tokens are cached."""
         sequence.cached += count
         self.held[sequence.slot] = sequence.cached
+
+    def mark(self, sequence: Sequence) -> None:
+        """Saves the state after a part of a prompt, for prompts that begin like it."""
+        if self._session.stateful:
+            self._save(sequence.slot, sequence.cached)
 
     def close_gaps(self, rows: Rows[Sequence]) -> None:
         """Moves rows together once their gaps have cost as much as the move does."""
@@ -93,10 +144,12 @@ class Slots:
         if refuge is not None:
             self._session.copy(gap, refuge, int(self.held[gap]))
             self._kept[refuge], self.held[refuge] = self._kept.pop(gap), self.held[gap]
+            self._marks[refuge] = self._marks.pop(gap, [])
         self._drop(gap)
         sequence = self.active[edge]
         self._session.copy(edge, gap, sequence.cached)
         self.active[gap], self.held[gap] = self.active.pop(edge), sequence.cached
+        self._marks[gap] = self._marks.pop(edge, [])
         sequence.slot = gap
         self._drop(edge)
         self.moves += 1
@@ -107,25 +160,44 @@ class Slots:
             return None
         return next((s for s in range(len(self.held)) if s not in self.active and s not in self._kept), None)
 
-    def _longest(self, sequence: Sequence) -> tuple[int, int]:
-        """The slot with the longest common prefix, and its length, short of the prompt's last token."""
+    def _longest(self, sequence: Sequence) -> Prefix | None:
+        """The longest common prefix that can be reused, short of the prompt's last token."""
         prompt = sequence.tokens[: sequence.length - 1]
-        best, slot = 0, -1
-        for other, tokens in self._contents():
+        best: Prefix | None = None
+        for other, tokens in self._contents(sequence.kind):
             size = min(len(prompt), len(tokens))
             differs = (prompt[:size] != tokens[:size]).nonzero()[0]
             common = int(differs[0]) if len(differs) else size
-            if common > best or (common == best and other in self._kept):
-                best, slot = common, other
-        return (slot, best) if best >= REUSE_MIN else (-1, 0)
+            found = self._reusable(other, common)
+            if found.length >= REUSE_MIN and (
+                best is None or found.length > best.length or (found.length == best.length and other in self._kept)
+            ):
+                best = found
+        return best
 
-    def _contents(self) -> list[tuple[int, NDArray[np.int64]]]:
-        running = [(slot, sequence.tokens[: sequence.cached]) for slot, sequence in self.active.items()]
-        return [*self._kept.items(), *running]
+    def _reusable(self, slot: int, common: int) -> Prefix:
+        """So much of a slot's first `common` tokens as can be gone on from."""
+        if not self._session.stateful:
+            return Prefix(slot, common)
+        marks = [mark for mark in self._marks.get(slot, ()) if mark.length <= common]
+        return Prefix(slot, marks[-1].length, marks[-1]) if marks else Prefix(slot, 0)
 
-    def _place(self, sequence: Sequence, source: int, common: int) -> int:
+    def _save(self, slot: int, length: int) -> None:
+        marks = self._marks.setdefault(slot, [])
+        if not marks or marks[-1].length < length:
+            marks.append(Mark(length, self._session.save(slot)))
+        if len(marks) > MARKS:  # the one whose neighbours are closest is missed least
+            before = [0, *(mark.length for mark in marks)]
+            del marks[min(range(MARKS), key=lambda index: marks[index + 1].length - before[index])]
+
+    def _contents(self, kind: Hashable) -> list[tuple[int, NDArray[np.int64]]]:
+        kept = [(slot, kept.tokens) for slot, kept in self._kept.items() if kept.kind == kind]
+        running = [(slot, s.tokens[: s.cached]) for slot, s in self.active.items() if s.kind == kind]
+        return [*kept, *running]
+
+    def _place(self, source: int, common: int) -> int:
         """In place if that loses nothing, else an empty slot near the others, else the oldest kept one."""
-        if source in self._kept and common == len(self._kept[source]):
+        if source in self._kept and common == len(self._kept[source].tokens):
             return source
         empty = [slot for slot in range(len(self.held)) if slot not in self.active and slot not in self._kept]
         if empty:
@@ -137,5 +209,6 @@ class Slots:
 
     def _drop(self, slot: int) -> None:
         self._kept.pop(slot, None)
+        self._marks.pop(slot, None)
         self.held[slot] = 0
         self._session.release(slot)

@@ -1,6 +1,7 @@
-"""Grouped-query attention over a cache that the caller owns."""
+"""Grouped-query attention: heads that share keys and values, over a cache that the caller owns."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -16,21 +17,86 @@ _ROTATED_INSIDE = 16
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Query heads share `kv_heads` keys and values; `window` is how many tokens a query sees, itself among them."""
+    """Query heads share `kv_count` keys and values; `window` is how many tokens a query sees, itself among them.
+
+    Scores are multiplied by `scale` (None is size^-1/2), then squeezed to softcap * tanh(score / softcap) unless 0.
+    """
 
     count: int
     kv_count: int
     size: int
     window: int | None = None
+    scale: float | None = None
+    softcap: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class CacheInputs:
-    """Where rows stand: seqlens_k int32 [B] is a row's tokens after this step less one, total int32 [1] the most."""
+class Attention(Protocol):
+    """How the tokens of a layer see each other, and where their keys and values stay."""
 
-    seqlens_k: ir.Value
-    total: ir.Value
-    max_len: int
+    def mix(
+        self, layer: int, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads, rope: Rope | None
+    ) -> ir.Value:
+        """Rotate (None does not) and attend; query and result [B, S, heads*size], key and value [B, S, kv*size]."""
+        ...
+
+
+class CachedAttention:
+    """Attention to all earlier tokens of a row: the caches of layer i are `key.i` and `value.i`.
+
+    Each cache [slots, kv_heads, max_len, size] comes in under its name and goes out as `new_` + it; both are to be
+    bound to the same memory. seqlens_k int32 [B] is a row's tokens after this step less one, total int32 [1] the most.
+    known int32 [B], an input only where a rope has a table for long prompts, is a row's tokens cached or to come.
+    """
+
+    def __init__(self, graph: GraphBuilder, max_len: int) -> None:
+        self._graph = graph
+        self._max_len = max_len
+        self._seqlens_k = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
+        self._total = graph.input("total", ir.DataType.INT32, (1,))
+
+    def mix(
+        self, layer: int, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads, rope: Rope | None
+    ) -> ir.Value:
+        graph, names = self._graph, (f"key.{layer}", f"value.{layer}")
+        shape = ("slots", heads.kv_count, "max_len", heads.size)
+        past = [graph.input(name, ir.DataType.FLOAT, shape) for name in names]
+        rope = rope.within(self._max_len) if rope else None
+        tables = rotary_tables(graph, rope, self._max_len) if rope else None
+        inside = rope is not None and rope.beyond is None and rope.size == heads.size
+        inside = inside and heads.size % _ROTATED_INSIDE == 0
+        if rope and tables and not inside:
+            positions = self._positions(query, rope)
+            query = rotate(graph, query, positions, tables, heads.count, rope.size, heads.size)
+            key = rotate(graph, key, positions, tables, heads.kv_count, rope.size, heads.size)
+        result, *present = graph.ops(
+            "GroupQueryAttention", query, key, value, *past, self._seqlens_k, self._total,
+            *(tables if inside and tables else ()),
+            outputs=3, domain=MICROSOFT, num_heads=heads.count, kv_num_heads=heads.kv_count,
+            do_rotary=int(inside), rotary_interleaved=0, local_window_size=heads.window or -1,
+            softcap=heads.softcap, scale=heads.scale or 0.0,
+        )  # fmt: skip
+        for name, updated in zip(names, present, strict=True):
+            graph.output(updated, f"new_{name}", ir.DataType.FLOAT, shape)
+        return result
+
+    def _positions(self, x: ir.Value, rope: Rope) -> ir.Value:
+        """Rows of the tables for the tokens of this step [B, S]; those of long prompts are in the second half."""
+        graph = self._graph
+        positions = graph.shared("positions", lambda: _positions(graph, x, self._seqlens_k))
+        if rope.beyond is None:
+            return positions
+        graph.note("long_prompt", str(rope.beyond.length))
+        border = rope.beyond.length
+        return graph.shared(("positions", border), lambda: self._shifted(positions, border))
+
+    def _shifted(self, positions: ir.Value, border: int) -> ir.Value:
+        graph = self._graph
+        known = graph.input("known", ir.DataType.INT32, ("batch",))
+        long = graph.op("Greater", known, graph.constant("border", np.array(border, np.int32)))
+        shift = graph.constant("long_rows", np.array(self._max_len, np.int64))
+        shift = graph.op("Where", long, shift, graph.constant("zero", np.array(0, np.int64)))
+        one = graph.constant("one", np.array(1, np.int64))
+        return graph.op("Add", positions, graph.op("Unsqueeze", shift, one))
 
 
 def head_norm(
@@ -42,32 +108,22 @@ def head_norm(
     return graph.op("Reshape", rms_norm(graph, graph.op("Reshape", x, split), weight, epsilon), merge)
 
 
-def attention(
-    graph: GraphBuilder, query: ir.Value, key: ir.Value, value: ir.Value,
-    heads: Heads, rope: Rope, cache: CacheInputs, names: tuple[str, str],
-) -> ir.Value:  # fmt: skip
-    """Rotate, append key and value to the caches of these names, attend; [B, S, heads*size].
+def rotary_tables(graph: GraphBuilder, rope: Rope, length: int) -> tuple[ir.Value, ir.Value]:
+    """Cosines and sines [length, size/2] as weights, one pair for all layers that turn alike."""
+    cosines = graph.shared((rope, "cos"), lambda: graph.unnamed("rope.cos", rope.tables(length)[0]))
+    sines = graph.shared((rope, "sin"), lambda: graph.unnamed("rope.sin", rope.tables(length)[1]))
+    return cosines, sines
 
-    The caches [slots, kv_heads, max_len, size] come in under their name and go out as `new_` + it;
-    both are to be bound to the same memory.
-    """
-    shape = ("slots", heads.kv_count, "max_len", heads.size)
-    past = [graph.input(name, ir.DataType.FLOAT, shape) for name in names]
-    cosines, sines = rope.tables(cache.max_len)
-    tables = graph.constant("rope.cos", cosines), graph.constant("rope.sin", sines)
-    inside = heads.size % _ROTATED_INSIDE == 0
-    if not inside:
-        positions = graph.shared("positions", lambda: _positions(graph, query, cache.seqlens_k))
-        query = _rotate(graph, query, positions, tables, heads.count)
-        key = _rotate(graph, key, positions, tables, heads.kv_count)
-    result, *present = graph.ops(
-        "GroupQueryAttention", query, key, value, *past, cache.seqlens_k, cache.total, *(tables if inside else ()),
-        outputs=3, domain=MICROSOFT, num_heads=heads.count, kv_num_heads=heads.kv_count,
-        do_rotary=int(inside), rotary_interleaved=0, local_window_size=heads.window or -1,
-    )  # fmt: skip
-    for name, updated in zip(names, present, strict=True):
-        graph.output(updated, f"new_{name}", ir.DataType.FLOAT, shape)
-    return result
+
+def rotate(
+    graph: GraphBuilder, x: ir.Value, positions: ir.Value, tables: tuple[ir.Value, ir.Value],
+    heads: int, rotated: int, size: int,
+) -> ir.Value:  # fmt: skip
+    """Turn the first `rotated` values of each head of x [B, S, heads*size] to their positions [B, S]."""
+    partial = {} if rotated == size else {"rotary_embedding_dim": rotated}
+    return graph.op(
+        "RotaryEmbedding", x, positions, *tables, domain=MICROSOFT, num_heads=heads, interleaved=0, **partial
+    )
 
 
 def _positions(graph: GraphBuilder, x: ir.Value, seqlens_k: ir.Value) -> ir.Value:
@@ -77,9 +133,3 @@ def _positions(graph: GraphBuilder, x: ir.Value, seqlens_k: ir.Value) -> ir.Valu
     back = graph.op("Range", graph.op("Sub", one, length), one, one)  # 1-S … 0
     last = graph.op("Unsqueeze", graph.op("Cast", seqlens_k, to=int(ir.DataType.INT64)), one)
     return graph.op("Add", last, graph.op("Unsqueeze", back, zero))
-
-
-def _rotate(
-    graph: GraphBuilder, x: ir.Value, positions: ir.Value, tables: tuple[ir.Value, ir.Value], heads: int
-) -> ir.Value:
-    return graph.op("RotaryEmbedding", x, positions, *tables, domain=MICROSOFT, num_heads=heads, interleaved=0)

@@ -61,9 +61,22 @@ class GraphBuilder:
         self._nodes.append(node)
         return node.outputs
 
+    def split(self, x: ir.Value, sizes: Sequence[int]) -> Sequence[ir.Value]:
+        """Cut x along its last axis."""
+        parts = self.constant("split." + ".".join(map(str, sizes)), np.array(sizes, np.int64))
+        return self.ops("Split", x, parts, outputs=len(sizes), axis=-1)
+
     def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         """Add a small constant; the same name is the same constant."""
         return self.weight(name, array.dtype, array.shape, lambda: array)
+
+    def unnamed(self, prefix: str, array: NDArray[np.generic]) -> ir.Value:
+        """Add a constant under a name of its own that begins with `prefix`."""
+        return self.constant(f"{prefix}.{len(self._weights)}", array)
+
+    def note(self, key: str, value: str) -> None:
+        """Write a fact about the graph into it, for whoever runs it."""
+        self._notes[key] = value
 
     def weight(
         self,

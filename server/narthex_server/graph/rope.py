@@ -2,22 +2,42 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
+class Beyond:
+    """The frequencies of prompts that are longer than `length` tokens."""
+
+    length: int
+    frequencies: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rope:
-    """Angular frequencies of the pairs of one head [head_dim/2], and the factor on cos and sin."""
+    """Angular frequencies of the rotated pairs of one head, at most head_dim/2, and the factor on cos and sin."""
 
     frequencies: tuple[float, ...]
     scale: float = 1.0
+    beyond: Beyond | None = None
+
+    @property
+    def size(self) -> int:
+        """How many values of a head are rotated, its first ones."""
+        return 2 * len(self.frequencies)
+
+    def within(self, length: int) -> "Rope":
+        """The same where no prompt has more than `length` tokens."""
+        return replace(self, beyond=None) if self.beyond and length <= self.beyond.length else self
 
     def tables(self, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Cosines and sines of positions 0 to length-1, each [length, head_dim/2]."""
-        angles = np.outer(np.arange(length, dtype=np.float64), np.array(self.frequencies))
+        """Cosines and sines of positions 0 to length-1, each [length, size/2]; those of long prompts below them."""
+        tables = [self.frequencies, self.beyond.frequencies] if self.beyond else [self.frequencies]
+        angles = np.concatenate([np.outer(np.arange(length, dtype=np.float64), np.array(table)) for table in tables])
         return (np.cos(angles) * self.scale).astype(np.float32), (np.sin(angles) * self.scale).astype(np.float32)
 
 
@@ -59,3 +79,19 @@ def yarn(theta: float, head_dim: int, scaling: Mapping[str, float]) -> Rope:
     base = plain(theta, head_dim)
     attention = scaling.get("attention_factor") or (0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0)
     return Rope(tuple(base * ((1 - ramp) + ramp / factor)), attention)
+
+
+def longrope(theta: float, head_dim: int, scaling: Mapping[str, Any]) -> Rope:
+    """LongRoPE (Phi-3): each frequency divided by its own factor, by other ones in prompts beyond the original length.
+
+    Source: https://arxiv.org/abs/2402.13753, and the attention factor sqrt(1 + ln(stretch) / ln(original)).
+    """
+    original, longest = int(scaling["original_max_position_embeddings"]), int(scaling["max_position_embeddings"])
+    stretch = scaling.get("factor") or longest / original
+    scale = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
+    scale = scaling.get("attention_factor") or scale
+    base = plain(theta, head_dim)
+    short, long = (np.array(scaling[name], np.float64) for name in ("short_factor", "long_factor"))
+    if not len(short) == len(long) == len(base):
+        raise ValueError(f"{len(short)} short and {len(long)} long rope factors for {len(base)} rotated pairs")
+    return Rope(tuple(base / short), scale, Beyond(original, tuple(base / long)))

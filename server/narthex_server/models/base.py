@@ -1,6 +1,9 @@
-"""The standard decoder: embedding, layers of attention and gated feed-forward with RMS norms before each, head."""
+"""The standard decoder: embedding, layers of attention and gated feed-forward with RMS norms before each, head.
 
-from collections.abc import Mapping
+A family subclasses `Decoder` and overrides the part in which it differs; a task (`generate`, `encode`) adds inputs and outputs.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +12,13 @@ import onnx_ir as ir
 
 from narthex_server.errors import InvalidModelFile
 from narthex_server.graph import rope as rotary
-from narthex_server.graph.attention import CacheInputs, Heads, attention, head_norm
+from narthex_server.graph.attention import Attention, Heads, head_norm
 from narthex_server.graph.builder import GraphBuilder
 from narthex_server.graph.embedding import embed
 from narthex_server.graph.linear import linear
 from narthex_server.graph.mlp import ACTIVATIONS, gated
-from narthex_server.graph.norm import add_rms_norm, rms_norm
+from narthex_server.graph.norm import rms_norm
+from narthex_server.graph.residual import Residual
 from narthex_server.graph.rope import Rope
 from narthex_server.weights.tensors import StoredTensor, WeightSource
 
@@ -23,7 +27,10 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """Dimensions and options of a standard decoder; `windows` has one entry per layer, None for full attention."""
+    """Dimensions and options of a standard decoder.
+
+    `windows` and `ropes` have one entry per layer; None is full attention there, and no rotation here.
+    """
 
     hidden: int
     intermediate: int
@@ -35,9 +42,10 @@ class DecoderConfig:
     epsilon: float
     activation: str
     tied: bool
-    rope: Rope
+    ropes: tuple[Rope | None, ...]
     windows: tuple[int | None, ...]
-    head_norms: bool = False
+    attention_scale: float | None = None
+    attention_softcap: float = 0.0
 
     @classmethod
     def parse(cls, fields: Fields) -> "DecoderConfig":
@@ -55,14 +63,14 @@ class DecoderConfig:
                 kv_heads=int(fields.get("num_key_value_heads") or heads),
                 head_dim=head_dim,
                 epsilon=float(fields.get("rms_norm_eps", 1e-6)),
-                activation=str(fields.get("hidden_act", "silu")),
+                activation=str(fields.get("hidden_act") or fields.get("hidden_activation") or "silu"),
                 tied=bool(fields.get("tie_word_embeddings", False)),
-                rope=parse_rope(fields, head_dim),
+                ropes=(parse_rope(fields, head_dim),) * layers,
                 windows=(None,) * layers,
             )
         except KeyError as error:
             raise InvalidModelFile(f"config: {error.args[0]} is missing") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ZeroDivisionError) as error:
             raise InvalidModelFile(f"config: {error}") from error
         if config.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
@@ -74,91 +82,129 @@ def parse_rope(fields: Fields, head_dim: int) -> Rope:
     """Read `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
     scaling: dict[str, Any] = dict(fields.get("rope_scaling") or {}) | dict(fields.get("rope_parameters") or {})
     theta = float(scaling.get("rope_theta") or fields.get("rope_theta") or 10000.0)
-    scaling.setdefault("original_max_position_embeddings", fields.get("max_position_embeddings"))
+    partial = scaling.get("partial_rotary_factor") or fields.get("partial_rotary_factor") or 1.0
+    rotated = int(head_dim * float(partial))
+    longest = fields.get("max_position_embeddings")
+    scaling.setdefault("max_position_embeddings", longest)
+    scaling.setdefault("original_max_position_embeddings", fields.get("original_max_position_embeddings") or longest)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     match kind:
         case "default":
-            return rotary.linear(theta, head_dim, 1.0)
+            return rotary.linear(theta, rotated, 1.0)
         case "linear":
-            return rotary.linear(theta, head_dim, float(scaling["factor"]))
+            return rotary.linear(theta, rotated, float(scaling["factor"]))
         case "llama3":
-            return rotary.llama3(theta, head_dim, scaling)
+            return rotary.llama3(theta, rotated, scaling)
         case "yarn":
-            return rotary.yarn(theta, head_dim, scaling)
+            return rotary.yarn(theta, rotated, scaling)
+        case "longrope" | "su":
+            return rotary.longrope(theta, rotated, scaling)
         case "factors":
-            return rotary.factored(theta, head_dim, scaling["factors"])
-    raise InvalidModelFile(f"config: rope type {kind} is not supported; supported are default, linear, llama3, yarn")
+            return rotary.factored(theta, rotated, scaling["factors"])
+    known = "default, linear, llama3, yarn, longrope"
+    raise InvalidModelFile(f"config: rope type {kind} is not supported; supported are {known}")
 
 
 class Decoder:
-    """Builds one decoder's graph: tokens [B, S], seqlens_k [B], total [1], rows [R] → logits [R, vocab]."""
+    """Builds one decoder's graph; `attention` decides where keys and values are kept.
 
-    def __init__(self, config: DecoderConfig, weights: WeightSource, graph: GraphBuilder, max_len: int) -> None:
+    The class's own attributes are names of weights, which some families call otherwise.
+    """
+
+    final_norm = "model.norm"
+    output_projection = "o_proj"
+    feed_forward = ("mlp", "gate_proj", "up_proj", "down_proj")
+
+    def __init__(self, config: DecoderConfig, weights: WeightSource, graph: GraphBuilder, attention: Attention) -> None:
         self.config = config
         self.weights = weights
         self.graph = graph
-        self.max_len = max_len
+        self.attention = attention
 
-    def build(self) -> None:
-        """Add every node; the caches of layer i are named `key.i` and `value.i`."""
-        config, graph = self.config, self.graph
-        tokens = graph.input("tokens", ir.DataType.INT64, ("batch", "length"))
-        seqlens_k = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
-        total = graph.input("total", ir.DataType.INT32, (1,))
-        rows = graph.input("rows", ir.DataType.INT64, ("rows",))
-        cache = CacheInputs(seqlens_k, total, self.max_len)
-
-        table = self.tensor("model.embed_tokens.weight", config.vocab, config.hidden)
-        hidden = embed(graph, tokens, table)
-        normal = rms_norm(graph, hidden, self.norm("model.layers.0.input_layernorm"), config.epsilon)
-        for layer in range(config.layers):
-            prefix = f"model.layers.{layer}"
-            attended = self.attention(f"{prefix}.self_attn", layer, normal, cache)
-            after = self.norm(f"{prefix}.post_attention_layernorm")
-            normal, hidden = add_rms_norm(graph, attended, hidden, after, config.epsilon)
-            fed = self.feed_forward(f"{prefix}.mlp", normal)
-            if layer + 1 < config.layers:
-                following = self.norm(f"model.layers.{layer + 1}.input_layernorm")
-                normal, hidden = add_rms_norm(graph, fed, hidden, following, config.epsilon)
-            else:
-                hidden = graph.op("Add", fed, hidden)
-
+    def generate(self, tokens: ir.Value) -> None:
+        """From tokens [B, S] to the output logits [R, vocab] of the tokens that the input rows [R] name."""
+        graph, hidden = self.graph, self.config.hidden
+        stream = self.body(tokens)
         # Only the rows that somebody asked for go through the head, the largest product of small models.
-        flat = graph.constant("flat", np.array([-1, config.hidden], np.int64))
-        hidden = graph.op("Gather", graph.op("Reshape", hidden, flat), rows, axis=0)
-        normal = rms_norm(graph, hidden, self.norm("model.norm"), config.epsilon)
-        normal.type, normal.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("rows", config.hidden))
-        head = table if config.tied else self.tensor("lm_head.weight", config.vocab, config.hidden)
-        graph.output(linear(graph, normal, head), "logits", ir.DataType.FLOAT, ("rows", config.vocab))
+        rows = graph.input("rows", ir.DataType.INT64, ("rows",))
+        flat = graph.constant("flat", np.array([-1, hidden], np.int64))
+        chosen = graph.op("Gather", graph.op("Reshape", stream.value(), flat), rows, axis=0)
+        normal = self.normalise(chosen, self.final_norm)
+        normal.type, normal.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("rows", hidden))
+        graph.output(self.head(normal), "logits", ir.DataType.FLOAT, ("rows", self.config.vocab))
 
-    def attention(self, prefix: str, layer: int, x: ir.Value, cache: CacheInputs) -> ir.Value:
+    def encode(self, tokens: ir.Value) -> None:
+        """From tokens [B, S] to the output hidden [B, S, hidden]."""
+        normal = self.body(tokens).normal(self.norm(self.final_norm), self.config.epsilon)
+        self.graph.output(normal, "hidden", ir.DataType.FLOAT, ("batch", "length", self.config.hidden))
+
+    def body(self, tokens: ir.Value) -> Residual:
+        """Everything before the final norm."""
+        stream = Residual(self.graph, self.embed(tokens))
+        for layer in range(self.config.layers):
+            self.layer(layer, stream)
+        return stream
+
+    def embed(self, tokens: ir.Value) -> ir.Value:
+        """Token embeddings [B, S, hidden]."""
+        return embed(self.graph, tokens, self.table())
+
+    def layer(self, layer: int, stream: Residual) -> None:
+        """One layer: attention, then feed-forward."""
+        prefix, epsilon = f"model.layers.{layer}", self.config.epsilon
+        stream.add(self.attend(layer, stream.normal(self.norm(f"{prefix}.input_layernorm"), epsilon)))
+        stream.add(self.feed(layer, stream.normal(self.norm(f"{prefix}.post_attention_layernorm"), epsilon)))
+
+    def attend(self, layer: int, x: ir.Value) -> ir.Value:
         """Self-attention of one layer."""
-        config, graph = self.config, self.graph
-        width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        query = self.project(f"{prefix}.q_proj", x, config.hidden, width)
-        key = self.project(f"{prefix}.k_proj", x, config.hidden, kv_width)
-        value = self.project(f"{prefix}.v_proj", x, config.hidden, kv_width)
-        if config.head_norms:
-            size, epsilon = config.head_dim, config.epsilon
-            query = head_norm(graph, query, config.heads, size, self.tensor(f"{prefix}.q_norm.weight", size), epsilon)
-            key = head_norm(graph, key, config.kv_heads, size, self.tensor(f"{prefix}.k_norm.weight", size), epsilon)
-        heads = Heads(config.heads, config.kv_heads, config.head_dim, config.windows[layer])
-        names = (f"key.{layer}", f"value.{layer}")
-        mixed = attention(graph, query, key, value, heads, config.rope, cache, names)
-        return self.project(f"{prefix}.o_proj", mixed, width, config.hidden)
+        config, prefix = self.config, f"model.layers.{layer}.self_attn"
+        query, key, value = self.query_key_value(prefix, x)
+        heads = Heads(
+            config.heads, config.kv_heads, config.head_dim,
+            config.windows[layer], config.attention_scale, config.attention_softcap,
+        )  # fmt: skip
+        mixed = self.attention.mix(layer, query, key, value, heads, config.ropes[layer])
+        return self.project(f"{prefix}.{self.output_projection}", mixed, config.heads * config.head_dim, config.hidden)
 
-    def feed_forward(self, prefix: str, x: ir.Value) -> ir.Value:
-        """Feed-forward of one layer."""
+    def query_key_value(self, prefix: str, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Query [B, S, heads*head_dim], key and value [B, S, kv_heads*head_dim], before they are rotated."""
         config = self.config
-        gate = self.project(f"{prefix}.gate_proj", x, config.hidden, config.intermediate)
-        up = self.project(f"{prefix}.up_proj", x, config.hidden, config.intermediate)
-        mixed = gated(self.graph, gate, up, config.activation)
-        return self.project(f"{prefix}.down_proj", mixed, config.intermediate, config.hidden)
+        width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        return (
+            self.project(f"{prefix}.q_proj", x, config.hidden, width),
+            self.project(f"{prefix}.k_proj", x, config.hidden, kv_width),
+            self.project(f"{prefix}.v_proj", x, config.hidden, kv_width),
+        )
+
+    def feed(self, layer: int, x: ir.Value) -> ir.Value:
+        """Feed-forward of one layer."""
+        block, *names = self.feed_forward
+        return self.gated(f"model.layers.{layer}.{block}", names, x, self.config.intermediate)
+
+    def gated(self, prefix: str, names: Sequence[str], x: ir.Value, width: int) -> ir.Value:
+        """down(activation(gate(x)) * up(x)), with the projections of these three names."""
+        hidden, (gate, up, down) = self.config.hidden, names
+        opened = self.project(f"{prefix}.{gate}", x, hidden, width)
+        mixed = gated(self.graph, opened, self.project(f"{prefix}.{up}", x, hidden, width), self.config.activation)
+        return self.project(f"{prefix}.{down}", mixed, width, hidden)
+
+    def head(self, normal: ir.Value) -> ir.Value:
+        """Logits [R, vocab] of normalised hidden states [R, hidden]."""
+        config = self.config
+        weight = self.table() if config.tied else self.tensor("lm_head.weight", config.vocab, config.hidden)
+        return linear(self.graph, normal, weight)
+
+    def table(self) -> StoredTensor:
+        return self.tensor("model.embed_tokens.weight", self.config.vocab, self.config.hidden)
 
     def project(self, name: str, x: ir.Value, columns: int, rows: int) -> ir.Value:
         """A linear layer; it has a bias where the weights have one."""
         bias = self.tensor(f"{name}.bias", rows) if self.weights.find(f"{name}.bias") else None
         return linear(self.graph, x, self.tensor(f"{name}.weight", rows, columns), bias)
+
+    def normalise(self, x: ir.Value, name: str) -> ir.Value:
+        """The RMS norm of this name over the last axis of x."""
+        return rms_norm(self.graph, x, self.norm(name), self.config.epsilon)
 
     def norm(self, name: str) -> StoredTensor:
         return self.tensor(f"{name}.weight", self.config.hidden)
@@ -173,6 +219,20 @@ class Decoder:
         return tensor
 
 
-def build_decoder(config: DecoderConfig, weights: WeightSource, graph: GraphBuilder, max_len: int) -> None:
-    """Build a standard decoder whose slots hold `max_len` tokens."""
-    Decoder(config, weights, graph, max_len).build()
+class HeadNorms(Decoder):
+    """A decoder that normalises each head of queries and keys before they rotate."""
+
+    norms = ("q_norm", "k_norm")
+
+    def query_key_value(self, prefix: str, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        query, key, value = super().query_key_value(prefix, x)
+        config, (query_norm, key_norm) = self.config, self.norms
+        return (
+            self.head_norm(query, config.heads, f"{prefix}.{query_norm}"),
+            self.head_norm(key, config.kv_heads, f"{prefix}.{key_norm}"),
+            value,
+        )
+
+    def head_norm(self, x: ir.Value, heads: int, name: str) -> ir.Value:
+        size = self.config.head_dim
+        return head_norm(self.graph, x, heads, size, self.tensor(f"{name}.weight", size), self.config.epsilon)

@@ -1,6 +1,6 @@
 """Llama and the many models that are one."""
 
-from narthex_server.models.base import DecoderConfig, build_decoder
+from narthex_server.models.base import Decoder, DecoderConfig
 
 CONFIG = DecoderConfig.parse
-build = build_decoder
+MODEL = Decoder

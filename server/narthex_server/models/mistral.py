@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from narthex_server.models.base import DecoderConfig, Fields, build_decoder
+from narthex_server.models.base import Decoder, DecoderConfig, Fields
 
 
 def parse(fields: Fields) -> DecoderConfig:
@@ -13,4 +13,4 @@ def parse(fields: Fields) -> DecoderConfig:
 
 
 CONFIG = parse
-build = build_decoder
+MODEL = Decoder

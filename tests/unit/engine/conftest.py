@@ -12,48 +12,85 @@ from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, Tokens
 from numpy.typing import NDArray
 
-POISON = -7
+POISON, SEED = -7, 17
 
 
 class HashDecoder:
-    """Logits [vocab] are drawn from a hash of all the tokens so far; the cache holds the tokens themselves."""
+    """Logits [vocab] are drawn from a hash of all the tokens so far; the cache holds the tokens themselves.
 
-    def __init__(self, slots: int = 4, max_len: int = 128, vocab_size: int = 50) -> None:
-        self.slots, self.max_len, self.vocab_size = slots, max_len, vocab_size
+    A stateful one computes them from a running hash instead, which cannot be cut back. Prompts of `long` tokens and
+    more give other logits than the same tokens in shorter ones.
+    """
+
+    def __init__(
+        self, slots: int = 4, max_len: int = 128, vocab_size: int = 50, stateful: bool = False, long: int = 10_000
+    ) -> None:
+        self.slots, self.max_len, self.vocab_size, self.stateful = slots, max_len, vocab_size, stateful
         self.cache = np.full((slots, max_len), POISON, np.int64)
+        self.state = [SEED] * slots
+        self.long = long
         self.closed = False
         self.calls: list[tuple[str, int]] = []
         self.before: Callable[[str, NDArray[np.int64]], None] | None = None
         """Called with the method's name and its tokens; may block or raise."""
 
-    def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        seed = 17
+    def hashed(self, tokens: NDArray[np.int64], seed: int = SEED) -> int:
         for token in tokens.tolist():
             seed = (seed * 1_000_003 + token + 11) % (2**61 - 1)
+        return seed
+
+    def drawn(self, seed: int) -> NDArray[np.float32]:
         return np.random.default_rng(seed).normal(size=self.vocab_size).astype(np.float32)
 
-    def decode(self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
+    def decode(
+        self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32], live: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
         assert len(tokens) == len(lengths) > 0 and 0 <= first <= first + len(tokens) <= self.slots
         assert tokens.dtype == np.int64 and lengths.dtype == np.int32 and lengths.max() < self.max_len
         self._begin("decode", tokens)
         out = np.empty((len(tokens), self.vocab_size), np.float32)
         for row, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
-            self.cache[first + row, length] = token
-            out[row] = self.logits(self.cache[first + row, : length + 1])
-        return out
+            slot = first + row
+            self.cache[slot, length] = token + self._shift(length + 1)
+            if row in live:
+                past = self.state[slot] if length else SEED
+                self.state[slot] = self.hashed(self.cache[slot, length : length + 1], past)
+            out[row] = self.drawn(self.state[slot] if self.stateful else self.hashed(self.cache[slot, : length + 1]))
+        return out[live]
 
-    def prefill(self, slot: int, tokens: NDArray[np.int64], past: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def prefill(
+        self, slot: int, tokens: NDArray[np.int64], past: int, rows: NDArray[np.int64], known: int
+    ) -> NDArray[np.float32]:
         assert len(tokens) and past + len(tokens) <= self.max_len
         self._begin("prefill", tokens)
-        self.cache[slot, past : past + len(tokens)] = tokens
-        out = [self.logits(self.cache[slot, : past + row + 1]) for row in rows]
+        self.cache[slot, past : past + len(tokens)] = tokens + self._shift(known)
+        states = [SEED] if past == 0 else [self.state[slot]]
+        for at in range(past, past + len(tokens)):
+            states.append(self.hashed(self.cache[slot, at : at + 1], states[-1]))
+        self.state[slot] = states[-1]
+        seeds = (
+            states[1:]
+            if self.stateful
+            else [self.hashed(self.cache[slot, : past + row + 1]) for row in range(len(tokens))]
+        )
+        out = [self.drawn(seeds[row]) for row in rows]
         return np.array(out, np.float32).reshape(len(rows), self.vocab_size)
+
+    def prefix_class(self, length: int) -> int:
+        return int(length >= self.long)
+
+    def save(self, slot: int) -> int:
+        return self.state[slot]
+
+    def restore(self, slot: int, saved: int) -> None:
+        self.state[slot] = saved
 
     def copy(self, source: int, target: int, length: int) -> None:
         assert source != target
         self._begin("copy", self.cache[source, :length])
         self.cache[target] = POISON
         self.cache[target, :length] = self.cache[source, :length]
+        self.state[target] = self.state[source]
 
     def release(self, slot: int) -> None:
         self.cache[slot] = POISON
@@ -64,10 +101,19 @@ class HashDecoder:
 
     def solo(self, prompt: tuple[int, ...], count: int) -> tuple[int, ...]:
         """The greedy continuation, computed without cache or batch."""
-        tokens = [*prompt]
+        cached = [token + self._shift(len(prompt)) for token in prompt]
+        tokens: list[int] = []
         for _ in range(count):
-            tokens.append(int(self.logits(np.array(tokens)).argmax()))
-        return tuple(tokens[len(prompt) :])
+            tokens.append(int(self.drawn(self.hashed(np.array(cached))).argmax()))
+            cached.append(tokens[-1] + self._shift(len(cached) + 1))
+        return tuple(tokens)
+
+    def _seeds(self, slot: int, past: int, count: int) -> list[int]:
+        return [self.hashed(self.cache[slot, : past + row + 1]) for row in range(count)]
+
+    def _shift(self, known: int) -> int:
+        """What is cached of a token differs in long prompts."""
+        return self.vocab_size if known >= self.long else 0
 
     def _begin(self, call: str, tokens: NDArray[np.int64]) -> None:
         assert not self.closed

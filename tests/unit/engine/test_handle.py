@@ -219,12 +219,8 @@ async def test_a_failing_decode_fails_its_rows_and_the_engine_survives(decoder, 
 
 
 async def test_logits_without_a_finite_maximum_fail_their_row_alone(decoder, running, collect):
-    honest = decoder.logits
-
-    def logits(tokens):
-        return np.full(50, np.nan, np.float32) if tokens[0] == 13 and len(tokens) > 4 else honest(tokens)
-
-    decoder.logits = logits
+    honest, fatal = decoder.drawn, decoder.hashed(np.array([13, 13, *decoder.solo((13, 13), 3)]))
+    decoder.drawn = lambda seed: np.full(50, np.nan, np.float32) if seed == fatal else honest(seed)
     async with running(decoder) as handle:
         good, bad = await asyncio.gather(
             collect(handle, request("good", (1, 2))), collect(handle, request("bad", (13, 13))), return_exceptions=True

@@ -2,6 +2,7 @@ import asyncio
 import random
 from contextlib import aclosing
 
+import pytest
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Sampling
 
@@ -97,8 +98,9 @@ async def test_gaps_between_rows_are_closed_and_kept_prefixes_survive(make_decod
         assert cached == [19] * 7
 
 
-async def test_random_arrivals_and_cancels_leak_nothing_and_change_nothing(make_decoder, running, recorder):
-    decoder = make_decoder(slots=5, max_len=200)
+@pytest.mark.parametrize("kind", [{}, {"stateful": True}, {"long": 40}], ids=["plain", "stateful", "two classes"])
+async def test_random_arrivals_and_cancels_leak_nothing_and_change_nothing(make_decoder, running, recorder, kind):
+    decoder = make_decoder(slots=5, max_len=200, **kind)
     rng = random.Random(4)
     stems = [tuple(rng.randrange(50) for _ in range(60)) for _ in range(4)]
 
@@ -121,3 +123,45 @@ async def test_random_arrivals_and_cancels_leak_nothing_and_change_nothing(make_
         stats = handle.snapshot()
     assert (stats.running, stats.waiting, stats.kv_tokens_used) == (0, 0, 0)
     assert stats.cached_tokens > 500 and stats.kept <= 5
+
+
+async def test_a_state_is_reused_from_where_it_was_saved(make_decoder, running, collect):
+    decoder = make_decoder(stateful=True)
+    async with running(decoder, EngineOptions(prefill_tokens=16)) as handle:
+        history = tuple(range(40))
+        first, _ = await collect(handle, request("a", history))
+        assert first == decoder.solo(history, 10)
+        longer, more = await collect(handle, request("a", (*history, *first, 1, 2, 3)))
+        assert longer == decoder.solo((*history, *first, 1, 2, 3), 10) and more.usage.cached_tokens == 49
+        again, same = await collect(handle, request("a", history))
+        assert again == first and same.usage.cached_tokens == 39
+        other, part = await collect(handle, request("a", (*history[:36], 1, 2)))
+        assert other == decoder.solo((*history[:36], 1, 2), 10) and part.usage.cached_tokens == 32
+
+
+async def test_rows_between_others_keep_their_states(make_decoder, running, collect):
+    decoder = make_decoder(slots=8, stateful=True)
+    prompts = [tuple(range(n, n + 20)) for n in range(5)]
+    counts = [90, 4, 4, 90, 90]
+    async with running(decoder) as handle:
+        runs = [collect(handle, request(str(n), p, counts[n])) for n, p in enumerate(prompts)]
+        results = await asyncio.gather(*runs)
+        assert [ids for ids, _ in results] == [decoder.solo(p, counts[n]) for n, p in enumerate(prompts)]
+        for n in (1, 2):
+            ids, finished = await collect(handle, request("x", prompts[n], 8))
+            assert ids == decoder.solo(prompts[n], 8) and finished.usage.cached_tokens == 19
+
+
+async def test_prompts_of_different_classes_share_no_prefix(make_decoder, running, collect):
+    decoder = make_decoder(long=30)
+    async with running(decoder) as handle:
+        for size, cached in ((20, 0), (40, 0), (25, 20), (45, 40)):
+            ids, finished = await collect(handle, request("a", range(size), 10))
+            assert ids == decoder.solo(tuple(range(size)), 10) and finished.usage.cached_tokens == cached
+
+
+async def test_a_prompt_of_one_token_starts_without_a_state(make_decoder, running, collect):
+    decoder = make_decoder(slots=1, stateful=True)
+    async with running(decoder) as handle:
+        await collect(handle, request("a", range(5, 25)))
+        assert (await collect(handle, request("b", (3,))))[0] == decoder.solo((3,), 10)

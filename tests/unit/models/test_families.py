@@ -18,7 +18,7 @@ def test_every_supported_family_exports_what_loading_needs():
     for name in families.supported():
         family = families.family(name)
         assert callable(family.config)
-        assert callable(family.build)
+        assert callable(family.model)
 
 
 def test_an_unknown_family_is_told_what_to_write(tmp_path):

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from narthex_server.engine.decoder import DecoderSession
 from narthex_server.loading import LoadOptions, load
-from narthex_server.runtime.session import DecoderSession
 
 MODEL = Path(__file__).parents[2] / "golden" / "llama"
 

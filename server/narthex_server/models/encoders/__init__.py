@@ -1,1 +1,1 @@
-"""Families that embed: `<model_type>.py` exports CONFIG and build, as those that generate do."""
+"""Families that only encode: `<model_type>.py` exports CONFIG and MODEL, which has the method `encode`."""

@@ -8,12 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from narthex_server.errors import InvalidModelFile
+from narthex_server.graph.attention import Heads
 from narthex_server.graph.builder import GraphBuilder
 from narthex_server.graph.embedding import embed
 from narthex_server.graph.linear import linear, vector
 from narthex_server.graph.mlp import ACTIVATIONS
 from narthex_server.graph.norm import add_layer_norm, layer_norm
-from narthex_server.graph.padded import Texts, full_attention, learned_places
+from narthex_server.graph.whole import FullAttention, learned_places
 from narthex_server.weights.tensors import StoredTensor, WeightSource
 
 Fields = Mapping[str, Any]
@@ -81,34 +82,36 @@ class Names:
 
 
 class Encoder:
-    """Builds one encoder's graph: tokens [B, S], lengths [B] → hidden [B, S, hidden]."""
+    """Builds one encoder's graph; a family with other `names` or other embeddings subclasses it."""
+
+    names = Names()
 
     def __init__(
-        self, config: EncoderConfig, weights: WeightSource, graph: GraphBuilder, max_len: int, names: Names = Names()
+        self, config: EncoderConfig, weights: WeightSource, graph: GraphBuilder, attention: FullAttention
     ) -> None:
         self.config = config
         self.weights = weights
         self.graph = graph
-        self.max_len = min(max_len, config.places - config.first_place)
-        self.names = names
-        heads = (name.removesuffix(_WORDS) for name in weights.names() if name.endswith(_WORDS))
-        self.prefix = next(heads, "")  # `bert.` and the like, where the file has a head beside the encoder
+        self.attention = attention
+        before = (name.removesuffix(_WORDS) for name in weights.names() if name.endswith(_WORDS))
+        self.prefix = next(before, "")  # `bert.` and the like, where the file has a head beside the encoder
 
-    def build(self) -> None:
-        """Add every node."""
+    def encode(self, tokens: ir.Value) -> None:
+        """From tokens [B, S] to the output hidden [B, S, hidden]."""
         config, graph, names = self.config, self.graph, self.names
-        if self.max_len < 1:
+        if (places := config.places - config.first_place) < 1:
             raise InvalidModelFile(f"config: max_position_embeddings {config.places} leaves no place for a token")
-        texts = Texts.declare(graph)
-        hidden = self.embeddings(texts)
-        bias = self.bias(texts)
+        graph.note("max_len", str(places))
+        hidden = self.embeddings(tokens)
+        bias = self.bias(tokens)
+        heads = Heads(config.heads, config.heads, config.hidden // config.heads)
         for layer in range(config.layers):
             prefix = f"{names.layers}.{layer}"
             query, key, value = (
                 self.project(f"{prefix}.{name}", hidden, config.hidden, config.hidden)
                 for name in (names.query, names.key, names.value)
             )
-            mixed = full_attention(graph, query, key, value, config.heads, texts, bias)
+            mixed = self.attention.mix(layer, query, key, value, heads, None, bias)
             mixed = self.project(f"{prefix}.{names.mixed}", mixed, config.hidden, config.hidden)
             hidden = self.add_norm(f"{prefix}.{names.mixed_norm}", mixed, hidden)
             up = self.project(f"{prefix}.{names.up}", hidden, config.hidden, config.intermediate)
@@ -116,21 +119,20 @@ class Encoder:
             down = self.project(f"{prefix}.{names.down}", up, config.intermediate, config.hidden)
             hidden = self.add_norm(f"{prefix}.{names.down_norm}", down, hidden)
         graph.output(hidden, "hidden", ir.DataType.FLOAT, ("batch", "length", config.hidden))
-        graph.note("max_len", str(self.max_len))
 
-    def embeddings(self, texts: Texts) -> ir.Value:
-        """The vectors that the first layer sees."""
+    def embeddings(self, tokens: ir.Value) -> ir.Value:
+        """The vectors that the first layer sees, [B, S, hidden]."""
         config, graph = self.config, self.graph
-        words = embed(graph, texts.tokens, self.tensor(_WORDS, config.vocab, config.hidden))
+        words = embed(graph, tokens, self.tensor(_WORDS, config.vocab, config.hidden))
         table = self.tensor("embeddings.position_embeddings.weight", config.places, config.hidden)
-        places = learned_places(graph, texts.tokens, table, config.first_place)
+        places = learned_places(graph, tokens, table, config.first_place)
         if config.types:
             types = vector(graph, self.tensor("embeddings.token_type_embeddings.weight", config.types, config.hidden))
             places = graph.op("Add", places, graph.op("Gather", types, graph.constant("type", np.array(0, np.int64))))
         weight, bias = self.norm("embeddings.LayerNorm")
         return layer_norm(graph, graph.op("Add", words, places), weight, bias, config.epsilon)
 
-    def bias(self, texts: Texts) -> ir.Value | None:
+    def bias(self, tokens: ir.Value) -> ir.Value | None:
         """What is added to the scores of every layer, [1, heads, S, S]."""
         return None
 
@@ -157,8 +159,3 @@ class Encoder:
         if tensor.shape != shape:
             raise InvalidModelFile(f"tensor {tensor.name} is {list(tensor.shape)}, the config says {list(shape)}")
         return tensor
-
-
-def build_encoder(config: EncoderConfig, weights: WeightSource, graph: GraphBuilder, max_len: int) -> None:
-    """Build a standard encoder for texts of at most `max_len` tokens."""
-    Encoder(config, weights, graph, max_len).build()

@@ -1,6 +1,6 @@
 """BERT."""
 
-from narthex_server.models.encoders.base import EncoderConfig, build_encoder
+from narthex_server.models.encoders.base import Encoder, EncoderConfig
 
 CONFIG = EncoderConfig.parse
-build = build_encoder
+MODEL = Encoder

@@ -1,8 +1,6 @@
 """DistilBERT: a BERT without token types, in its own words."""
 
-from narthex_server.graph.builder import GraphBuilder
 from narthex_server.models.encoders.base import Encoder, EncoderConfig, Fields, Names
-from narthex_server.weights.tensors import WeightSource
 
 _SPELLING = {
     "hidden_size": "dim", "intermediate_size": "hidden_dim", "num_hidden_layers": "n_layers",
@@ -21,9 +19,11 @@ def parse(fields: Fields) -> EncoderConfig:
     return EncoderConfig.parse({**fields, **own, "layer_norm_eps": 1e-12, "type_vocab_size": 0})
 
 
-def build(config: EncoderConfig, weights: WeightSource, graph: GraphBuilder, max_len: int) -> None:
-    """Build the graph."""
-    Encoder(config, weights, graph, max_len, _NAMES).build()
+class DistilBert(Encoder):
+    """An Encoder by other names."""
+
+    names = _NAMES
 
 
 CONFIG = parse
+MODEL = DistilBert

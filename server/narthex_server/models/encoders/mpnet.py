@@ -1,17 +1,15 @@
 """MPNet: a RoBERTa without token types that adds a learned bias for the distance of two tokens to every score."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from narthex_server.errors import InvalidModelFile
-from narthex_server.graph.builder import GraphBuilder
-from narthex_server.graph.padded import Texts, span
+from narthex_server.graph.whole import distances
 from narthex_server.models.encoders import roberta
 from narthex_server.models.encoders.base import Encoder, EncoderConfig, Fields, Names
-from narthex_server.weights.tensors import WeightSource
 
 _FARTHEST = 128
 """From here on all distances are in the last bucket."""
@@ -32,34 +30,41 @@ def buckets(distances: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return np.where(distances > 0, side, 0) + np.where(away < exact, away, far)
 
 
-class MpnetEncoder(Encoder):
+@dataclass(frozen=True, slots=True)
+class MpnetConfig(EncoderConfig):
+    """An encoder's dimensions, and how many distances it tells apart."""
+
+    buckets: int = 32
+
+
+class Mpnet(Encoder):
     """An Encoder with that bias."""
 
-    def bias(self, texts: Texts) -> ir.Value:
-        graph, last = self.graph, self.max_len - 1
-        tensor = self.weights.find(f"{self.prefix}{_BIAS}")
-        if tensor is None or len(tensor.shape) != 2 or tensor.shape[1] != self.config.heads:
-            raise InvalidModelFile(f"tensor {self.prefix}{_BIAS} is missing or not [buckets, {self.config.heads}]")
+    config: MpnetConfig
+    names = _NAMES
+
+    def bias(self, tokens: ir.Value) -> ir.Value:
+        graph, heads, farthest = self.graph, self.config.heads, self.config.places
+        tensor = self.tensor(_BIAS, self.config.buckets, heads)
 
         def by_distance() -> NDArray[np.float32]:
-            return np.ascontiguousarray(tensor.dense()[buckets(np.arange(-last, last + 1), tensor.shape[0])].T)
+            return np.ascontiguousarray(tensor.dense()[buckets(np.arange(-farthest, farthest + 1), len(tensor.raw))].T)
 
-        table = graph.weight("distances", np.float32, (self.config.heads, 2 * last + 1), by_distance)
-        places = span(graph, texts.tokens)
-        rows, columns = (graph.constant(f"axis.{axis}", np.array([axis], np.int64)) for axis in (1, 0))
-        distance = graph.op("Sub", graph.op("Unsqueeze", places, columns), graph.op("Unsqueeze", places, rows))
-        index = graph.op("Add", distance, graph.constant("nearest", np.array(last, np.int64)))
-        return graph.op("Unsqueeze", graph.op("Gather", table, index, axis=1), columns)
+        table = graph.weight("distance_scores", np.float32, (heads, 2 * farthest + 1), by_distance)
+        index = graph.op("Add", distances(graph, tokens), graph.constant("nearest", np.array(farthest, np.int64)))
+        first = graph.constant("first_axis", np.array([0], np.int64))
+        return graph.op("Unsqueeze", graph.op("Gather", table, index, axis=1), first)
 
 
-def parse(fields: Fields) -> EncoderConfig:
+def parse(fields: Fields) -> MpnetConfig:
     """Read a config."""
-    return replace(roberta.parse(fields), types=0)
-
-
-def build(config: EncoderConfig, weights: WeightSource, graph: GraphBuilder, max_len: int) -> None:
-    """Build the graph."""
-    MpnetEncoder(config, weights, graph, max_len, _NAMES).build()
+    base = replace(roberta.parse(fields), types=0)
+    count = int(fields.get("relative_attention_num_buckets", 32))
+    if count < 4 or count % 4:
+        raise InvalidModelFile(f"config: relative_attention_num_buckets {count} is not a multiple of 4")
+    own = {name: getattr(base, name) for name in EncoderConfig.__dataclass_fields__}
+    return MpnetConfig(**own, buckets=count)
 
 
 CONFIG = parse
+MODEL = Mpnet

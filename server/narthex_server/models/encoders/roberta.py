@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from narthex_server.models.encoders.base import EncoderConfig, Fields, build_encoder
+from narthex_server.models.encoders.base import Encoder, EncoderConfig, Fields
 
 
 def parse(fields: Fields) -> EncoderConfig:
@@ -11,4 +11,4 @@ def parse(fields: Fields) -> EncoderConfig:
 
 
 CONFIG = parse
-build = build_encoder
+MODEL = Encoder

@@ -3,4 +3,4 @@
 from narthex_server.models.encoders import roberta
 
 CONFIG = roberta.CONFIG
-build = roberta.build
+MODEL = roberta.MODEL

@@ -1,0 +1,131 @@
+"""From a model folder to an encoder that makes vectors of texts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from narthex_server.embedding.folder import EmbedderFolder, describes_embedder, read_object
+from narthex_server.embedding.head import Head, Pooling
+from narthex_server.embedding.session import EncoderSession
+from narthex_server.errors import InvalidModelFile
+from narthex_server.loading import GraphPlan, LoadOptions, ModelFiles, built, cores, open_model, parameters, settle
+from narthex_server.models import families
+from narthex_server.models.families import Task
+from narthex_server.runtime.encoder import OnnxEncoderSession, OrtEncoderSession
+from narthex_server.text.tokenizer import Tokenizer
+from narthex_server.weights.headless import Headless
+from narthex_server.weights.safetensors import INDEX, SINGLE
+
+if TYPE_CHECKING:
+    from narthex_server.graph.builder import GraphBuilder
+
+_GRAPHS = ("onnx/model.onnx", "model.onnx")
+"""Where exports put an encoder, the first that is there; others are named by their path."""
+
+_BIDIRECTIONAL = "use_bidirectional_attention"
+"""The field of a config whose tokens see all of their text though the family is a decoder's."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEmbedder:
+    """An embedder that is ready to run; `prompts` are the instructions that its author gives, by name."""
+
+    model_type: str
+    session: EncoderSession
+    head: Head
+    tokenizer: Tokenizer
+    lower_case: bool
+    prompts: Mapping[str, str]
+    vocab_size: int
+    parameters: int
+    compute: str
+    quantization: str
+
+
+def is_embedder(path: Path) -> bool:
+    """Whether what is at `path` makes vectors rather than text: by its modules, else by its family or architecture."""
+    folder = _folder(path)
+    if describes_embedder(folder):
+        return True
+    config = read_object(folder / "config.json")
+    model_type = str(config.get("model_type"))
+    headless = any(str(name).endswith("Model") for name in config.get("architectures") or ())
+    return families.only_encodes(model_type) or headless
+
+
+def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
+    """Load a folder of sentence-transformers or of a plain encoder, or one of its ONNX files.
+
+    Safetensors of a known family are preferred to an ONNX file beside them. Errors: InvalidModelFile.
+    """
+    folder = _folder(path)
+    layout = EmbedderFolder.read(folder)
+    config = read_object(layout.encoder / "config.json")
+    model_type = str(config.get("model_type"))
+    for name in config.get("architectures") or ():
+        if str(name).endswith(("Classification", "QuestionAnswering")):
+            raise InvalidModelFile(f"{folder}: {name} classifies texts, it makes no vectors of them")
+    tokenizer_config = read_object(layout.encoder / "tokenizer_config.json")
+    limits = (
+        layout.max_tokens, config.get("max_position_embeddings"), tokenizer_config.get("model_max_length"),
+        options.max_context,
+    )  # fmt: skip
+    max_tokens = int(min(limit for limit in limits if isinstance(limit, int | float) and limit > 0))
+    tokenizer = Tokenizer.from_folder(layout.encoder, tokenizer_config)
+    threads = options.threads or cores()
+    session: EncoderSession
+    if (graph := path if path.is_file() else _exported(layout.encoder, model_type)) is not None:
+        session = OnnxEncoderSession(graph, max_len=max_tokens, threads=threads)
+        compute, quantization, count = "onnx", "", 0
+    else:
+        source = open_model(layout.encoder, Task.ENCODE)
+        source = replace(source, weights=Headless(source.weights))
+        compute, quantization = settle(options.compute, source.weights)
+        count = parameters(source.weights)
+        with built(source, GraphPlan(Task.ENCODE, model_type, compute, max_tokens, _encode), options.cache_dir) as file:
+            session = OrtEncoderSession(file, max_len=max_tokens, threads=threads)
+    layout.check(session.hidden_size)
+    return LoadedEmbedder(
+        model_type, session, Head(layout.pooling or _usual_pooling(config), layout.dense), tokenizer,
+        layout.lower_case, layout.prompts, int(config.get("vocab_size") or tokenizer.size), count, compute, quantization,
+    )  # fmt: skip
+
+
+def _folder(path: Path) -> Path:
+    """The model's folder: `path` itself, or the one that holds an ONNX file, perhaps in a folder of its own."""
+    if path.is_dir():
+        return path
+    beside = (path.parent, path.parent.parent)
+    return next((folder for folder in beside if (folder / "config.json").is_file()), path.parent)
+
+
+def _exported(folder: Path, model_type: str) -> Path | None:
+    """The ONNX file to run: none where there are weights of a family that is built here."""
+    weights = any((folder / name).is_file() for name in (SINGLE, INDEX))
+    if weights and families.is_supported(model_type, Task.ENCODE):
+        return None
+    if (found := next((folder / name for name in _GRAPHS if (folder / name).is_file()), None)) is not None:
+        return found
+    others = sorted(str(path.relative_to(folder)) for path in (*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx")))
+    if others and not weights:
+        raise InvalidModelFile(f"{folder} has no {_GRAPHS[0]}; name one of its files: {', '.join(others)}")
+    return None
+
+
+def _usual_pooling(config: Mapping[str, Any]) -> Pooling:
+    """What a model that says nothing was most likely trained with: only a causal one's last token has seen the text."""
+    causal = families.is_supported(str(config.get("model_type"))) and not config.get(_BIDIRECTIONAL)
+    return Pooling.LAST if causal else Pooling.MEAN
+
+
+def _encode(plan: GraphPlan, source: ModelFiles, graph: "GraphBuilder") -> None:
+    import onnx_ir as ir
+
+    from narthex_server.graph.whole import CausalAttention, FullAttention
+
+    family = families.family(plan.model_type, Task.ENCODE)
+    tokens = graph.input("tokens", ir.DataType.INT64, ("batch", "length"))
+    full = families.only_encodes(plan.model_type) or source.config.get(_BIDIRECTIONAL)
+    attention = (FullAttention if full else CausalAttention)(graph, plan.max_len)
+    family.model(family.config(source.config), source.weights, graph, attention).encode(tokens)
