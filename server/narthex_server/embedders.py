@@ -88,7 +88,8 @@ def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
     layout.check(session.hidden_size)
     return LoadedEmbedder(
         model_type, session, Head(layout.pooling or _usual_pooling(config), layout.dense), tokenizer,
-        layout.lower_case, layout.prompts, int(config.get("vocab_size") or tokenizer.size), count, compute, quantization,
+        layout.lower_case, layout.prompts, int(config.get("vocab_size") or tokenizer.size), count, compute,
+        quantization,
     )  # fmt: skip
 
 

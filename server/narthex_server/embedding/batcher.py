@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from narthex_server.embedding.head import Pooling
 
 _LEAST, _SLACK = 0.75, 8
-"""A text joins a longer one if it has this share of its tokens, or so few less: padding must cost less than it saves."""
+"""A text joins one that is longer by this share, or by so few tokens: padding must cost less than it saves."""
 
 
 @dataclass(slots=True)

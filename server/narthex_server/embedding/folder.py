@@ -29,7 +29,7 @@ _TANH = {"Tanh": True, "Identity": False}
 
 @dataclass(frozen=True, slots=True)
 class EmbedderFolder:
-    """Where the encoder is, and what comes before and after it; pooling None and max_tokens 0 where the folder is silent."""
+    """Where the encoder is, what comes before and after it; pooling None, max_tokens 0: the folder does not say."""
 
     encoder: Path
     pooling: Pooling | None = None
@@ -90,9 +90,14 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
     """The kinds and folders of the modules, in order."""
     path = folder / MODULES
     if not path.is_file():
-        return [("Transformer", folder), *(("Pooling", config.parent) for config in folder.glob("*_Pooling/config.json"))]
+        return [
+            ("Transformer", folder),
+            *(("Pooling", config.parent) for config in folder.glob("*_Pooling/config.json")),
+        ]
     try:
-        entries = [(str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in json.loads(path.read_bytes())]
+        entries = [
+            (str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in json.loads(path.read_bytes())
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidModelFile(f"{path}: not a list of modules with type and path") from error
     if not entries:

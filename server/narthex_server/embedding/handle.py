@@ -60,7 +60,7 @@ class EmbedderHandle:
         self._max_waiting = max_waiting
         self._observer = observer or Unobserved()
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._calls: dict[int, asyncio.Future[Floats]] = {}
+        self._calls: dict[int, asyncio.Future[None]] = {}
         self._keys = itertools.count()
         self._refusal: str | None = "the embedder is not started"
         self._idle = asyncio.Event()
@@ -78,9 +78,8 @@ class EmbedderHandle:
         """Numbers of a vector."""
         return self._head.size(self._session.hidden_size)
 
-    @property
     def requests(self) -> int:
-        """Requests that wait for vectors now."""
+        """How many requests wait for vectors now."""
         return len(self._calls)
 
     def start(self) -> None:
@@ -108,9 +107,9 @@ class EmbedderHandle:
         self._idle.clear()
         self._inbox.put(Submit(Job(key, texts, pooling or self._head.pooling, vectors)))
         try:
-            made = await call
+            await call
             outcome = "ok"
-            return made
+            return vectors
         except asyncio.CancelledError:
             self._inbox.put(Abort(key))
             outcome = "cancelled"
@@ -156,7 +155,7 @@ class EmbedderHandle:
         if progress.report is not None:
             self._observer.on_batch(progress.report)
         for job in progress.whole:
-            self._settle(job.key, job.vectors)
+            self._settle(job.key, None)
         for job in progress.failed:
             self._settle(job.key, progress.error)
         if progress.last:
@@ -165,11 +164,11 @@ class EmbedderHandle:
                 self._settle(key, Unavailable(f"{self._refusal}; retry later or elsewhere"))
             self._done.set()
 
-    def _settle(self, key: int, result: Floats | NarthexError | None) -> None:
+    def _settle(self, key: int, error: NarthexError | None) -> None:
         call = self._calls.get(key)
         if call is None or call.done():
             return
-        if isinstance(result, np.ndarray):
-            call.set_result(result)
-        elif result is not None:
-            call.set_exception(result)
+        if error is None:
+            call.set_result(None)
+        else:
+            call.set_exception(error)

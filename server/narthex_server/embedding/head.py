@@ -22,9 +22,9 @@ def pool(hidden: Floats, pooling: Pooling) -> Floats:
     """One vector [H] of the hidden states [S, H] of a text's tokens."""
     match pooling:
         case Pooling.FIRST:
-            return hidden[0]
+            return np.asarray(hidden[0])
         case Pooling.LAST:
-            return hidden[-1]
+            return np.asarray(hidden[-1])
         case Pooling.MEAN:
             return np.asarray(hidden.mean(axis=0))
         case Pooling.MAX:

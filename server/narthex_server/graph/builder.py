@@ -100,10 +100,6 @@ class GraphBuilder:
             self._shared[key] = make()
         return self._shared[key]
 
-    def note(self, name: str, value: str) -> None:
-        """Write a fact beside the graph, for whoever runs it."""
-        self._notes[name] = value
-
     def save(self, path: Path, weights: str) -> None:
         """Write the graph to `path`, its weights to the file `weights` beside it: one protobuf is limited to 2 GiB."""
         graph = ir.Graph(

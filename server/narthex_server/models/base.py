@@ -1,6 +1,7 @@
 """The standard decoder: embedding, layers of attention and gated feed-forward with RMS norms before each, head.
 
-A family subclasses `Decoder` and overrides the part in which it differs; a task (`generate`, `encode`) adds inputs and outputs.
+A family subclasses `Decoder` and overrides the part in which it differs; tasks (`generate`, `encode`) add inputs and
+outputs.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The standard encoder: vectors of token and place, then layers of attention and feed-forward with a norm after each."""
+"""The standard encoder: vectors of token and place, then layers of attention and feed-forward with norms after each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
