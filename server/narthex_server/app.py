@@ -28,6 +28,7 @@ from narthex_server.interceptors.drain import DrainInterceptor
 from narthex_server.interceptors.errors import ErrorInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
+from narthex_server.pipelines.adapters import AdapterLibrary
 from narthex_server.pipelines.models import EmbedModel, ModelInfo, Models, TextModel
 from narthex_server.principal import LOCAL
 from narthex_server.services.embedding import EmbeddingService
@@ -110,6 +111,8 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         connecting = asyncio.create_task(catalog.start())
         stack.callback(connecting.cancel)
         models = await start_engines(await loading, config, registry, stack)
+        adapters = AdapterLibrary(models, config.adapter_root)
+        await load_adapters(config, adapters)
         generates, embeds = bool(models.of(TextModel)), bool(models.of(EmbedModel))
         for native in natives(models, generates, embeds):
             catalog.add_native(native)
@@ -118,7 +121,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
             {
                 "EmbeddingService": EmbeddingService(models, config.max_message_bytes),
                 "GenerationService": GenerationService(models, catalog),
-                "ModelService": ModelService(models),
+                "ModelService": ModelService(models, adapters),
                 "ToolService": ToolService(catalog),
                 "UpstreamService": UpstreamService(catalog),
             },
@@ -210,9 +213,31 @@ def load_model(named: NamedPath, config: ServerConfig) -> "LoadedModel | LoadedE
     """One model; ONNX Runtime is imported here and nowhere else, so that a tool gateway never has it."""
     from narthex_server.embedders import is_embedder, load_embedder
     from narthex_server.loading import LoadOptions, load
+    from narthex_server.runtime.adapter_bank import Limits
 
-    options = LoadOptions(config.compute, config.threads, config.max_slots, config.max_context, config.cache_dir)
+    room = max(config.max_adapters, len(config.adapter))
+    xlora = {entry.name: entry.path for entry in config.xlora}
+    options = LoadOptions(
+        config.compute,
+        config.threads,
+        config.max_slots,
+        config.max_context,
+        config.cache_dir,
+        Limits(room, config.max_adapter_rank, config.max_adapter_bytes) if room else None,
+        xlora.get(named.name),
+        config.xlora_frozen_after,
+    )
     return load_embedder(named.path, options) if is_embedder(named.path) else load(named.path, options)
+
+
+async def load_adapters(config: ServerConfig, adapters: AdapterLibrary) -> None:
+    """Loads the configured adapters; raises ModelFailed for the first that cannot be."""
+    for named in config.adapter:
+        model, _, name = named.name.rpartition("/")
+        try:
+            await adapters.load(model, name, named.path)
+        except NarthexError as error:
+            raise ModelFailed(f"adapter {named.name!r} cannot be loaded: {error.message}") from error
 
 
 async def start_engines(

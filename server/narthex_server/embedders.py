@@ -9,7 +9,7 @@ from narthex_server.embedding.folder import EmbedderFolder, describes_embedder, 
 from narthex_server.embedding.head import Head, Pooling
 from narthex_server.embedding.session import EncoderSession
 from narthex_server.errors import InvalidModelFile
-from narthex_server.loading import GraphPlan, LoadOptions, ModelFiles, built, cores, open_model, parameters, settle
+from narthex_server.loading import Graphs, LoadOptions, Variant, cores, graph_cache, open_model, parameters, settle
 from narthex_server.models import families
 from narthex_server.models.families import Task
 from narthex_server.runtime.encoder import OnnxEncoderSession, OrtEncoderSession
@@ -83,8 +83,9 @@ def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
         source = replace(source, weights=Headless(source.weights))
         compute, quantization = settle(options.compute, source.weights)
         count = parameters(source.weights)
-        with built(source, GraphPlan(Task.ENCODE, model_type, compute, max_tokens, _encode), options.cache_dir) as file:
-            session = OrtEncoderSession(file, max_len=max_tokens, threads=threads)
+        with graph_cache(options.cache_dir) as cache:
+            built = _EncoderGraphs(cache, source, model_type, compute, max_tokens).find(Variant.ENCODER)
+            session = OrtEncoderSession(built, max_len=max_tokens, threads=threads)
     layout.check(session.hidden_size)
     return LoadedEmbedder(
         model_type, session, Head(layout.pooling or _usual_pooling(config), layout.dense), tokenizer,
@@ -120,13 +121,18 @@ def _usual_pooling(config: Mapping[str, Any]) -> Pooling:
     return Pooling.LAST if causal else Pooling.MEAN
 
 
-def _encode(plan: GraphPlan, source: ModelFiles, graph: "GraphBuilder") -> None:
-    import onnx_ir as ir
+class _EncoderGraphs(Graphs):
+    """Those of a model that encodes whole texts."""
 
-    from narthex_server.graph.whole import CausalAttention, FullAttention
+    def add(self, graph: "GraphBuilder", variant: Variant) -> None:
+        import onnx_ir as ir
 
-    family = families.family(plan.model_type, Task.ENCODE)
-    tokens = graph.input("tokens", ir.DataType.INT64, ("batch", "length"))
-    full = families.only_encodes(plan.model_type) or source.config.get(_BIDIRECTIONAL)
-    attention = (FullAttention if full else CausalAttention)(graph, plan.max_len)
-    family.model(family.config(source.config), source.weights, graph, attention).encode(tokens)
+        from narthex_server.graph.adapters import NoAdapters
+        from narthex_server.graph.whole import CausalAttention, FullAttention
+
+        family = families.family(self.model_type, Task.ENCODE)
+        tokens = graph.input("tokens", ir.DataType.INT64, ("batch", "length"))
+        full = families.only_encodes(self.model_type) or self.source.config.get(_BIDIRECTIONAL)
+        attention = (FullAttention if full else CausalAttention)(graph, self.max_len)
+        config = family.config(self.source.config)
+        family.model(config, self.source.weights, graph, attention, NoAdapters()).encode(tokens)

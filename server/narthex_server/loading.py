@@ -4,9 +4,11 @@ import json
 import logging
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,16 @@ from narthex_server.engine.decoder import DecoderSession
 from narthex_server.errors import InvalidModelFile, NotFound
 from narthex_server.models import families
 from narthex_server.models.families import Task
+from narthex_server.runtime.adapter_bank import Limits
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
-from narthex_server.runtime.session import OrtDecoderSession
+from narthex_server.runtime.session import OrtDecoderSession, Shape
+from narthex_server.runtime.xlora import Classifier, XLoraSession
 from narthex_server.text.assets import TextAssets
 from narthex_server.weights.gguf import GgufFile
 from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
 from narthex_server.weights.safetensors import SafetensorsFolder, weight_files
 from narthex_server.weights.tensors import WeightSource
+from narthex_server.weights.xlora import read_xlora
 
 if TYPE_CHECKING:
     from narthex_server.graph.builder import GraphBuilder
@@ -39,7 +44,9 @@ def default_cache() -> Path:
 class LoadOptions:
     """How to load: `compute` is auto, float32 or block8; `threads` 0 is one per core; `cache_dir` None keeps no graph.
 
-    A slot holds `max_context` tokens, or as many as the model can take where that is fewer.
+    A slot holds `max_context` tokens, or as many as the model can take where that is fewer. With `adapters` the model
+    is loaded a second time with room for them, for the steps that use one. `xlora` is the folder of an X-LoRA on top of
+    the model, whose scalings stay as they are after `xlora_frozen_after` generated tokens (0 is never).
     """
 
     compute: str = "auto"
@@ -47,6 +54,9 @@ class LoadOptions:
     slots: int = 8
     max_context: int = 8192
     cache_dir: Path | None = field(default_factory=default_cache)
+    adapters: Limits | None = None
+    xlora: Path | None = None
+    xlora_frozen_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +83,6 @@ class ModelFiles:
     text: Callable[[], TextAssets]
 
 
-@dataclass(frozen=True, slots=True)
-class GraphPlan:
-    """What a graph is built for; the task decides what `add` puts into it."""
-
-    task: Task
-    model_type: str
-    compute: str
-    max_len: int
-    add: "Callable[[GraphPlan, ModelFiles, GraphBuilder], None]"
-
-
 def load(path: Path, options: LoadOptions) -> LoadedModel:
     """Load a Hugging Face folder or a GGUF file.
 
@@ -95,9 +94,9 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
     compute, quantization = settle(options.compute, source.weights)
     max_len = min(int(source.config.get("max_position_embeddings") or options.max_context), options.max_context)
     text = source.text()
-    with built(source, GraphPlan(Task.GENERATE, model_type, compute, max_len, _generate), options.cache_dir) as graph:
-        threads = options.threads or cores()
-        session = OrtDecoderSession(graph, slots=options.slots, max_len=max_len, threads=threads)
+    with graph_cache(options.cache_dir) as cache:
+        graphs = _DecoderGraphs(cache, source, model_type, compute, max_len)
+        session = _session(graphs, Shape(options.slots, max_len, options.threads or cores()), options)
     return LoadedModel(
         model_type, session, text, max_len, session.vocab_size, parameters(source.weights),
         compute, quantization,
@@ -188,35 +187,76 @@ def cores() -> int:
 
 
 @contextmanager
-def built(source: ModelFiles, plan: GraphPlan, cache_dir: Path | None) -> Iterator[Path]:
-    """Find the graph in the cache or build it; without a cache it lasts as long as the block.
+def graph_cache(folder: Path | None) -> Iterator[GraphCache]:
+    """Use the cache in a folder, or one that lasts as long as the block where that cannot be written to."""
+    with ExitStack() as stack:
+        root = _usable(folder) or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="narthex-")))
+        yield GraphCache(root)
 
-    What builds takes half a second to import, so only then.
-    """
 
-    def build(folder: Path) -> None:
+class Variant(Enum):
+    """What a graph is built for: generating, also with adapters or the states that X-LoRA reads too, or encoding."""
+
+    PLAIN = "plain"
+    ADAPTED = "adapted"
+    XLORA = "xlora"
+    ENCODER = "encoder"
+
+
+@dataclass(frozen=True, slots=True)
+class Graphs(ABC):
+    """The graphs of one model, from the cache or built; what builds takes half a second to import, so only then."""
+
+    cache: GraphCache
+    source: ModelFiles
+    model_type: str
+    compute: str
+    max_len: int
+
+    def find(self, variant: Variant) -> Path:
+        """Return the file of a graph."""
+        here = Path(__file__).parent
+        options = {
+            "compute": self.compute, "max_len": self.max_len, "model_type": self.model_type, "variant": variant.value,
+        }  # fmt: skip
+        key = entry_key(self.cache.content_digest(self.source.files), options, [here / name for name in _SOURCES])
+        return self.cache.find_or_build(key, lambda folder: self._build(variant, folder))
+
+    def _build(self, variant: Variant, folder: Path) -> None:
         from narthex_server.graph.builder import Compute, GraphBuilder
 
-        graph = GraphBuilder(plan.model_type, Compute(plan.compute))
-        plan.add(plan, source, graph)
+        graph = GraphBuilder(self.model_type, Compute(self.compute))
+        self.add(graph, variant)
         graph.save(folder / GRAPH, WEIGHTS)
 
-    with ExitStack() as stack:
-        root = _usable(cache_dir) or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="narthex-")))
-        cache, here = GraphCache(root), Path(__file__).parent
-        options = {
-            "compute": plan.compute, "max_len": plan.max_len, "model_type": plan.model_type, "task": plan.task.name
-        }  # fmt: skip
-        key = entry_key(cache.content_digest(source.files), options, [here / name for name in _SOURCES])
-        yield cache.find_or_build(key, build)
+    @abstractmethod
+    def add(self, graph: "GraphBuilder", variant: Variant) -> None:
+        """Add every node of a graph."""
 
 
-def _generate(plan: GraphPlan, source: ModelFiles, graph: "GraphBuilder") -> None:
-    import onnx_ir as ir
+class _DecoderGraphs(Graphs):
+    """Those of a model that generates."""
 
-    from narthex_server.graph.attention import CachedAttention
+    def add(self, graph: "GraphBuilder", variant: Variant) -> None:
+        import onnx_ir as ir
 
-    family = families.family(plan.model_type)
-    tokens = graph.input("tokens", ir.DataType.INT64, ("batch", "length"))
-    attention = CachedAttention(graph, plan.max_len)
-    family.model(family.config(source.config), source.weights, graph, attention).generate(tokens)
+        from narthex_server.graph.adapters import LowRankAdapters, NoAdapters
+        from narthex_server.graph.attention import CachedAttention
+
+        family = families.family(self.model_type)
+        config = family.config(self.source.config)
+        tokens = graph.input("tokens", ir.DataType.INT64, ("batch", "length"))
+        adapters = NoAdapters() if variant is Variant.PLAIN else LowRankAdapters(graph, tokens)
+        attention = CachedAttention(graph, self.max_len)
+        states = family.model(config, self.source.weights, graph, attention, adapters).generate(tokens)
+        if variant is Variant.XLORA:
+            graph.output(states, "hidden", ir.DataType.FLOAT, ("rows", config.hidden))
+
+
+def _session(graphs: Graphs, shape: Shape, options: LoadOptions) -> DecoderSession:
+    if options.xlora is None:
+        adapted = graphs.find(Variant.ADAPTED) if options.adapters else None
+        return OrtDecoderSession(graphs.find(Variant.PLAIN), shape, adapted, options.adapters or Limits())
+    files = read_xlora(options.xlora)
+    classifier = Classifier.parse(files.fields, files.layers, files.modules, len(files.experts))
+    return XLoraSession(graphs.find(Variant.XLORA), shape, classifier, files.experts, options.xlora_frozen_after)

@@ -21,7 +21,7 @@ class Task(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """`config` parses a Hugging Face config; model(config, weights, graph, attention) has a method for each task."""
+    """`config` parses a Hugging Face config; model(config, weights, graph, …) has a method for each task."""
 
     config: Callable[[Mapping[str, Any]], Any]
     model: Callable[..., Any]

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from narthex_server.errors import InvalidModelFile
+from narthex_server.graph.adapters import Adapters
 from narthex_server.graph.attention import Heads
 from narthex_server.graph.builder import GraphBuilder
 from narthex_server.graph.embedding import embed
@@ -87,12 +88,18 @@ class Encoder:
     names = Names()
 
     def __init__(
-        self, config: EncoderConfig, weights: WeightSource, graph: GraphBuilder, attention: FullAttention
+        self,
+        config: EncoderConfig,
+        weights: WeightSource,
+        graph: GraphBuilder,
+        attention: FullAttention,
+        adapters: Adapters,
     ) -> None:
         self.config = config
         self.weights = weights
         self.graph = graph
         self.attention = attention
+        self.adapters = adapters
         before = (name.removesuffix(_WORDS) for name in weights.names() if name.endswith(_WORDS))
         self.prefix = next(before, "")  # `bert.` and the like, where the file has a head beside the encoder
 
@@ -138,7 +145,8 @@ class Encoder:
 
     def project(self, name: str, x: ir.Value, columns: int, rows: int) -> ir.Value:
         """A linear layer with a bias."""
-        return linear(self.graph, x, self.tensor(f"{name}.weight", rows, columns), self.tensor(f"{name}.bias", rows))
+        y = linear(self.graph, x, self.tensor(f"{name}.weight", rows, columns), self.tensor(f"{name}.bias", rows))
+        return self.adapters.linear(f"{self.prefix}{name}", x, y, columns, rows)
 
     def add_norm(self, name: str, x: ir.Value, residual: ir.Value) -> ir.Value:
         weight, bias = self.norm(name)

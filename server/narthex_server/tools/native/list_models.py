@@ -23,6 +23,7 @@ _MODEL = {
             "additionalProperties": {"type": "string"},
             "description": "Instructions to embed with, by what they are for",
         },
+        "adapters": {"type": "array", "items": {"type": "string"}},
     },
     "required": ["id", "default", "kind", "max_context"],
 }
@@ -54,15 +55,16 @@ class ListModelsTool:
         yield ToolResult(orjson.dumps([{"type": "text", "text": facts.decode()}]), facts)
 
     def _listed(self, model: Model) -> dict[str, object]:
-        facts: dict[str, object] = {
+        facts = {
             "id": model.name,
             "default": self._models.is_default(model),
-            "kind": "text",
             "max_context": model.max_context,
             "model_type": model.info.model_type,
             "parameters": model.info.parameters,
             "quantization": model.info.quantization,
         }
         if isinstance(model, EmbedModel):
-            facts |= {"kind": "embedding", "dimensions": model.handle.dimensions, "prompts": dict(model.prompts)}
-        return facts
+            own = {"kind": "embedding", "dimensions": model.handle.dimensions, "prompts": dict(model.prompts)}
+        else:
+            own = {"kind": "text", "adapters": [adapter.name for adapter in model.handle.adapters]}
+        return facts | own
