@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from narthex_server.embedding.head import Pooling
 
-_LEAST, _SLACK = 0.75, 8
+_LEAST, _SLACK = 0.9, 2
 """A text joins one that is longer by this share, or by so few tokens: padding must cost less than it saves."""
 
 

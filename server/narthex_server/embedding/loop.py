@@ -17,7 +17,7 @@ from narthex_server.errors import InternalError, NarthexError
 
 log = logging.getLogger(__name__)
 
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 512
 """Tokens that are encoded together at most, padding included: it bounds the memory, and how long others wait."""
 
 
