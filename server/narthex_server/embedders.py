@@ -72,7 +72,7 @@ def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
         options.max_context,
     )  # fmt: skip
     max_tokens = int(min(limit for limit in limits if isinstance(limit, int | float) and limit > 0))
-    tokenizer = Tokenizer.from_folder(layout.encoder, tokenizer_config)
+    tokenizer = Tokenizer.from_folder(layout.encoder, _with_own_frame(tokenizer_config))
     threads = options.threads or cores()
     session: EncoderSession
     if (graph := path if path.is_file() else _exported(layout.encoder, model_type)) is not None:
@@ -100,6 +100,14 @@ def _folder(path: Path) -> Path:
         return path
     beside = (path.parent, path.parent.parent)
     return next((folder for folder in beside if (folder / "config.json").is_file()), path.parent)
+
+
+def _with_own_frame(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tokenizer's config without the flags that its class does not heed, so that tokenizer.json frames its texts."""
+    generic = config.get("tokenizer_class") == "PreTrainedTokenizerFast"
+    return {
+        name: value for name, value in config.items() if not generic or name not in ("add_bos_token", "add_eos_token")
+    }
 
 
 def _exported(folder: Path, model_type: str) -> Path | None:

@@ -67,9 +67,11 @@ class FullAttention:
     def _band(self, x: ir.Value, reach: int) -> ir.Value:
         """What hides all but `reach` tokens to either side, [1, 1, S, S]."""
         graph = self._graph
-        far = graph.op("Greater", graph.op("Abs", distances(graph, x)), graph.constant("reach", np.array(reach)))
-        hidden = graph.constant("hidden", np.array(np.finfo(np.float32).min, np.float32))
-        band = graph.op("Where", far, hidden, graph.constant("seen", np.array(0, np.float32)))
+        far = graph.op(
+            "Greater", graph.op("Abs", distances(graph, x)), graph.constant(f"reach.{reach}", np.array(reach))
+        )
+        no, yes = np.array(np.finfo(np.float32).min), np.array(0, np.float32)
+        band = graph.op("Where", far, graph.constant("unseen", no), graph.constant("seen", yes))
         return graph.op("Unsqueeze", band, graph.constant("two_axes", np.array([0, 1], np.int64)))
 
     def _repeat(self, x: ir.Value, heads: Heads) -> ir.Value:
@@ -77,10 +79,11 @@ class FullAttention:
         if heads.count == heads.kv_count:
             return x
         graph = self._graph
-        which = np.repeat(np.arange(heads.kv_count), heads.count // heads.kv_count)
-        split = graph.constant("split_kv", np.array([0, 0, heads.kv_count, heads.size], np.int64))
-        merge = graph.constant("merge_kv", np.array([0, 0, heads.count * heads.size], np.int64))
-        each = graph.op("Gather", graph.op("Reshape", x, split), graph.constant("shared_by", which), axis=2)
+        split = np.array([0, 0, heads.kv_count, heads.size], np.int64)
+        merge = graph.constant(f"merge_heads.{heads.count * heads.size}", np.array([0, 0, heads.count * heads.size]))
+        owners = np.repeat(np.arange(heads.kv_count), heads.count // heads.kv_count)
+        each = graph.op("Reshape", x, graph.constant(f"split_heads.{heads.kv_count}.{heads.size}", split))
+        each = graph.op("Gather", each, graph.constant(f"owners.{heads.count}.{heads.kv_count}", owners), axis=2)
         return graph.op("Reshape", each, merge)
 
 
