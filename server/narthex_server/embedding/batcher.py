@@ -63,9 +63,6 @@ class Batcher:
         """Forget a request; one that is not there is none."""
         self._jobs = deque(job for job in self._jobs if job.key != key)
 
-    def clear(self) -> None:
-        self._jobs.clear()
-
     def next(self) -> list[tuple[Job, int]]:
         """Take the texts of the next batch: requests, and indices of their texts."""
         first = self._jobs[0]
