@@ -49,7 +49,7 @@ def spec(prompt, *uses):
     )
 
 
-async def test_one_server_answers_with_the_base_and_each_adapter_at_the_same_time(client):
+async def test_one_server_answers_with_the_base_and_each_adapter_at_the_same_time(client, server):
     await client.load_adapter("b", "adapter_b")
     base = json.loads((GOLDEN / "llama" / "golden.json").read_text())["prompts"][:3]
     runs = json.loads((GOLDEN / "lora_llama" / "golden.json").read_text())["runs"]
@@ -60,6 +60,8 @@ async def test_one_server_answers_with_the_base_and_each_adapter_at_the_same_tim
     listed = {adapter.name: (adapter.model, adapter.rank, adapter.scale) for adapter in await client.list_adapters()}
     assert listed == {"a": ("llama", 4, 2.0), "b": ("llama", 8, 1.5)}
     assert CAPABILITY_ADAPTERS in (await client.list_models())[0].capabilities
+    assert server.metric("narthex_adapters_loaded", model_name="llama") == 2
+    assert server.metric("narthex_adapted_tokens_total", model_name="llama") == 6 * 24
     await client.unload_adapter("b")
     assert [adapter.name for adapter in await client.list_adapters("llama")] == ["a"]
 
