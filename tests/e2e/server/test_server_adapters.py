@@ -3,6 +3,8 @@
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -93,6 +95,21 @@ async def test_the_native_tools_take_an_adapter(client):
     assert texts[0] != texts[1]
     listed = json.loads((await client.call_tool("list_models")).structured_content)
     assert "a" in listed["models"][0]["adapters"]
+
+
+def test_the_command_line_loads_lists_uses_and_unloads(server):
+    def narthex(*words):
+        command = [sys.executable, "-m", "narthex.cli.main", *words, "--server", server.grpc]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    loaded = narthex("adapters", "load", "cli", "adapter_a")
+    assert loaded.stdout == "cli\tllama\trank 4\tscale 2\n", loaded.stderr
+    assert "cli\tllama\trank 4\tscale 2\n" in narthex("adapters", "list").stdout
+    chat = ("chat", "hello", "--no-tools", "--max-tokens", "5")
+    assert narthex(*chat, "--adapter", "cli").returncode == 0
+    assert narthex("adapters", "unload", "cli").returncode == 0
+    refused = narthex(*chat, "--adapter", "cli")
+    assert refused.returncode == 1 and "there is no adapter 'cli'" in refused.stderr
 
 
 async def test_an_xlora_is_served_as_its_model(launch, nothing):
