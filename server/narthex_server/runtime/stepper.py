@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from narthex_server.runtime.slot_cache import SlotCache
+from narthex_server.runtime.slot_cache import Numbers, SlotCache
 
 _BINDINGS = 64
 NOTHING: Mapping[str, NDArray[np.generic]] = MappingProxyType({})
@@ -52,7 +52,7 @@ class _Step:
     binding: Any
     feeds: Mapping[str, NDArray[np.generic]]
     output: NDArray[np.float32]
-    states: tuple[NDArray[np.float32], ...]
+    states: tuple[Numbers, ...]
 
 
 class Stepper:
@@ -117,7 +117,7 @@ class Stepper:
         for name, array in (*feeds.items(), *others.items()):
             bind.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         output = np.empty((len(tokens.rows), self.width), np.float32)
-        outputs = {self._output: output}
+        outputs: dict[str, Numbers] = {self._output: output}
         views = slice(tokens.first, tokens.first + batch)
         for buffer in self._cache.positions:
             outputs[f"new_{buffer.name}"] = buffer.rows[views]
