@@ -98,7 +98,7 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
 def _foreign_graph(path: Path) -> Path | None:
     """Find the graph that is to be run as it is; weights of which we build our own win over it."""
     if path.is_dir() and any((path / name).is_file() for name in (SINGLE, INDEX)):
-        if any(path.glob("**/*.onnx")):
+        if any(path.glob("*.onnx")) or any(path.glob("onnx/*.onnx")):
             _log.info("%s has safetensors and ONNX graphs: the graph is built from the safetensors", path)
         return None
     return find_graph(path) if path.exists() else None
@@ -109,7 +109,9 @@ def _load_foreign(graph: Path, options: LoadOptions) -> LoadedModel:
     model = read_onnx(graph)
     max_len = min(model.context or options.max_context, options.max_context)
     text = TextAssets.from_folder(model.folder)
-    session = open_foreign(graph, model.ports, slots=options.slots, max_len=max_len, threads=options.threads or _cores())
+    session = open_foreign(
+        graph, model.ports, slots=options.slots, max_len=max_len, threads=options.threads or _cores()
+    )
     compute = f"onnx, {'batched' if session.batched else 'one at a time'}"
     _log.info("%s: %s of weights in %s; %s", graph, model.model_type, model.quantization, compute)
     return LoadedModel(

@@ -1,4 +1,4 @@
-"""Decoders exported to ONNX: by optimum (`onnx/model*.onnx`) or by onnxruntime-genai's builder (`genai_config.json`)."""
+"""Decoders exported to ONNX: by optimum (`onnx/model*.onnx`), or by onnxruntime-genai (`genai_config.json`)."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -52,7 +52,7 @@ class OnnxModel:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What a config says of a graph; `names` maps patterns of cache inputs to those of outputs, with %d for the layer."""
+    """What a config says of a graph; `names` maps patterns of cache inputs to those of outputs, %d being the layer."""
 
     model_type: str
     context: int

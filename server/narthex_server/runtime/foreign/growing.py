@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from narthex_server.runtime.foreign.ports import Ports
+from narthex_server.runtime.foreign.ports import Ports, single_precision
 from narthex_server.runtime.slot_cache import Numbers
 
 Caches = Mapping[str, Numbers]
@@ -28,7 +28,7 @@ class GrowingGraph:
         self, tokens: NDArray[np.int64], past: NDArray[np.int32], mask: NDArray[np.bool_], caches: Caches,
         rows: NDArray[np.int64],
     ) -> tuple[NDArray[np.float32], dict[str, Numbers]]:  # fmt: skip
-        """Logits [B, R, vocab] of those columns of tokens [B, S], and the caches after them."""
+        """Logits [B * R, vocab] of those columns of tokens [B, S], and the caches after them."""
         ports, length = self._ports, tokens.shape[1]
         kept = ports.kept(length, rows)
         feeds = {**ports.feeds(tokens, past, mask, kept), **caches}
@@ -38,7 +38,8 @@ class GrowingGraph:
             logits = np.empty((len(tokens), kept, ports.vocab_size), np.float32)
             presents = self._session.run(self._presents, feeds, self._without_logits)
         grown = {cache.past: present for cache, present in zip(ports.caches, presents, strict=True)}
-        return logits[:, rows - (length - kept)].astype(np.float32, copy=False), grown
+        wanted = logits[:, rows - (length - kept)].reshape(-1, ports.vocab_size)
+        return single_precision(wanted), grown
 
     def close(self) -> None:
         self._session = None

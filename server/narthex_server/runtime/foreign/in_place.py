@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from narthex_server.runtime.foreign.ports import Ports
+from narthex_server.runtime.foreign.ports import Ports, single_precision
 from narthex_server.runtime.slot_cache import Numbers, Saved, SlotCache
 
 _BINDINGS = 64
@@ -52,8 +52,7 @@ class InPlaceSession:
         """Append tokens[i] to slot first+i, which holds lengths[i]; logits of the live rows [R, vocab]."""
         if len(live) == 0:
             return np.empty((0, self.vocab_size), np.float32)  # the attention kernel divides by the batch size
-        logits = self._append(first, tokens[:, None], lengths, 1, live)
-        return logits[live, 0].astype(np.float32, copy=False)
+        return single_precision(self._append(first, tokens[:, None], lengths, 1, live)[live, 0])
 
     def prefill(
         self, slot: int, tokens: NDArray[np.int64], past: int, rows: NDArray[np.int64], known: int
@@ -61,11 +60,9 @@ class InPlaceSession:
         """Append tokens [S] to a slot that holds `past`; logits of those rows of the chunk [R, vocab], R may be 0."""
         if len(tokens) == 0:
             return np.empty((0, self.vocab_size), np.float32)
-        if past == 0:
-            self._cache.reset(slot)
         kept = self._ports.kept(len(tokens), rows) if len(rows) else 0
         logits = self._append(slot, tokens[None], np.array([past], np.int32), kept, np.zeros(1, np.int64))
-        return logits[0, rows - (len(tokens) - kept)].astype(np.float32, copy=False)
+        return single_precision(logits[0, rows - (len(tokens) - kept)])
 
     def prefix_class(self, length: int) -> int:
         return 0
@@ -99,6 +96,8 @@ class InPlaceSession:
             raise ValueError(f"slots {first} to {first + batch - 1} of {self.slots}")
         if (total := int(past.max()) + length) > self.max_len:
             raise ValueError(f"{total} tokens do not fit a slot of {self.max_len}")
+        for row in live[past[live] == 0].tolist():
+            self._cache.reset(first + row)
         mask = np.arange(total) < (past + length)[:, None]
         feeds = self._ports.feeds(tokens, past, mask, max(kept, 1))
         step = self._step(first, batch, length, kept)

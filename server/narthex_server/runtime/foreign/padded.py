@@ -47,7 +47,7 @@ class PaddedSession:
         """Append tokens[i] to slot first+i, which holds lengths[i], for the live rows; their logits [R, vocab]."""
         if len(live) == 0:
             return np.empty((0, self.vocab_size), np.float32)
-        return self._append(first + live, tokens[live, None], lengths[live], _LAST)[:, 0]
+        return self._append(first + live, tokens[live, None], lengths[live], _LAST)
 
     def prefill(
         self, slot: int, tokens: NDArray[np.int64], past: int, rows: NDArray[np.int64], known: int
@@ -55,9 +55,7 @@ class PaddedSession:
         """Append tokens [S] to a slot that holds `past`; logits of those rows of the chunk [R, vocab], R may be 0."""
         if len(tokens) == 0:
             return np.empty((0, self.vocab_size), np.float32)
-        if past == 0:
-            self._cache.reset(slot)
-        return self._append(np.array([slot]), tokens[None], np.array([past], np.int32), rows)[0]
+        return self._append(np.array([slot]), tokens[None], np.array([past], np.int32), rows)
 
     def prefix_class(self, length: int) -> int:
         return 0
@@ -91,6 +89,8 @@ class PaddedSession:
         length, width = tokens.shape[1], int(past.max())
         if width + length > self.max_len:
             raise ValueError(f"{width + length} tokens do not fit a slot of {self.max_len}")
+        for slot in slots[past == 0].tolist():
+            self._cache.reset(slot)
         mask = np.arange(width + length) >= (width - past)[:, None]
         logits, grown = self._graph.run(tokens, past, mask, self._caches(slots, past, width), rows)
         places = past[:, None] + np.arange(length)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """One input; `dtype` is NumPy's name."""
@@ -60,7 +61,7 @@ class Ports:
             places = past[:, None] + np.arange(tokens.shape[1])
             feeds[self.positions.name] = places.astype(self.positions.dtype)
         if self.branch is not None:
-            feeds[self.branch.name] = self.branch.scalar(past.any())
+            feeds[self.branch.name] = self.branch.scalar(int(past.any()))
         if self.keep is not None:
             feeds[self.keep.name] = self.keep.scalar(keep)
         return feeds
@@ -70,3 +71,8 @@ class Ports:
         if self.logits_rows is not None:
             return self.logits_rows
         return length - int(rows.min(initial=length - 1)) if self.keep is not None else length
+
+
+def single_precision(logits: NDArray[Any]) -> NDArray[np.float32]:
+    """Give the logits of a graph, float16 or float32, as the engine wants them."""
+    return logits.astype(np.float32, copy=False)

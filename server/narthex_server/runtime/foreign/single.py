@@ -29,7 +29,7 @@ class SingleSession:
         }
         self._grow = {cache.past for cache in ports.caches if "max_len" in cache.shape}
         self.stateful = len(self._grow) < len(ports.caches)
-        self._held = [self._start] * slots
+        self._held: list[Caches] = [self._start] * slots
 
     def decode(
         self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32], live: NDArray[np.int64]
@@ -67,14 +67,12 @@ class SingleSession:
         self._held.clear()
         gc.collect()  # what refers to itself would keep the weights until some later collection
 
-    def _append(
-        self, slot: int, tokens: NDArray[np.int64], past: int, rows: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
+    def _append(self, slot: int, tokens: NDArray[np.int64], past: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if (total := past + len(tokens)) > self.max_len:
             raise ValueError(f"{total} tokens do not fit a slot of {self.max_len}")
         held, mask = self._first(slot, past), np.ones((1, total), np.bool_)
         logits, self._held[slot] = self._graph.run(tokens[None], np.array([past], np.int32), mask, held, rows)
-        return logits[0]
+        return logits
 
     def _first(self, slot: int, length: int) -> Caches:
         """What a slot holds of its first tokens, and its state as it is."""
