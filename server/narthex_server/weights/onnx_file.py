@@ -12,8 +12,8 @@ import numpy as np
 
 from narthex_server.errors import InvalidModelFile
 
-_MOST_FIELDS = 2_000_000
-"""A decoder of a hundred layers as PyTorch traces it has a quarter of that."""
+_MOST_FIELDS = 1_000_000
+"""A decoder of a hundred layers as PyTorch traces it has a third of that."""
 _DEEPEST = 16
 _LARGEST = 1 << 31
 """A protobuf message cannot be longer: larger models keep their weights in files beside it."""

@@ -149,9 +149,8 @@ def _ports(file: OnnxFile, facts: _Facts) -> Ports:
         if name in inputs:
             raise _unsupported(file.path, f"the graph is {meaning}")
     tokens, logits = inputs.pop(facts.inputs.get("input_ids", "input_ids"), None), outputs.get(facts.logits)
-    if tokens is None or logits is None or not any("past" in name for name in inputs):
-        what = "without a cache: export it with past key values" if logits else "an encoder, as for embeddings"
-        raise _unsupported(file.path, f"the graph is {what if tokens else 'no decoder of tokens'}")
+    if tokens is None or logits is None:
+        raise _unsupported(file.path, f"the graph is {'an encoder, as for embeddings' if tokens else 'no decoder'}")
     named = {
         "mask": facts.inputs.get("attention_mask", "attention_mask"),
         "positions": facts.inputs.get("position_ids", "position_ids"),
@@ -161,6 +160,8 @@ def _ports(file: OnnxFile, facts: _Facts) -> Ports:
     found = {use: _port(value) for use, name in named.items() if (value := inputs.pop(name, None)) is not None}
     if (positions := found.get("positions")) and positions.rank != 2:
         raise _unsupported(file.path, f"the graph wants positions of {positions.rank} dimensions")
+    if not inputs:
+        raise _unsupported(file.path, "the graph is without a cache: export it with past key values")
     caches = tuple(_cache(file, value, outputs, facts) for value in inputs.values())
     vocab = logits.shape[-1] if logits.shape and isinstance(logits.shape[-1], int) else facts.vocab_size
     if not vocab or vocab < 0 or len(logits.shape) != 3 or logits.dtype not in _FLOATS:
