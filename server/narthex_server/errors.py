@@ -6,6 +6,7 @@ NarthexError
 │   ├── InvalidToolArguments  arguments do not fit the tool's JSON Schema
 │   └── InvalidModelFile      a model file or folder is broken, truncated or not supported
 ├── NotFound                  the named model, tool, upstream or request does not exist
+├── AlreadyExists             the name is taken
 ├── Unauthenticated           no credential, or one that is not known
 ├── PermissionDenied          the credential does not allow this
 ├── FailedPrecondition        right request, wrong state; nothing to change in the request itself
@@ -73,6 +74,10 @@ class InvalidModelFile(InvalidRequest):
 
 class NotFound(NarthexError):
     reason = "NOT_FOUND"
+
+
+class AlreadyExists(NarthexError):
+    reason = "ALREADY_EXISTS"
 
 
 class Unauthenticated(NarthexError):

@@ -7,21 +7,25 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from narthex_server.engine.decoder import DecoderSession
 from narthex_server.errors import InvalidModelFile, NotFound
 from narthex_server.models import families
+from narthex_server.runtime.adapter_bank import Limits
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
 from narthex_server.runtime.foreign.choice import open_foreign
-from narthex_server.runtime.session import OrtDecoderSession
+from narthex_server.runtime.session import OrtDecoderSession, Shape
+from narthex_server.runtime.xlora import Classifier, XLoraSession
 from narthex_server.text.assets import TextAssets
 from narthex_server.weights.gguf import GgufFile
 from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
 from narthex_server.weights.onnx_folder import find_graph, read_onnx
 from narthex_server.weights.safetensors import INDEX, SINGLE, SafetensorsFolder, weight_files
 from narthex_server.weights.tensors import WeightSource
+from narthex_server.weights.xlora import read_xlora
 
 _log = logging.getLogger(__name__)
 COMPUTE = ("auto", "float32", "block8")
@@ -37,7 +41,9 @@ def default_cache() -> Path:
 class LoadOptions:
     """How to load: `compute` is auto, float32 or block8; `threads` 0 is one per core; `cache_dir` None keeps no graph.
 
-    A slot holds `max_context` tokens, or as many as the model can take where that is fewer.
+    A slot holds `max_context` tokens, or as many as the model can take where that is fewer. With `adapters` the model
+    is loaded a second time with room for them, for the steps that use one. `xlora` is the folder of an X-LoRA on top of
+    the model, whose scalings stay as they are after `xlora_frozen_after` generated tokens (0 is never).
     """
 
     compute: str = "auto"
@@ -45,6 +51,9 @@ class LoadOptions:
     slots: int = 8
     max_context: int = 8192
     cache_dir: Path | None = field(default_factory=default_cache)
+    adapters: Limits | None = None
+    xlora: Path | None = None
+    xlora_frozen_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +95,8 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
     text = source.text()
     with ExitStack() as stack:
         root = _usable(options.cache_dir) or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="narthex-")))
-        graph = _graph(GraphCache(root), source, model_type, compute, max_len)
-        threads = options.threads or _cores()
-        session = OrtDecoderSession(graph, slots=options.slots, max_len=max_len, threads=threads)
+        graphs = _Graphs(GraphCache(root), source, model_type, compute, max_len)
+        session = _session(graphs, Shape(options.slots, max_len, options.threads or _cores()), options)
     return LoadedModel(
         model_type, session, text, max_len, session.vocab_size, _parameters(source.weights),
         compute, quantization,
@@ -109,9 +117,7 @@ def _load_foreign(graph: Path, options: LoadOptions) -> LoadedModel:
     model = read_onnx(graph)
     max_len = min(model.context or options.max_context, options.max_context)
     text = TextAssets.from_folder(model.folder)
-    session = open_foreign(
-        graph, model.ports, slots=options.slots, max_len=max_len, threads=options.threads or _cores()
-    )
+    session = open_foreign(graph, model.ports, Shape(options.slots, max_len, options.threads or _cores()))
     compute = f"onnx, {'batched' if session.batched else 'one at a time'}"
     _log.info("%s: %s of weights in %s; %s", graph, model.model_type, model.quantization, compute)
     return LoadedModel(
@@ -203,23 +209,55 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _graph(cache: GraphCache, source: ModelFiles, model_type: str, compute: str, max_len: int) -> Path:
-    """Find the graph in the cache or build it; what builds takes half a second to import, so only then."""
+def _session(graphs: "_Graphs", shape: Shape, options: LoadOptions) -> DecoderSession:
+    if options.xlora is None:
+        adapted = graphs.find(Variant.ADAPTED) if options.adapters else None
+        return OrtDecoderSession(graphs.find(Variant.PLAIN), shape, adapted, options.adapters or Limits())
+    files = read_xlora(options.xlora)
+    classifier = Classifier.parse(files.fields, files.layers, files.modules, len(files.experts))
+    return XLoraSession(graphs.find(Variant.XLORA), shape, classifier, files.experts, options.xlora_frozen_after)
 
-    def build(folder: Path) -> None:
+
+class Variant(Enum):
+    """What a graph is built for: the model alone, with adapters, or with them and the states that X-LoRA reads."""
+
+    PLAIN = "plain"
+    ADAPTED = "adapted"
+    XLORA = "xlora"
+
+
+@dataclass(frozen=True, slots=True)
+class _Graphs:
+    """The graphs of one model, from the cache or built; what builds takes half a second to import, so only then."""
+
+    cache: GraphCache
+    source: ModelFiles
+    model_type: str
+    compute: str
+    max_len: int
+
+    def find(self, variant: Variant) -> Path:
+        here = Path(__file__).parent
+        options = {
+            "compute": self.compute, "max_len": self.max_len, "model_type": self.model_type, "variant": variant.value,
+        }  # fmt: skip
+        key = entry_key(self.cache.content_digest(self.source.files), options, [here / name for name in _SOURCES])
+        return self.cache.find_or_build(key, lambda folder: self._build(variant, folder))
+
+    def _build(self, variant: Variant, folder: Path) -> None:
         import onnx_ir as ir
 
+        from narthex_server.graph.adapters import LowRankAdapters, NoAdapters
         from narthex_server.graph.attention import CachedAttention
         from narthex_server.graph.builder import Compute, GraphBuilder
 
-        family = families.family(model_type)
-        graph = GraphBuilder(model_type, Compute(compute))
+        family = families.family(self.model_type)
+        config = family.config(self.source.config)
+        graph = GraphBuilder(self.model_type, Compute(self.compute))
         tokens = graph.input("tokens", ir.DataType.INT64, ("batch", "length"))
-        attention = CachedAttention(graph, max_len)
-        family.model(family.config(source.config), source.weights, graph, attention).generate(tokens)
+        adapters = NoAdapters() if variant is Variant.PLAIN else LowRankAdapters(graph, tokens)
+        attention = CachedAttention(graph, self.max_len)
+        states = family.model(config, self.source.weights, graph, attention, adapters).generate(tokens)
+        if variant is Variant.XLORA:
+            graph.output(states, "hidden", ir.DataType.FLOAT, ("rows", config.hidden))
         graph.save(folder / GRAPH, WEIGHTS)
-
-    here = Path(__file__).parent
-    options = {"compute": compute, "max_len": max_len, "model_type": model_type}
-    key = entry_key(cache.content_digest(source.files), options, [here / name for name in _SOURCES])
-    return cache.find_or_build(key, build)

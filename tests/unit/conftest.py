@@ -25,6 +25,7 @@ class ScriptedDecoder:
         self.replies, self.opening, self.end = replies, opening, end
         self.cache = np.zeros((self.slots, max_len), np.int64)
         self.released: list[int] = []
+        self.adapters = None
 
     def decode(
         self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32], live: NDArray[np.int64]

@@ -13,6 +13,30 @@ Saved = Any
 """A slot's state at one moment; only the session that made it knows what is in it."""
 
 
+Blend = NDArray[np.float32]
+
+
+class AdapterBank(Protocol):
+    """Places for adapters in a session; `check` may be called from any thread, the rest from the session's."""
+
+    @property
+    def capacity(self) -> int: ...
+
+    def check(self, adapter: Any) -> None:
+        """Errors: FailedPrecondition for another model's adapter, ResourceExhausted for one beyond the limits."""
+        ...
+
+    def load(self, place: int, adapter: Any) -> None:
+        """Puts a checked adapter in an empty place."""
+        ...
+
+    def unload(self, place: int) -> None: ...
+
+    def choose(self, slot: int, blend: Blend) -> None:
+        """From here on a slot computes with so much [capacity] of the adapter in each place."""
+        ...
+
+
 class DecoderSession(Protocol):
     """One decoder with `slots` rows of key/value cache of `max_len` positions each, used by one thread at a time.
 
@@ -27,6 +51,11 @@ class DecoderSession(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+
+    @property
+    def adapters(self) -> AdapterBank | None:
+        """None without room for adapters."""
+        ...
 
     @property
     def stateful(self) -> bool:

@@ -6,15 +6,35 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+from narthex_server.engine.adapters import AdapterInfo, Adapters
 from narthex_server.engine.decoder import DecoderSession
-from narthex_server.engine.loop import Abort, Batch, Drain, Ended, EngineLoop, Message, Stop, Submit
+from narthex_server.engine.loop import (
+    Abort,
+    Batch,
+    Drain,
+    Ended,
+    EngineLoop,
+    LoadAdapter,
+    Message,
+    Stop,
+    Submit,
+    UnloadAdapter,
+)
 from narthex_server.engine.observer import EngineObserver, EngineStats
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineEvent, EngineRequest, Tokens
-from narthex_server.errors import ContextOverflow, InvalidRequest, ResourceExhausted, Unavailable, Violation
+from narthex_server.errors import (
+    ContextOverflow,
+    InvalidRequest,
+    NarthexError,
+    ResourceExhausted,
+    Unavailable,
+    Violation,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +67,8 @@ class EngineHandle:
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._streams: dict[int, Stream] = {}
         self._keys = itertools.count()
+        self._adapters = Adapters(session.adapters)
+        self._changes: dict[int, asyncio.Future[None]] = {}
         self._stats = EngineStats(session.slots, kv_tokens_capacity=session.slots * session.max_len)
         self._refusal: str | None = "the engine is not started"
         self._idle = asyncio.Event()
@@ -82,14 +104,15 @@ class EngineHandle:
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineEvent]:
         """Yields Tokens, then one Finished; closing it, or cancelling its task, frees the slot within one step.
 
-        Raises InvalidRequest, ContextOverflow, ResourceExhausted or Unavailable before the first event, InternalError
-        anywhere.
+        Raises InvalidRequest, ContextOverflow, NotFound (an adapter), ResourceExhausted or Unavailable before the first
+        event, InternalError anywhere.
         """
         self._admit(request)
+        mixture = self._adapters.mix(request.adapters)
         stream, key = Stream(request.request_id), next(self._keys)
         self._streams[key] = stream
         self._idle.clear()
-        self._inbox.put(Submit(key, request, time.monotonic()))
+        self._inbox.put(Submit(key, request, time.monotonic(), mixture))
         try:
             while True:
                 if stream.tokens:
@@ -114,6 +137,35 @@ class EngineHandle:
         for key in keys:
             self._inbox.put(Abort(key))
         return bool(keys)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the model was loaded with room for adapters."""
+        return self._session.adapters is not None
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """The adapters that requests may name."""
+        return tuple(self._adapters)
+
+    async def load_adapter(self, info: AdapterInfo, adapter: Any) -> None:
+        """Adds an adapter between two steps; running streams go on. It is added even if the caller is gone by then.
+
+        Errors: FailedPrecondition, AlreadyExists, ResourceExhausted, Unavailable.
+        """
+        self._open()
+        place = self._adapters.reserve(info.name, adapter)
+        change = self._change(lambda ticket: LoadAdapter(ticket, place, adapter))
+        change.add_done_callback(lambda done: self._adapters.settle(info, place, loaded=done.exception() is None))
+        await asyncio.shield(change)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Removes an adapter once the requests that use it have ended; no later one may name it. Errors: NotFound."""
+        self._open()
+        place = self._adapters.remove(name)
+        change = self._change(lambda ticket: UnloadAdapter(ticket, place))
+        change.add_done_callback(lambda done: self._adapters.release(place, done.exception()))
+        await asyncio.shield(change)
 
     def snapshot(self) -> EngineStats:
         return self._stats
@@ -141,9 +193,19 @@ class EngineHandle:
         thread.join()
         self._session.close()
 
-    def _admit(self, request: EngineRequest) -> None:
+    def _change(self, message: Callable[[int], Message]) -> asyncio.Future[None]:
+        """Has the thread change its adapters."""
+        ticket = next(self._keys)
+        self._changes[ticket] = asyncio.get_running_loop().create_future()
+        self._inbox.put(message(ticket))
+        return self._changes[ticket]
+
+    def _open(self) -> None:
         if self._refusal is not None:
             raise Unavailable(f"{self._refusal}; retry later or elsewhere")
+
+    def _admit(self, request: EngineRequest) -> None:
+        self._open()
         self._validate(request)
         live, limit = len(self._streams), self.slots + self._options.max_waiting
         if live >= limit:
@@ -188,6 +250,13 @@ class EngineHandle:
         if not self._streams:
             self._idle.set()
 
+    def _settle(self, ticket: int, error: NarthexError | None) -> None:
+        change = self._changes.pop(ticket)
+        if error is not None:
+            change.set_exception(error)
+        else:
+            change.set_result(None)
+
     def _deliver(self, batch: Batch) -> None:
         for key, token in batch.tokens:
             if stream := self._streams.get(key):
@@ -198,6 +267,8 @@ class EngineHandle:
                 stream.ended = ended
                 stream.ready.set()
                 self._forget(ended.key)
+        for settled in batch.settled:
+            self._settle(settled.ticket, settled.error)
         if batch.stats is not None:
             self._stats = batch.stats
         if batch.last:
@@ -206,6 +277,8 @@ class EngineHandle:
                 stream.ended = Ended(key, None, error=Unavailable(f"{self._refusal}; retry later or elsewhere"))
                 stream.ready.set()
                 self._forget(key)
+            for ticket in [*self._changes]:
+                self._settle(ticket, Unavailable(f"{self._refusal}; retry later or elsewhere"))
             self._done.set()
         if self._observer is not None:
             try:

@@ -6,7 +6,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
+from narthex_server.engine.adapters import Mixture
 from narthex_server.engine.decoder import DecoderSession, Logits
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
 from narthex_server.engine.options import EngineOptions
@@ -26,6 +28,7 @@ class Submit:
     key: int
     request: EngineRequest
     submitted: float
+    mixture: Mixture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,32 @@ class Stop:
     """Cancel everything and end the thread."""
 
 
-Message = Submit | Abort | Drain | Stop
+@dataclass(frozen=True, slots=True)
+class LoadAdapter:
+    """Put an adapter that was checked in an empty place."""
+
+    ticket: int
+    place: int
+    adapter: Any
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAdapter:
+    """Empty a place once nothing that was submitted before uses it."""
+
+    ticket: int
+    place: int
+
+
+Message = Submit | Abort | LoadAdapter | UnloadAdapter | Drain | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An adapter is loaded or gone, or could not be loaded."""
+
+    ticket: int
+    error: NarthexError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +90,7 @@ class Batch:
 
     tokens: list[tuple[int, int]] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
+    settled: list[Settled] = field(default_factory=list)
     step: StepReport | None = None
     stats: EngineStats | None = None
     last: bool = False
@@ -85,6 +114,7 @@ class EngineLoop:
         self._inbox = inbox
         self._send = send
         self._batch = Batch()
+        self._leaving: list[UnloadAdapter] = []
         self._stopping = False
         self._steps = self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
 
@@ -117,12 +147,16 @@ class EngineLoop:
 
     def _handle(self, message: Message) -> None:
         match message:
-            case Submit(key, request, submitted):
-                kind = self._session.prefix_class(len(request.prompt))
-                self._scheduler.waiting.append(Sequence(key, request, submitted, kind))
+            case Submit(key, request, submitted, mixture):
+                prefix_class = self._session.prefix_class(len(request.prompt))
+                self._scheduler.waiting.append(Sequence(key, request, submitted, prefix_class, mixture))
             case Abort(key):
                 if sequence := self._scheduler.find(key):
                     self._end(sequence, FinishReason.CANCELLED)
+            case LoadAdapter():
+                self._load(message)
+            case UnloadAdapter():
+                self._leaving.append(message)
             case Drain():
                 self._admit(time.monotonic())
                 for sequence in [*self._scheduler.waiting]:
@@ -131,6 +165,25 @@ class EngineLoop:
                     )
             case Stop():
                 self._stopping = True
+
+    def _load(self, message: LoadAdapter) -> None:
+        error = None
+        try:
+            if self._session.adapters is not None:
+                self._session.adapters.load(message.place, message.adapter)
+        except Exception as failure:
+            error = self._failed("an adapter could not be loaded", failure)
+        self._batch.settled.append(Settled(message.ticket, error))
+
+    def _unload(self) -> None:
+        """Empties the places that nothing uses any more."""
+        sequences = [*self._scheduler.running, *self._scheduler.waiting]
+        for message in [*self._leaving]:
+            if not any(s.mixture is not None and s.mixture.blend[message.place] for s in sequences):
+                self._leaving.remove(message)
+                if self._session.adapters is not None:
+                    self._session.adapters.unload(message.place)
+                self._batch.settled.append(Settled(message.ticket))
 
     def _step(self) -> None:
         """Decodes all rows, then computes prompt chunks; each part's tokens leave before the next part runs."""
@@ -149,6 +202,7 @@ class EngineLoop:
             self._steps += 1
             prefilled = sum(chunk.size for chunk in plan.chunks)
             self._batch.step = StepReport(len(plan.rows), prefilled, time.monotonic() - started)
+        self._unload()
         self._flush()
 
     def _admit(self, now: float) -> None:
@@ -191,13 +245,16 @@ class EngineLoop:
             self._end(sequence, FinishReason.LENGTH)
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:
-        error_id = uuid.uuid4().hex[:12]
         names = ", ".join(sequence.request.request_id for sequence in sequences)
-        log.error("error %s: a step failed for %s", error_id, names or "no request", exc_info=error)
+        failed = self._failed(f"a step failed for {names or 'no request'}", error)
         for sequence in sequences:
-            self._end(
-                sequence, InternalError(f"the engine failed; error id {error_id}", metadata={"error_id": error_id})
-            )
+            self._end(sequence, failed)
+
+    def _failed(self, what: str, error: Exception) -> InternalError:
+        """Logs an error; returns what its caller may know of it."""
+        error_id = uuid.uuid4().hex[:12]
+        log.error("error %s: %s", error_id, what, exc_info=error)
+        return InternalError(f"the engine failed; error id {error_id}", metadata={"error_id": error_id})
 
     def _end(self, sequence: Sequence, outcome: FinishReason | NarthexError, stop_id: int | None = None) -> None:
         failed = isinstance(outcome, NarthexError)

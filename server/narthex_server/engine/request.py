@@ -43,6 +43,14 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """A loaded adapter, and what its effect is multiplied by."""
+
+    name: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One prompt to continue by at most `max_tokens` tokens, or up to any of `stop_ids`, which is not yielded."""
 
@@ -51,6 +59,7 @@ class EngineRequest:
     max_tokens: int
     stop_ids: frozenset[int] = frozenset()
     sampling: Sampling = Sampling()
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

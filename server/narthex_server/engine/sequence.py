@@ -4,6 +4,7 @@ from collections.abc import Hashable
 
 import numpy as np
 
+from narthex_server.engine.adapters import Mixture
 from narthex_server.engine.observer import RequestReport
 from narthex_server.engine.request import EngineRequest, Usage
 
@@ -24,6 +25,7 @@ class Sequence:
         "kind",
         "last_token",
         "length",
+        "mixture",
         "request",
         "reused",
         "slot",
@@ -31,9 +33,12 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(self, key: int, request: EngineRequest, submitted: float, kind: Hashable = 0) -> None:
+    def __init__(
+        self, key: int, request: EngineRequest, submitted: float, prefix_class: int = 0, mixture: Mixture | None = None
+    ) -> None:
         self.key = key
-        self.kind = kind
+        self.kind: Hashable = (prefix_class, mixture.key if mixture else ())
+        self.mixture = mixture
         self.request = request
         self.tokens = np.empty(len(request.prompt) + request.max_tokens, np.int64)
         self.length = len(request.prompt)

@@ -95,8 +95,8 @@ class Slots:
             self._session.restore(slot, prefix.mark.state)
         self._kept.pop(slot, None)
         self._marks[slot] = marks
-        sequence.slot, sequence.cached, sequence.reused = slot, common, common
-        self.active[slot] = sequence
+        self._settle(sequence, slot)
+        sequence.cached, sequence.reused = common, common
         self.held[slot] = common
 
     def give(self, sequence: Sequence, keep: bool) -> None:
@@ -148,11 +148,18 @@ class Slots:
         self._drop(gap)
         sequence = self.active[edge]
         self._session.copy(edge, gap, sequence.cached)
-        self.active[gap], self.held[gap] = self.active.pop(edge), sequence.cached
+        del self.active[edge]
+        self._settle(sequence, gap)
+        self.held[gap] = sequence.cached
         self._marks[gap] = self._marks.pop(edge, [])
-        sequence.slot = gap
         self._drop(edge)
         self.moves += 1
+
+    def _settle(self, sequence: Sequence, slot: int) -> None:
+        sequence.slot = slot
+        self.active[slot] = sequence
+        if (bank := self._session.adapters) is not None:
+            bank.choose(slot, sequence.mixture.blend if sequence.mixture else np.zeros(bank.capacity, np.float32))
 
     def _refuge(self, gap: int) -> int | None:
         """An empty slot for what the gap keeps; None when it keeps nothing, or there is none and it is given up."""

@@ -27,6 +27,7 @@ CODES: Mapping[type[NarthexError], StatusCode] = MappingProxyType(
     {
         errors.InvalidRequest: StatusCode.INVALID_ARGUMENT,
         errors.NotFound: StatusCode.NOT_FOUND,
+        errors.AlreadyExists: StatusCode.ALREADY_EXISTS,
         errors.Unauthenticated: StatusCode.UNAUTHENTICATED,
         errors.PermissionDenied: StatusCode.PERMISSION_DENIED,
         errors.FailedPrecondition: StatusCode.FAILED_PRECONDITION,

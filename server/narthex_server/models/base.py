@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from narthex_server.errors import InvalidModelFile
 from narthex_server.graph import rope as rotary
+from narthex_server.graph.adapters import Adapters
 from narthex_server.graph.attention import Attention, Heads, head_norm
 from narthex_server.graph.builder import GraphBuilder
 from narthex_server.graph.embedding import embed
@@ -115,15 +116,26 @@ class Decoder:
     output_projection = "o_proj"
     feed_forward = ("mlp", "gate_proj", "up_proj", "down_proj")
 
-    def __init__(self, config: DecoderConfig, weights: WeightSource, graph: GraphBuilder, attention: Attention) -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        weights: WeightSource,
+        graph: GraphBuilder,
+        attention: Attention,
+        adapters: Adapters,
+    ) -> None:
         self.config = config
         self.weights = weights
         self.graph = graph
         self.attention = attention
+        self.adapters = adapters
 
-    def generate(self, tokens: ir.Value) -> None:
-        """From tokens [B, S] to the output logits [R, vocab] of the tokens that the input rows [R] name."""
-        graph, hidden = self.graph, self.config.hidden
+    def generate(self, tokens: ir.Value) -> ir.Value:
+        """From tokens [B, S] to the output logits [R, vocab] of the tokens that the input rows [R] name.
+
+        Return what the head reads: the normalised states [R, hidden] of those tokens.
+        """
+        graph, hidden, vocab = self.graph, self.config.hidden, self.config.vocab
         stream = self.body(tokens)
         # Only the rows that somebody asked for go through the head, the largest product of small models.
         rows = graph.input("rows", ir.DataType.INT64, ("rows",))
@@ -131,7 +143,9 @@ class Decoder:
         chosen = graph.op("Gather", graph.op("Reshape", stream.value(), flat), rows, axis=0)
         normal = self.normalise(chosen, self.final_norm)
         normal.type, normal.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("rows", hidden))
-        graph.output(self.head(normal), "logits", ir.DataType.FLOAT, ("rows", self.config.vocab))
+        logits = self.adapters.head("lm_head", normal, self.head(normal), hidden, vocab, rows)
+        graph.output(self.logits(logits), "logits", ir.DataType.FLOAT, ("rows", vocab))
+        return normal
 
     def body(self, tokens: ir.Value) -> Residual:
         """Everything before the final norm."""
@@ -142,7 +156,8 @@ class Decoder:
 
     def embed(self, tokens: ir.Value) -> ir.Value:
         """Token embeddings [B, S, hidden]."""
-        return embed(self.graph, tokens, self.table())
+        values = embed(self.graph, tokens, self.table())
+        return self.adapters.embedding("model.embed_tokens", tokens, values, self.config.vocab, self.config.hidden)
 
     def layer(self, layer: int, stream: Residual) -> None:
         """One layer: attention, then feed-forward."""
@@ -184,10 +199,14 @@ class Decoder:
         return self.project(f"{prefix}.{down}", mixed, width, hidden)
 
     def head(self, normal: ir.Value) -> ir.Value:
-        """Logits [R, vocab] of normalised hidden states [R, hidden]."""
+        """The product of normalised states [R, hidden] with the head, [R, vocab]."""
         config = self.config
         weight = self.table() if config.tied else self.tensor("lm_head.weight", config.vocab, config.hidden)
         return linear(self.graph, normal, weight)
+
+    def logits(self, product: ir.Value) -> ir.Value:
+        """Logits [R, vocab] of what the head gave."""
+        return product
 
     def table(self) -> StoredTensor:
         return self.tensor("model.embed_tokens.weight", self.config.vocab, self.config.hidden)
@@ -195,7 +214,8 @@ class Decoder:
     def project(self, name: str, x: ir.Value, columns: int, rows: int) -> ir.Value:
         """A linear layer; it has a bias where the weights have one."""
         bias = self.tensor(f"{name}.bias", rows) if self.weights.find(f"{name}.bias") else None
-        return linear(self.graph, x, self.tensor(f"{name}.weight", rows, columns), bias)
+        y = linear(self.graph, x, self.tensor(f"{name}.weight", rows, columns), bias)
+        return self.adapters.linear(name, x, y, columns, rows)
 
     def normalise(self, x: ir.Value, name: str) -> ir.Value:
         """The RMS norm of this name over the last axis of x."""

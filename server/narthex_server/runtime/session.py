@@ -1,14 +1,72 @@
 """A decoder on ONNX Runtime: ragged decode over a range of slots, prefill of one slot."""
 
 import gc
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from narthex_server.runtime.adapter_bank import Adapter, AdapterBank, Limits
 from narthex_server.runtime.slot_cache import Saved, SlotCache
-from narthex_server.runtime.stepper import Stepper, Tokens, open_session
+from narthex_server.runtime.stepper import NO_OTHERS, Others, Stepper, Tokens, open_session
+
+Floats = NDArray[np.float32]
+ROW = np.zeros(1, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many sequences of how many tokens a session holds, and the threads that compute them."""
+
+    slots: int
+    max_len: int
+    threads: int
+
+    def check(self, first: int, past: NDArray[np.int32], length: int) -> None:
+        """Raise ValueError for slots that there are not, or more tokens than a slot takes."""
+        if not 0 <= first <= first + len(past) <= self.slots:
+            raise ValueError(f"slots {first} to {first + len(past) - 1} of {self.slots}")
+        if (total := int(past.max()) + length) > self.max_len:
+            raise ValueError(f"{total} tokens do not fit a slot of {self.max_len}")
+
+
+class Adapted:
+    """A second graph over the same cache, for steps in which some row uses adapters; each slot has its own blend."""
+
+    def __init__(self, graph: Path, shape: Shape, limits: Limits, cache: SlotCache) -> None:
+        session = open_session(graph, shape.threads)
+        self.bank = AdapterBank(session.get_modelmeta().custom_metadata_map["adapted"], limits)
+        self.stepper = Stepper(session, cache, "logits")
+        self._blends = np.zeros((shape.slots, limits.count), np.float32)
+
+    @property
+    def capacity(self) -> int:
+        return self.bank.limits.count
+
+    def check(self, adapter: Adapter) -> None:
+        """Errors: FailedPrecondition for another model's adapter, ResourceExhausted for one beyond the limits."""
+        self.bank.check(adapter)
+
+    def load(self, place: int, adapter: Adapter) -> None:
+        self.bank.load(place, adapter)
+
+    def unload(self, place: int) -> None:
+        self.bank.unload(place)
+
+    def choose(self, slot: int, blend: Floats) -> None:
+        """From now on a slot computes with so much [capacity] of each adapter."""
+        self._blends[slot] = blend
+
+    def others(self, first: int, rows: NDArray[np.int64], batch: int) -> Others | None:
+        """The inputs for a step of these rows; None if none of them uses an adapter."""
+        blends = self._blends[first : first + batch]
+        if not blends[rows].any():
+            return None
+        scales = np.broadcast_to(blends[:, None, None], (batch, 1, len(self.bank.modules), self.capacity))
+        return Others(self.bank.version, MappingProxyType({"scales": scales}), self.bank.inputs)
 
 
 class OrtDecoderSession:
@@ -17,17 +75,17 @@ class OrtDecoderSession:
     Used by one thread at a time.
     """
 
-    adapters = None
-
-    def __init__(self, graph: Path, *, slots: int, max_len: int, threads: int) -> None:
-        self.slots = slots
-        self.max_len = max_len
-        session = open_session(graph, threads)
-        self._cache = cache_of(session, slots, max_len)
+    def __init__(self, graph: Path, shape: Shape, adapted: Path | None = None, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+        self.slots = shape.slots
+        self.max_len = shape.max_len
+        session = open_session(graph, shape.threads)
+        self._shape = shape
+        self._cache = cache_of(session, shape.slots, shape.max_len)
         self._stepper = Stepper(session, self._cache, "logits")
+        self.adapters = Adapted(adapted, shape, limits, self._cache) if adapted else None
         self.vocab_size = self._stepper.width
         self.stateful = bool(self._cache.states)
-        self._long_prompt = int(session.get_modelmeta().custom_metadata_map.get("long_prompt", max_len))
+        self._long_prompt = long_prompt(session, shape)
 
     def decode(
         self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32], live: NDArray[np.int64]
@@ -35,10 +93,10 @@ class OrtDecoderSession:
         """Append tokens[i] to slot first+i, which holds lengths[i]; logits [R, vocab], valid until the next call."""
         if len(tokens) == 0:
             return np.empty((0, self.vocab_size), np.float32)  # the attention kernel divides by the batch size
-        self._check(first, lengths, 1)
+        self._shape.check(first, lengths, 1)
         for row in live[lengths[live] == 0].tolist():
             self._cache.reset(first + row)
-        return self._stepper.run(Tokens(first, tokens[:, None], lengths, lengths + 1, live, live))
+        return self._run(Tokens(first, tokens[:, None], lengths, lengths + 1, live, live))
 
     def prefill(
         self, slot: int, tokens: NDArray[np.int64], past: int, rows: NDArray[np.int64], known: int
@@ -47,11 +105,10 @@ class OrtDecoderSession:
         if len(tokens) == 0:
             return np.empty((0, self.vocab_size), np.float32)
         lengths = np.array([past], np.int32)
-        self._check(slot, lengths, len(tokens))
+        self._shape.check(slot, lengths, len(tokens))
         if past == 0:
             self._cache.reset(slot)
-        known_tokens = np.array([known], np.int32)
-        return self._stepper.run(Tokens(slot, tokens[None], lengths, known_tokens, rows, np.zeros(1, np.int64)))
+        return self._run(Tokens(slot, tokens[None], lengths, np.array([known], np.int32), rows, ROW))
 
     def prefix_class(self, length: int) -> int:
         """Prompts of different classes cache different keys for the same tokens."""
@@ -73,14 +130,17 @@ class OrtDecoderSession:
 
     def close(self) -> None:
         self._stepper.close()
+        if self.adapters is not None:
+            self.adapters.stepper.close()
         self._cache.close()
         gc.collect()  # what refers to itself would keep the weights until some later collection
 
-    def _check(self, first: int, past: NDArray[np.int32], length: int) -> None:
-        if not 0 <= first <= first + len(past) <= self.slots:
-            raise ValueError(f"slots {first} to {first + len(past) - 1} of {self.slots}")
-        if (total := int(past.max()) + length) > self.max_len:
-            raise ValueError(f"{total} tokens do not fit a slot of {self.max_len}")
+    def _run(self, tokens: Tokens) -> NDArray[np.float32]:
+        if self.adapters is not None:
+            others = self.adapters.others(tokens.first, tokens.live, len(tokens.batch))
+            if others is not None:
+                return self.adapters.stepper.run(tokens, others)
+        return self._stepper.run(tokens, NO_OTHERS)
 
 
 def cache_of(session: Any, slots: int, max_len: int) -> SlotCache:
@@ -91,3 +151,8 @@ def cache_of(session: Any, slots: int, max_len: int) -> SlotCache:
         if value.shape and value.shape[0] == "slots"
     )
     return SlotCache(inputs, slots, max_len)
+
+
+def long_prompt(session: Any, shape: Shape) -> int:
+    """The longest prompt that is not computed as a long one."""
+    return int(session.get_modelmeta().custom_metadata_map.get("long_prompt", shape.max_len))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from narthex_server.runtime.slot_cache import Numbers, SlotCache
 
 _BINDINGS = 64
-NOTHING: Mapping[str, NDArray[np.generic]] = MappingProxyType({})
+Arrays = Mapping[str, NDArray[np.generic]]
 
 
 def open_session(graph: Path, threads: int) -> Any:
@@ -46,13 +46,26 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Others:
+    """Further inputs: `values` change with every run, `buffers` are bound where they lie until `version` changes."""
+
+    version: int
+    values: Arrays
+    buffers: Arrays
+
+
+NO_OTHERS = Others(0, MappingProxyType({}), MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
 class _Step:
     """A binding of one shape to one range of slots, with the buffers that it reads and writes."""
 
     binding: Any
-    feeds: Mapping[str, NDArray[np.generic]]
+    feeds: Arrays
     output: NDArray[np.float32]
     states: tuple[Numbers, ...]
+    buffers: Arrays
 
 
 class Stepper:
@@ -69,13 +82,13 @@ class Stepper:
         if len(session.get_outputs()) > len(cache.positions) + len(cache.states) + 1:
             self._options.only_execute_path_to_fetches = True
 
-    def run(self, tokens: Tokens, others: Mapping[str, NDArray[np.generic]] = NOTHING) -> NDArray[np.float32]:
-        """Run the graph; `others` are further inputs, bound where they lie."""
+    def run(self, tokens: Tokens, others: Others = NO_OTHERS) -> NDArray[np.float32]:
+        """Run the graph."""
         step = self._step(tokens, others)
         length = tokens.batch.shape[1]
         values: tuple[tuple[str, Any], ...] = (
             ("tokens", tokens.batch), ("seqlens_k", tokens.past + (length - 1)), ("rows", tokens.rows),
-            ("total", tokens.past.max() + length), ("known", tokens.known),
+            ("total", tokens.past.max() + length), ("known", tokens.known), *others.values.items(),
         )  # fmt: skip
         for name, value in values:
             if name in step.feeds:
@@ -89,10 +102,10 @@ class Stepper:
         self._steps.clear()
         self._session = None
 
-    def _step(self, tokens: Tokens, others: Mapping[str, NDArray[np.generic]]) -> _Step:
+    def _step(self, tokens: Tokens, others: Others) -> _Step:
         """Find or build the binding; building costs about a millisecond, finding nothing."""
-        where = tuple((value.ctypes.data, value.shape) for value in others.values())
-        key = (tokens.first, tokens.batch.shape, len(tokens.rows), where)
+        shapes = tuple(value.shape for value in others.values.values())
+        key = (tokens.first, tokens.batch.shape, len(tokens.rows), others.version, shapes)
         if (step := self._steps.get(key)) is not None:
             self._steps.move_to_end(key)
             return step
@@ -103,7 +116,7 @@ class Stepper:
                 self._steps.popitem(last=False)
         return step
 
-    def _bind(self, tokens: Tokens, others: Mapping[str, NDArray[np.generic]]) -> _Step:
+    def _bind(self, tokens: Tokens, others: Others) -> _Step:
         batch, length = tokens.batch.shape
         feeds: dict[str, NDArray[np.generic]] = {
             "tokens": np.zeros((batch, length), np.int64),
@@ -111,10 +124,11 @@ class Stepper:
             "total": np.zeros(1, np.int32),
             "rows": np.zeros(len(tokens.rows), np.int64),
             "known": np.zeros(batch, np.int32),
+            **{name: np.empty(value.shape, value.dtype) for name, value in others.values.items()},
         }
         feeds = {name: array for name, array in feeds.items() if name in self._takes}
         bind = self._session.io_binding()
-        for name, array in (*feeds.items(), *others.items()):
+        for name, array in (*feeds.items(), *others.buffers.items()):
             bind.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         output = np.empty((len(tokens.rows), self.width), np.float32)
         outputs: dict[str, Numbers] = {self._output: output}
@@ -128,4 +142,4 @@ class Stepper:
             bind.bind_input(buffer.name, "cpu", 0, np.float32, view.shape, view.ctypes.data)
         for name, array in outputs.items():
             bind.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        return _Step(bind, feeds, output, states)
+        return _Step(bind, feeds, output, states, others.buffers)

@@ -10,25 +10,57 @@ from narthex_server.engine.handle import EngineHandle
 from narthex_server.engine.observer import EngineObserver, RequestReport, StepReport
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, Tokens
+from narthex_server.errors import FailedPrecondition
 from numpy.typing import NDArray
 
 POISON, SEED = -7, 17
+
+
+class HashBank:
+    """An adapter is a number, which is added to what a slot caches of a token, times the slot's blend."""
+
+    capacity = 2
+
+    def __init__(self, slots: int) -> None:
+        self.numbers = [0] * self.capacity
+        self.blends = np.zeros((slots, self.capacity), np.float32)
+
+    def check(self, adapter: int) -> None:
+        if adapter < 0:
+            raise FailedPrecondition("made for another model")
+
+    def load(self, place: int, adapter: int) -> None:
+        assert self.numbers[place] == 0
+        if adapter > 1000:
+            raise RuntimeError("broken")
+        self.numbers[place] = adapter
+
+    def unload(self, place: int) -> None:
+        self.numbers[place] = 0
+
+    def choose(self, slot: int, blend: NDArray[np.float32]) -> None:
+        self.blends[slot] = blend
+
+    def shift(self, slot: int) -> int:
+        return round(float(self.blends[slot] @ np.array(self.numbers)) * 100)
 
 
 class HashDecoder:
     """Logits [vocab] are drawn from a hash of all the tokens so far; the cache holds the tokens themselves.
 
     A stateful one computes them from a running hash instead, which cannot be cut back. Prompts of `long` tokens and
-    more give other logits than the same tokens in shorter ones.
+    more give other logits than the same tokens in shorter ones. With a bank it adapts.
     """
 
     def __init__(
-        self, slots: int = 4, max_len: int = 128, vocab_size: int = 50, stateful: bool = False, long: int = 10_000
-    ) -> None:
+        self, slots: int = 4, max_len: int = 128, vocab_size: int = 50, stateful: bool = False, long: int = 10_000,
+        adapts: bool = False,
+    ) -> None:  # fmt: skip
         self.slots, self.max_len, self.vocab_size, self.stateful = slots, max_len, vocab_size, stateful
         self.cache = np.full((slots, max_len), POISON, np.int64)
         self.state = [SEED] * slots
         self.long = long
+        self.adapters = HashBank(slots) if adapts else None
         self.closed = False
         self.calls: list[tuple[str, int]] = []
         self.before: Callable[[str, NDArray[np.int64]], None] | None = None
@@ -51,7 +83,7 @@ class HashDecoder:
         out = np.empty((len(tokens), self.vocab_size), np.float32)
         for row, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
             slot = first + row
-            self.cache[slot, length] = token + self._shift(length + 1)
+            self.cache[slot, length] = token + self._shift(length + 1) + self._adapted(slot)
             if row in live:
                 past = self.state[slot] if length else SEED
                 self.state[slot] = self.hashed(self.cache[slot, length : length + 1], past)
@@ -63,7 +95,7 @@ class HashDecoder:
     ) -> NDArray[np.float32]:
         assert len(tokens) and past + len(tokens) <= self.max_len
         self._begin("prefill", tokens)
-        self.cache[slot, past : past + len(tokens)] = tokens + self._shift(known)
+        self.cache[slot, past : past + len(tokens)] = tokens + self._shift(known) + self._adapted(slot)
         states = [SEED] if past == 0 else [self.state[slot]]
         for at in range(past, past + len(tokens)):
             states.append(self.hashed(self.cache[slot, at : at + 1], states[-1]))
@@ -99,14 +131,17 @@ class HashDecoder:
         assert not self.closed
         self.closed = True
 
-    def solo(self, prompt: tuple[int, ...], count: int) -> tuple[int, ...]:
-        """The greedy continuation, computed without cache or batch."""
-        cached = [token + self._shift(len(prompt)) for token in prompt]
+    def solo(self, prompt: tuple[int, ...], count: int, adapted: int = 0) -> tuple[int, ...]:
+        """The greedy continuation, computed without cache or batch; `adapted` is what adapters add."""
+        cached = [token + self._shift(len(prompt)) + adapted for token in prompt]
         tokens: list[int] = []
         for _ in range(count):
             tokens.append(int(self.drawn(self.hashed(np.array(cached))).argmax()))
-            cached.append(tokens[-1] + self._shift(len(cached) + 1))
+            cached.append(tokens[-1] + self._shift(len(cached) + 1) + adapted)
         return tuple(tokens)
+
+    def _adapted(self, slot: int) -> int:
+        return self.adapters.shift(slot) if self.adapters else 0
 
     def _seeds(self, slot: int, past: int, count: int) -> list[int]:
         return [self.hashed(self.cache[slot, : past + row + 1]) for row in range(count)]

@@ -12,6 +12,7 @@ from narthex_server.runtime.foreign.in_place import InPlaceSession
 from narthex_server.runtime.foreign.padded import PaddedSession
 from narthex_server.runtime.foreign.ports import Ports
 from narthex_server.runtime.foreign.single import SingleSession
+from narthex_server.runtime.session import Shape
 from narthex_server.runtime.stepper import open_session
 
 _log = logging.getLogger(__name__)
@@ -24,23 +25,23 @@ _NOISE = 0.1
 
 
 class _Kind(Protocol):
-    def __call__(self, session: Any, ports: Ports, *, slots: int, max_len: int) -> ForeignSession: ...
+    def __call__(self, session: Any, ports: Ports, shape: Shape) -> ForeignSession: ...
 
 
-def open_foreign(graph: Path, ports: Ports, *, slots: int, max_len: int, threads: int) -> ForeignSession:
+def open_foreign(graph: Path, ports: Ports, shape: Shape) -> ForeignSession:
     """Start a graph; rows are batched where two give together what they give alone.
 
     InvalidModelFile where ONNX Runtime refuses the graph, or cannot run it on a few tokens.
     """
     try:
-        session = open_session(graph, threads)
-        single = SingleSession(session, ports, slots=slots, max_len=max_len)
+        session = open_session(graph, shape.threads)
+        single = SingleSession(session, ports, shape)
         alone = _trial(single)
     except Exception as error:  # the runtime has a class of its own for every status, and no common one
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidModelFile(f"{graph}: ONNX Runtime cannot run the graph: {reason}") from error
     for kind in _batching(ports):
-        batching = kind(session, ports, slots=slots, max_len=max_len)
+        batching = kind(session, ports, shape)
         try:
             apart = float(np.abs(_trial(batching) - alone).max() / max(alone.std(), 1e-6))
         except Exception as error:

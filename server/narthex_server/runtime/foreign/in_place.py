@@ -10,6 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from narthex_server.runtime.foreign.ports import Ports, single_precision
+from narthex_server.runtime.session import Shape
 from narthex_server.runtime.slot_cache import Numbers, Saved, SlotCache
 
 _BINDINGS = 64
@@ -31,16 +32,20 @@ class InPlaceSession:
     So rows are padded on the right: left padding would be silently wrong.
     """
 
+    adapters = None
     batched = True
 
-    def __init__(self, session: Any, ports: Ports, *, slots: int, max_len: int) -> None:
-        self.slots = slots
-        self.max_len = max_len
+    def __init__(self, session: Any, ports: Ports, shape: Shape) -> None:
+        self.slots = shape.slots
+        self.max_len = shape.max_len
+        self._shape = shape
         self.vocab_size = ports.vocab_size
         self._session = session
         self._ports = ports
         self._presents = {cache.past: cache.present for cache in ports.caches}
-        self._cache = SlotCache(((cache.past, cache.shape, cache.dtype) for cache in ports.caches), slots, max_len)
+        self._cache = SlotCache(
+            ((cache.past, cache.shape, cache.dtype) for cache in ports.caches), shape.slots, shape.max_len
+        )
         self.stateful = bool(self._cache.states)
         self._steps: OrderedDict[tuple[int, int, int, int], _Step] = OrderedDict()
         self._options = ort.RunOptions()
@@ -92,13 +97,10 @@ class InPlaceSession:
     ) -> Numbers:
         """Logits [B, kept, vocab], valid until the next call of the same shape."""
         batch, length = tokens.shape
-        if not 0 <= first <= first + batch <= self.slots:
-            raise ValueError(f"slots {first} to {first + batch - 1} of {self.slots}")
-        if (total := int(past.max()) + length) > self.max_len:
-            raise ValueError(f"{total} tokens do not fit a slot of {self.max_len}")
+        self._shape.check(first, past, length)
         for row in live[past[live] == 0].tolist():
             self._cache.reset(first + row)
-        mask = np.arange(total) < (past + length)[:, None]
+        mask = np.arange(past.max() + length) < (past + length)[:, None]
         feeds = self._ports.feeds(tokens, past, mask, max(kept, 1))
         step = self._step(first, batch, length, kept)
         for name, value in feeds.items():

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from narthex_server.runtime.foreign.growing import Caches, GrowingGraph
 from narthex_server.runtime.foreign.ports import Ports
+from narthex_server.runtime.session import Shape
 
 _LAST = np.zeros(1, np.int64)
 
@@ -15,11 +16,13 @@ _LAST = np.zeros(1, np.int64)
 class SingleSession:
     """The engine's DecoderSession over a graph that runs each row alone; a slot holds what the graph gave last."""
 
+    adapters = None
     batched = False
 
-    def __init__(self, session: Any, ports: Ports, *, slots: int, max_len: int) -> None:
-        self.slots = slots
-        self.max_len = max_len
+    def __init__(self, session: Any, ports: Ports, shape: Shape) -> None:
+        self.slots = shape.slots
+        self.max_len = shape.max_len
+        self._shape = shape
         self.vocab_size = ports.vocab_size
         self._graph = GrowingGraph(session, ports)
         extents: dict[int | str, int | str] = {"slots": 1, "max_len": 0}
@@ -29,7 +32,7 @@ class SingleSession:
         }
         self._grow = {cache.past for cache in ports.caches if "max_len" in cache.shape}
         self.stateful = len(self._grow) < len(ports.caches)
-        self._held: list[Caches] = [self._start] * slots
+        self._held: list[Caches] = [self._start] * shape.slots
 
     def decode(
         self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32], live: NDArray[np.int64]
@@ -68,10 +71,10 @@ class SingleSession:
         gc.collect()  # what refers to itself would keep the weights until some later collection
 
     def _append(self, slot: int, tokens: NDArray[np.int64], past: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        if (total := past + len(tokens)) > self.max_len:
-            raise ValueError(f"{total} tokens do not fit a slot of {self.max_len}")
-        held, mask = self._first(slot, past), np.ones((1, total), np.bool_)
-        logits, self._held[slot] = self._graph.run(tokens[None], np.array([past], np.int32), mask, held, rows)
+        lengths = np.array([past], np.int32)
+        self._shape.check(slot, lengths, len(tokens))
+        held, mask = self._first(slot, past), np.ones((1, past + len(tokens)), np.bool_)
+        logits, self._held[slot] = self._graph.run(tokens[None], lengths, mask, held, rows)
         return logits
 
     def _first(self, slot: int, length: int) -> Caches:

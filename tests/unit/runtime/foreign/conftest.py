@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 from narthex_server.graph.builder import Compute, GraphBuilder
 from narthex_server.runtime.foreign.choice import ForeignSession, open_foreign
+from narthex_server.runtime.session import Shape
 from narthex_server.weights.onnx_folder import read_onnx
 from numpy.typing import NDArray
 
@@ -162,7 +163,7 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., ForeignSession]]:
     def one(decoder: Decoder, slots: int = 3, max_len: int = LENGTH) -> ForeignSession:
         path = tmp_path / "model.onnx"
         decoder.save(path)
-        sessions.append(open_foreign(path, read_onnx(path).ports, slots=slots, max_len=max_len, threads=1))
+        sessions.append(open_foreign(path, read_onnx(path).ports, Shape(slots, max_len, 1)))
         return sessions[-1]
 
     yield one

@@ -1,0 +1,159 @@
+"""The factors of loaded adapters, as the inputs of an adapted graph."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from narthex_server.errors import FailedPrecondition, ResourceExhausted
+from narthex_server.runtime.pages import Pages
+
+Floats = NDArray[np.float32]
+
+
+class Factors(Protocol):
+    """The factors of one module: a [rank, columns], b [rank, rows]."""
+
+    @property
+    def a(self) -> Floats: ...
+
+    @property
+    def b(self) -> Floats: ...
+
+
+class Adapter(Protocol):
+    """Factors by module name."""
+
+    @property
+    def modules(self) -> Mapping[str, Factors]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Room for so many adapters, each of at most this rank and this many bytes."""
+
+    count: int = 8
+    rank: int = 256
+    bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """One adaptable module; `a` [ranks, columns] and `b` [ranks, rows] hold the factors of all adapters."""
+
+    name: str
+    kind: str
+    a: Floats
+    b: Floats
+
+
+class AdapterBank:
+    """Places for adapters: each takes neighbouring ranks in every kind of module that it adapts.
+
+    Buffers are reserved for the limits and cost memory only where they are written.
+    """
+
+    def __init__(self, note: str, limits: Limits) -> None:
+        """`note` is the graph's list of what can be adapted."""
+        self.limits = limits
+        ranks = 2 * limits.count * limits.rank  # so that there is always a gap that is large enough
+        self._modules = [
+            _Module(name, kind, _reserve(ranks, columns), _reserve(ranks, rows))
+            for name, kind, columns, rows in json.loads(note)
+        ]
+        self._index = {module.name: at for at, module in enumerate(self._modules)}
+        kinds = dict.fromkeys(module.kind for module in self._modules)
+        self._places: dict[str, dict[int, range]] = {kind: {} for kind in kinds}
+        self.version = 0
+        """Grows with every change: what was bound before it is out of date."""
+        self.inputs = self._bound()
+
+    def check(self, adapter: Adapter) -> None:
+        """Whether the adapter fits the model and the limits. Errors: FailedPrecondition, ResourceExhausted."""
+        unknown = [name for name in adapter.modules if name not in self._index]
+        if unknown:
+            raise FailedPrecondition(
+                f"the adapter changes {unknown[0]} ({len(unknown)} of {len(adapter.modules)} modules like it), which "
+                "this model does not have or cannot adapt: was it made for another model?",
+                reason="ADAPTER_MISMATCH",
+            )
+        for name, factors in adapter.modules.items():
+            module = self._modules[self._index[name]]
+            found, wanted = (factors.a.shape[1], factors.b.shape[1]), (module.a.shape[1], module.b.shape[1])
+            if found != wanted:
+                raise FailedPrecondition(
+                    f"the adapter's {name} is for {found[0]} columns and {found[1]} rows, the model's has {wanted[0]} "
+                    f"and {wanted[1]}: it was made for another model",
+                    reason="ADAPTER_MISMATCH",
+                )
+        rank = max(len(factors.a) for factors in adapter.modules.values())
+        size = sum(factors.a.nbytes + factors.b.nbytes for factors in adapter.modules.values())
+        for what, value, limit in (("rank", rank, self.limits.rank), ("size in bytes", size, self.limits.bytes)):
+            if value > limit:
+                raise ResourceExhausted(
+                    f"the adapter's {what} is {value}, the limit of this server {limit}",
+                    reason="ADAPTER_TOO_LARGE",
+                    metadata={"limit": str(limit), "value": str(value)},
+                )
+
+    def load(self, place: int, adapter: Adapter) -> None:
+        """Put a checked adapter in a free place."""
+        for kind, places in self._places.items():
+            ranks = [len(f.a) for name, f in adapter.modules.items() if self._modules[self._index[name]].kind == kind]
+            if ranks:
+                places[place] = self._free(kind, max(ranks))
+        for name, factors in adapter.modules.items():
+            module = self._modules[self._index[name]]
+            first = self._places[module.kind][place].start
+            module.a[first : first + len(factors.a)] = factors.a
+            module.b[first : first + len(factors.b)] = factors.b
+        self._change()
+
+    def unload(self, place: int) -> None:
+        """Empty a place; its ranks become zeros."""
+        for module in self._modules:
+            if (ranks := self._places[module.kind].get(place)) is not None:
+                module.a[ranks.start : ranks.stop] = 0
+                module.b[ranks.start : ranks.stop] = 0
+        for places in self._places.values():
+            places.pop(place, None)
+        self._change()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What can be adapted, in the order of the scales."""
+        return tuple(self._index)
+
+    def _change(self) -> None:
+        self.version += 1
+        self.inputs = self._bound()
+
+    def _free(self, kind: str, size: int) -> range:
+        """The first gap of `size` ranks."""
+        start = 0
+        for taken in sorted(self._places[kind].values(), key=lambda ranks: ranks.start):
+            if taken.start - start >= size:
+                break
+            start = taken.stop
+        return range(start, start + size)
+
+    def _bound(self) -> dict[str, Floats]:
+        """Views of as many ranks as are in use; one of zeros where there are none, for kernels dislike no ranks."""
+        used = {kind: max((r.stop for r in places.values()), default=1) for kind, places in self._places.items()}
+        views = {}
+        for module in self._modules:
+            views[f"{module.name}.a"] = module.a[: used[module.kind]]
+            views[f"{module.name}.b"] = module.b[: used[module.kind]]
+        for kind, places in self._places.items():
+            ranks = np.zeros((self.limits.count, used[kind]), np.float32)
+            for place, taken in places.items():
+                ranks[place, taken.start : taken.stop] = 1
+            views[f"ranks.{kind}"] = ranks
+        return views
+
+
+def _reserve(ranks: int, width: int) -> Floats:
+    return Pages(ranks * width * 4).array((ranks, width))
