@@ -27,6 +27,7 @@ from narthex_server.interceptors.drain import DrainInterceptor
 from narthex_server.interceptors.errors import ErrorInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
+from narthex_server.pipelines.adapters import AdapterLibrary
 from narthex_server.pipelines.models import ModelInfo, Models, TextModel
 from narthex_server.principal import LOCAL
 from narthex_server.services.generation import GenerationService
@@ -105,6 +106,8 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         connecting = asyncio.create_task(catalog.start())
         stack.callback(connecting.cancel)
         models = await start_engines(await loading, config, registry, stack)
+        adapters = AdapterLibrary(models, config.adapter_root)
+        await load_adapters(config, adapters)
         if len(models):
             for native in (ChatTool, GenerateTool, CountTokensTool, ListModelsTool):
                 catalog.add_native(native(models))
@@ -112,7 +115,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
             server,
             {
                 "GenerationService": GenerationService(models, catalog),
-                "ModelService": ModelService(models),
+                "ModelService": ModelService(models, adapters),
                 "ToolService": ToolService(catalog),
                 "UpstreamService": UpstreamService(catalog),
             },
@@ -203,11 +206,33 @@ async def load_models(config: ServerConfig) -> dict[str, "LoadedModel"]:
 def load_model(named: NamedPath, config: ServerConfig) -> "LoadedModel":
     """One model; ONNX Runtime is imported here and nowhere else, so that a tool gateway never has it."""
     from narthex_server.loading import LoadOptions, load
+    from narthex_server.runtime.adapter_bank import Limits
 
+    room = max(config.max_adapters, len(config.adapter))
+    xlora = {entry.name: entry.path for entry in config.xlora}
     return load(
         named.path,
-        LoadOptions(config.compute, config.threads, config.max_slots, config.max_context, config.cache_dir),
+        LoadOptions(
+            config.compute,
+            config.threads,
+            config.max_slots,
+            config.max_context,
+            config.cache_dir,
+            Limits(room, config.max_adapter_rank, config.max_adapter_bytes) if room else None,
+            xlora.get(named.name),
+            config.xlora_frozen_after,
+        ),
     )
+
+
+async def load_adapters(config: ServerConfig, adapters: AdapterLibrary) -> None:
+    """Loads the configured adapters; raises ModelFailed for the first that cannot be."""
+    for named in config.adapter:
+        model, _, name = named.name.rpartition("/")
+        try:
+            await adapters.load(model, name, named.path)
+        except NarthexError as error:
+            raise ModelFailed(f"adapter {named.name!r} cannot be loaded: {error.message}") from error
 
 
 async def start_engines(

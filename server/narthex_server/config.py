@@ -44,6 +44,17 @@ class ServerConfig:
     tool_timeout: float = option(60.0, "seconds a forwarded tool may take when the call sets no deadline", minimum=0.01)
     upstream_start_timeout: float = option(30.0, "seconds an upstream may take to start", minimum=0.01)
     shutdown_grace: float = option(10.0, "seconds running calls have to finish after SIGTERM", minimum=0)
+    adapter: tuple[NamedPath, ...] = option(
+        (), "a LoRA folder to load on a model, the only one if none is named; repeatable", metavar="[MODEL/]NAME=PATH"
+    )
+    max_adapters: int = option(0, "adapters per model; 0 loads models without room for any", minimum=0)
+    max_adapter_rank: int = option(256, "the highest rank of an adapter", minimum=1)
+    max_adapter_bytes: int = option(1 << 30, "the most bytes of an adapter's factors", minimum=1)
+    adapter_root: Path | None = option(None, "the folder below which callers may name adapters to load")
+    xlora: tuple[NamedPath, ...] = option((), "an X-LoRA folder on top of a model; repeatable", metavar="MODEL=PATH")
+    xlora_frozen_after: int = option(
+        0, "generated tokens after which an X-LoRA keeps its scalings; 0 is never", minimum=0
+    )
     cache_dir: Path = option(
         Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "narthex", "the graph cache", metavar="DIR"
     )
@@ -59,6 +70,18 @@ class ServerConfig:
         names = [model.name for model in self.model]
         if twice := {name for name in names if names.count(name) > 1}:
             raise SettingsError(f"--model: the name {min(twice)!r} is given twice")
+        if self.xlora or self.adapter:
+            self._check_adapters({model.name for model in self.models()})
+
+    def _check_adapters(self, served: set[str]) -> None:
+        known = ", ".join(sorted(served))
+        for named in self.xlora:
+            if named.name not in served:
+                raise SettingsError(f"--xlora: there is no model {named.name!r}; served are: {known}")
+        for named in self.adapter:
+            model = named.name.rpartition("/")[0]
+            if model not in served and (model or len(served) != 1):
+                raise SettingsError(f"--adapter: {named.name!r} must be MODEL/NAME with one of the models {known}")
 
     @property
     def demo(self) -> bool:

@@ -1,6 +1,9 @@
 """LoRA and X-LoRA against PEFT's own outputs."""
 
 import json
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 from narthex_server.loading import LoadOptions, load
 from narthex_server.runtime.adapter_bank import Limits
 from narthex_server.weights.adapters import read_adapter
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 BASES = {"lora_llama": "llama", "lora_qwen2": "qwen2"}
@@ -110,3 +113,136 @@ def test_xlora_gives_the_reference_scalings_logits_and_tokens(xlora):
             np.testing.assert_allclose(row, wanted, rtol=0, atol=2e-3)
             assert int(row.argmax()) == token
             row = session.decode(0, np.array([token]), np.array([length + step], np.int32), ONE)[0]
+
+
+def test_xlora_rows_of_a_batch_and_chunks_of_a_prompt_give_what_they_give_alone(xlora):
+    session, prompts, _ = xlora
+    ids = np.array(prompts[1]["input_ids"])
+    whole = session.prefill(0, ids, 0, np.arange(len(ids)), len(ids)).copy()
+    parts, past = [], 0
+    for size in (1, 17, 40, len(ids)):
+        chunk = ids[past : past + size]
+        parts.append(session.prefill(1, chunk, past, np.arange(len(chunk)), len(ids)).copy())
+        past += len(chunk)
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=0, atol=1e-4)
+    lengths = np.array([30, 0, 50], np.int32)
+    for slot, length in enumerate(lengths.tolist()):
+        session.prefill(slot, ids[:length], 0, np.arange(0), length)
+    together = session.decode(0, ids[lengths], lengths, np.array([0, 2])).copy()
+    np.testing.assert_allclose(together, whole[lengths[[0, 2]]], rtol=0, atol=1e-4)
+    session.copy(2, 1, 50)
+    copied = session.decode(1, ids[[50]], lengths[[2]], ONE)
+    np.testing.assert_allclose(copied, whole[[50]], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "blend"),
+    [
+        ({}, [0.7310586, 0.2689414]),
+        ({"softmax_temperature": 0.5}, [0.8807971, 0.1192029]),
+        ({"enable_softmax": False}, [1.0, 0.0]),
+        ({"global_scaling_weight": 3.0}, [2.1931758, 0.8068242]),
+        ({"top_k_lora": 1}, [0.7310586, 0.0]),
+        ({"top_k_lora": 1, "enable_softmax_topk": True}, [1.0, 0.0]),
+    ],
+    ids=str,
+)
+def test_xlora_settings_mean_what_constant_scalings_show(tmp_path, cache, options, blend):
+    """A classifier that gives every token the logits 1 and 0 is plain LoRA with the scalings that follow from them."""
+    source = GOLDEN / "xlora_llama"
+    for name in ("expert_0", "expert_1"):
+        (tmp_path / name).symlink_to(source / name)
+    folder = tmp_path / "xlora"
+    folder.mkdir()
+    config = json.loads((source / "xlora" / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"layerwise_scalings": False} | options))
+    prefix = "base_model.internal_xlora_classifier.layers.0"
+    layer = {f"{prefix}.weight": np.zeros((2, 64), np.float32), f"{prefix}.bias": np.array([1, 0], np.float32)}
+    save_file(layer, folder / "adapter_model.safetensors")
+
+    def session(**more):
+        return load(
+            GOLDEN / "llama", LoadOptions("float32", 2, slots=2, max_context=64, cache_dir=cache, **more)
+        ).session
+
+    mixed, plain = session(xlora=folder), session(adapters=Limits(2, 8))
+    for place in range(2):
+        plain.adapters.load(place, read_adapter(source / f"expert_{place}"))
+    plain.adapters.choose(0, np.array(blend, np.float32))
+    ids = np.arange(20, 40)
+    got = mixed.prefill(0, ids, 0, np.arange(20), 20)
+    np.testing.assert_allclose(got, plain.prefill(0, ids, 0, np.arange(20), 20), rtol=0, atol=1e-4)
+    mixed.close()
+    plain.close()
+
+
+def test_frozen_scalings_are_those_of_the_last_token_before(cache):
+    def session(frozen):
+        options = LoadOptions(
+            "float32", 2, slots=2, max_context=64, cache_dir=cache,
+            xlora=GOLDEN / "xlora_llama" / "xlora", xlora_frozen_after=frozen,
+        )  # fmt: skip
+        return load(GOLDEN / "llama", options).session
+
+    thawed, frozen, ids = session(0), session(2), np.arange(30, 50)
+    rows: dict[int, list[np.ndarray]] = {}
+    for number, one in enumerate((thawed, frozen)):
+        one.prefill(0, ids[:10], 0, np.arange(0), 10)
+        rows[number] = [one.decode(0, ids[[at]], np.array([at], np.int32), ONE)[0].copy() for at in range(10, len(ids))]
+    np.testing.assert_allclose(rows[1][:2], rows[0][:2], rtol=0, atol=1e-5)
+    assert np.abs(rows[1][2] - rows[0][2]).max() > 1e-3
+    assert frozen.prefix_class(10) != frozen.prefix_class(10)
+    thawed.close()
+    frozen.close()
+
+
+@pytest.mark.parametrize("pattern", [{}, {"alpha_pattern": {"q_proj": 16, r"layers\.1\.mlp\.up_proj": 2}}], ids=str)
+@pytest.mark.parametrize("by_root", [False, True])
+@pytest.mark.parametrize("base", ["qwen3", "llama3_rope_tied", "lfm2", "phi3"])
+def test_an_adapter_is_the_model_with_its_product_added_to_the_weights(tmp_path, cache, base, by_root, pattern):
+    """Any module, ranks that differ, embeddings and head: against a copy of the model with merged weights."""
+    rng = np.random.default_rng(1)
+    weights = {name: array.astype(np.float32) for name, array in load_file(GOLDEN / base / "model.safetensors").items()}
+    projections = {
+        name.removesuffix(".weight"): array
+        for name, array in weights.items()
+        if name.endswith("proj.weight") or ".feed_forward." in name or name == "lm_head.weight"
+    }
+    table = "model.embed_tokens"
+    factors, config = {}, {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_rslora": by_root, **pattern}
+    merged = dict(weights)
+    for at, (module, weight) in enumerate([*projections.items(), (table, weights[f"{table}.weight"])]):
+        rank = 2 + at % 4
+        alpha = next((a for p, a in pattern.get("alpha_pattern", {}).items() if re.search(p + "$", module)), 8)
+        scale = alpha / (rank**0.5 if by_root else rank)
+        rows, columns = weight.shape[::-1] if module == table else weight.shape
+        a = rng.normal(0, 0.1, (rank, columns)).astype(np.float32)
+        b = rng.normal(0, 0.1, (rows, rank)).astype(np.float32)
+        delta = scale * (b @ a)
+        merged[f"{module}.weight"] = weight + (delta.T if module == table else delta)
+        kind = "lora_embedding_" if module == table else "lora_"
+        end = "" if module == table else ".weight"
+        factors |= {f"base_model.model.{module}.{kind}A{end}": a, f"base_model.model.{module}.{kind}B{end}": b}
+    if "lm_head.weight" not in weights:  # the adapter of a tied table changes the table alone
+        merged["lm_head.weight"] = weights[f"{table}.weight"]
+    adapter, model = tmp_path / "adapter", tmp_path / "model"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    save_file(factors, adapter / "adapter_model.safetensors")
+    shutil.copytree(GOLDEN / base, model)
+    save_file(merged, model / "model.safetensors")
+    fields = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(fields | {"tie_word_embeddings": False}))
+
+    options = LoadOptions("float32", 2, slots=2, max_context=64, cache_dir=cache)
+    want = load(model, options).session
+    got = load(GOLDEN / base, replace(options, adapters=Limits(2, 8))).session
+    loaded = read_adapter(adapter)
+    got.adapters.check(loaded)
+    got.adapters.load(1, loaded)
+    got.adapters.choose(0, np.array([0, 1], np.float32))
+    ids = np.arange(60, 90)
+    logits = got.prefill(0, ids, 0, np.arange(5, 30), 30)
+    np.testing.assert_allclose(logits, want.prefill(0, ids, 0, np.arange(5, 30), 30), rtol=0, atol=2e-3)
+    want.close()
+    got.close()

@@ -96,6 +96,19 @@ class Client:
         """All models that the server serves."""
         return list((await self._unary(self._models.ListModels, models.ListModelsRequest())).models)
 
+    async def list_adapters(self, model: str = "") -> list[models.Adapter]:
+        """The adapters of a model, or of all."""
+        return list((await self._unary(self._models.ListAdapters, models.ListAdaptersRequest(model=model))).adapters)
+
+    async def load_adapter(self, name: str, path: str, model: str = "") -> models.Adapter:
+        """Add an adapter to a running model; `path` is below the server's folder of adapters."""
+        request = models.LoadAdapterRequest(model=model, name=name, path=path)
+        return (await self._unary(self._models.LoadAdapter, request)).adapter
+
+    async def unload_adapter(self, name: str, model: str = "") -> None:
+        """Remove an adapter, once the requests that use it have ended."""
+        await self._unary(self._models.UnloadAdapter, models.UnloadAdapterRequest(model=model, name=name))
+
     async def list_tools(self) -> list[tools.Tool]:
         """All tools that may be called, native and forwarded."""
         found: list[tools.Tool] = []

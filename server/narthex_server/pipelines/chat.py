@@ -36,7 +36,7 @@ class ChatPipeline:
         """
         model = self.model
         prompt = await encode_chat(model, request)
-        engine_request = prepare(model, request.request_id, prompt.ids, request.sampling, request.stopping)
+        engine_request = prepare(model, request, prompt.ids)
         yield Started(prompt.ids)
         turn = _Turn(model, prompt)
         for event in turn.feed(prompt.opening, ()):

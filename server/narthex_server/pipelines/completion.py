@@ -8,7 +8,7 @@ from narthex_server.engine.request import EngineRequest, Tokens
 from narthex_server.errors import ContextOverflow, InvalidRequest
 from narthex_server.pipelines.events import Finished, FinishReason, Usage
 from narthex_server.pipelines.models import TextModel
-from narthex_server.pipelines.request import SamplingOptions, StoppingOptions, refuse
+from narthex_server.pipelines.request import ChatRequest, GenerateRequest, StoppingOptions, refuse
 from narthex_server.pipelines.tokens import check_ids
 from narthex_server.text.detokenize import Detokenizer
 from narthex_server.text.stop import StopStrings
@@ -22,10 +22,9 @@ class Piece:
     token_ids: tuple[int, ...]
 
 
-def prepare(
-    model: TextModel, request_id: str, prompt: tuple[int, ...], sampling: SamplingOptions, stopping: StoppingOptions
-) -> EngineRequest:
+def prepare(model: TextModel, request: GenerateRequest | ChatRequest, prompt: tuple[int, ...]) -> EngineRequest:
     """What the engine is asked. Errors: InvalidRequest; ContextOverflow when prompt and max_tokens do not fit."""
+    stopping = request.stopping
     refuse(stopping.validate())
     if not prompt:
         raise InvalidRequest("the prompt is empty; give at least one token", reason="EMPTY_PROMPT")
@@ -35,11 +34,12 @@ def prepare(
         raise _overflow(len(prompt), stopping.max_tokens, model.max_context)
     eos = frozenset() if stopping.ignore_eos else model.text.eos_ids
     return EngineRequest(
-        request_id,
+        request.request_id,
         prompt,
         min(stopping.max_tokens or room, room),
         eos | stopping.stop_token_ids,
-        sampling.resolve(model.text.defaults),
+        request.sampling.resolve(model.text.defaults),
+        request.adapters,
     )
 
 

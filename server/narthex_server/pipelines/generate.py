@@ -24,7 +24,7 @@ class GeneratePipeline:
         """
         model, prompt = self.model, request.prompt
         ids = await encode(model, prompt) if isinstance(prompt, str) else prompt
-        engine_request = prepare(model, request.request_id, ids, request.sampling, request.stopping)
+        engine_request = prepare(model, request, ids)
         yield Started(ids)
         tokenizer = model.text.tokenizer
         keep = frozenset() if request.skip_special else tokenizer.special_ids

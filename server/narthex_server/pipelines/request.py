@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from narthex_server.engine.request import Sampling
+from narthex_server.engine.request import AdapterUse, Sampling
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.text.assets import GenerationDefaults
 from narthex_server.text.messages import Message, ToolSpec
@@ -76,6 +76,7 @@ class GenerateRequest:
     sampling: SamplingOptions = SamplingOptions()
     stopping: StoppingOptions = StoppingOptions()
     skip_special: bool = True
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class ChatRequest:
     stopping: StoppingOptions = StoppingOptions()
     template_options: Mapping[str, object] = field(default_factory=dict)
     skip_special: bool = True
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 def refuse(violations: tuple[Violation, ...]) -> None:

@@ -11,6 +11,7 @@ from narthex.v1 import generation_pb2 as wire
 
 from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
 from narthex_server.agent.loop import AgentOptions
+from narthex_server.engine.request import AdapterUse
 from narthex_server.errors import Unimplemented, Violation
 from narthex_server.pipelines.events import Finished, FinishReason, ReasoningDelta, Started, TextDelta
 from narthex_server.pipelines.request import (
@@ -71,6 +72,7 @@ def generate_request(spec: wire.GenerationSpec, request_id: str) -> GenerateRequ
         sampling_from(spec.sampling),
         stopping_from(spec.stopping),
         skip_special=_default_true(spec.response, "skip_special_tokens"),
+        adapters=adapters_from(spec.adapters),
     )
 
 
@@ -91,6 +93,7 @@ def chat_request(spec: wire.ChatSpec, request_id: str) -> ChatRequest:
         stopping_from(spec.stopping),
         options,
         skip_special=_default_true(spec.response, "skip_special_tokens"),
+        adapters=adapters_from(spec.adapters),
     )
 
 
@@ -121,6 +124,18 @@ def stopping_from(options: wire.StoppingOptions) -> StoppingOptions:
         options.include_stop,
         options.ignore_eos,
     )
+
+
+def adapters_from(uses: Iterable[wire.AdapterUse]) -> tuple[AdapterUse, ...]:
+    found = []
+    for index, use in enumerate(uses):
+        scale = use.scale if use.HasField("scale") else 1.0
+        if not use.name:
+            refuse([Violation(f"adapters[{index}].name", "must not be empty")])
+        if not math.isfinite(scale):
+            refuse([Violation(f"adapters[{index}].scale", f"must be a finite number, got {scale}")])
+        found.append(AdapterUse(use.name, scale))
+    return tuple(found)
 
 
 def tool_choice_from(choice: wire.ToolChoice) -> ToolChoice:
@@ -297,8 +312,6 @@ def _refuse_unbuilt_sampling(options: wire.SamplingOptions) -> None:
 def _refuse_unbuilt(spec: wire.GenerationSpec | wire.ChatSpec) -> None:
     if spec.HasField("constraint"):
         raise _unbuilt("constraint")
-    if spec.adapters:
-        raise _unbuilt("adapters")
     for field in ("logprobs", "prompt_logprobs"):
         if spec.response.HasField(field):
             raise _unbuilt(f"response.{field}")

@@ -5,7 +5,15 @@ from collections.abc import AsyncGenerator
 from narthex_server.pipelines.chat import ChatPipeline
 from narthex_server.pipelines.models import Models
 from narthex_server.pipelines.request import ChatRequest
-from narthex_server.tools.native.completion import ANNOTATIONS, OUTPUT_SCHEMA, as_call, sampling, schema_of, stopping
+from narthex_server.tools.native.completion import (
+    ANNOTATIONS,
+    OUTPUT_SCHEMA,
+    adapters,
+    as_call,
+    sampling,
+    schema_of,
+    stopping,
+)
 from narthex_server.tools.native.conversation import MESSAGES, messages, parsed
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent
 
@@ -33,5 +41,6 @@ class ChatTool:
             messages=messages(asked["messages"]),
             sampling=sampling(asked),
             stopping=stopping(asked),
+            adapters=adapters(asked),
         )
         return as_call(model.name, ChatPipeline(model).stream(request))

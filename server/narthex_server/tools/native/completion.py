@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from narthex_server.engine.request import AdapterUse
 from narthex_server.pipelines.events import ChatEvent, Finished, GenerateEvent, ReasoningDelta
 from narthex_server.pipelines.events import TextDelta as TextPiece
 from narthex_server.pipelines.request import SamplingOptions, StoppingOptions
@@ -23,6 +24,7 @@ OPTIONS: Mapping[str, Any] = {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 16}],
         "description": "Text that ends the answer, which is not part of it",
     },
+    "adapter": {"type": "string", "description": "A loaded adapter (LoRA) to answer with"},
 }
 
 _COUNT = {"type": "integer"}
@@ -61,6 +63,10 @@ def sampling(arguments: Mapping[str, Any]) -> SamplingOptions:
 def stopping(arguments: Mapping[str, Any]) -> StoppingOptions:
     stop = arguments.get("stop", ())
     return StoppingOptions(arguments.get("max_tokens"), (stop,) if isinstance(stop, str) else tuple(stop))
+
+
+def adapters(arguments: Mapping[str, Any]) -> tuple[AdapterUse, ...]:
+    return (AdapterUse(arguments["adapter"]),) if "adapter" in arguments else ()
 
 
 async def as_call(

@@ -5,7 +5,15 @@ from collections.abc import AsyncGenerator
 from narthex_server.pipelines.generate import GeneratePipeline
 from narthex_server.pipelines.models import Models
 from narthex_server.pipelines.request import GenerateRequest
-from narthex_server.tools.native.completion import ANNOTATIONS, OUTPUT_SCHEMA, as_call, sampling, schema_of, stopping
+from narthex_server.tools.native.completion import (
+    ANNOTATIONS,
+    OUTPUT_SCHEMA,
+    adapters,
+    as_call,
+    sampling,
+    schema_of,
+    stopping,
+)
 from narthex_server.tools.native.conversation import parsed
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent
 
@@ -28,5 +36,7 @@ class GenerateTool:
     def call(self, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         asked = parsed(arguments)
         model = self._models.get(asked.get("model", ""))
-        request = GenerateRequest(context.request_id, asked["prompt"], sampling(asked), stopping(asked))
+        request = GenerateRequest(
+            context.request_id, asked["prompt"], sampling(asked), stopping(asked), adapters=adapters(asked)
+        )
         return as_call(model.name, GeneratePipeline(model).stream(request))

@@ -16,6 +16,7 @@ _MODEL = {
         "model_type": {"type": "string"},
         "parameters": {"type": "integer"},
         "quantization": {"type": "string"},
+        "adapters": {"type": "array", "items": {"type": "string"}},
     },
     "required": ["id", "default", "max_context"],
 }
@@ -51,6 +52,7 @@ class ListModelsTool:
                 "model_type": model.info.model_type,
                 "parameters": model.info.parameters,
                 "quantization": model.info.quantization,
+                "adapters": [adapter.name for adapter in model.handle.adapters],
             }
             for model in self._models
         ]
