@@ -113,8 +113,12 @@ def _foreign_graph(path: Path) -> Path | None:
 
 
 def _load_foreign(graph: Path, options: LoadOptions) -> LoadedModel:
-    """Serve somebody else's graph: how it computes is settled in it, whatever `compute` asks for."""
+    """Serve somebody else's graph: how it computes is settled, and it has no room for adapters."""
     model = read_onnx(graph)
+    if options.xlora is not None:
+        raise InvalidModelFile(f"{options.xlora}: an X-LoRA needs the model's safetensors or GGUF, not {graph}")
+    if options.compute != "auto":
+        _log.warning("%s computes as it was exported, not in %s", graph, options.compute)
     max_len = min(model.context or options.max_context, options.max_context)
     text = TextAssets.from_folder(model.folder)
     session = open_foreign(graph, model.ports, Shape(options.slots, max_len, options.threads or _cores()))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from narthex_server.errors import InvalidModelFile
 from narthex_server.loading import LoadedModel, LoadOptions, load
 from safetensors.numpy import load_file
 
@@ -196,3 +197,11 @@ def test_a_folder_of_links_as_the_hub_keeps_it_is_served(tmp_path):
         blob.write_bytes(file.read_bytes())
         (snapshot / file.relative_to(GOLDEN / "onnx_qwen2")).symlink_to(blob)
     assert load(snapshot, LoadOptions(threads=1, slots=2, max_context=64)).compute == "onnx, batched"
+
+
+def test_what_a_foreign_graph_cannot_do_is_said(tmp_path, caplog):
+    graph = GOLDEN / "onnx_llama" / "onnx" / "model_q4.onnx"
+    load(graph, LoadOptions("float32", threads=1, slots=1, max_context=64)).session.close()
+    assert "computes as it was exported, not in float32" in caplog.text
+    with pytest.raises(InvalidModelFile, match="an X-LoRA needs the model's safetensors or GGUF"):
+        load(graph, LoadOptions(xlora=tmp_path))
