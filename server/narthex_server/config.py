@@ -31,7 +31,7 @@ class ServerConfig:
 
     grpc: Address = option(Address("127.0.0.1", 50051), "where gRPC listens; port 0 takes a free one")
     metrics: Address = option(Address("127.0.0.1", 9464), "where /metrics listens; port 0 takes a free one")
-    model: tuple[NamedPath, ...] = option((), "a Hugging Face folder or a .gguf file; repeatable", metavar="NAME=PATH")
+    model: tuple[NamedPath, ...] = option((), "a model folder, .gguf or .onnx file; repeatable", metavar="NAME=PATH")
     mcp_config: Path | None = option(None, "the MCP servers to forward: an mcp-config.json")
     compute: Compute = option("auto", "float32 is exact, block8 uses int8 activations on quantised weights")
     threads: int = option(0, "threads of the engine; 0 takes the physical cores", minimum=0)

@@ -50,7 +50,8 @@ def is_embedder(path: Path) -> bool:
         return True
     config = read_object(folder / "config.json")
     model_type = str(config.get("model_type"))
-    headless = any(str(name).endswith("Model") for name in config.get("architectures") or ())
+    names = [str(name) for name in config.get("architectures") or ()]
+    headless = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in names)
     return families.only_encodes(model_type) or headless
 
 

@@ -7,7 +7,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,14 @@ from narthex_server.models import families
 from narthex_server.models.families import Task
 from narthex_server.runtime.adapter_bank import Limits
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
+from narthex_server.runtime.foreign.choice import open_foreign
 from narthex_server.runtime.session import OrtDecoderSession, Shape
 from narthex_server.runtime.xlora import Classifier, XLoraSession
 from narthex_server.text.assets import TextAssets
 from narthex_server.weights.gguf import GgufFile
 from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
-from narthex_server.weights.safetensors import SafetensorsFolder, weight_files
+from narthex_server.weights.onnx_folder import find_graph, read_onnx
+from narthex_server.weights.safetensors import INDEX, SINGLE, SafetensorsFolder, weight_files
 from narthex_server.weights.tensors import WeightSource
 from narthex_server.weights.xlora import read_xlora
 
@@ -84,10 +86,12 @@ class ModelFiles:
 
 
 def load(path: Path, options: LoadOptions) -> LoadedModel:
-    """Load a Hugging Face folder or a GGUF file.
+    """Load a Hugging Face folder, a GGUF file, or a decoder graph: an .onnx file or a folder that has one.
 
     NotFound where there is nothing at `path`, InvalidModelFile where what is there is broken or of an unsupported kind.
     """
+    if (graph := _foreign_graph(path)) is not None:
+        return _load_foreign(graph, options)
     source = open_model(path)
     model_type = str(source.config.get("model_type"))
     families.check(model_type)
@@ -100,6 +104,33 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
     return LoadedModel(
         model_type, session, text, max_len, session.vocab_size, parameters(source.weights),
         compute, quantization,
+    )  # fmt: skip
+
+
+def _foreign_graph(path: Path) -> Path | None:
+    """Find the graph that is to be run as it is; weights of which we build our own win over it."""
+    if path.is_dir() and any((path / name).is_file() for name in (SINGLE, INDEX)):
+        if any(path.glob("*.onnx")) or any(path.glob("onnx/*.onnx")):
+            _log.info("%s has safetensors and ONNX graphs: the graph is built from the safetensors", path)
+        return None
+    return find_graph(path) if path.exists() else None
+
+
+def _load_foreign(graph: Path, options: LoadOptions) -> LoadedModel:
+    """Serve somebody else's graph: how it computes is settled, and it has no room for adapters."""
+    model = read_onnx(graph)
+    if options.xlora is not None:
+        raise InvalidModelFile(f"{options.xlora}: an X-LoRA needs the model's safetensors or GGUF, not {graph}")
+    if options.compute != "auto":
+        _log.warning("%s computes as it was exported, not in %s", graph, options.compute)
+    max_len = min(model.context or options.max_context, options.max_context)
+    text = TextAssets.from_folder(model.folder)
+    session = open_foreign(graph, model.ports, Shape(options.slots, max_len, options.threads or cores()))
+    compute = f"onnx, {'batched' if session.batched else 'one at a time'}"
+    _log.info("%s: %s of weights in %s; %s", graph, model.model_type, model.quantization, compute)
+    return LoadedModel(
+        model.model_type, session, replace(text, eos_ids=text.eos_ids | model.eos_ids), max_len, session.vocab_size,
+        model.parameters, compute, model.quantization,
     )  # fmt: skip
 
 

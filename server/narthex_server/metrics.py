@@ -109,6 +109,8 @@ class EngineMetrics(Collector):
         yield family(counter, "prompt_tokens", "Prompt tokens of admitted requests.", lambda s: s.prompt_tokens)
         yield family(counter, "generation_tokens", "Generated tokens.", lambda s: s.generated_tokens)
         yield family(counter, "prefix_cache_queries", "Prompt tokens looked up.", lambda s: s.prompt_tokens)
+        yield family(gauge, "adapters_loaded", "Adapters that requests may name.", lambda s: s.adapters)
+        yield family(counter, "adapted_tokens", "Generated tokens of adapted requests.", lambda s: s.adapted_tokens)
         yield family(counter, "prefix_cache_hits", "Prompt tokens found computed.", lambda s: s.cached_tokens)
 
 

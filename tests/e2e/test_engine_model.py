@@ -18,7 +18,12 @@ from narthex_server.loading import LoadOptions, load
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ("llama", "lfm2", "phi3_longrope")
-MODELS = {"demo": ROOT / "models/demo/tiny-tool-demo-q8_0.gguf"} | {n: ROOT / "tests/golden" / n for n in GOLDEN}
+ONNX = ("onnx_llama", "onnx_llama_merged", "onnx_lfm2", "genai_qwen3_fp32", "genai_lfm2_fp32")
+MODELS = (
+    {"demo": ROOT / "models/demo/tiny-tool-demo-q8_0.gguf"}
+    | {name: ROOT / "tests/golden" / name for name in GOLDEN}
+    | {name: ROOT / "tests/golden-onnx" / name for name in ONNX}
+)
 
 
 @pytest.fixture(scope="module")

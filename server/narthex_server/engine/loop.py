@@ -117,6 +117,7 @@ class EngineLoop:
         self._leaving: list[UnloadAdapter] = []
         self._stopping = False
         self._steps = self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
+        self._adapters = self._adapted_tokens = 0
 
     def run(self) -> None:
         try:
@@ -171,6 +172,7 @@ class EngineLoop:
         try:
             if self._session.adapters is not None:
                 self._session.adapters.load(message.place, message.adapter)
+                self._adapters += 1
         except Exception as failure:
             error = self._failed("an adapter could not be loaded", failure)
         self._batch.settled.append(Settled(message.ticket, error))
@@ -183,6 +185,7 @@ class EngineLoop:
                 self._leaving.remove(message)
                 if self._session.adapters is not None:
                     self._session.adapters.unload(message.place)
+                    self._adapters -= 1
                 self._batch.settled.append(Settled(message.ticket))
 
     def _step(self) -> None:
@@ -240,6 +243,7 @@ class EngineLoop:
             return
         sequence.append(token, now)
         self._generated_tokens += 1
+        self._adapted_tokens += sequence.mixture is not None
         self._batch.tokens.append((sequence.key, token))
         if sequence.generated == sequence.request.max_tokens:
             self._end(sequence, FinishReason.LENGTH)
@@ -291,4 +295,6 @@ class EngineLoop:
             generated_tokens=self._generated_tokens,
             dead_rows=self._runner.dead_rows,
             moves=self._slots.moves,
+            adapters=self._adapters,
+            adapted_tokens=self._adapted_tokens,
         )

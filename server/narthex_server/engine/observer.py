@@ -28,6 +28,10 @@ class EngineStats:
     """Rows computed only because they lay between active ones."""
     moves: int = 0
     """Copies made to close such gaps."""
+    adapters: int = 0
+    """Loaded adapters."""
+    adapted_tokens: int = 0
+    """Generated tokens of requests that use an adapter."""
 
 
 @dataclass(frozen=True, slots=True)

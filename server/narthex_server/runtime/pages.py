@@ -2,9 +2,10 @@
 
 import mmap
 import sys
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 PAGE = mmap.PAGESIZE
 _NORESERVE = 0x4000  # Linux: MAP_NORESERVE; reserving more than the machine has is the point
@@ -24,9 +25,9 @@ class Pages:
         else:
             self._map = mmap.mmap(-1, size)
 
-    def array(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """View the range as float32; the view keeps it alive."""
-        return np.frombuffer(self._map, np.float32, int(np.prod(shape))).reshape(shape)
+    def array(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+        """View the range as numbers; the view keeps it alive."""
+        return np.frombuffer(self._map, dtype, int(np.prod(shape))).reshape(shape)
 
     def forget(self, start: int, size: int) -> None:
         """Give the whole pages within these bytes back to Linux: they read as zero afterwards; elsewhere do nothing."""

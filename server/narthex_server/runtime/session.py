@@ -145,7 +145,11 @@ class OrtDecoderSession:
 
 def cache_of(session: Any, slots: int, max_len: int) -> SlotCache:
     """Make the cache that a graph asks for: those of its inputs whose first extent is `slots`."""
-    inputs = ((value.name, value.shape) for value in session.get_inputs() if value.shape and value.shape[0] == "slots")
+    inputs = (
+        (value.name, value.shape, np.float32)
+        for value in session.get_inputs()
+        if value.shape and value.shape[0] == "slots"
+    )
     return SlotCache(inputs, slots, max_len)
 
 

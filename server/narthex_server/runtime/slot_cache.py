@@ -2,23 +2,25 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from narthex_server.runtime.pages import Pages
 
 Shape = Sequence[int | str]
-Saved = tuple[NDArray[np.float32], ...]
+Numbers = NDArray[np.floating[Any]]
+Saved = tuple[Numbers, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """One float32 buffer [slots, ...]; `name` is that of the graph's input, `new_` + it that of the output."""
+    """One buffer [slots, ...]; `name` is that of the graph's input, `new_` + it that of the output."""
 
     name: str
     pages: Pages
-    rows: NDArray[np.float32]
+    rows: Numbers
 
     def forget(self, slot: int) -> None:
         size = self.rows[0].nbytes
@@ -31,17 +33,17 @@ class SlotCache:
     A state cannot be cut back to fewer tokens, only be saved and restored.
     """
 
-    def __init__(self, inputs: Iterable[tuple[str, Shape]], slots: int, max_len: int) -> None:
+    def __init__(self, inputs: Iterable[tuple[str, Shape, DTypeLike]], slots: int, max_len: int) -> None:
         """Reserve buffers for those inputs of a graph whose first extent is `slots`."""
         self.slots = slots
         extents: dict[int | str, int | str] = {"slots": slots, "max_len": max_len}
         self.positions: list[Buffer] = []
         self.states: list[Buffer] = []
-        for name, shape in inputs:
+        for name, shape, dtype in inputs:
             full = tuple(int(extents.get(extent, extent)) for extent in shape)
-            pages = Pages(int(np.prod(full)) * 4)
+            pages = Pages(int(np.prod(full)) * np.dtype(dtype).itemsize)
             buffers = self.positions if "max_len" in shape else self.states
-            buffers.append(Buffer(name, pages, pages.array(full)))
+            buffers.append(Buffer(name, pages, pages.array(full, dtype)))
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions, and the states as they are."""

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from narthex_server.runtime.slot_cache import SlotCache
+from narthex_server.runtime.slot_cache import Numbers, SlotCache
 
 _BINDINGS = 64
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -64,7 +64,7 @@ class _Step:
     binding: Any
     feeds: Arrays
     output: NDArray[np.float32]
-    states: tuple[NDArray[np.float32], ...]
+    states: tuple[Numbers, ...]
     buffers: Arrays
 
 
@@ -131,7 +131,7 @@ class Stepper:
         for name, array in (*feeds.items(), *others.buffers.items()):
             bind.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         output = np.empty((len(tokens.rows), self.width), np.float32)
-        outputs = {self._output: output}
+        outputs: dict[str, Numbers] = {self._output: output}
         views = slice(tokens.first, tokens.first + batch)
         for buffer in self._cache.positions:
             outputs[f"new_{buffer.name}"] = buffer.rows[views]

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -49,7 +51,7 @@ def spec(prompt, *uses):
     )
 
 
-async def test_one_server_answers_with_the_base_and_each_adapter_at_the_same_time(client):
+async def test_one_server_answers_with_the_base_and_each_adapter_at_the_same_time(client, server):
     await client.load_adapter("b", "adapter_b")
     base = json.loads((GOLDEN / "llama" / "golden.json").read_text())["prompts"][:3]
     runs = json.loads((GOLDEN / "lora_llama" / "golden.json").read_text())["runs"]
@@ -60,6 +62,8 @@ async def test_one_server_answers_with_the_base_and_each_adapter_at_the_same_tim
     listed = {adapter.name: (adapter.model, adapter.rank, adapter.scale) for adapter in await client.list_adapters()}
     assert listed == {"a": ("llama", 4, 2.0), "b": ("llama", 8, 1.5)}
     assert CAPABILITY_ADAPTERS in (await client.list_models())[0].capabilities
+    assert server.metric("narthex_adapters_loaded", model_name="llama") == 2
+    assert server.metric("narthex_adapted_tokens_total", model_name="llama") == 6 * 24
     await client.unload_adapter("b")
     assert [adapter.name for adapter in await client.list_adapters("llama")] == ["a"]
 
@@ -91,6 +95,21 @@ async def test_the_native_tools_take_an_adapter(client):
     assert texts[0] != texts[1]
     listed = json.loads((await client.call_tool("list_models")).structured_content)
     assert "a" in listed["models"][0]["adapters"]
+
+
+def test_the_command_line_loads_lists_uses_and_unloads(server):
+    def narthex(*words):
+        command = [sys.executable, "-m", "narthex.cli.main", *words, "--server", server.grpc]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    loaded = narthex("adapters", "load", "cli", "adapter_a")
+    assert loaded.stdout == "cli\tllama\trank 4\tscale 2\n", loaded.stderr
+    assert "cli\tllama\trank 4\tscale 2\n" in narthex("adapters", "list").stdout
+    chat = ("chat", "hello", "--no-tools", "--max-tokens", "5")
+    assert narthex(*chat, "--adapter", "cli").returncode == 0
+    assert narthex("adapters", "unload", "cli").returncode == 0
+    refused = narthex(*chat, "--adapter", "cli")
+    assert refused.returncode == 1 and "there is no adapter 'cli'" in refused.stderr
 
 
 async def test_an_xlora_is_served_as_its_model(launch, nothing):

@@ -13,6 +13,7 @@ from narthex.messages import system, user
 from narthex.v1.generation_pb2 import (
     TOOL_EXECUTION_CLIENT,
     TOOL_EXECUTION_SERVER,
+    AdapterUse,
     ChatMessage,
     ChatSpec,
     ChatStreamResponse,
@@ -25,6 +26,7 @@ DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("message", nargs="*", help="say this and leave; without it, a conversation until Ctrl-D")
     parser.add_argument("--model", default="", help="which model; needed only where several are served")
+    parser.add_argument("--adapter", action="append", default=[], metavar="NAME", help="a loaded adapter; repeatable")
     parser.add_argument("--system", default="", metavar="TEXT", help="instructions to the model")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="per answer; without it, what fits the context")
     parser.add_argument("--no-tools", action="store_true", help="answer without tools")
@@ -65,6 +67,7 @@ async def _turn(client: Client, arguments: argparse.Namespace, history: list[Cha
         messages=history,
         tool_execution=TOOL_EXECUTION_CLIENT if arguments.no_tools else TOOL_EXECUTION_SERVER,
         stopping=StoppingOptions(max_tokens=arguments.max_tokens),
+        adapters=[AdapterUse(name=name) for name in arguments.adapter],
     )
     transcript = Transcript()
     async for event in client.chat_stream(spec):

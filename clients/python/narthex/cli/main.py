@@ -18,6 +18,7 @@ COMMANDS = {  # each is a module here with `add(parser)` and `run(arguments) -> 
     "chat": "talk to a served model in the terminal",
     "tools": "list the tools of a server, or call one",
     "models": "list the models of a server",
+    "adapters": "list the adapters of a server, load or unload one",
     "doctor": "look at this machine and say what to do",
     "config": "check a narthex.toml",
     "keys": "make API keys",

@@ -41,7 +41,7 @@ class EitherSide:
 
 
 PASSED_ON = {  # flags of the server that are shown here too; every other flag of the server is passed on as well
-    "--model": ("NAME=PATH", "a Hugging Face folder or a .gguf file; repeatable"),
+    "--model": ("NAME=PATH", "a model folder, .gguf or .onnx file; repeatable"),
     "--mcp-config": ("FILE", "the MCP servers to forward: an mcp-config.json"),
     "--threads": ("N", "threads of the engine; 0 takes the physical cores"),
     "--max-slots": ("N", "sequences that decode together, per model"),

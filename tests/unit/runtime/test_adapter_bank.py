@@ -1,0 +1,86 @@
+import json
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from narthex_server.errors import FailedPrecondition, ResourceExhausted
+from narthex_server.runtime.adapter_bank import AdapterBank, Limits
+
+NOTE = json.dumps([["l.0.q", "q", 8, 6], ["l.1.q", "q", 8, 6], ["l.0.v", "v", 8, 4], ["head", "head", 8, 20]])
+WIDTHS = {"l.0.q": (8, 6), "l.1.q": (8, 6), "l.0.v": (8, 4), "head": (8, 20)}
+
+
+@dataclass
+class LowRank:
+    a: np.ndarray
+    b: np.ndarray
+
+
+@dataclass
+class Adapter:
+    modules: dict[str, LowRank]
+
+
+def adapter(value, **ranks):
+    names = {"q0": "l.0.q", "q1": "l.1.q", "v": "l.0.v", "head": "head"}
+    full = np.float32(value)
+    return Adapter(
+        {
+            names[key]: LowRank(np.full((r, WIDTHS[names[key]][0]), full), np.full((r, WIDTHS[names[key]][1]), full))
+            for key, r in ranks.items()
+        }
+    )
+
+
+def products(bank, place):
+    """a^T b of one place in every module, as the graph computes it."""
+    found = {}
+    for name in WIDTHS:
+        kind = {"l.0.q": "q", "l.1.q": "q", "l.0.v": "v", "head": "head"}[name]
+        chosen = bank.inputs[f"ranks.{kind}"][place]
+        found[name] = (bank.inputs[f"{name}.a"] * chosen[:, None]).T @ bank.inputs[f"{name}.b"]
+    return found
+
+
+def test_places_that_come_and_go_at_random_keep_to_themselves():
+    bank, rng = AdapterBank(NOTE, Limits(4, 5, 1 << 20)), random.Random(3)
+    loaded: dict[int, Adapter] = {}
+    for turn in range(300):
+        place = rng.randrange(4)
+        if place in loaded:
+            bank.unload(place)
+            del loaded[place]
+        else:
+            ranks = {key: rng.randint(1, 5) for key in ("q0", "q1", "v", "head") if rng.random() < 0.7} or {"v": 5}
+            loaded[place] = adapter(turn + 1, **ranks)
+            bank.check(loaded[place])
+            bank.load(place, loaded[place])
+        for one in range(4):
+            found = products(bank, one)
+            for name, widths in WIDTHS.items():
+                factors = loaded[one].modules.get(name) if one in loaded else None
+                wanted = factors.a.T @ factors.b if factors else np.zeros(widths)
+                np.testing.assert_array_equal(found[name], wanted)
+
+
+def test_every_change_is_a_new_version_and_an_empty_bank_binds_one_rank_of_zeros():
+    bank = AdapterBank(NOTE, Limits(2, 4))
+    assert bank.inputs["head.a"].shape == (1, 8) and not bank.inputs["head.a"].any()
+    bank.load(1, adapter(1, v=3))
+    assert bank.version == 1 and bank.inputs["l.0.v.b"].shape == (3, 4) and bank.inputs["head.b"].shape == (1, 20)
+    bank.unload(1)
+    assert bank.version == 2 and bank.inputs["l.0.v.b"].shape == (1, 4) and not bank.inputs["l.0.v.b"].any()
+
+
+def test_what_does_not_fit_is_refused_with_its_numbers():
+    bank = AdapterBank(NOTE, Limits(2, 4, 1000))
+    unknown = Adapter({"l.9.q": LowRank(np.ones((1, 8)), np.ones((1, 6)))})
+    with pytest.raises(FailedPrecondition, match=r"changes l\.9\.q"):
+        bank.check(unknown)
+    with pytest.raises(FailedPrecondition, match=r"for 8 columns and 7 rows, the model's has 8 and 6"):
+        bank.check(Adapter({"l.0.q": LowRank(np.ones((1, 8), np.float32), np.ones((1, 7), np.float32))}))
+    with pytest.raises(ResourceExhausted, match="rank is 5, the limit of this server 4"):
+        bank.check(adapter(1, v=5))
+    with pytest.raises(ResourceExhausted, match=r"size in bytes is \d+, the limit of this server 1000"):
+        bank.check(adapter(1, head=4, q0=4, q1=4, v=4))
