@@ -15,13 +15,15 @@ from narthex_server.models.families import Task
 from narthex_server.runtime.encoder import OnnxEncoderSession, OrtEncoderSession
 from narthex_server.text.tokenizer import Tokenizer
 from narthex_server.weights.headless import Headless
+from narthex_server.weights.onnx_file import OnnxFile
+from narthex_server.weights.onnx_folder import find_graph, weights_in
 from narthex_server.weights.safetensors import INDEX, SINGLE
 
 if TYPE_CHECKING:
     from narthex_server.graph.builder import GraphBuilder
 
-_GRAPHS = ("onnx/model.onnx", "model.onnx")
-"""Where exports put an encoder, the first that is there; others are named by their path."""
+_WHOLE_BATCH = "DynamicQuantize"
+"""Operators whose names begin so scale a whole batch by its largest value."""
 
 _BIDIRECTIONAL = "use_bidirectional_attention"
 """The field of a config whose tokens see all of their text though the family is a decoder's."""
@@ -77,8 +79,10 @@ def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
     threads = options.threads or cores()
     session: EncoderSession
     if (graph := path if path.is_file() else _exported(layout.encoder, model_type)) is not None:
-        session = OnnxEncoderSession(graph, max_len=max_tokens, threads=threads)
-        compute, quantization, count = "onnx", "", 0
+        file = OnnxFile(graph)
+        alone = any(node.operator.startswith(_WHOLE_BATCH) for node in file.nodes)
+        session = OnnxEncoderSession(graph, alone=alone, max_len=max_tokens, threads=threads)
+        compute, (count, quantization) = "onnx", weights_in(file)
     else:
         source = open_model(layout.encoder, Task.ENCODE)
         source = replace(source, weights=Headless(source.weights))
@@ -116,12 +120,7 @@ def _exported(folder: Path, model_type: str) -> Path | None:
     weights = any((folder / name).is_file() for name in (SINGLE, INDEX))
     if weights and families.is_supported(model_type, Task.ENCODE):
         return None
-    if (found := next((folder / name for name in _GRAPHS if (folder / name).is_file()), None)) is not None:
-        return found
-    others = sorted(str(path.relative_to(folder)) for path in (*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx")))
-    if others and not weights:
-        raise InvalidModelFile(f"{folder} has no {_GRAPHS[0]}; name one of its files: {', '.join(others)}")
-    return None
+    return find_graph(folder)
 
 
 def _usual_pooling(config: Mapping[str, Any]) -> Pooling:

@@ -1,7 +1,6 @@
 """Encoders on ONNX Runtime: graphs that were built here, and those of ONNX folders."""
 
 import gc
-import mmap
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from narthex_server.runtime.stepper import open_session
 
 _TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _STATES = ("last_hidden_state", "token_embeddings", "hidden_states")
-_SHARED_SCALE = b"DynamicQuantize"
-"""Operators of this name quantise a whole batch by its largest value."""
 
 
 class OrtEncoderSession:
@@ -39,17 +36,18 @@ class OrtEncoderSession:
 class OnnxEncoderSession:
     """The engine's EncoderSession over an exported encoder: input_ids, attention_mask and what else it names.
 
-    Errors: InvalidModelFile for a file that is no encoder of tokens.
+    `alone` is for graphs in which the texts of a batch change each other. Errors: InvalidModelFile for a file that is
+    no encoder of tokens.
     """
 
-    def __init__(self, graph: Path, *, max_len: int, threads: int) -> None:
+    def __init__(self, graph: Path, *, alone: bool, max_len: int, threads: int) -> None:
         try:
             self._session: Any = open_session(graph, threads)
         except Exception as error:  # the library has a class for each of its status codes, without a common root
             reason = str(error).splitlines()[0][:300]
             raise InvalidModelFile(f"{graph}: ONNX Runtime cannot load it: {reason}") from error
         self.max_len = max_len
-        self.alone = _shares_scales(graph)
+        self.alone = alone
         self._inputs = {value.name: _type(graph, value) for value in self._session.get_inputs()}
         outputs = {value.name: value.shape for value in self._session.get_outputs()}
         self._output = next((name for name in _STATES if len(outputs.get(name) or ()) == 3), "")
@@ -90,8 +88,3 @@ def _type(graph: Path, value: Any) -> Any:
             f"known are {', '.join(names)}"
         )
     return _TYPES[value.type]
-
-
-def _shares_scales(graph: Path) -> bool:
-    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(_SHARED_SCALE) >= 0

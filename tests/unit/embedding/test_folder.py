@@ -190,11 +190,12 @@ def test_graphs_that_do_not_fit_are_refused(tmp_path):
     options = LoadOptions(threads=1, cache_dir=None)
     folder = linked(ONNX / "onnx_bert", tmp_path / "m", "onnx")
     (folder / "onnx").mkdir()
-    (folder / "onnx" / "model_fp16.onnx").write_bytes(b"x")
-    with pytest.raises(InvalidModelFile, match=r"name one of its files: onnx/model_fp16\.onnx"):
-        load_embedder(folder, options)
     (folder / "onnx" / "model.onnx").write_bytes(b"no graph at all")
-    with pytest.raises(InvalidModelFile, match="ONNX Runtime cannot load it"):
+    with pytest.raises(InvalidModelFile, match=r"model\.onnx"):
+        load_embedder(folder, options)
+    whole = (ONNX / "onnx_bert" / "onnx" / "model.onnx").read_bytes()
+    (folder / "onnx" / "model.onnx").write_bytes(whole[:-5000])
+    with pytest.raises(InvalidModelFile, match=r"model\.onnx"):
         load_embedder(folder, options)
     decoder = next((ONNX / "onnx_llama" / "onnx").glob("model.onnx"))
     (folder / "onnx" / "model.onnx").unlink()
