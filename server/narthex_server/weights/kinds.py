@@ -1,0 +1,21 @@
+"""The formats that weights can be quantised to, by the names that users give them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+KINDS = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
+
+SPELLINGS: Mapping[str, str] = MappingProxyType(
+    {kind.lower(): kind for kind in KINDS}
+    | {kind.lower().replace("_", ""): kind for kind in KINDS if kind.endswith("K")}
+    | {"8": "Q8_0", "6": "Q6_K", "5": "Q5_K", "4": "Q4_K", "3": "Q3_K", "2": "Q2_K"}
+)
+"""What is typed: ggml's names, mistral.rs's spelling of the K ones, and numbers of bits as it takes them."""
+
+
+def kind_named(text: str) -> str:
+    """The format that a user means, `Q4_K` for `q4_k`, `q4k` or `4`; ValueError lists what there is."""
+    kind = SPELLINGS.get(text.lower())
+    if kind is None:
+        raise ValueError(f"is none of {', '.join(KINDS).lower()}, nor a number of bits (2, 3, 4, 5, 6, 8)")
+    return kind
