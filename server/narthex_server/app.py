@@ -204,10 +204,11 @@ def load_model(named: NamedPath, config: ServerConfig) -> "LoadedModel":
     """One model; ONNX Runtime is imported here and nowhere else, so that a tool gateway never has it."""
     from narthex_server.loading import LoadOptions, load
 
-    return load(
-        named.path,
-        LoadOptions(config.compute, config.threads, config.max_slots, config.max_context, config.cache_dir),
-    )
+    options = LoadOptions(
+        config.compute, config.threads, config.max_slots, config.max_context, config.cache_dir,
+        config.quantize, config.topology,
+    )  # fmt: skip
+    return load(named.path, options)
 
 
 async def start_engines(

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,15 @@ from narthex_server.models import families
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
 from narthex_server.runtime.session import DecoderSession, OrtDecoderSession
 from narthex_server.text.assets import TextAssets
+from narthex_server.weights import packed
 from narthex_server.weights.gguf import GgufFile
 from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
+from narthex_server.weights.kinds import kind_named
+from narthex_server.weights.quantised import QuantisedWeights
 from narthex_server.weights.safetensors import SafetensorsFolder, weight_files
+from narthex_server.weights.scheme import Scheme
 from narthex_server.weights.tensors import WeightSource
+from narthex_server.weights.topology import EMPTY, Topology
 
 _log = logging.getLogger(__name__)
 COMPUTE = ("auto", "float32", "block8")
@@ -34,7 +39,8 @@ def default_cache() -> Path:
 class LoadOptions:
     """How to load: `compute` is auto, float32 or block8; `threads` 0 is one per core; `cache_dir` None keeps no graph.
 
-    A slot holds `max_context` tokens, or as many as the model can take where that is fewer.
+    A slot holds `max_context` tokens, or as many as the model can take where that is fewer. `quantize` names a format
+    for the weights of a model that is not quantised, `topology` a file with others for some of them.
     """
 
     compute: str = "auto"
@@ -42,6 +48,8 @@ class LoadOptions:
     slots: int = 8
     max_context: int = 8192
     cache_dir: Path | None = field(default_factory=default_cache)
+    quantize: str | None = None
+    topology: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +79,10 @@ class ModelFiles:
 def load(path: Path, options: LoadOptions) -> LoadedModel:
     """Load a Hugging Face folder or a GGUF file.
 
-    NotFound where there is nothing at `path`, InvalidModelFile where what is there is broken or of an unsupported kind.
+    NotFound where there is nothing at `path`, InvalidModelFile where what is there is broken or of an unsupported kind,
+    InvalidRequest where it is to be quantised and is so already, or the topology cannot be used.
     """
-    source = open_model(path)
+    source = quantising(open_model(path), options.quantize, options.topology)
     model_type = str(source.config.get("model_type"))
     families.check(model_type)
     compute, quantization = _compute(options.compute, source.weights)
@@ -105,17 +114,37 @@ def open_model(path: Path) -> ModelFiles:
     raise InvalidModelFile(f"{path} is neither a GGUF file nor a folder with config.json and safetensors")
 
 
+def quantising(source: ModelFiles, quantize: str | None, topology: Path | None) -> ModelFiles:
+    """The same model with its weights quantised as they are asked for; unchanged where neither is given."""
+    if quantize is None and topology is None:
+        return source
+    scheme = Scheme(quantize and kind_named(quantize), Topology.read(topology) if topology else EMPTY)
+    return replace(source, weights=QuantisedWeights(source.weights, scheme))
+
+
 def _open_folder(folder: Path) -> ModelFiles:
     config = _read_json(folder / "config.json")
     if "model_type" not in config:
         raise InvalidModelFile(f"{folder / 'config.json'}: model_type is missing")
     families.check(str(config["model_type"]))
-    if method := (config.get("quantization_config") or {}).get("quant_method"):
-        raise InvalidModelFile(
-            f"{folder}: weights quantised by {method} are not supported; use a GGUF file of the model"
-        )
     files = (folder / "config.json", *weight_files(folder))
-    return ModelFiles(config, SafetensorsFolder(folder), files, lambda: TextAssets.from_folder(folder))
+    weights = _quantised_by(config, folder) or SafetensorsFolder(folder)
+    return ModelFiles(config, weights, files, lambda: TextAssets.from_folder(folder))
+
+
+def _quantised_by(config: Mapping[str, Any], folder: Path) -> WeightSource | None:
+    """The weights of a folder that was quantised before it came here; None where it was not."""
+    quantization = config.get("quantization_config") or {}
+    match quantization.get("quant_method"):
+        case None:
+            return None
+        case packed.METHOD:
+            return packed.PackedWeights(SafetensorsFolder(folder), quantization)
+        case method:
+            raise InvalidModelFile(
+                f"{folder}: weights quantised by {method} are not supported, only by {packed.METHOD}; "
+                "use a GGUF file of the model"
+            )
 
 
 def _open_gguf(path: Path) -> ModelFiles:
@@ -185,6 +214,7 @@ def _graph(cache: GraphCache, source: ModelFiles, model_type: str, compute: str,
         graph.save(folder / GRAPH, WEIGHTS)
 
     here = Path(__file__).parent
-    options = {"compute": compute, "max_len": max_len, "model_type": model_type}
+    formats = {name: found.format.name for name in source.weights.names() if (found := source.weights.find(name))}
+    options = {"compute": compute, "max_len": max_len, "model_type": model_type, "formats": formats}
     key = entry_key(cache.content_digest(source.files), options, [here / name for name in _SOURCES])
     return cache.find_or_build(key, build)
