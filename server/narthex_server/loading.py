@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from narthex_server.errors import InvalidModelFile, NotFound
@@ -15,7 +16,7 @@ from narthex_server.models import families
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
 from narthex_server.runtime.session import DecoderSession, OrtDecoderSession
 from narthex_server.text.assets import TextAssets
-from narthex_server.weights import packed
+from narthex_server.weights import awq, fp8, gptq, packed
 from narthex_server.weights.gguf import GgufFile
 from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
 from narthex_server.weights.kinds import kind_named
@@ -28,6 +29,14 @@ from narthex_server.weights.topology import EMPTY, Topology
 _log = logging.getLogger(__name__)
 COMPUTE = ("auto", "float32", "block8")
 _SOURCES = ("graph", "models", "weights")
+_QUANTISERS: Mapping[str, Callable[[WeightSource, Mapping[str, Any]], WeightSource]] = MappingProxyType(
+    {
+        packed.METHOD: packed.PackedWeights,
+        gptq.METHOD: gptq.GptqWeights,
+        awq.METHOD: awq.AwqWeights,
+        fp8.METHOD: fp8.Float8Weights,
+    }
+)
 
 
 def default_cache() -> Path:
@@ -135,16 +144,16 @@ def _open_folder(folder: Path) -> ModelFiles:
 def _quantised_by(config: Mapping[str, Any], folder: Path) -> WeightSource | None:
     """The weights of a folder that was quantised before it came here; None where it was not."""
     quantization = config.get("quantization_config") or {}
-    match quantization.get("quant_method"):
-        case None:
-            return None
-        case packed.METHOD:
-            return packed.PackedWeights(SafetensorsFolder(folder), quantization)
-        case method:
-            raise InvalidModelFile(
-                f"{folder}: weights quantised by {method} are not supported, only by {packed.METHOD}; "
-                "use a GGUF file of the model"
-            )
+    if not isinstance(quantization, dict):
+        raise InvalidModelFile(f"{folder / 'config.json'}: quantization_config is no object")
+    if (method := quantization.get("quant_method")) is None:
+        return None
+    if method not in tuple(_QUANTISERS):
+        raise InvalidModelFile(
+            f"{folder}: weights quantised by {method} are not supported; supported are {', '.join(_QUANTISERS)}, "
+            "and GGUF files"
+        )
+    return _QUANTISERS[method](SafetensorsFolder(folder), quantization)
 
 
 def _open_gguf(path: Path) -> ModelFiles:

@@ -16,8 +16,8 @@ from narthex_server.weights.search import affine, inverse, symmetric
 
 _BEFORE_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 _LARGEST = float(np.finfo(np.float16).max)
-_TILE = 1 << 16
-"""Values that are encoded at a time: they, and what the search makes of them, stay in a core's cache."""
+_TILE = 1 << 18
+"""Values that are encoded at a time: few enough for a core's cache, enough to hide the interpreter."""
 
 
 def encode(name: str, values: Floats, stored: BlockFormat) -> Bytes:

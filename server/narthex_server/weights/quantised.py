@@ -11,24 +11,22 @@ import numpy as np
 from narthex_server.errors import InvalidRequest
 from narthex_server.weights.encoders import encode
 from narthex_server.weights.formats import BlockFormat, Bytes
+from narthex_server.weights.latest import Latest
 from narthex_server.weights.scheme import Scheme, summary, unused
 from narthex_server.weights.tensors import StoredTensor, WeightSource
 
 _log = logging.getLogger(__name__)
-_SLICE = 1 << 20
+_SLICE = 1 << 19
 """Values that one thread converts to float32 and encodes at a time."""
 
 
 class QuantisedWeights:
-    """Another source's weights in the formats of a scheme; each is encoded when its bytes are asked for.
-
-    The bytes asked for last are kept: who builds a graph asks for values, scales and offsets of a weight in turn.
-    """
+    """Another source's weights in the formats of a scheme; each is encoded when its bytes are asked for."""
 
     def __init__(self, source: WeightSource, scheme: Scheme) -> None:
         """Decide for every tensor and log that; InvalidRequest where one is quantised already."""
         self._source = source
-        self._last: tuple[str, Bytes] | None = None
+        self._latest = Latest()
         choices = {}
         for name in source.names():
             if (tensor := source.find(name)) is not None:
@@ -51,13 +49,7 @@ class QuantisedWeights:
         tensor = self._source.find(name)
         if tensor is None or (stored := self._choices[name].format) is None:
             return tensor
-        return replace(tensor, format=stored, stored=lambda: self._encoded(tensor, stored))
-
-    def _encoded(self, tensor: StoredTensor, stored: BlockFormat) -> Bytes:
-        if self._last is None or self._last[0] != tensor.name:
-            self._last = None  # before the next: two would be held
-            self._last = tensor.name, quantised(tensor, stored)
-        return self._last[1]
+        return replace(tensor, format=stored, stored=lambda: self._latest.get(name, lambda: quantised(tensor, stored)))
 
 
 def quantised(tensor: StoredTensor, stored: BlockFormat) -> Bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_dtypes import float8_e4m3fn
 
 from narthex_server.errors import InvalidModelFile
 from narthex_server.weights.formats import BF16, F16, F32, BlockFormat
@@ -16,9 +17,11 @@ from narthex_server.weights.tensors import StoredTensor
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 U8 = BlockFormat("U8", -1, 1, 1, lambda raw: raw.astype(np.float32))
-"""Bytes of which the file does not say what they mean."""
+I32 = BlockFormat("I32", -1, 1, 4, lambda raw: np.ascontiguousarray(raw).view(np.int32).astype(np.float32))
+"""Bytes and words into which quantisers pack what `config.json` says."""
+F8 = BlockFormat("F8_E4M3", -1, 1, 1, lambda raw: np.ascontiguousarray(raw).view(float8_e4m3fn).astype(np.float32))
 
-_KINDS = {"F32": F32, "F16": F16, "BF16": BF16, "U8": U8}
+_KINDS = {known.name: known for known in (F32, F16, BF16, U8, I32, F8)}
 
 
 class SafetensorsFolder:

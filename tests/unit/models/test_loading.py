@@ -39,9 +39,11 @@ def test_a_cache_that_cannot_be_written_does_not_stop_loading(tmp_path, caplog):
 
 
 def test_weights_of_another_quantiser_are_refused_by_name(tmp_path):
-    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "hqq", "bits": 4}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InvalidModelFile, match="quantised by gptq are not supported; use a GGUF file"):
+    with pytest.raises(
+        InvalidModelFile, match="quantised by hqq are not supported; supported are narthex, gptq, awq, fp8"
+    ):
         load(tmp_path, LoadOptions(cache_dir=None))
 
 
