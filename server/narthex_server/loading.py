@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from narthex_server.errors import InvalidModelFile, NotFound
+from narthex_server.errors import InvalidModelFile, InvalidRequest, NotFound
 from narthex_server.models import families
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
 from narthex_server.runtime.session import DecoderSession, OrtDecoderSession
@@ -127,7 +127,11 @@ def quantising(source: ModelFiles, quantize: str | None, topology: Path | None) 
     """The same model with its weights quantised as they are asked for; unchanged where neither is given."""
     if quantize is None and topology is None:
         return source
-    scheme = Scheme(quantize and kind_named(quantize), Topology.read(topology) if topology else EMPTY)
+    try:
+        kind = quantize and kind_named(quantize)
+    except ValueError as error:
+        raise InvalidRequest(f"quantize: {quantize!r} {error}") from error
+    scheme = Scheme(kind, Topology.read(topology) if topology else EMPTY)
     return replace(source, weights=QuantisedWeights(source.weights, scheme))
 
 

@@ -89,7 +89,7 @@ def test_every_format_runs_and_more_bits_change_the_logits_less(folder, options,
         if kind in __import__("narthex_server.weights.formats", fromlist=["a"]).FORMATS
     }
     assert all(change < BOUNDS[kind] for kind, change in changes.items()), changes
-    searched = [changes[kind] for kind in ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")]
+    searched = [changes[kind] for kind in ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K") if kind in KINDS]
     assert searched == sorted(searched), changes
 
 

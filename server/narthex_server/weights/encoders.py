@@ -183,15 +183,15 @@ def _q6_k(blocks: Floats) -> Bytes:
 
 ENCODERS: Mapping[str, Callable[[Floats], Bytes]] = MappingProxyType(
     {
-        "Q4_0": lambda blocks: _with_nibbles(*_signed(blocks, 8)),
-        "Q4_1": lambda blocks: _with_nibbles(*_ranged(blocks, 15)),
-        "Q5_0": lambda blocks: _with_fifth_bits(*_signed(blocks, 16)),
-        "Q5_1": lambda blocks: _with_fifth_bits(*_ranged(blocks, 31)),
         "Q8_0": _q8_0,
-        "Q2_K": _q2_k,
-        "Q3_K": _q3_k,
-        "Q4_K": _q4_k,
-        "Q5_K": _q5_k,
         "Q6_K": _q6_k,
+        "Q5_K": _q5_k,
+        "Q5_1": lambda blocks: _with_fifth_bits(*_ranged(blocks, 31)),
+        "Q5_0": lambda blocks: _with_fifth_bits(*_signed(blocks, 16)),
+        "Q4_K": _q4_k,
+        "Q4_1": lambda blocks: _with_nibbles(*_ranged(blocks, 15)),
+        "Q4_0": lambda blocks: _with_nibbles(*_signed(blocks, 8)),
+        "Q3_K": _q3_k,
+        "Q2_K": _q2_k,
     }
 )

@@ -118,5 +118,5 @@ def test_quantize_writes_a_folder_and_says_what_became_of_the_weights(narthex, t
 def test_quantize_lists_the_formats(narthex, tmp_path):
     failed = narthex("quantize", "m", str(tmp_path / "out"), "--quantize", "q7_k")
     assert failed.returncode == 2
-    assert "is none of q8_0, q6_k" in failed.stderr
+    assert "is none of q8_0, q6_k, q5_k" in failed.stderr
     assert narthex("quantize", "m", str(tmp_path / "out")).returncode == 2
