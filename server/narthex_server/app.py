@@ -221,6 +221,8 @@ def load_model(named: NamedPath, config: ServerConfig) -> "LoadedModel":
             Limits(room, config.max_adapter_rank, config.max_adapter_bytes) if room else None,
             xlora.get(named.name),
             config.xlora_frozen_after,
+            config.quantize,
+            config.topology,
         ),
     )
 
