@@ -226,6 +226,8 @@ def load_model(named: NamedPath, config: ServerConfig) -> "LoadedModel | LoadedE
         Limits(room, config.max_adapter_rank, config.max_adapter_bytes) if room else None,
         xlora.get(named.name),
         config.xlora_frozen_after,
+        config.quantize,
+        config.topology,
     )
     return load_embedder(named.path, options) if is_embedder(named.path) else load(named.path, options)
 

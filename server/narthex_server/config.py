@@ -11,6 +11,10 @@ from typing import Any, Literal
 from narthex.settings import Address, NamedPath, SettingsError, option, parse
 
 Compute = Literal["auto", "float32", "block8"]
+Quantize = Literal[
+    "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0",
+    "q6k", "q5k", "q4k", "q3k", "q2k", "8", "6", "5", "4", "3", "2",
+]  # fmt: skip
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 DELEGATE_TOKEN_VARIABLE = "NARTHEX_DELEGATE_TOKEN"
@@ -34,6 +38,8 @@ class ServerConfig:
     model: tuple[NamedPath, ...] = option((), "a model folder, .gguf or .onnx file; repeatable", metavar="NAME=PATH")
     mcp_config: Path | None = option(None, "the MCP servers to forward: an mcp-config.json")
     compute: Compute = option("auto", "float32 is exact, block8 uses int8 activations on quantised weights")
+    quantize: Quantize | None = option(None, "quantise the weights of a folder as they are loaded", metavar="KIND")
+    topology: Path | None = option(None, "other formats for some layers or tensors: a YAML file")
     threads: int = option(0, "threads of the engine; 0 takes the physical cores", minimum=0)
     max_slots: int = option(8, "sequences that decode together, per model", minimum=1)
     max_context: int = option(8192, "tokens of prompt and answer per sequence, at most", minimum=16)

@@ -9,7 +9,17 @@ from narthex_server.embedding.folder import EmbedderFolder, describes_embedder, 
 from narthex_server.embedding.head import Head, Pooling
 from narthex_server.embedding.session import EncoderSession
 from narthex_server.errors import InvalidModelFile
-from narthex_server.loading import Graphs, LoadOptions, Variant, cores, graph_cache, open_model, parameters, settle
+from narthex_server.loading import (
+    Graphs,
+    LoadOptions,
+    Variant,
+    cores,
+    graph_cache,
+    open_model,
+    parameters,
+    quantising,
+    settle,
+)
 from narthex_server.models import families
 from narthex_server.models.families import Task
 from narthex_server.runtime.encoder import OnnxEncoderSession, OrtEncoderSession
@@ -84,7 +94,7 @@ def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
         session = OnnxEncoderSession(graph, alone=alone, max_len=max_tokens, threads=threads)
         compute, (count, quantization) = "onnx", weights_in(file)
     else:
-        source = open_model(layout.encoder, Task.ENCODE)
+        source = quantising(open_model(layout.encoder, Task.ENCODE), options.quantize, options.topology)
         source = replace(source, weights=Headless(source.weights))
         compute, quantization = settle(options.compute, source.weights)
         count = parameters(source.weights)

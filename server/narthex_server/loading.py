@@ -10,10 +10,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from narthex_server.engine.decoder import DecoderSession
-from narthex_server.errors import InvalidModelFile, NotFound
+from narthex_server.errors import InvalidModelFile, InvalidRequest, NotFound
 from narthex_server.models import families
 from narthex_server.models.families import Task
 from narthex_server.runtime.adapter_bank import Limits
@@ -22,11 +23,16 @@ from narthex_server.runtime.foreign.choice import open_foreign
 from narthex_server.runtime.session import OrtDecoderSession, Shape
 from narthex_server.runtime.xlora import Classifier, XLoraSession
 from narthex_server.text.assets import TextAssets
+from narthex_server.weights import awq, fp8, gptq, packed
 from narthex_server.weights.gguf import GgufFile
 from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
+from narthex_server.weights.kinds import kind_named
 from narthex_server.weights.onnx_folder import find_graph, read_onnx
+from narthex_server.weights.quantised import QuantisedWeights
 from narthex_server.weights.safetensors import INDEX, SINGLE, SafetensorsFolder, weight_files
+from narthex_server.weights.scheme import Scheme
 from narthex_server.weights.tensors import WeightSource
+from narthex_server.weights.topology import EMPTY, Topology
 from narthex_server.weights.xlora import read_xlora
 
 if TYPE_CHECKING:
@@ -35,6 +41,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 COMPUTE = ("auto", "float32", "block8")
 _SOURCES = ("graph", "models", "models/encoders", "weights")
+_QUANTISERS: Mapping[str, Callable[[WeightSource, Mapping[str, Any]], WeightSource]] = MappingProxyType(
+    {
+        packed.METHOD: packed.PackedWeights,
+        gptq.METHOD: gptq.GptqWeights,
+        awq.METHOD: awq.AwqWeights,
+        fp8.METHOD: fp8.Float8Weights,
+    }
+)
 
 
 def default_cache() -> Path:
@@ -49,6 +63,7 @@ class LoadOptions:
     A slot holds `max_context` tokens, or as many as the model can take where that is fewer. With `adapters` the model
     is loaded a second time with room for them, for the steps that use one. `xlora` is the folder of an X-LoRA on top of
     the model, whose scalings stay as they are after `xlora_frozen_after` generated tokens (0 is never).
+    `quantize` names a format for the weights of a model that is not quantised, `topology` a file with others for some.
     """
 
     compute: str = "auto"
@@ -59,6 +74,8 @@ class LoadOptions:
     adapters: Limits | None = None
     xlora: Path | None = None
     xlora_frozen_after: int = 0
+    quantize: str | None = None
+    topology: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +105,12 @@ class ModelFiles:
 def load(path: Path, options: LoadOptions) -> LoadedModel:
     """Load a Hugging Face folder, a GGUF file, or a decoder graph: an .onnx file or a folder that has one.
 
-    NotFound where there is nothing at `path`, InvalidModelFile where what is there is broken or of an unsupported kind.
+    NotFound where there is nothing at `path`, InvalidModelFile where what is there is broken or of an unsupported kind,
+    InvalidRequest where it is to be quantised and is so already, or the topology cannot be used.
     """
     if (graph := _foreign_graph(path)) is not None:
         return _load_foreign(graph, options)
-    source = open_model(path)
+    source = quantising(open_model(path), options.quantize, options.topology)
     model_type = str(source.config.get("model_type"))
     families.check(model_type)
     compute, quantization = settle(options.compute, source.weights)
@@ -121,6 +139,8 @@ def _load_foreign(graph: Path, options: LoadOptions) -> LoadedModel:
     model = read_onnx(graph)
     if options.xlora is not None:
         raise InvalidModelFile(f"{options.xlora}: an X-LoRA needs the model's safetensors or GGUF, not {graph}")
+    if options.quantize is not None or options.topology is not None:
+        raise InvalidRequest(f"{graph}: the weights of an ONNX graph stay as they were exported; leave quantize unset")
     if options.compute != "auto":
         _log.warning("%s computes as it was exported, not in %s", graph, options.compute)
     max_len = min(model.context or options.max_context, options.max_context)
@@ -149,17 +169,41 @@ def open_model(path: Path, task: Task = Task.GENERATE) -> ModelFiles:
     raise InvalidModelFile(f"{path} is neither a GGUF file nor a folder with config.json and safetensors")
 
 
+def quantising(source: ModelFiles, quantize: str | None, topology: Path | None) -> ModelFiles:
+    """The same model with its weights quantised as they are asked for; unchanged where neither is given."""
+    if quantize is None and topology is None:
+        return source
+    try:
+        kind = quantize and kind_named(quantize)
+    except ValueError as error:
+        raise InvalidRequest(f"quantize: {quantize!r} {error}") from error
+    scheme = Scheme(kind, Topology.read(topology) if topology else EMPTY)
+    return replace(source, weights=QuantisedWeights(source.weights, scheme))
+
+
 def _open_folder(folder: Path, task: Task) -> ModelFiles:
     config = _read_json(folder / "config.json")
     if "model_type" not in config:
         raise InvalidModelFile(f"{folder / 'config.json'}: model_type is missing")
     families.check(str(config["model_type"]), task)
-    if method := (config.get("quantization_config") or {}).get("quant_method"):
-        raise InvalidModelFile(
-            f"{folder}: weights quantised by {method} are not supported; use a GGUF file of the model"
-        )
     files = (folder / "config.json", *weight_files(folder))
-    return ModelFiles(config, SafetensorsFolder(folder), files, lambda: TextAssets.from_folder(folder))
+    weights = _quantised_by(config, folder) or SafetensorsFolder(folder)
+    return ModelFiles(config, weights, files, lambda: TextAssets.from_folder(folder))
+
+
+def _quantised_by(config: Mapping[str, Any], folder: Path) -> WeightSource | None:
+    """The weights of a folder that was quantised before it came here; None where it was not."""
+    quantization = config.get("quantization_config") or {}
+    if not isinstance(quantization, dict):
+        raise InvalidModelFile(f"{folder / 'config.json'}: quantization_config is no object")
+    if (method := quantization.get("quant_method")) is None:
+        return None
+    if method not in tuple(_QUANTISERS):
+        raise InvalidModelFile(
+            f"{folder}: weights quantised by {method} are not supported; supported are {', '.join(_QUANTISERS)}, "
+            "and GGUF files"
+        )
+    return _QUANTISERS[method](SafetensorsFolder(folder), quantization)
 
 
 def _open_gguf(path: Path) -> ModelFiles:
@@ -247,8 +291,11 @@ class Graphs(ABC):
     def find(self, variant: Variant) -> Path:
         """Return the file of a graph."""
         here = Path(__file__).parent
+        weights = self.source.weights
+        formats = {name: found.format.name for name in weights.names() if (found := weights.find(name))}
         options = {
             "compute": self.compute, "max_len": self.max_len, "model_type": self.model_type, "variant": variant.value,
+            "formats": formats,
         }  # fmt: skip
         key = entry_key(self.cache.content_digest(self.source.files), options, [here / name for name in _SOURCES])
         return self.cache.find_or_build(key, lambda folder: self._build(variant, folder))

@@ -76,6 +76,15 @@ def test_the_older_config_spelling_means_the_same(name, load, tmp_path):
     np.testing.assert_allclose(vectors, golden.raw, rtol=0, atol=RAW)
 
 
+def test_weights_quantised_on_load_give_nearly_the_same_vectors(tmp_path):
+    folder = ROOT / "golden/embed_bert"
+    model = load_embedder(folder, LoadOptions(threads=2, cache_dir=tmp_path, quantize="q8_0"))
+    golden = Golden(folder)
+    vectors = unit(np.stack([pool(hidden, model.head.pooling) for hidden in together(model, golden.ids)]))
+    assert (model.compute, model.quantization) == ("block8", "Q8_0")
+    assert (vectors * golden.normalised).sum(axis=1).min() >= 0.99
+
+
 def test_a_graph_that_quantises_whole_batches_encodes_texts_alone(load):
     model, golden = load(ROOT / QUANTISED), Golden(ROOT / "golden-onnx/onnx_bert")
     assert model.session.alone

@@ -30,4 +30,4 @@ def embed(graph: GraphBuilder, tokens: ir.Value, table: StoredTensor) -> ir.Valu
     if packing.offsets is not None:
         offsets = graph.op("Gather", per_block("block_offsets", packing.offsets), tokens, axis=0)
         values = graph.op("Add", values, offsets)
-    return graph.op("Reshape", values, graph.constant("hidden", np.array([0, 0, hidden], np.int64)))
+    return graph.op("Reshape", values, graph.constant("merge_blocks", np.array([0, 0, hidden], np.int64)))

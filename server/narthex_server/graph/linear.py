@@ -22,7 +22,7 @@ def packing_of(graph: GraphBuilder, weight: StoredTensor) -> Packing | None:
 
 def quants(graph: GraphBuilder, weight: StoredTensor, packing: Packing) -> ir.Value:
     """The quantised values of a matrix, uint8 [rows, blocks, bytes of a block]."""
-    shape = (len(weight.raw), weight.shape[-1] // packing.block, packing.block * packing.bits // 8)
+    shape = (weight.shape[0], weight.shape[-1] // packing.block, packing.block * packing.bits // 8)
     return graph.weight(f"{weight.name}.quants", np.uint8, shape, lambda: packing.quants(weight.raw))
 
 

@@ -111,4 +111,4 @@ class EmbedPipeline:
         special = len(ids) - len(bare)
         before = next((start for start in range(special + 1) if ids[start : start + len(bare)] == bare), special)
         after = ids[before + len(bare) :]
-        return [*ids[:before], *bare[: self.model.max_context - special], *after]
+        return [*ids[:before], *bare[: max(self.model.max_context - special, 0)], *after]

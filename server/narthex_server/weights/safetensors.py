@@ -1,19 +1,27 @@
 """Hugging Face weight folders: one `model.safetensors`, or shards named by `model.safetensors.index.json`."""
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_dtypes import float8_e4m3fn
 
 from narthex_server.errors import InvalidModelFile
-from narthex_server.weights.formats import BF16, F16, F32
+from narthex_server.weights.formats import BF16, F16, F32, BlockFormat
 from narthex_server.weights.tensors import StoredTensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+U8 = BlockFormat("U8", -1, 1, 1, lambda raw: raw.astype(np.float32))
+I32 = BlockFormat("I32", -1, 1, 4, lambda raw: np.ascontiguousarray(raw).view(np.int32).astype(np.float32))
+"""Bytes and words into which quantisers pack what `config.json` says."""
+F8 = BlockFormat("F8_E4M3", -1, 1, 1, lambda raw: np.ascontiguousarray(raw).view(float8_e4m3fn).astype(np.float32))
+
+_KINDS = {known.name: known for known in (F32, F16, BF16, U8, I32, F8)}
 _BUFFERS = frozenset({"I64", "BOOL"})
 """Types of what checkpoints keep beside their weights, such as BERT's position ids; nothing computes with it."""
 
@@ -69,11 +77,10 @@ def read_safetensors(path: Path) -> Iterable[StoredTensor]:
 
 
 def _tensor(path: Path, body: Any, name: str, entry: Any) -> StoredTensor:
-    known = {"F32": F32, "F16": F16, "BF16": BF16}
-    if entry["dtype"] not in known:
-        kinds = ", ".join(known)
+    if entry["dtype"] not in _KINDS:
+        kinds = ", ".join(_KINDS)
         raise InvalidModelFile(f"{path}: tensor {name} has type {entry['dtype']}; supported are {kinds}")
-    kind = known[entry["dtype"]]
+    kind = _KINDS[entry["dtype"]]
     shape = tuple(int(extent) for extent in entry["shape"])
     start, end = entry["data_offsets"]
     expected = prod(shape) * kind.bytes
@@ -83,3 +90,24 @@ def _tensor(path: Path, body: Any, name: str, entry: Any) -> StoredTensor:
         raise InvalidModelFile(f"{path}: truncated: tensor {name} ends at byte {end} of {len(body)}")
     columns = shape[-1] if shape else 1
     return StoredTensor(name, shape, kind, body[start:end].reshape(-1, max(columns * kind.bytes, 1)))
+
+
+def write_safetensors(path: Path, tensors: Sequence[StoredTensor]) -> Iterator[StoredTensor]:
+    """Write a file, one tensor at a time, and yield each when it is written; rows of blocks are written as U8."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + tensor.nbytes
+        kind, shape = tensor.format.name, tensor.shape
+        if tensor.format.packing is not None:
+            kind, shape = U8.name, (shape[0], shape[1] // tensor.format.block * tensor.format.bytes)
+        header[tensor.name] = {"dtype": kind, "shape": shape, "data_offsets": (start, end)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the values aligned
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            file.write(np.ascontiguousarray(tensor.raw).data)
+            yield tensor
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,6 +1,6 @@
 """A weight as it is stored: bytes in a known block format, converted only when somebody asks."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Protocol
@@ -8,17 +8,26 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from narthex_server.weights.formats import F32, BlockFormat
+from narthex_server.weights.formats import F32, BlockFormat, Bytes
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in blocks along its last dimension; `raw` is uint8 [rows, bytes of a row], often a view of a file."""
+    """A tensor in blocks along its last dimension.
+
+    `stored` is its bytes, uint8 [rows, bytes of a row], often a view of a file; or what makes them, called each time
+    that they are asked for.
+    """
 
     name: str
     shape: tuple[int, ...]
     format: BlockFormat
-    raw: NDArray[np.uint8]
+    stored: Bytes | Callable[[], Bytes]
+
+    @property
+    def raw(self) -> Bytes:
+        """The bytes, uint8 [rows, bytes of a row]."""
+        return self.stored() if callable(self.stored) else self.stored
 
     def dense(self) -> NDArray[np.float32]:
         """Return the values as float32 in `shape`."""
@@ -26,22 +35,33 @@ class StoredTensor:
 
     def reordered(self, rows: NDArray[np.intp]) -> "StoredTensor":
         """Return the tensor with its rows in another order; blocks lie within rows, so nothing is lost."""
-        return replace(self, raw=self.raw[rows])
+        return replace(self, stored=lambda: self.raw[rows])
 
     def part(self, index: int) -> "StoredTensor":
         """Return one slice along the first dimension."""
-        rows = len(self.raw) // self.shape[0]
-        raw = self.raw[index * rows : (index + 1) * rows]
-        return replace(self, name=f"{self.name}.{index}", shape=self.shape[1:], raw=raw)
+
+        def stored() -> Bytes:
+            rows = len(self.raw) // self.shape[0]
+            return self.raw[index * rows : (index + 1) * rows]
+
+        return replace(self, name=f"{self.name}.{index}", shape=self.shape[1:], stored=stored)
 
     def shifted(self, by: float) -> "StoredTensor":
         """Return the tensor with `by` added to every value, as float32."""
-        values = np.ascontiguousarray(self.dense() + np.float32(by)).reshape(len(self.raw), -1)
-        return replace(self, format=F32, raw=values.view(np.uint8))
+
+        def stored() -> Bytes:
+            return np.ascontiguousarray(self.dense() + np.float32(by)).reshape(len(self.raw), -1).view(np.uint8)
+
+        return replace(self, format=F32, stored=stored)
 
     @property
     def size(self) -> int:
         return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes `raw` has, without making them."""
+        return self.size // self.format.block * self.format.bytes
 
 
 class WeightSource(Protocol):

@@ -1,5 +1,6 @@
 import json
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -97,3 +98,25 @@ def test_doctor_names_what_is_in_the_way(narthex, tmp_path):
     assert "upstream gone: no-such-command is not on this machine" in told.stdout
     assert "upstream here: " in told.stdout
     assert "CPUExecutionProvider" in told.stdout
+
+
+def test_quantize_writes_a_folder_and_says_what_became_of_the_weights(narthex, tmp_path):
+    model = str(Path(__file__).parents[2] / "golden" / "qwen3")
+    (tmp_path / "t.yml").write_text("1: {isq: q8_0}\n")
+    words = ("quantize", model, str(tmp_path / "out"), "--quantize", "4", "--topology", str(tmp_path / "t.yml"))
+    done = narthex(*words)
+    assert done.returncode == 0, done.stderr
+    assert "topology entry 1" in done.stderr
+    assert "100 %" in done.stderr
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["quantization_config"]["formats"]["model.layers.1.mlp.up_proj.weight"] == "Q8_0"
+    again = narthex(*words)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+
+def test_quantize_lists_the_formats(narthex, tmp_path):
+    failed = narthex("quantize", "m", str(tmp_path / "out"), "--quantize", "q7_k")
+    assert failed.returncode == 2
+    assert "is none of q8_0, q6_k, q5_k" in failed.stderr
+    assert narthex("quantize", "m", str(tmp_path / "out")).returncode == 2

@@ -45,3 +45,12 @@ def test_a_model_name_is_given_once(capsys):
 def test_a_certificate_needs_its_key():
     with pytest.raises(SettingsError, match="belong together"):
         ServerConfig(tls=Tls(cert=Path("/c")))
+
+
+def test_weights_are_quantised_as_flags_environment_and_file_say(tmp_path, monkeypatch):
+    (tmp_path / "narthex.toml").write_text('[server]\nquantize = "q5_k"\ntopology = "t.yml"\n')
+    config = from_command_line(["--config", str(tmp_path / "narthex.toml")])
+    assert (config.quantize, config.topology) == ("q5_k", tmp_path / "t.yml")
+    monkeypatch.setenv("NARTHEX_QUANTIZE", "q4k")
+    assert from_command_line(["--config", str(tmp_path / "narthex.toml")]).quantize == "q4k"
+    assert from_command_line(["--quantize", "8"]).quantize == "8"

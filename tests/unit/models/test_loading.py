@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from narthex_server.errors import InvalidModelFile
+from narthex_server.errors import InvalidModelFile, InvalidRequest
 from narthex_server.loading import LoadOptions, load
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -39,9 +39,11 @@ def test_a_cache_that_cannot_be_written_does_not_stop_loading(tmp_path, caplog):
 
 
 def test_weights_of_another_quantiser_are_refused_by_name(tmp_path):
-    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "hqq", "bits": 4}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InvalidModelFile, match="quantised by gptq are not supported; use a GGUF file"):
+    with pytest.raises(
+        InvalidModelFile, match="quantised by hqq are not supported; supported are narthex, gptq, awq, fp8"
+    ):
         load(tmp_path, LoadOptions(cache_dir=None))
 
 
@@ -55,3 +57,8 @@ def test_a_truncated_model_is_refused(tmp_path):
 def test_an_unknown_compute_mode_is_a_mistake_of_the_caller(tmp_path):
     with pytest.raises(ValueError, match="'int3' is none of auto, float32, block8"):
         load(GGUF, LoadOptions(compute="int3", cache_dir=tmp_path))
+
+
+def test_an_unknown_quantisation_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(InvalidRequest, match="quantize: 'q9_k' is none of q8_0, q6_k"):
+        load(GOLDEN / "llama", LoadOptions(cache_dir=tmp_path, quantize="q9_k"))

@@ -38,7 +38,6 @@ def test_penalties_that_are_off_are_fine():
 @pytest.mark.parametrize(
     "spec",
     [
-        wire.GenerationSpec(text="x", adapters=[wire.AdapterUse(name="a")]),
         wire.GenerationSpec(text="x", constraint=wire.Constraint(regex="a")),
         wire.GenerationSpec(text="x", response=wire.ResponseOptions(prompt_logprobs=0)),
         wire.GenerationSpec(text="x", stopping=wire.StoppingOptions(min_tokens=2)),
@@ -49,6 +48,22 @@ def test_penalties_that_are_off_are_fine():
 def test_what_is_not_built_is_refused_rather_than_ignored(spec):
     with pytest.raises(Unimplemented):
         convert.generate_request(spec, "r")
+
+
+def test_adapters_count_once_unless_they_say_otherwise():
+    uses = [wire.AdapterUse(name="a"), wire.AdapterUse(name="b", scale=-0.5), wire.AdapterUse(name="c", scale=0)]
+    found = convert.generate_request(wire.GenerationSpec(text="x", adapters=uses), "r").adapters
+    assert [(use.name, use.scale) for use in found] == [("a", 1.0), ("b", -0.5), ("c", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("use", "field"),
+    [(wire.AdapterUse(), "name"), (wire.AdapterUse(name="a", scale=float("inf")), "scale")],
+)
+def test_an_adapter_without_name_or_with_an_endless_scale_is_refused(use, field):
+    spec = wire.ChatSpec(messages=[wire.ChatMessage(role=wire.ROLE_USER)], adapters=[wire.AdapterUse(name="b"), use])
+    with pytest.raises(InvalidRequest, match=rf"adapters\[1\]\.{field}"):
+        convert.chat_request(spec, "r")
 
 
 @pytest.mark.parametrize("spec", [wire.GenerationSpec(), wire.GenerationSpec(text="")])

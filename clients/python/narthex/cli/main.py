@@ -19,6 +19,7 @@ COMMANDS = {  # each is a module here with `add(parser)` and `run(arguments) -> 
     "tools": "list the tools of a server, or call one",
     "models": "list the models of a server",
     "adapters": "list the adapters of a server, load or unload one",
+    "quantize": "write a model folder with quantised weights",
     "doctor": "look at this machine and say what to do",
     "config": "check a narthex.toml",
     "keys": "make API keys",
@@ -45,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.INTERRUPTED
 
 
-def become(name: str, words: Sequence[str]) -> int:
-    """Runs the server or the bridge in the place of this process (as a child where the system cannot)."""
-    command = [sys.executable, "-m", f"{installed(name)}.main", *words]
+def become(name: str, words: Sequence[str], module: str = "main") -> int:
+    """Runs a program of the server or the bridge in the place of this process (as a child where the system cannot)."""
+    command = [sys.executable, "-m", f"{installed(name)}.{module}", *words]
     if sys.platform == "win32":
         return subprocess.run(command).returncode
     os.execv(sys.executable, command)

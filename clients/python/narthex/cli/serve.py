@@ -46,6 +46,8 @@ PASSED_ON = {  # flags of the server that are shown here too; every other flag o
     "--threads": ("N", "threads of the engine; 0 takes the physical cores"),
     "--max-slots": ("N", "sequences that decode together, per model"),
     "--max-context": ("N", "tokens of prompt and answer per sequence, at most"),
+    "--quantize": ("KIND", "quantise the weights of a folder as they are loaded: q8_0, q6_k, q5_k, q4_k, q4_0, …"),
+    "--topology": ("FILE", "other formats for some layers or tensors: a YAML file"),
     "--compute": ("KIND", "auto, float32 (exact) or block8 (int8 activations on quantised weights)"),
 }
 
