@@ -41,6 +41,17 @@ def parsing() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
+class Mixture:
+    """Mixtures of `count` experts of this inner width, of which a token chooses some, in these layers."""
+
+    count: int
+    chosen: int
+    width: int
+    normalised: bool
+    layers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderConfig:
     """Dimensions and options of a standard decoder.
 
@@ -61,6 +72,7 @@ class DecoderConfig:
     windows: tuple[int | None, ...]
     attention_scale: float | None = None
     attention_softcap: float = 0.0
+    mixture: Mixture | None = None
 
     @classmethod
     @parsing()

@@ -31,7 +31,9 @@ def parse(fields: Fields) -> Lfm2Config:
     attention = fields.get("full_attn_idxs") or ()
     kinds = fields.get("layer_types") or [ATTENTION if i in attention else CONV for i in range(config.layers)]
     if len(kinds) != config.layers or not {CONV, ATTENTION}.issuperset(kinds):
-        raise InvalidModelFile(f"config: layer_types must name {CONV} or {ATTENTION} for each of {config.layers} layers")
+        raise InvalidModelFile(
+            f"config: layer_types must name {CONV} or {ATTENTION} for each of {config.layers} layers"
+        )
     return replace(config, kinds=tuple(kinds), width=int(fields.get("conv_L_cache", 3)))
 
 
