@@ -42,13 +42,19 @@ def parsing() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Mixtures of `count` experts of this inner width, of which a token chooses some, in these layers."""
+    """Mixtures of `count` experts of this inner width, of which a token chooses some, in these layers.
+
+    The weights of the chosen ones are divided by their sum if `normalised`, and multiplied by `scale`. `shared` is the
+    width of an expert that every token has besides, 0 without one.
+    """
 
     count: int
     chosen: int
     width: int
     normalised: bool
     layers: frozenset[int]
+    scale: float = 1.0
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +235,9 @@ class Decoder:
         bias = self.tensor(f"{name}.bias", rows) if self.find(f"{name}.bias") else None
         return linear(self.graph, x, self.tensor(f"{name}.weight", rows, columns), bias)
 
-    def normalise(self, x: ir.Value, name: str) -> ir.Value:
-        """The RMS norm of this name over the last axis of x."""
-        return rms_norm(self.graph, x, self.norm(name), self.config.epsilon)
+    def normalise(self, x: ir.Value, name: str, size: int | None = None) -> ir.Value:
+        """The norm of this name over the last axis of x, which has `size` values, hidden unless told otherwise."""
+        return rms_norm(self.graph, x, self.norm(name, size), self.config.epsilon)
 
     def norm(self, name: str, size: int | None = None) -> StoredTensor:
         """The factors of an RMS norm over `size` values, hidden unless told otherwise."""
