@@ -77,10 +77,10 @@ INSTANCES = {
     "smollm3": {"no_rope_layer_interval": 2, "use_sliding_window": True, "sliding_window": 5},
     "smollm3 listed": {"no_rope_layers": [0, 1, 1], "head_dim": 26, "num_key_value_heads": 1},
     "mixtral": {"num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 6},
-    "mixtral stacked": {"num_local_experts": 4, "num_experts_per_tok": 3, "head_dim": 14, "stacked": True},
+    "mixtral stacked": {"num_local_experts": 4, "num_experts_per_tok": 3, "head_dim": 14, "stacked": "together"},
     "qwen3_moe": QWEN_MOE | {"head_dim": 22, "decoder_sparse_step": 2, "norm_topk_prob": False},
     "qwen3_moe stacked": QWEN_MOE | {
-        "mlp_only_layers": [0], "norm_topk_prob": True, "hidden_act": "gelu", "stacked": True,
+        "mlp_only_layers": [0], "norm_topk_prob": True, "hidden_act": "gelu", "stacked": "apart",
     },
     "qwen2_moe": QWEN_MOE | {"shared_expert_intermediate_size": 20, "qkv_biases": True},
     "lfm2_moe": {
@@ -445,8 +445,8 @@ def write(folder, config, weights, stored):
     prefix, published = config.pop("prefix", "model."), {}
     for name, value in weights.items():
         published[prefix + name.removeprefix("model.") if name.startswith("model.") else name] = value.astype(stored)
-    if config.pop("stacked", False):
-        published = stack(config, published)
+    if how := config.pop("stacked", None):
+        published = stack(config, published, how)
     if prefix != "model.":
         config = {"model_type": config.pop("model_type"), "text_config": config}
     (folder / "config.json").write_text(json.dumps(config))
@@ -463,8 +463,8 @@ def write(folder, config, weights, stored):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
 
 
-def stack(config, weights):
-    """One tensor for gate and up of all experts and one for down, in a block called mlp."""
+def stack(config, weights, how):
+    """One tensor for each matrix of all experts, or one for gate and up together, in a block called mlp."""
     block, *names = feed_names(config)
     result = {name.replace(block, "mlp"): value for name, value in weights.items() if ".experts." not in name}
     for layer in (layer for layer in range(config["num_hidden_layers"]) if is_mixture(config, layer)):
@@ -472,8 +472,12 @@ def stack(config, weights):
         gate, up, down = (
             np.stack([weights[f"{prefix}.{i}.{name}.weight"] for i in range(experts(config))]) for name in names
         )
-        result[f"model.layers.{layer}.mlp.experts.gate_up_proj"] = np.concatenate((gate, up), axis=1)
-        result[f"model.layers.{layer}.mlp.experts.down_proj"] = down
+        target = f"model.layers.{layer}.mlp.experts"
+        if how == "together":
+            result |= {f"{target}.gate_up_proj": np.concatenate((gate, up), axis=1), f"{target}.down_proj": down}
+        else:
+            parts = zip(names, (gate, up, down), strict=True)
+            result |= {f"{target}.{name}.weight": value for name, value in parts}
     return result
 
 

@@ -83,9 +83,7 @@ class CachedAttention:
             graph.output(updated, f"new_{name}", ir.DataType.FLOAT, shape)
         return result
 
-    def _filled_up(
-        self, layer: int, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads
-    ) -> ir.Value:  # fmt: skip
+    def _filled_up(self, layer: int, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads) -> ir.Value:
         """Attend with zeros behind each head, which change neither scores nor the values in front of them."""
         graph, size = self._graph, -(-heads.size // _HEAD_MULTIPLE) * _HEAD_MULTIPLE
         counts = (heads.count, heads.kv_count, heads.kv_count)

@@ -25,6 +25,8 @@ from narthex_server.weights.tensors import StoredTensor, WeightSource
 
 Fields = Mapping[str, Any]
 SLIDING = "sliding_attention"
+_MOST_LAYERS = 4096
+_LARGEST_HEAD = 65536
 
 
 @contextmanager
@@ -87,6 +89,9 @@ class DecoderConfig:
         heads = int(fields["num_attention_heads"])
         layers = int(fields["num_hidden_layers"])
         head_dim = int(fields.get("head_dim") or fields["hidden_size"] // heads)
+        for name, value, most in (("num_hidden_layers", layers, _MOST_LAYERS), ("head_dim", head_dim, _LARGEST_HEAD)):
+            if not 0 < value <= most:
+                raise InvalidModelFile(f"config: {name} is {value}, not between 1 and {most}")
         config = cls(
             hidden=int(fields["hidden_size"]),
             intermediate=int(fields["intermediate_size"]),
