@@ -5,7 +5,7 @@ import pytest
 
 FOLDERS = [
     "llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3", "phi3", "phi3_longrope", "lfm2", "gemma2", "gemma3",
-    "granite", "smollm3",
+    "granite", "smollm3", "mixtral", "qwen3_moe",
 ]  # fmt: skip
 ARCHITECTURES = ["llama", "qwen2", "qwen3"]
 FILES = [

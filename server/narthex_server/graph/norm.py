@@ -23,11 +23,12 @@ def add_rms_norm(
     return normal, total
 
 
-def layer_norm(graph: GraphBuilder, x: ir.Value, weight: StoredTensor, bias: StoredTensor, epsilon: float) -> ir.Value:
+def layer_norm(
+    graph: GraphBuilder, x: ir.Value, weight: StoredTensor, bias: StoredTensor | None, epsilon: float
+) -> ir.Value:
     """Centre and normalise over the last axis."""
-    return graph.op(
-        "LayerNormalization", x, vector(graph, weight), vector(graph, bias), axis=-1, epsilon=epsilon, stash_type=1
-    )
+    shift = None if bias is None else vector(graph, bias)
+    return graph.op("LayerNormalization", x, vector(graph, weight), shift, axis=-1, epsilon=epsilon, stash_type=1)
 
 
 def add_layer_norm(

@@ -27,6 +27,8 @@ from narthex_server.weights.tensors import StoredTensor, WeightSource
 
 Fields = Mapping[str, Any]
 SLIDING = "sliding_attention"
+_MOST_LAYERS = 4096
+_LARGEST_HEAD = 65536
 
 
 @contextmanager
@@ -40,6 +42,23 @@ def parsing() -> Iterator[None]:
         raise InvalidModelFile(f"config: {error.args[0]} is missing") from error
     except (TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
         raise InvalidModelFile(f"config: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Mixtures of `count` experts of this inner width, of which a token chooses some, in these layers.
+
+    The weights of the chosen ones are divided by their sum if `normalised`, and multiplied by `scale`. `shared` is the
+    width of an expert that every token has besides, 0 without one.
+    """
+
+    count: int
+    chosen: int
+    width: int
+    normalised: bool
+    layers: frozenset[int]
+    scale: float = 1.0
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +82,7 @@ class DecoderConfig:
     windows: tuple[int | None, ...]
     attention_scale: float | None = None
     attention_softcap: float = 0.0
+    mixture: Mixture | None = None
 
     @classmethod
     @parsing()
@@ -71,6 +91,9 @@ class DecoderConfig:
         heads = int(fields["num_attention_heads"])
         layers = int(fields["num_hidden_layers"])
         head_dim = int(fields.get("head_dim") or fields["hidden_size"] // heads)
+        for name, value, most in (("num_hidden_layers", layers, _MOST_LAYERS), ("head_dim", head_dim, _LARGEST_HEAD)):
+            if not 0 < value <= most:
+                raise InvalidModelFile(f"config: {name} is {value}, not between 1 and {most}")
         config = cls(
             hidden=int(fields["hidden_size"]),
             intermediate=int(fields["intermediate_size"]),
@@ -169,7 +192,7 @@ class Decoder:
 
     def encode(self, tokens: ir.Value) -> None:
         """From tokens [B, S] to the output hidden [B, S, hidden]."""
-        normal = self.body(tokens).normal(self.norm(self.final_norm), self.config.epsilon)
+        normal = self.normalise(self.body(tokens).value(), self.final_norm)
         self.graph.output(normal, "hidden", ir.DataType.FLOAT, ("batch", "length", self.config.hidden))
 
     def body(self, tokens: ir.Value) -> Residual:
@@ -243,9 +266,9 @@ class Decoder:
         y = linear(self.graph, x, self.tensor(f"{name}.weight", rows, columns), bias)
         return self.adapters.linear(name, x, y, columns, rows)
 
-    def normalise(self, x: ir.Value, name: str) -> ir.Value:
-        """The RMS norm of this name over the last axis of x."""
-        return rms_norm(self.graph, x, self.norm(name), self.config.epsilon)
+    def normalise(self, x: ir.Value, name: str, size: int | None = None) -> ir.Value:
+        """The norm of this name over the last axis of x, which has `size` values, hidden unless told otherwise."""
+        return rms_norm(self.graph, x, self.norm(name, size), self.config.epsilon)
 
     def norm(self, name: str, size: int | None = None) -> StoredTensor:
         """The factors of an RMS norm over `size` values, hidden unless told otherwise."""

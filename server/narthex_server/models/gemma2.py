@@ -1,4 +1,4 @@
-"""Gemma 2: norms after attention and feed-forward too, soft-caps on scores and logits, a window in every other layer."""
+"""Gemma 2: norms after attention and feed-forward too, soft-caps on scores and logits, windows in half the layers."""
 
 from dataclasses import dataclass, replace
 
