@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from narthex_server.embedding.folder import EmbedderFolder, describes_embedder, read_object
+from narthex_server.embedding.folder import EmbedderFolder, describes_embedder, number, read_object
 from narthex_server.embedding.head import Head, Pooling
 from narthex_server.embedding.session import EncoderSession
 from narthex_server.errors import InvalidModelFile
@@ -57,14 +57,14 @@ class LoadedEmbedder:
 
 def is_embedder(path: Path) -> bool:
     """Whether what is at `path` makes vectors rather than text: by its modules, else by its family or architecture."""
+    if not path.is_dir() and not (path.is_file() and path.suffix == ".onnx"):
+        return False
     folder = _folder(path)
     if describes_embedder(folder):
         return True
     config = read_object(folder / "config.json")
-    model_type = str(config.get("model_type"))
-    names = [str(name) for name in config.get("architectures") or ()]
-    headless = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in names)
-    return families.only_encodes(model_type) or headless
+    headless = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in _architectures(config))
+    return headless or families.only_encodes(str(config.get("model_type")))
 
 
 def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
@@ -76,15 +76,15 @@ def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
     layout = EmbedderFolder.read(folder)
     config = read_object(layout.encoder / "config.json")
     model_type = str(config.get("model_type"))
-    for name in config.get("architectures") or ():
-        if str(name).endswith(("Classification", "QuestionAnswering")):
+    for name in _architectures(config):
+        if name.endswith(("Classification", "QuestionAnswering")):
             raise InvalidModelFile(f"{folder}: {name} classifies texts, it makes no vectors of them")
     tokenizer_config = read_object(layout.encoder / "tokenizer_config.json")
     limits = (
-        layout.max_tokens, config.get("max_position_embeddings"), tokenizer_config.get("model_max_length"),
+        layout.max_tokens, number(config, "max_position_embeddings"), number(tokenizer_config, "model_max_length"),
         options.max_context,
     )  # fmt: skip
-    max_tokens = int(min(limit for limit in limits if isinstance(limit, int | float) and limit > 0))
+    max_tokens = min(filter(None, limits))
     tokenizer = Tokenizer.from_folder(layout.encoder, _with_own_frame(tokenizer_config))
     threads = options.threads or cores()
     session: EncoderSession
@@ -104,7 +104,7 @@ def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
     layout.check(session.hidden_size)
     return LoadedEmbedder(
         model_type, session, Head(layout.pooling or _usual_pooling(config), layout.dense), tokenizer,
-        layout.lower_case, layout.prompts, int(config.get("vocab_size") or tokenizer.size), count, compute,
+        layout.lower_case, layout.prompts, number(config, "vocab_size") or tokenizer.size, count, compute,
         quantization,
     )  # fmt: skip
 
@@ -115,6 +115,11 @@ def _folder(path: Path) -> Path:
         return path
     beside = (path.parent, path.parent.parent)
     return next((folder for folder in beside if (folder / "config.json").is_file()), path.parent)
+
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    names = config.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _with_own_frame(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ _FLAGS = {
     "pooling_mode_max_tokens": "max", "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }  # fmt: skip
+_UNLIMITED = 1e18
 _TANH = {"Tanh": True, "Identity": False}
 
 
@@ -53,10 +54,10 @@ class EmbedderFolder:
         pooling = next((_pooling(path) for kind, path in modules if kind == "Pooling"), None)
         dense = tuple(_dense(path) for kind, path in modules if kind == "Dense")
         own = next((read_object(path) for path in sorted(encoder.glob("sentence_*_config.json"))), {})
-        prompts = read_object(folder / "config_sentence_transformers.json").get("prompts") or {}
+        prompts = read_object(folder / "config_sentence_transformers.json").get("prompts")
         return cls(
-            encoder, pooling, dense, int(own.get("max_seq_length") or 0), bool(own.get("do_lower_case")),
-            {str(name): str(text) for name, text in prompts.items()},
+            encoder, pooling, dense, number(own, "max_seq_length"), bool(own.get("do_lower_case")),
+            {str(name): str(text) for name, text in prompts.items()} if isinstance(prompts, dict) else {},
         )  # fmt: skip
 
     def check(self, hidden: int) -> None:
@@ -84,6 +85,12 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidModelFile(f"{path}: not a JSON object")
     return value
+
+
+def number(config: Mapping[str, Any], name: str) -> int:
+    """The positive number of this name; 0 where there is none, or one that stands for no limit."""
+    value = config.get(name)
+    return int(value) if isinstance(value, int | float) and 0 < value < _UNLIMITED else 0
 
 
 def _modules(folder: Path) -> list[tuple[str, Path]]:

@@ -15,12 +15,17 @@ _STATES = ("last_hidden_state", "token_embeddings", "hidden_states")
 
 
 class OrtEncoderSession:
-    """The engine's EncoderSession over a graph with inputs tokens and lengths and the output hidden."""
+    """An EncoderSession over a graph with inputs tokens and lengths and the output hidden.
+
+    Errors: InvalidModelFile for a graph that needs more, such as states of a slot.
+    """
 
     alone = False
 
     def __init__(self, graph: Path, *, max_len: int, threads: int) -> None:
         self._session: Any = open_session(graph, threads)
+        if more := {value.name for value in self._session.get_inputs()} - {"tokens", "lengths"}:
+            raise InvalidModelFile(f"models with states ({', '.join(sorted(more)[:3])}, …) cannot embed whole texts")
         self.max_len = min(max_len, int(self._session.get_modelmeta().custom_metadata_map.get("max_len", max_len)))
         self.hidden_size = int(self._session.get_outputs()[0].shape[2])
 
@@ -34,7 +39,7 @@ class OrtEncoderSession:
 
 
 class OnnxEncoderSession:
-    """The engine's EncoderSession over an exported encoder: input_ids, attention_mask and what else it names.
+    """An EncoderSession over an exported encoder: input_ids, attention_mask and what else it names.
 
     `alone` is for graphs in which the texts of a batch change each other. Errors: InvalidModelFile for a file that is
     no encoder of tokens.

@@ -149,7 +149,17 @@ def linked(source: Path, target: Path, *without: str) -> Path:
     return target
 
 
+def test_settings_of_another_type_are_as_good_as_none(folder):
+    (folder.path / "sentence_bert_config.json").write_text('{"max_seq_length": "many"}')
+    (folder.path / "config_sentence_transformers.json").write_text('{"prompts": [1]}')
+    read = folder.add("Pooling", "1_Pooling", {"pooling_mode": "mean"}).read()
+    assert (read.max_tokens, read.prompts) == (0, {})
+
+
 def test_decoders_and_embedders_are_told_apart(tmp_path):
+    (tmp_path / "modules.json").write_text("[]")
+    (tmp_path / "m.gguf").write_bytes(b"")
+    assert is_embedder(tmp_path) and not is_embedder(tmp_path / "m.gguf")
     assert is_embedder(GOLDEN / "embed_qwen3") and not is_embedder(GOLDEN / "qwen3")
     assert not is_embedder(GOLDEN / "gguf_llama" / "tiny-llama-Q8_0.gguf") and not is_embedder(tmp_path / "none")
     assert is_embedder(linked(GOLDEN / "embed_bert", tmp_path / "bert", "modules.json", "1_Pooling"))
@@ -164,6 +174,14 @@ def test_a_text_has_no_more_tokens_than_the_folder_or_the_server_says(tmp_path):
     assert limit(GOLDEN / "embed_bert", 50) == 50
     assert limit(GOLDEN / "embed_qwen3") == 128
     assert limit(linked(GOLDEN / "embed_qwen3", tmp_path / "qwen3", "sentence_bert_config.json")) == 512
+
+
+def test_a_family_whose_layers_keep_states_is_refused(tmp_path):
+    folder = linked(GOLDEN / "lfm2", tmp_path / "m")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    with pytest.raises(InvalidModelFile, match="models with states"):
+        load_embedder(folder, LoadOptions(cache_dir=None))
 
 
 def test_a_cross_encoder_is_refused(tmp_path):
@@ -213,6 +231,13 @@ def test_graphs_that_do_not_fit_are_refused(tmp_path):
         ({"intermediate_size": 100}, "the config says"),
         ({"num_hidden_layers": 9}, "is missing"),
         ({"hidden_size": None}, "config"),
+        ({"max_position_embeddings": [1]}, "config"),
+        ({"model_type": "roberta", "pad_token_id": "x"}, "config"),
+        ({"model_type": "mpnet", "relative_attention_num_buckets": 3}, "not a multiple of 4"),
+        (
+            {"model_type": "tomorrow", "architectures": 7},
+            "'tomorrow' is not supported; supported are bert, .*encoders/tomorrow",
+        ),
     ],
 )
 def test_a_config_that_does_not_fit_says_why(tmp_path, change, complaint):

@@ -16,6 +16,7 @@ from narthex_server.graph.linear import linear, vector
 from narthex_server.graph.mlp import ACTIVATIONS
 from narthex_server.graph.norm import add_layer_norm, layer_norm
 from narthex_server.graph.whole import FullAttention, learned_places
+from narthex_server.models.base import parsing
 from narthex_server.weights.tensors import StoredTensor, WeightSource
 
 Fields = Mapping[str, Any]
@@ -38,25 +39,21 @@ class EncoderConfig:
     activation: str
 
     @classmethod
+    @parsing()
     def parse(cls, fields: Fields) -> "EncoderConfig":
         """Read a Hugging Face config in BERT's spelling."""
-        try:
-            config = cls(
-                hidden=int(fields["hidden_size"]),
-                intermediate=int(fields["intermediate_size"]),
-                vocab=int(fields["vocab_size"]),
-                layers=int(fields["num_hidden_layers"]),
-                heads=int(fields["num_attention_heads"]),
-                places=int(fields["max_position_embeddings"]),
-                first_place=0,
-                types=int(fields.get("type_vocab_size") or 0),
-                epsilon=float(fields.get("layer_norm_eps", 1e-12)),
-                activation=str(fields.get("hidden_act", "gelu")),
-            )
-        except KeyError as error:
-            raise InvalidModelFile(f"config: {error.args[0]} is missing") from error
-        except (TypeError, ValueError) as error:
-            raise InvalidModelFile(f"config: {error}") from error
+        config = cls(
+            hidden=int(fields["hidden_size"]),
+            intermediate=int(fields["intermediate_size"]),
+            vocab=int(fields["vocab_size"]),
+            layers=int(fields["num_hidden_layers"]),
+            heads=int(fields["num_attention_heads"]),
+            places=int(fields["max_position_embeddings"]),
+            first_place=0,
+            types=int(fields.get("type_vocab_size") or 0),
+            epsilon=float(fields.get("layer_norm_eps", 1e-12)),
+            activation=str(fields.get("hidden_act", "gelu")),
+        )
         if config.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise InvalidModelFile(f"config: hidden_act {config.activation} is not supported; supported are {known}")

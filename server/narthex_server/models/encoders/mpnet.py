@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from narthex_server.errors import InvalidModelFile
 from narthex_server.graph.whole import distances
+from narthex_server.models.base import parsing
 from narthex_server.models.encoders import roberta
 from narthex_server.models.encoders.base import Encoder, EncoderConfig, Fields, Names
 
@@ -56,6 +57,7 @@ class Mpnet(Encoder):
         return graph.op("Unsqueeze", graph.op("Gather", table, index, axis=1), first)
 
 
+@parsing()
 def parse(fields: Fields) -> MpnetConfig:
     """Read a config."""
     base = replace(roberta.parse(fields), types=0)

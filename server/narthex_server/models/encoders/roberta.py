@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+from narthex_server.models.base import parsing
 from narthex_server.models.encoders.base import Encoder, EncoderConfig, Fields
 
 
+@parsing()
 def parse(fields: Fields) -> EncoderConfig:
     """Read a config."""
-    return replace(EncoderConfig.parse(fields), first_place=int(fields.get("pad_token_id", 1)) + 1)
+    padding = fields.get("pad_token_id")
+    return replace(EncoderConfig.parse(fields), first_place=int(1 if padding is None else padding) + 1)
 
 
 CONFIG = parse
