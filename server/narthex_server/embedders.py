@@ -86,27 +86,43 @@ def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
     )  # fmt: skip
     max_tokens = min(filter(None, limits))
     tokenizer = Tokenizer.from_folder(layout.encoder, _with_own_frame(tokenizer_config))
-    threads = options.threads or cores()
-    session: EncoderSession
-    if (graph := path if path.is_file() else _exported(layout.encoder, model_type)) is not None:
-        file = OnnxFile(graph)
-        alone = any(node.operator.startswith(_WHOLE_BATCH) for node in file.nodes)
-        session = OnnxEncoderSession(graph, alone=alone, max_len=max_tokens, threads=threads)
-        compute, (count, quantization) = "onnx", weights_in(file)
-    else:
-        source = quantising(open_model(layout.encoder, Task.ENCODE), options.quantize, options.topology)
-        source = replace(source, weights=Headless(source.weights))
-        compute, quantization = settle(options.compute, source.weights)
-        count = parameters(source.weights)
-        with graph_cache(options.cache_dir) as cache:
-            built = _EncoderGraphs(cache, source, model_type, compute, max_tokens).find(Variant.ENCODER)
-            session = OrtEncoderSession(built, max_len=max_tokens, threads=threads)
-    layout.check(session.hidden_size)
+    graph = path if path.is_file() else _exported(layout.encoder, model_type)
+    encoder = _build(layout.encoder, max_tokens, options) if graph is None else _open(graph, max_tokens, options)
+    layout.check(encoder.session.hidden_size)
     return LoadedEmbedder(
-        model_type, session, Head(layout.pooling or _usual_pooling(config), layout.dense), tokenizer,
-        layout.lower_case, layout.prompts, number(config, "vocab_size") or tokenizer.size, count, compute,
-        quantization,
+        model_type, encoder.session, Head(layout.pooling or _usual_pooling(config), layout.dense), tokenizer,
+        layout.lower_case, layout.prompts, number(config, "vocab_size") or tokenizer.size, encoder.parameters,
+        encoder.compute, encoder.quantization,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    session: EncoderSession
+    compute: str
+    quantization: str
+    parameters: int
+
+
+def _build(folder: Path, max_len: int, options: LoadOptions) -> _Encoder:
+    """From weights, by a graph of our own."""
+    source = quantising(open_model(folder, Task.ENCODE), options.quantize, options.topology)
+    source = replace(source, weights=Headless(source.weights))
+    compute, quantization = settle(options.compute, source.weights)
+    with graph_cache(options.cache_dir) as cache:
+        graphs = _EncoderGraphs(cache, source, str(source.config["model_type"]), compute, max_len)
+        threads = options.threads or cores()
+        session = OrtEncoderSession(graphs.find(Variant.ENCODER), max_len=max_len, threads=threads)
+    return _Encoder(session, compute, quantization, parameters(source.weights))
+
+
+def _open(graph: Path, max_len: int, options: LoadOptions) -> _Encoder:
+    """A graph that somebody exported: how it computes is settled in it."""
+    file = OnnxFile(graph)
+    alone = any(node.operator.startswith(_WHOLE_BATCH) for node in file.nodes)
+    session = OnnxEncoderSession(graph, alone=alone, max_len=max_len, threads=options.threads or cores())
+    count, quantization = weights_in(file)
+    return _Encoder(session, "onnx", quantization, count)
 
 
 def _folder(path: Path) -> Path:
