@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from narthex_server.errors import InvalidModelFile
-from narthex_server.graph.attention import Heads, rotary_tables, rotate
+from narthex_server.graph.attention import HEAD_MULTIPLE, Heads, filled_up, rotary_tables, rotate
 from narthex_server.graph.builder import MICROSOFT, GraphBuilder
 from narthex_server.graph.linear import vector
 from narthex_server.graph.rope import Rope
@@ -28,6 +28,8 @@ class CausalAttention:
     ) -> ir.Value:
         graph = self._graph
         query, key = rotated(graph, query, key, heads, rope, self._max_len)
+        if heads.size % HEAD_MULTIPLE:
+            return filled_up(self, graph, layer, query, key, value, heads)
         one = graph.constant("one.int32", np.array(1, np.int32))
         last = graph.shared("last", lambda: graph.op("Sub", self._lengths, one))
         total = graph.shared("total", lambda: graph.op("Cast", extent(graph, query), to=int(ir.DataType.INT32)))
