@@ -2,7 +2,7 @@
 
     python bench/loading.py MODEL [MODEL …] [--quantize q4_k] [--compute auto] [--repeat 3]
 
-First: with an empty graph cache. Again: with the graph there, the best of `repeat`. Memory: resident after one prompt of
+First: with an empty graph cache. Again: with the graph there, the best of `repeat`. Memory: resident after a prompt of
 64 tokens, less what an interpreter with the same imports holds; mapped is what the system may drop and read again.
 """
 
