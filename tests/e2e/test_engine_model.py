@@ -17,7 +17,10 @@ from narthex_server.engine.request import EngineRequest, Finished, Sampling, Tok
 from narthex_server.loading import LoadOptions, load
 
 ROOT = Path(__file__).parents[2]
-GOLDEN = ("llama", "lfm2", "phi3_longrope")
+GOLDEN = (
+    "llama", "mistral_swa", "qwen2", "qwen3", "phi3", "phi3_longrope", "gemma2", "gemma3", "granite", "smollm3",
+    "mixtral", "qwen3_moe", "lfm2",
+)  # fmt: skip
 ONNX = ("onnx_llama", "onnx_llama_merged", "onnx_lfm2", "genai_qwen3_fp32", "genai_lfm2_fp32")
 MODELS = (
     {"demo": ROOT / "models/demo/tiny-tool-demo-q8_0.gguf"}

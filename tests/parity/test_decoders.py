@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-FOLDERS = ["llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3", "phi3", "phi3_longrope", "lfm2"]
+FOLDERS = [
+    "llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3", "phi3", "phi3_longrope", "lfm2", "gemma2", "gemma3",
+    "granite", "smollm3", "mixtral", "qwen3_moe",
+]  # fmt: skip
 ARCHITECTURES = ["llama", "qwen2", "qwen3"]
 FILES = [
     *(f"gguf_{name}/tiny-{name}-{kind}.gguf" for name in ARCHITECTURES for kind in ("F16", "Q8_0", "Q4_0")),

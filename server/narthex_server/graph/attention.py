@@ -1,6 +1,6 @@
 """Grouped-query attention: heads that share keys and values, over a cache that the caller owns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +13,8 @@ from narthex_server.weights.tensors import StoredTensor
 
 _ROTATED_INSIDE = 16
 """GroupQueryAttention rotates only heads whose size is a multiple of this; others are rotated before it."""
+_HEAD_MULTIPLE = 8
+"""GroupQueryAttention takes only heads whose size is a multiple of this; others are filled up with zeros."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,6 @@ class CachedAttention:
         self, layer: int, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads, rope: Rope | None
     ) -> ir.Value:
         graph, names = self._graph, (f"key.{layer}", f"value.{layer}")
-        shape = ("slots", heads.kv_count, "max_len", heads.size)
-        past = [graph.input(name, ir.DataType.FLOAT, shape) for name in names]
         rope = rope.within(self._max_len) if rope else None
         tables = rotary_tables(graph, rope, self._max_len) if rope else None
         inside = rope is not None and rope.beyond is None and rope.size == heads.size
@@ -68,6 +68,10 @@ class CachedAttention:
             positions = self._positions(query, rope)
             query = rotate(graph, query, positions, tables, heads.count, rope.size, heads.size)
             key = rotate(graph, key, positions, tables, heads.kv_count, rope.size, heads.size)
+        if heads.size % _HEAD_MULTIPLE:
+            return self._filled_up(layer, query, key, value, heads)
+        shape = ("slots", heads.kv_count, "max_len", heads.size)
+        past = [graph.input(name, ir.DataType.FLOAT, shape) for name in names]
         result, *present = graph.ops(
             "GroupQueryAttention", query, key, value, *past, self._seqlens_k, self._total,
             *(tables if inside and tables else ()),
@@ -78,6 +82,17 @@ class CachedAttention:
         for name, updated in zip(names, present, strict=True):
             graph.output(updated, f"new_{name}", ir.DataType.FLOAT, shape)
         return result
+
+    def _filled_up(self, layer: int, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads) -> ir.Value:
+        """Attend with zeros behind each head, which change neither scores nor the values in front of them."""
+        graph, size = self._graph, -(-heads.size // _HEAD_MULTIPLE) * _HEAD_MULTIPLE
+        counts = (heads.count, heads.kv_count, heads.kv_count)
+        query, key, value = (
+            resize_heads(graph, x, count, heads.size, size)
+            for x, count in zip((query, key, value), counts, strict=True)
+        )
+        wide = replace(heads, size=size, scale=heads.scale or heads.size**-0.5)
+        return resize_heads(graph, self.mix(layer, query, key, value, wide, None), heads.count, size, heads.size)
 
     def _positions(self, x: ir.Value, rope: Rope) -> ir.Value:
         """Rows of the tables for the tokens of this step [B, S]; those of long prompts are in the second half."""
@@ -106,6 +121,14 @@ def head_norm(
     split = graph.constant(f"split_heads.{heads}.{size}", np.array([0, 0, heads, size], np.int64))
     merge = graph.constant(f"merge_heads.{heads * size}", np.array([0, 0, heads * size], np.int64))
     return graph.op("Reshape", rms_norm(graph, graph.op("Reshape", x, split), weight, epsilon), merge)
+
+
+def resize_heads(graph: GraphBuilder, x: ir.Value, heads: int, size: int, wanted: int) -> ir.Value:
+    """Give each head of x [B, S, heads*size] `wanted` values: zeros behind its own, or only the first ones."""
+    split = graph.constant(f"split_heads.{heads}.{size}", np.array([0, 0, heads, size], np.int64))
+    merge = graph.constant(f"merge_heads.{heads * wanted}", np.array([0, 0, heads * wanted], np.int64))
+    more = graph.constant(f"fill_heads.{wanted - size}", np.array([0] * 7 + [wanted - size], np.int64))
+    return graph.op("Reshape", graph.op("Pad", graph.op("Reshape", x, split), more), merge)
 
 
 def rotary_tables(graph: GraphBuilder, rope: Rope, length: int) -> tuple[ir.Value, ir.Value]:

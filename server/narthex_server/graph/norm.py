@@ -1,4 +1,4 @@
-"""RMS normalisation."""
+"""RMS and layer normalisation."""
 
 import onnx_ir as ir
 
@@ -21,3 +21,11 @@ def add_rms_norm(
         outputs=4, domain=MICROSOFT, epsilon=epsilon,
     )  # fmt: skip
     return normal, total
+
+
+def layer_norm(
+    graph: GraphBuilder, x: ir.Value, weight: StoredTensor, bias: StoredTensor | None, epsilon: float
+) -> ir.Value:
+    """Centre and normalise over the last axis."""
+    shift = None if bias is None else vector(graph, bias)
+    return graph.op("LayerNormalization", x, vector(graph, weight), shift, axis=-1, epsilon=epsilon, stash_type=1)

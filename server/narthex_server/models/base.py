@@ -3,9 +3,10 @@
 A family subclasses `Decoder` and overrides the part in which it differs; a task (`generate`) adds inputs and outputs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +25,43 @@ from narthex_server.graph.rope import Rope
 from narthex_server.weights.tensors import StoredTensor, WeightSource
 
 Fields = Mapping[str, Any]
+SLIDING = "sliding_attention"
+_MOST_LAYERS = 4096
+_LARGEST_HEAD = 65536
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Raise InvalidModelFile for what a config lacks, or has in another type; also a decorator."""
+    try:
+        yield
+    except InvalidModelFile:
+        raise
+    except KeyError as error:
+        raise InvalidModelFile(f"config: {error.args[0]} is missing") from error
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        raise InvalidModelFile(f"config: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Mixtures of `count` experts of this inner width, of which a token chooses some, in these layers.
+
+    The weights of the chosen ones are divided by their sum if `normalised`, and multiplied by `scale`. `shared` is the
+    width of an expert that every token has besides, 0 without one.
+    """
+
+    count: int
+    chosen: int
+    width: int
+    normalised: bool
+    layers: frozenset[int]
+    scale: float = 1.0
+    shared: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.chosen <= self.count:
+            raise InvalidModelFile(f"config: {self.chosen} of {self.count} experts cannot be chosen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,36 +85,45 @@ class DecoderConfig:
     windows: tuple[int | None, ...]
     attention_scale: float | None = None
     attention_softcap: float = 0.0
+    mixture: Mixture | None = None
 
     @classmethod
-    def parse(cls, fields: Fields) -> "DecoderConfig":
-        """Read a Hugging Face config, in the spelling of transformers 4 or 5."""
-        try:
-            heads = int(fields["num_attention_heads"])
-            layers = int(fields["num_hidden_layers"])
-            head_dim = int(fields.get("head_dim") or fields["hidden_size"] // heads)
-            config = cls(
-                hidden=int(fields["hidden_size"]),
-                intermediate=int(fields["intermediate_size"]),
-                vocab=int(fields["vocab_size"]),
-                layers=layers,
-                heads=heads,
-                kv_heads=int(fields.get("num_key_value_heads") or heads),
-                head_dim=head_dim,
-                epsilon=float(fields.get("rms_norm_eps", 1e-6)),
-                activation=str(fields.get("hidden_act") or fields.get("hidden_activation") or "silu"),
-                tied=bool(fields.get("tie_word_embeddings", False)),
-                ropes=(parse_rope(fields, head_dim),) * layers,
-                windows=(None,) * layers,
-            )
-        except KeyError as error:
-            raise InvalidModelFile(f"config: {error.args[0]} is missing") from error
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise InvalidModelFile(f"config: {error}") from error
+    @parsing()
+    def parse(cls, fields: Fields) -> Self:
+        """Read a Hugging Face config, in the spelling of transformers 4 or 5; what a subclass adds is left as it is."""
+        heads = int(fields["num_attention_heads"])
+        layers = int(fields["num_hidden_layers"])
+        head_dim = int(fields.get("head_dim") or fields["hidden_size"] // heads)
+        for name, value, most in (("num_hidden_layers", layers, _MOST_LAYERS), ("head_dim", head_dim, _LARGEST_HEAD)):
+            if not 0 < value <= most:
+                raise InvalidModelFile(f"config: {name} is {value}, not between 1 and {most}")
+        config = cls(
+            hidden=int(fields["hidden_size"]),
+            intermediate=int(fields["intermediate_size"]),
+            vocab=int(fields["vocab_size"]),
+            layers=layers,
+            heads=heads,
+            kv_heads=int(fields.get("num_key_value_heads") or heads),
+            head_dim=head_dim,
+            epsilon=float(fields.get("rms_norm_eps", 1e-6)),
+            activation=str(fields.get("hidden_act") or fields.get("hidden_activation") or "silu"),
+            tied=bool(fields.get("tie_word_embeddings", False)),
+            ropes=(parse_rope(fields, head_dim),) * layers,
+            windows=(None,) * layers,
+        )
+        if config.kv_heads < 1 or heads % config.kv_heads:
+            raise InvalidModelFile(f"config: {heads} attention heads cannot share {config.kv_heads} keys and values")
         if config.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise InvalidModelFile(f"config: hidden_act {config.activation} is not supported; supported are {known}")
         return config
+
+
+def windows(kinds: Sequence[str], layers: int, window: int | None) -> tuple[int | None, ...]:
+    """Give the window to the layers that `layer_types` calls sliding."""
+    if len(kinds) != layers:
+        raise InvalidModelFile(f"config: layer_types names {len(kinds)} layers, the model has {layers}")
+    return tuple(int(window) if window and kind == SLIDING else None for kind in kinds)
 
 
 def parse_rope(fields: Fields, head_dim: int) -> Rope:
@@ -113,6 +160,7 @@ class Decoder:
     """
 
     final_norm = "model.norm"
+    layer_norms = ("input_layernorm", "post_attention_layernorm")
     output_projection = "o_proj"
     feed_forward = ("mlp", "gate_proj", "up_proj", "down_proj")
 
@@ -161,9 +209,10 @@ class Decoder:
 
     def layer(self, layer: int, stream: Residual) -> None:
         """One layer: attention, then feed-forward."""
-        prefix, epsilon = f"model.layers.{layer}", self.config.epsilon
-        stream.add(self.attend(layer, stream.normal(self.norm(f"{prefix}.input_layernorm"), epsilon)))
-        stream.add(self.feed(layer, stream.normal(self.norm(f"{prefix}.post_attention_layernorm"), epsilon)))
+        epsilon = self.config.epsilon
+        before_attention, before_feed = (self.norm(f"model.layers.{layer}.{name}") for name in self.layer_norms)
+        stream.add(self.attend(layer, stream.normal(before_attention, epsilon)))
+        stream.add(self.feed(layer, stream.normal(before_feed, epsilon)))
 
     def attend(self, layer: int, x: ir.Value) -> ir.Value:
         """Self-attention of one layer."""
@@ -213,20 +262,25 @@ class Decoder:
 
     def project(self, name: str, x: ir.Value, columns: int, rows: int) -> ir.Value:
         """A linear layer; it has a bias where the weights have one."""
-        bias = self.tensor(f"{name}.bias", rows) if self.weights.find(f"{name}.bias") else None
+        bias = self.tensor(f"{name}.bias", rows) if self.find(f"{name}.bias") else None
         y = linear(self.graph, x, self.tensor(f"{name}.weight", rows, columns), bias)
         return self.adapters.linear(name, x, y, columns, rows)
 
-    def normalise(self, x: ir.Value, name: str) -> ir.Value:
-        """The RMS norm of this name over the last axis of x."""
-        return rms_norm(self.graph, x, self.norm(name), self.config.epsilon)
+    def normalise(self, x: ir.Value, name: str, size: int | None = None) -> ir.Value:
+        """The norm of this name over the last axis of x, which has `size` values, hidden unless told otherwise."""
+        return rms_norm(self.graph, x, self.norm(name, size), self.config.epsilon)
 
-    def norm(self, name: str) -> StoredTensor:
-        return self.tensor(f"{name}.weight", self.config.hidden)
+    def norm(self, name: str, size: int | None = None) -> StoredTensor:
+        """The factors of an RMS norm over `size` values, hidden unless told otherwise."""
+        return self.tensor(f"{name}.weight", size or self.config.hidden)
+
+    def find(self, name: str) -> StoredTensor | None:
+        """The tensor of this name, None where the file has none."""
+        return self.weights.find(name)
 
     def tensor(self, name: str, *shape: int) -> StoredTensor:
         """Find a tensor; a missing one or another shape than the config says is the file's fault."""
-        tensor = self.weights.find(name)
+        tensor = self.find(name)
         if tensor is None:
             raise InvalidModelFile(f"tensor {name} is missing")
         if tensor.shape != shape:
@@ -250,4 +304,4 @@ class HeadNorms(Decoder):
 
     def head_norm(self, x: ir.Value, heads: int, name: str) -> ir.Value:
         size = self.config.head_dim
-        return head_norm(self.graph, x, heads, size, self.tensor(f"{name}.weight", size), self.config.epsilon)
+        return head_norm(self.graph, x, heads, size, self.norm(name, size), self.config.epsilon)

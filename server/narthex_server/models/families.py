@@ -8,7 +8,7 @@ from typing import Any
 
 from narthex_server.errors import InvalidModelFile
 
-_NOT_FAMILIES = frozenset({"__init__", "base", "families"})
+_NOT_FAMILIES = frozenset({"__init__", "base", "families", "mixture"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from narthex_server.models.base import Decoder, DecoderConfig, Fields
+from narthex_server.models.base import Decoder, DecoderConfig, Fields, parsing
 
 
+@parsing()
 def parse(fields: Fields) -> DecoderConfig:
     """Read a config; `sliding_window` null means that there is no window."""
     config = DecoderConfig.parse(fields)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from narthex_server.graph.mlp import gated
-from narthex_server.models.base import Decoder, DecoderConfig, Fields
+from narthex_server.models.base import Decoder, DecoderConfig, Fields, parsing
 
 
+@parsing()
 def parse(fields: Fields) -> DecoderConfig:
     """Read a config; `sliding_window` null means that there is no window."""
     config = DecoderConfig.parse({name: value for name, value in fields.items() if name != "head_dim"})

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from narthex_server.weights.formats import BlockFormat, Bytes
+from narthex_server.weights.formats import F32, BlockFormat, Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,17 @@ class StoredTensor:
     def reordered(self, rows: NDArray[np.intp]) -> "StoredTensor":
         """Return the tensor with its rows in another order; blocks lie within rows, so nothing is lost."""
         return replace(self, stored=lambda: self.raw[rows])
+
+    def part(self, index: int) -> "StoredTensor":
+        """Return one slice along the first dimension."""
+        rows = len(self.raw) // self.shape[0]
+        raw = self.raw[index * rows : (index + 1) * rows]
+        return replace(self, name=f"{self.name}.{index}", shape=self.shape[1:], stored=raw)
+
+    def shifted(self, by: float) -> "StoredTensor":
+        """Return the tensor with `by` added to every value, as float32."""
+        values = np.ascontiguousarray(self.dense() + np.float32(by)).reshape(len(self.raw), -1)
+        return replace(self, format=F32, stored=values.view(np.uint8))
 
     @property
     def size(self) -> int:

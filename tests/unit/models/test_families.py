@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from narthex_server.errors import InvalidModelFile, NotFound
 from narthex_server.loading import LoadOptions, load
-from narthex_server.models import families, llama, mistral, qwen2, qwen3
+from narthex_server.models import families, gemma2, gemma3, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FIELDS = {
@@ -15,6 +15,7 @@ FIELDS = {
 
 def test_every_supported_family_exports_what_loading_needs():
     assert {"llama", "mistral", "qwen2", "qwen3"} <= set(families.supported())
+    assert not {"base", "families", "mixture"} & set(families.supported())
     for name in families.supported():
         family = families.family(name)
         assert callable(family.config)
@@ -28,7 +29,13 @@ def test_an_unknown_family_is_told_what_to_write(tmp_path):
     assert caught.value.reason == "UNSUPPORTED_ARCHITECTURE"
 
 
-@pytest.mark.parametrize("name", ["llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3", "phi3", "phi3_longrope", "gemma2", "gemma3",
+        "granite", "smollm3", "mixtral", "qwen3_moe", "lfm2",
+    ],
+)  # fmt: skip
 def test_both_spellings_of_a_config_mean_the_same(name):
     old, new = (json.loads((GOLDEN / name / file).read_text()) for file in ("config.v4.json", "config.json"))
     read = families.family(new["model_type"]).config
@@ -46,10 +53,38 @@ def test_windows_follow_the_family_and_the_config():
     assert qwen3.CONFIG(windowed | {"layer_types": kinds}).windows == (16, None, 16)
 
 
+def test_what_gemma3_leaves_out_is_what_its_first_files_leave_out():
+    fields = {"text_config": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}}
+    config = gemma3.CONFIG(fields)
+    assert (config.heads, config.kv_heads, config.head_dim, config.vocab, config.tied) == (8, 4, 256, 262208, True)
+    assert [layer for layer, window in enumerate(config.windows) if window is None] == [5, 11, 17, 23, 29]
+    assert config.attention_scale == 1 / 16 and config.final_softcap == 0
+
+
+def test_a_list_for_each_layer_must_name_each():
+    with pytest.raises(InvalidModelFile, match="layer_types names 1 layers, the model has 3"):
+        gemma2.CONFIG(FIELDS | {"layer_types": ["full_attention"]})
+    with pytest.raises(InvalidModelFile, match="no_rope_layers names 2 layers, the model has 3"):
+        smollm3.CONFIG(FIELDS | {"no_rope_layers": [1, 0]})
+
+
+@pytest.mark.parametrize("family", [mixtral, qwen3_moe])
+@pytest.mark.parametrize(
+    "broken", [{}, {"num_experts_per_tok": "two"}, {"num_local_experts": [3]}, {"num_experts_per_tok": 5}]
+)
+def test_a_mixture_that_is_not_described_is_refused(family, broken):
+    with pytest.raises(InvalidModelFile, match="config: "):
+        family.CONFIG(FIELDS | {"num_local_experts": 4, "moe_intermediate_size": 8} | broken)
+
+
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
         ({"vocab_size": None}, "config"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, not between 1 and 4096"),
+        ({"head_dim": 10**9}, "head_dim is 1000000000"),
+        ({"rope_parameters": 7}, "config"),
+        ({"num_key_value_heads": 3}, "4 attention heads cannot share 3 keys and values"),
         ({"hidden_act": "relu6"}, "hidden_act relu6 is not supported; supported are silu"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type dynamic is not supported"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
