@@ -198,7 +198,7 @@ def test_frozen_scalings_are_those_of_the_last_token_before(cache):
 
 @pytest.mark.parametrize("pattern", [{}, {"alpha_pattern": {"q_proj": 16, r"layers\.1\.mlp\.up_proj": 2}}], ids=str)
 @pytest.mark.parametrize("by_root", [False, True])
-@pytest.mark.parametrize("base", ["qwen3", "llama3_rope_tied", "lfm2", "phi3"])
+@pytest.mark.parametrize("base", ["qwen3", "llama3_rope_tied", "lfm2", "phi3", "gemma2"])
 def test_an_adapter_is_the_model_with_its_product_added_to_the_weights(tmp_path, cache, base, by_root, pattern):
     """Any module, ranks that differ, embeddings and head: against a copy of the model with merged weights."""
     rng = np.random.default_rng(1)

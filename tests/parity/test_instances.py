@@ -27,7 +27,7 @@ LLAMA3 = {
 YARN = {"rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 32, "beta_fast": 8.0}
 LINEAR = {"type": "linear", "factor": 2.5}
 LONG = {"type": "longrope", "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.5, 2.0, 4.0]}
-QWEN_MOE = {"moe_intermediate_size": 24, "num_experts_per_tok": 3, "num_experts": 7}
+QWEN_MOE = {"moe_intermediate_size": 24, "num_experts_per_tok": 3, "num_experts": 19}
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 INSTANCES = {

@@ -54,10 +54,12 @@ def linear(graph: GraphBuilder, x: ir.Value, weight: StoredTensor, bias: StoredT
 
 
 def _block_sums(graph: GraphBuilder, x: ir.Value, blocks: int, block: int) -> ir.Value:
-    """Sum x [..., blocks*block] over each block, [..., blocks]; x may have no rows."""
-    leading = [0] * (len(x.shape) - 1 if x.shape is not None else 2)
-    split = graph.constant(f"split.{leading}.{blocks}.{block}", np.array([*leading, blocks, block], np.int64))
-    last = graph.constant("last_axis", np.array([-1], np.int64))
-    sums = graph.op("ReduceSum", graph.op("Reshape", x, split), last, keepdims=0)
-    # ReduceSum leaves the last axis where it is if there are no rows.
-    return graph.op("Reshape", sums, graph.constant(f"sums.{leading}.{blocks}", np.array([*leading, blocks], np.int64)))
+    """Sum x [..., columns] over blocks of columns, [..., columns/block].
+
+    A product with ones, because ReduceSum gives no rows a wrong shape.
+    """
+    leading = len(x.shape) - 1 if x.shape is not None else 2
+    extents = np.array([0] * leading + [blocks, block], np.int64)
+    split = graph.constant(f"split.{leading}.{blocks}.{block}", extents)
+    ones = graph.constant(f"ones.{block}", np.ones(block, np.float32))
+    return graph.op("Einsum", graph.op("Reshape", x, split), ones, equation="...bk,k->...b")

@@ -60,6 +60,10 @@ class Mixture:
     scale: float = 1.0
     shared: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.chosen <= self.count:
+            raise InvalidModelFile(f"config: {self.chosen} of {self.count} experts cannot be chosen")
+
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
@@ -108,6 +112,8 @@ class DecoderConfig:
             ropes=(parse_rope(fields, head_dim),) * layers,
             windows=(None,) * layers,
         )
+        if config.kv_heads < 1 or heads % config.kv_heads:
+            raise InvalidModelFile(f"config: {heads} attention heads cannot share {config.kv_heads} keys and values")
         if config.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise InvalidModelFile(f"config: hidden_act {config.activation} is not supported; supported are {known}")

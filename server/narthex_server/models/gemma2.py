@@ -43,8 +43,8 @@ class Gemma2(Gemma):
     def feed(self, layer: int, x: ir.Value) -> ir.Value:
         return self.normalise(super().feed(layer, x), f"model.layers.{layer}.post_feedforward_layernorm")
 
-    def head(self, normal: ir.Value) -> ir.Value:
-        return softcapped(self.graph, super().head(normal), self.config.final_softcap)
+    def logits(self, product: ir.Value) -> ir.Value:
+        return softcapped(self.graph, product, self.config.final_softcap)
 
 
 CONFIG = parse

@@ -43,8 +43,8 @@ class Granite(Decoder):
     def feed(self, layer: int, x: ir.Value) -> ir.Value:
         return scaled(self.graph, super().feed(layer, x), self.config.residual_multiplier)
 
-    def head(self, normal: ir.Value) -> ir.Value:
-        return scaled(self.graph, super().head(normal), 1.0 / self.config.logits_scaling)
+    def logits(self, product: ir.Value) -> ir.Value:
+        return scaled(self.graph, product, 1.0 / self.config.logits_scaling)
 
 
 CONFIG = parse

@@ -31,10 +31,9 @@ class MixtureDecoder(Decoder):
     def experts(self, prefix: str, mixed: Mixture) -> list[Expert]:
         """The experts of a layer, whether files keep a matrix each, one for all, or gate and up as one for all too."""
         hidden, width, (_, *names) = self.config.hidden, mixed.width, self.feed_forward
-        if (joined := self.find(f"{prefix}.gate_up_proj")) is not None:
-            halves = replace(
-                self.tensor(joined.name, mixed.count, 2 * width, hidden), shape=(2 * mixed.count, width, hidden)
-            )
+        if self.find(f"{prefix}.gate_up_proj"):
+            joined = self.tensor(f"{prefix}.gate_up_proj", mixed.count, 2 * width, hidden)
+            halves = replace(joined, shape=(2 * mixed.count, width, hidden))
             down = self.tensor(f"{prefix}.down_proj", mixed.count, hidden, width)
             return [Expert(halves.part(2 * i), halves.part(2 * i + 1), down.part(i)) for i in range(mixed.count)]
         shapes = ((width, hidden), (width, hidden), (hidden, width))
@@ -42,6 +41,7 @@ class MixtureDecoder(Decoder):
         return [Expert(*parts) for parts in zip(*matrices, strict=True)]
 
     def matrices(self, prefix: str, name: str, count: int, rows: int, columns: int) -> list[StoredTensor]:
+        """One matrix [rows, columns] of each expert."""
         if self.find(f"{prefix}.{name}.weight"):
             stacked = self.tensor(f"{prefix}.{name}.weight", count, rows, columns)
             return [stacked.part(index) for index in range(count)]

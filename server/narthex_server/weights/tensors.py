@@ -39,20 +39,14 @@ class StoredTensor:
 
     def part(self, index: int) -> "StoredTensor":
         """Return one slice along the first dimension."""
-
-        def stored() -> Bytes:
-            rows = len(self.raw) // self.shape[0]
-            return self.raw[index * rows : (index + 1) * rows]
-
-        return replace(self, name=f"{self.name}.{index}", shape=self.shape[1:], stored=stored)
+        rows = len(self.raw) // self.shape[0]
+        raw = self.raw[index * rows : (index + 1) * rows]
+        return replace(self, name=f"{self.name}.{index}", shape=self.shape[1:], stored=raw)
 
     def shifted(self, by: float) -> "StoredTensor":
         """Return the tensor with `by` added to every value, as float32."""
-
-        def stored() -> Bytes:
-            return np.ascontiguousarray(self.dense() + np.float32(by)).reshape(len(self.raw), -1).view(np.uint8)
-
-        return replace(self, format=F32, stored=stored)
+        values = np.ascontiguousarray(self.dense() + np.float32(by)).reshape(len(self.raw), -1)
+        return replace(self, format=F32, stored=values.view(np.uint8))
 
     @property
     def size(self) -> int:

@@ -11,8 +11,9 @@ from narthex_server.graph.moe import Expert, mixture, routing, softmax_routing
 from narthex_server.weights.formats import FORMATS
 from narthex_server.weights.tensors import StoredTensor
 
-COUNT, CHOSEN, HIDDEN, WIDTH = 5, 2, 256, 512
+CHOSEN, HIDDEN, WIDTH = 2, 256, 512
 INT8_ACTIVATIONS = 0.02
+FEW, MANY = 5, 9
 
 
 def run(tmp_path, graph, y, shape, feeds):
@@ -33,9 +34,9 @@ def gelu_pytorch_tanh(x):
 @pytest.mark.parametrize("normalised", [False, True])
 def test_softmax_routing_keeps_the_most_likely(tmp_path, normalised):
     graph = GraphBuilder("routing", Compute.FLOAT32)
-    logits = graph.input("logits", ir.DataType.FLOAT, ("tokens", COUNT))
-    operand = np.random.default_rng(1).normal(size=(7, COUNT)).astype(np.float32)
-    got = run(tmp_path, graph, softmax_routing(graph, logits, CHOSEN, normalised), ("t", COUNT), {"logits": operand})
+    logits = graph.input("logits", ir.DataType.FLOAT, ("tokens", FEW))
+    operand = np.random.default_rng(1).normal(size=(7, FEW)).astype(np.float32)
+    got = run(tmp_path, graph, softmax_routing(graph, logits, CHOSEN, normalised), ("t", FEW), {"logits": operand})
     wanted = np.exp(operand) / np.exp(operand).sum(-1, keepdims=True)
     wanted *= wanted >= np.sort(wanted)[:, [-CHOSEN]]
     wanted /= wanted.sum(-1, keepdims=True) if normalised else 1
@@ -51,6 +52,7 @@ def test_an_expert_may_be_chosen_by_another_score_than_its_weight(tmp_path):
     np.testing.assert_allclose(got, [[0, 0.2, 0.6]], atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [FEW, MANY])
 @pytest.mark.parametrize("compute", list(Compute))
 @pytest.mark.parametrize(
     ("gates", "downs", "activation"),
@@ -59,7 +61,7 @@ def test_an_expert_may_be_chosen_by_another_score_than_its_weight(tmp_path):
         ("Q6_K", "Q6_K", silu), ("Q4_K", "Q4_K", silu), ("Q4_K", "Q6_K", silu), ("Q8_0", "Q8_0", gelu_pytorch_tanh),
     ],
 )  # fmt: skip
-def test_a_token_gets_the_sum_of_the_experts_that_it_chose(stored, tmp_path, gates, downs, activation, compute):
+def test_a_token_gets_the_sum_of_the_experts_that_it_chose(stored, tmp_path, gates, downs, activation, compute, count):
     rng = np.random.default_rng(4)
 
     def matrix(kind, format_, rows, columns):
@@ -71,16 +73,16 @@ def test_a_token_gets_the_sum_of_the_experts_that_it_chose(stored, tmp_path, gat
     inward, outward = (WIDTH, HIDDEN), (HIDDEN, WIDTH)
     experts = [
         Expert(matrix("gate", gates, *inward), matrix("up", gates, *inward), matrix("down", downs, *outward))
-        for _ in range(COUNT)
+        for _ in range(count)
     ]
     x = rng.normal(size=(2, 3, HIDDEN)).astype(np.float32) / 16
-    weights = rng.uniform(0.1, 0.5, (6, COUNT)).astype(np.float32)
+    weights = rng.uniform(0.1, 0.5, (6, count)).astype(np.float32)
     weights *= weights >= np.sort(weights)[:, [-CHOSEN]]
     weights[:, 1] = 0  # nobody's choice
 
     graph = GraphBuilder("mixture", compute)
     tokens = graph.input("x", ir.DataType.FLOAT, ("batch", "length", HIDDEN))
-    chances = graph.input("weights", ir.DataType.FLOAT, ("tokens", COUNT))
+    chances = graph.input("weights", ir.DataType.FLOAT, ("tokens", count))
     y = mixture(graph, tokens, chances, experts, CHOSEN, activation.__name__)
     got = run(tmp_path, graph, y, ("batch", "length", HIDDEN), {"x": x, "weights": weights})
 

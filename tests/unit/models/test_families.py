@@ -69,7 +69,9 @@ def test_a_list_for_each_layer_must_name_each():
 
 
 @pytest.mark.parametrize("family", [mixtral, qwen3_moe])
-@pytest.mark.parametrize("broken", [{}, {"num_experts_per_tok": "two"}, {"num_local_experts": [3]}])
+@pytest.mark.parametrize(
+    "broken", [{}, {"num_experts_per_tok": "two"}, {"num_local_experts": [3]}, {"num_experts_per_tok": 5}]
+)
 def test_a_mixture_that_is_not_described_is_refused(family, broken):
     with pytest.raises(InvalidModelFile, match="config: "):
         family.CONFIG(FIELDS | {"num_local_experts": 4, "moe_intermediate_size": 8} | broken)
@@ -82,6 +84,7 @@ def test_a_mixture_that_is_not_described_is_refused(family, broken):
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, not between 1 and 4096"),
         ({"head_dim": 10**9}, "head_dim is 1000000000"),
         ({"rope_parameters": 7}, "config"),
+        ({"num_key_value_heads": 3}, "4 attention heads cannot share 3 keys and values"),
         ({"hidden_act": "relu6"}, "hidden_act relu6 is not supported; supported are silu"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type dynamic is not supported"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
