@@ -13,7 +13,7 @@ ROWS, COLUMNS = 48, 512
 
 @pytest.mark.parametrize("shape", [(2, 3, COLUMNS), (5, COLUMNS)], ids=["3-d", "2-d"])
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("name", ["Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
+@pytest.mark.parametrize("name", [known.name for known in FORMATS.values() if known.packing])
 def test_a_product_of_stored_blocks_is_that_of_their_values(stored, tmp_path, name, biased, shape):
     rng = np.random.default_rng(3)
     weight = stored(name, ROWS, COLUMNS)

@@ -54,8 +54,8 @@ def test_another_version_is_refused(write_gguf):
 
 
 def test_an_unsupported_tensor_type_is_named(write_gguf):
-    raw = gguf.quantize(np.ones((2, 32), np.float32), gguf.GGMLQuantizationType.Q4_1)
-    path = write_gguf({"blk.0.x": raw}, {"blk.0.x": gguf.GGMLQuantizationType.Q4_1})
-    with pytest.raises(InvalidModelFile, match=r"blk\.0\.x has type Q4_1; supported are F32") as caught:
+    raw = gguf.quantize(np.ones((2, 256), np.float32), gguf.GGMLQuantizationType.TQ2_0)
+    path = write_gguf({"blk.0.x": raw}, {"blk.0.x": gguf.GGMLQuantizationType.TQ2_0})
+    with pytest.raises(InvalidModelFile, match=r"blk\.0\.x has type TQ2_0; supported are F32") as caught:
         GgufFile(path)
     assert caught.value.reason == "UNSUPPORTED_TENSOR_TYPE"
