@@ -50,13 +50,17 @@ def linear(graph: GraphBuilder, x: ir.Value, weight: StoredTensor, bias: StoredT
     # float zero points only on a path that is 85 times slower.
     shape = (rows, columns // offsets.block)
     table = graph.weight(f"{weight.name}.offsets", np.float32, shape, lambda: offsets.values(weight.raw))
-    sums = graph.shared((x, offsets.block), lambda: _block_sums(graph, x, offsets.block))
+    sums = graph.shared((x, offsets.block), lambda: _block_sums(graph, x, columns // offsets.block, offsets.block))
     return graph.op("Add", y, graph.op("FusedMatMul", sums, table, domain=MICROSOFT, transB=1))
 
 
-def _block_sums(graph: GraphBuilder, x: ir.Value, block: int) -> ir.Value:
-    """Sum x [..., columns] over blocks of columns, [..., columns/block]."""
+def _block_sums(graph: GraphBuilder, x: ir.Value, blocks: int, block: int) -> ir.Value:
+    """Sum x [..., columns] over blocks of columns, [..., columns/block].
+
+    A product with ones, because ReduceSum gives no rows a wrong shape.
+    """
     leading = len(x.shape) - 1 if x.shape is not None else 2
-    split = graph.constant(f"split.{leading}.{block}", np.array([0] * leading + [-1, block], np.int64))
-    last = graph.constant("last_axis", np.array([-1], np.int64))
-    return graph.op("ReduceSum", graph.op("Reshape", x, split), last, keepdims=0)
+    extents = np.array([0] * leading + [blocks, block], np.int64)
+    split = graph.constant(f"split.{leading}.{blocks}.{block}", extents)
+    ones = graph.constant(f"ones.{block}", np.ones(block, np.float32))
+    return graph.op("Einsum", graph.op("Reshape", x, split), ones, equation="...bk,k->...b")
