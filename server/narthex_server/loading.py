@@ -15,8 +15,8 @@ from narthex_server.models import families
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
 from narthex_server.runtime.session import DecoderSession, OrtDecoderSession
 from narthex_server.text.assets import TextAssets
-from narthex_server.weights.gguf import GgufFile
 from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
+from narthex_server.weights.gguf_model import models_among, open_gguf
 from narthex_server.weights.safetensors import SafetensorsFolder, weight_files
 from narthex_server.weights.tensors import WeightSource
 
@@ -98,7 +98,7 @@ def open_model(path: Path) -> ModelFiles:
         return _open_gguf(path)
     if (path / "config.json").is_file():
         return _open_folder(path)
-    if len(inside := sorted(path.glob("*.gguf"))) == 1:
+    if len(inside := models_among(sorted(path.glob("*.gguf")))) == 1:
         return _open_gguf(inside[0])
     if inside:
         raise InvalidModelFile(f"{path} holds {len(inside)} GGUF files: name one, for example {inside[0]}")
@@ -119,10 +119,10 @@ def _open_folder(folder: Path) -> ModelFiles:
 
 
 def _open_gguf(path: Path) -> ModelFiles:
-    file = GgufFile(path)
+    file = open_gguf(path)
     families.check(str(file.metadata.get("general.architecture")))
     config = huggingface_config(file)
-    return ModelFiles(config, GgufWeights(file, config), (path,), lambda: TextAssets.from_gguf(file.metadata))
+    return ModelFiles(config, GgufWeights(file, config), file.paths, lambda: TextAssets.from_gguf(file.metadata))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

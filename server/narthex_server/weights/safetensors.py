@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from narthex_server.weights.tensors import StoredTensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_LARGEST_HEADER = 1 << 24
+_MOST_DIMENSIONS = 8
 
 
 class SafetensorsFolder:
@@ -56,14 +59,31 @@ def read_safetensors(path: Path) -> Iterable[StoredTensor]:
     length = int(data[:8].view("<u8")[0])
     if length > size - 8:
         raise InvalidModelFile(f"{path}: truncated: the header takes {length} bytes, {size - 8} are left")
+    if length > _LARGEST_HEADER:
+        raise InvalidModelFile(f"{path}: a header of {length} bytes; allowed are {_LARGEST_HEADER}")
     try:
-        header = json.loads(data[8 : 8 + length].tobytes())
+        header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_distinct)
         entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
         body = data[8 + length :]
         tensors = [_tensor(path, body, name, entry) for name, entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _check_apart(path, sorted((*entry["data_offsets"], name) for name, entry in entries))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidModelFile(f"{path}: broken safetensors header: {error!r}") from error
     return tensors
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return values
+
+
+def _check_apart(path: Path, spans: list[tuple[int, int, str]]) -> None:
+    """Refuse tensors that share bytes."""
+    for (_, end, before), (start, _, name) in pairwise(spans):
+        if start < end:
+            raise InvalidModelFile(f"{path}: tensors {before} and {name} overlap at byte {start}")
 
 
 def _tensor(path: Path, body: Any, name: str, entry: Any) -> StoredTensor:
@@ -74,6 +94,8 @@ def _tensor(path: Path, body: Any, name: str, entry: Any) -> StoredTensor:
     kind = known[entry["dtype"]]
     shape = tuple(int(extent) for extent in entry["shape"])
     start, end = entry["data_offsets"]
+    if len(shape) > _MOST_DIMENSIONS or any(extent < 0 for extent in shape):
+        raise InvalidModelFile(f"{path}: tensor {name} has the shape {list(shape)[:_MOST_DIMENSIONS]}")
     expected = prod(shape) * kind.bytes
     if not 0 <= start <= end or end - start != expected:
         raise InvalidModelFile(f"{path}: tensor {name} {list(shape)} needs {expected} bytes, not {start} to {end}")
