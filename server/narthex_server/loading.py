@@ -24,8 +24,8 @@ from narthex_server.runtime.session import OrtDecoderSession, Shape
 from narthex_server.runtime.xlora import Classifier, XLoraSession
 from narthex_server.text.assets import TextAssets
 from narthex_server.weights import awq, fp8, gptq, packed
-from narthex_server.weights.gguf import GgufFile
 from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
+from narthex_server.weights.gguf_model import models_among, open_gguf
 from narthex_server.weights.kinds import kind_named
 from narthex_server.weights.onnx_folder import find_graph, read_onnx
 from narthex_server.weights.quantised import QuantisedWeights
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 COMPUTE = ("auto", "float32", "block8")
-_SOURCES = ("graph", "models", "models/encoders", "weights")
+_SOURCES = ("graph", "models", "weights")
 _QUANTISERS: Mapping[str, Callable[[WeightSource, Mapping[str, Any]], WeightSource]] = MappingProxyType(
     {
         packed.METHOD: packed.PackedWeights,
@@ -162,7 +162,7 @@ def open_model(path: Path, task: Task = Task.GENERATE) -> ModelFiles:
         return _open_gguf(path)
     if (path / "config.json").is_file():
         return _open_folder(path, task)
-    if len(inside := sorted(path.glob("*.gguf"))) == 1:
+    if len(inside := models_among(sorted(path.glob("*.gguf")))) == 1:
         return _open_gguf(inside[0])
     if inside:
         raise InvalidModelFile(f"{path} holds {len(inside)} GGUF files: name one, for example {inside[0]}")
@@ -207,10 +207,10 @@ def _quantised_by(config: Mapping[str, Any], folder: Path) -> WeightSource | Non
 
 
 def _open_gguf(path: Path) -> ModelFiles:
-    file = GgufFile(path)
+    file = open_gguf(path)
     families.check(str(file.metadata.get("general.architecture")))
     config = huggingface_config(file)
-    return ModelFiles(config, GgufWeights(file, config), (path,), lambda: TextAssets.from_gguf(file.metadata))
+    return ModelFiles(config, GgufWeights(file, config), file.paths, lambda: TextAssets.from_gguf(file.metadata))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
