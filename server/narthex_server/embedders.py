@@ -9,19 +9,11 @@ from narthex_server.embedding.folder import EmbedderFolder, describes_embedder, 
 from narthex_server.embedding.head import Head, Pooling
 from narthex_server.embedding.session import EncoderSession
 from narthex_server.errors import InvalidModelFile
-from narthex_server.loading import (
-    Graphs,
-    LoadOptions,
-    Variant,
-    cores,
-    graph_cache,
-    open_model,
-    parameters,
-    quantising,
-    settle,
-)
+from narthex_server.graphs import Graphs, Variant, graph_cache, parameters, settle
+from narthex_server.loading import LoadOptions, cores
 from narthex_server.models import families
 from narthex_server.models.families import Task
+from narthex_server.opening import open_model, quantising
 from narthex_server.runtime.encoder import OnnxEncoderSession, OrtEncoderSession
 from narthex_server.text.tokenizer import Tokenizer
 from narthex_server.weights.headless import Headless
