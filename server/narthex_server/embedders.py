@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from narthex_server.embedding.folder import EmbedderFolder, describes_embedder, number, read_object
+from narthex_server.documents import read_object
+from narthex_server.embedding.folder import EmbedderFolder, describes_embedder, number
 from narthex_server.embedding.head import Head, Pooling
 from narthex_server.embedding.session import EncoderSession
 from narthex_server.errors import InvalidModelFile
@@ -54,7 +55,7 @@ def is_embedder(path: Path) -> bool:
     folder = _folder(path)
     if describes_embedder(folder):
         return True
-    config = read_object(folder / "config.json")
+    config = read_object(folder / "config.json", optional=True)
     headless = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in _architectures(config))
     return headless or families.only_encodes(str(config.get("model_type")))
 
@@ -66,12 +67,12 @@ def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
     """
     folder = _folder(path)
     layout = EmbedderFolder.read(folder)
-    config = read_object(layout.encoder / "config.json")
+    config = read_object(layout.encoder / "config.json", optional=True)
     model_type = str(config.get("model_type"))
     for name in _architectures(config):
         if name.endswith(("Classification", "QuestionAnswering")):
             raise InvalidModelFile(f"{folder}: {name} classifies texts, it makes no vectors of them")
-    tokenizer_config = read_object(layout.encoder / "tokenizer_config.json")
+    tokenizer_config = read_object(layout.encoder / "tokenizer_config.json", optional=True)
     limits = (
         layout.max_tokens, number(config, "max_position_embeddings"), number(tokenizer_config, "model_max_length"),
         options.max_context,

@@ -1,12 +1,12 @@
 """What a model folder or file holds, in Hugging Face's spelling whatever its own is."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from narthex_server.documents import read_object
 from narthex_server.errors import InvalidModelFile, InvalidRequest, NotFound
 from narthex_server.models import families
 from narthex_server.models.families import Task
@@ -69,7 +69,7 @@ def quantising(source: ModelFiles, quantize: str | None, topology: Path | None) 
 
 
 def _open_folder(folder: Path, task: Task) -> ModelFiles:
-    config = _read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     if "model_type" not in config:
         raise InvalidModelFile(f"{folder / 'config.json'}: model_type is missing")
     families.check(str(config["model_type"]), task)
@@ -98,13 +98,3 @@ def _open_gguf(path: Path) -> ModelFiles:
     families.check(str(file.metadata.get("general.architecture")))
     config = huggingface_config(file)
     return ModelFiles(config, GgufWeights(file, config), file.paths, lambda: TextAssets.from_gguf(file.metadata))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InvalidModelFile(f"{path}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidModelFile(f"{path}: not a JSON object")
-    return value

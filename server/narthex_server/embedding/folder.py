@@ -3,7 +3,6 @@
 Source: https://sbert.net/docs/sentence_transformer/usage/custom_models.html
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from narthex_server.documents import read_json, read_object
 from narthex_server.embedding.head import Dense, Floats, Pooling
 from narthex_server.errors import InvalidModelFile
 from narthex_server.weights.safetensors import SINGLE, read_safetensors
@@ -54,7 +54,7 @@ class EmbedderFolder:
         pooling = next((_pooling(path) for kind, path in modules if kind == "Pooling"), None)
         dense = tuple(_dense(path) for kind, path in modules if kind == "Dense")
         own = next((read_object(path) for path in sorted(encoder.glob("sentence_*_config.json"))), {})
-        prompts = read_object(folder / "config_sentence_transformers.json").get("prompts")
+        prompts = read_object(folder / "config_sentence_transformers.json", optional=True).get("prompts")
         return cls(
             encoder, pooling, dense, number(own, "max_seq_length"), bool(own.get("do_lower_case")),
             {str(name): str(text) for name, text in prompts.items()} if isinstance(prompts, dict) else {},
@@ -74,19 +74,6 @@ def describes_embedder(folder: Path) -> bool:
     return (folder / MODULES).is_file() or any(folder.glob("*_Pooling/config.json"))
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, empty where there is no such file. Errors: InvalidModelFile."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InvalidModelFile(f"{path}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidModelFile(f"{path}: not a JSON object")
-    return value
-
-
 def number(config: Mapping[str, Any], name: str) -> int:
     """The positive number of this name; 0 where there is none, or one that stands for no limit."""
     value = config.get(name)
@@ -102,10 +89,8 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
             *(("Pooling", config.parent) for config in folder.glob("*_Pooling/config.json")),
         ]
     try:
-        entries = [
-            (str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in json.loads(path.read_bytes())
-        ]
-    except (ValueError, KeyError, TypeError) as error:
+        entries = [(str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in read_json(path)]
+    except (KeyError, TypeError) as error:
         raise InvalidModelFile(f"{path}: not a list of modules with type and path") from error
     if not entries:
         raise InvalidModelFile(f"{path}: lists no module")

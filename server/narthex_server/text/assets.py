@@ -1,12 +1,11 @@
 """Everything a model needs to read and write text."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from narthex_server.errors import InvalidModelFile
+from narthex_server.documents import read_object
 from narthex_server.text.template import ChatTemplate
 from narthex_server.text.tokenizer import Tokenizer
 
@@ -37,9 +36,9 @@ class TextAssets:
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
         """From a Hugging Face folder. Errors: InvalidModelFile."""
-        config = _read_json(folder / "tokenizer_config.json")
-        model = _read_json(folder / "config.json")
-        generation = _read_json(folder / "generation_config.json")
+        config = read_object(folder / "tokenizer_config.json", optional=True)
+        model = read_object(folder / "config.json", optional=True)
+        generation = read_object(folder / "generation_config.json", optional=True)
         tokenizer = Tokenizer.from_folder(folder, config)
         sources = _folder_templates(folder, config)
         tokens = {name: text for name, value in config.items() if name.endswith("_token") and (text := _text(value))}
@@ -110,19 +109,6 @@ def _defaults(generation: Mapping[str, Any]) -> GenerationDefaults:
         top_p=generation.get("top_p"),
         min_p=generation.get("min_p"),
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`, empty if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InvalidModelFile(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidModelFile(f"{path} is not a JSON object")
-    return value
 
 
 def _text(value: object) -> str | None:

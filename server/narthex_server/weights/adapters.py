@@ -1,6 +1,5 @@
 """Low-rank adapters as PEFT writes them: adapter_config.json and adapter_model.safetensors."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from narthex_server.documents import read_object
 from narthex_server.errors import InvalidModelFile, NotFound
 from narthex_server.weights.safetensors import read_safetensors
 from narthex_server.weights.tensors import StoredTensor
@@ -96,13 +96,7 @@ def read_adapter_config(folder: Path) -> Mapping[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise InvalidModelFile(f"{folder} is not a PEFT adapter: {CONFIG} is missing")
-    try:
-        fields = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InvalidModelFile(f"{path}: not JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise InvalidModelFile(f"{path}: not a JSON object")
-    return fields
+    return read_object(path)
 
 
 def _scaling(folder: Path, fields: Mapping[str, Any]) -> _Scaling:

@@ -1,11 +1,11 @@
 """Decoders exported to ONNX: by optimum (`onnx/model*.onnx`), or by onnxruntime-genai (`genai_config.json`)."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from narthex_server.documents import read_object
 from narthex_server.errors import InvalidModelFile
 from narthex_server.runtime.foreign.ports import CachePort, Port, Ports
 from narthex_server.weights.onnx_file import OnnxFile, Value
@@ -73,7 +73,7 @@ def find_graph(path: Path) -> Path | None:
     if path.suffix == ".onnx":
         return path
     if (path / GENAI).is_file():
-        decoder = _section(_read_json(path / GENAI), "model", "decoder")
+        decoder = _section(read_object(path / GENAI), "model", "decoder")
         return _inside(path, str(decoder.get("filename") or "model.onnx"))
     for folder in (path / "onnx", path):
         files = sorted(file.name for file in folder.glob("*.onnx"))
@@ -107,7 +107,7 @@ def read_onnx(graph: Path) -> OnnxModel:
 
 
 def _genai(path: Path) -> _Facts:
-    whole = _read_json(path)
+    whole = read_object(path)
     model, decoder = _section(whole, "model"), _section(whole, "model", "decoder")
     kind = str(model.get("type"))
     for part, meaning in _PARTS.items():
@@ -129,7 +129,7 @@ def _genai(path: Path) -> _Facts:
 
 
 def _huggingface(path: Path) -> _Facts:
-    config = _read_json(path) if path.is_file() else {}
+    config = read_object(path, optional=True)
     heads, width = _number(path, config, "num_attention_heads"), _number(path, config, "hidden_size")
     return _Facts(
         str(config.get("model_type") or "onnx"),
@@ -238,16 +238,6 @@ def _inside(folder: Path, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise InvalidModelFile(f"{folder / GENAI}: the graph {name} lies outside the folder")
     return folder / name
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InvalidModelFile(f"{path}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidModelFile(f"{path}: not a JSON object")
-    return value
 
 
 def _section(whole: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from ml_dtypes import float8_e4m3fn
 
+from narthex_server.documents import read_object
 from narthex_server.errors import InvalidModelFile
 from narthex_server.weights.formats import BF16, F16, F32, BlockFormat
 from narthex_server.weights.tensors import StoredTensor
@@ -50,8 +51,8 @@ def weight_files(folder: Path) -> list[Path]:
     if not index.is_file():
         return [folder / SINGLE]
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+        names = sorted(set(read_object(index)["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError) as error:
         raise InvalidModelFile(f"{index}: not a safetensors index ({error})") from error
     if any(Path(name).name != name for name in names):
         raise InvalidModelFile(f"{index}: a shard lies outside the folder")

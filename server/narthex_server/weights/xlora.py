@@ -1,6 +1,5 @@
 """X-LoRA folders: experts and a classifier, in PEFT's layout or in that of the original package."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from narthex_server.documents import read_object
 from narthex_server.errors import InvalidModelFile, NotFound
 from narthex_server.weights.adapters import AdapterWeights, read_adapter, read_adapter_config
 from narthex_server.weights.safetensors import read_safetensors
@@ -41,10 +41,10 @@ def read_xlora(folder: Path) -> XLoraFiles:
     if not folder.is_dir():
         raise NotFound(f"there is no X-LoRA folder at {folder}")
     legacy = (folder / LEGACY_CONFIG).is_file()
-    fields = _read_json(folder / LEGACY_CONFIG) if legacy else read_adapter_config(folder)
+    fields = read_object(folder / LEGACY_CONFIG) if legacy else read_adapter_config(folder)
     if not legacy and fields.get("peft_type") != "XLORA":
         raise InvalidModelFile(f"{folder}: its peft_type is {fields.get('peft_type')}, not XLORA")
-    ordering = _read_json(folder / ORDERING) if (folder / ORDERING).is_file() else {}
+    ordering = read_object(folder / ORDERING, optional=True)
     named = fields.get("adapters")
     if not isinstance(named, dict) or not named:
         raise InvalidModelFile(f"{folder}: adapters must name the experts and their folders")
@@ -100,13 +100,3 @@ def _classifier(path: Path, legacy: bool) -> tuple[tuple[Floats, Floats], ...]:
         if before.shape[0] != after.shape[1]:
             raise InvalidModelFile(f"{path}: layers of the classifier do not meet: some are missing")
     return tuple(layers)
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InvalidModelFile(f"{path}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidModelFile(f"{path}: not a JSON object")
-    return value
