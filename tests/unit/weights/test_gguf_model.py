@@ -12,7 +12,7 @@ Write = Callable[..., list[Path]]
 
 @pytest.fixture
 def write_parts(tmp_path: Path) -> Write:
-    """Write tensor t<n> into the n-th of several parts, as llama.cpp splits files; `fields` change the second part's."""
+    """Write tensor t<n> into the n-th of several parts, as llama.cpp splits files; `fields` change the second's."""
 
     def write(parts: int, **fields: int) -> list[Path]:
         paths = []
