@@ -15,7 +15,7 @@ from narthex_server.models import families
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
 from narthex_server.runtime.session import DecoderSession, OrtDecoderSession
 from narthex_server.text.assets import TextAssets
-from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
+from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config, huggingface_type
 from narthex_server.weights.gguf_model import models_among, open_gguf
 from narthex_server.weights.safetensors import SafetensorsFolder, weight_files
 from narthex_server.weights.tensors import WeightSource
@@ -119,10 +119,10 @@ def _open_folder(folder: Path) -> ModelFiles:
 
 
 def _open_gguf(path: Path) -> ModelFiles:
-    file = open_gguf(path)
-    families.check(str(file.metadata.get("general.architecture")))
-    config = huggingface_config(file)
-    return ModelFiles(config, GgufWeights(file, config), file.paths, lambda: TextAssets.from_gguf(file.metadata))
+    model = open_gguf(path)
+    families.check(huggingface_type(model))
+    config = huggingface_config(model)
+    return ModelFiles(config, GgufWeights(model), model.paths, lambda: TextAssets.from_gguf(model.metadata))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
