@@ -142,7 +142,7 @@ def test_values_of_the_wrong_type_are_named(fields, complaint, tmp_path):
 
 def test_a_file_without_an_architecture_is_refused(tmp_path):
     for metadata in ({}, {"general.architecture": 7}):
-        with pytest.raises(InvalidModelFile, match="general.architecture is"):
+        with pytest.raises(InvalidModelFile, match=r"general\.architecture is"):
             huggingface_type(GgufModel((tmp_path,), metadata, {}))
 
 
