@@ -31,6 +31,9 @@ def read(metadata: Mapping[str, Any]) -> Vocabulary:
     tokens: Sequence[str] | None = metadata.get("tokenizer.ggml.tokens")
     if tokens is None:
         raise InvalidModelFile("the GGUF file has no tokenizer (tokenizer.ggml.tokens is missing)")
+    for key, value in metadata.items():
+        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and not isinstance(value, int):
+            raise InvalidModelFile(f"the GGUF file's {key} is {value!r:.80}, not a number")
     kind = metadata.get("tokenizer.ggml.model")
     first, last, add_first, add_last = "bos", "eos", True, False
     match kind:

@@ -80,7 +80,7 @@ def _renamed(kind: Architecture, tensor: StoredTensor) -> Iterator[StoredTensor]
         rows = prod(tensor.shape[1:-1])
         for index in range(tensor.shape[0]):
             raw = tensor.raw[index * rows : (index + 1) * rows]
-            yield replace(tensor, name=name.replace("#", str(index)), shape=tensor.shape[1:], raw=raw)
+            yield StoredTensor(name.replace("#", str(index)), tensor.shape[1:], tensor.format, raw)
     elif name.endswith("conv.conv.weight"):
         yield replace(tensor, name=name, shape=(tensor.shape[0], 1, tensor.shape[-1]))
     elif name.endswith("shared_expert_gate.weight"):
@@ -94,12 +94,13 @@ def _unpaired(tensor: StoredTensor, heads: int) -> StoredTensor:
     order = halves_from_pairs(tensor.shape[0], heads)
     if len(tensor.shape) > 1:
         return tensor.reordered(order)
-    return replace(tensor, raw=tensor.raw.reshape(tensor.shape[0], -1)[order].reshape(1, -1))
+    raw = tensor.raw.reshape(tensor.shape[0], -1)[order].reshape(1, -1)
+    return StoredTensor(tensor.name, tensor.shape, tensor.format, raw)
 
 
 def _uncentred(tensor: StoredTensor) -> StoredTensor:
     values = tensor.dense().reshape(len(tensor.raw), -1) - np.float32(1)
-    return replace(tensor, format=F32, raw=values.view(np.uint8))
+    return StoredTensor(tensor.name, tensor.shape, F32, values.view(np.uint8))
 
 
 def halves_from_pairs(rows: int, heads: int) -> NDArray[np.intp]:
