@@ -111,9 +111,8 @@ async def measure(args: argparse.Namespace) -> dict[str, list[Row]]:
             await bench.stop()
     rows = {bench.name: [bench.row(batch) for batch in batches] for bench in benches}
     first = rows[benches[0].name]
-    print(
-        f"{'model':24}{'batch':>5}{'decode tok/s':>14}{'':7}{'ms a step':>11}{'prefill tok/s':>15}{'':7}{'ms a prompt':>13}"
-    )
+    columns = ("decode tok/s", 14), ("", 7), ("ms a step", 11), ("prefill tok/s", 15), ("", 7), ("ms a prompt", 13)
+    print(f"{'model':24}{'batch':>5}", *(f"{title:>{width}}" for title, width in columns), sep="")
     for name, measured in rows.items():
         for row, peer in zip(measured, first, strict=True):
             print(
