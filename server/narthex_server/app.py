@@ -216,18 +216,19 @@ def load_model(named: NamedPath, config: ServerConfig) -> "LoadedModel | LoadedE
     from narthex_server.runtime.adapter_bank import Limits
 
     room = max(config.max_adapters, len(config.adapter))
-    xlora = {entry.name: entry.path for entry in config.xlora}
+    xlora, tokenizers = ({entry.name: entry.path for entry in given} for given in (config.xlora, config.tokenizer))
     options = LoadOptions(
-        config.compute,
-        config.threads,
-        config.max_slots,
-        config.max_context,
-        config.cache_dir,
-        Limits(room, config.max_adapter_rank, config.max_adapter_bytes) if room else None,
-        xlora.get(named.name),
-        config.xlora_frozen_after,
-        config.quantize,
-        config.topology,
+        compute=config.compute,
+        threads=config.threads,
+        slots=config.max_slots,
+        max_context=config.max_context,
+        cache_dir=config.cache_dir,
+        adapters=Limits(room, config.max_adapter_rank, config.max_adapter_bytes) if room else None,
+        xlora=xlora.get(named.name),
+        xlora_frozen_after=config.xlora_frozen_after,
+        quantize=config.quantize,
+        topology=config.topology,
+        tokenizer=tokenizers.get(named.name),
     )
     return load_embedder(named.path, options) if is_embedder(named.path) else load(named.path, options)
 

@@ -50,6 +50,9 @@ class ServerConfig:
     tool_timeout: float = option(60.0, "seconds a forwarded tool may take when the call sets no deadline", minimum=0.01)
     upstream_start_timeout: float = option(30.0, "seconds an upstream may take to start", minimum=0.01)
     shutdown_grace: float = option(10.0, "seconds running calls have to finish after SIGTERM", minimum=0)
+    tokenizer: tuple[NamedPath, ...] = option(
+        (), "a folder whose tokenizer and template a model uses instead of its own; repeatable", metavar="MODEL=PATH"
+    )
     adapter: tuple[NamedPath, ...] = option(
         (), "a LoRA folder to load on a model, the only one if none is named; repeatable", metavar="[MODEL/]NAME=PATH"
     )
@@ -76,14 +79,15 @@ class ServerConfig:
         names = [model.name for model in self.model]
         if twice := {name for name in names if names.count(name) > 1}:
             raise SettingsError(f"--model: the name {min(twice)!r} is given twice")
-        if self.xlora or self.adapter:
-            self._check_adapters({model.name for model in self.models()})
+        if self.xlora or self.adapter or self.tokenizer:
+            self._check_names({model.name for model in self.models()})
 
-    def _check_adapters(self, served: set[str]) -> None:
+    def _check_names(self, served: set[str]) -> None:
         known = ", ".join(sorted(served))
-        for named in self.xlora:
-            if named.name not in served:
-                raise SettingsError(f"--xlora: there is no model {named.name!r}; served are: {known}")
+        for option_name, given in (("--xlora", self.xlora), ("--tokenizer", self.tokenizer)):
+            for named in given:
+                if named.name not in served:
+                    raise SettingsError(f"{option_name}: there is no model {named.name!r}; served are: {known}")
         for named in self.adapter:
             model = named.name.rpartition("/")[0]
             if model not in served and (model or len(served) != 1):

@@ -39,6 +39,7 @@ class LoadOptions:
     is loaded a second time with room for them, for the steps that use one. `xlora` is the folder of an X-LoRA on top of
     the model, whose scalings stay as they are after `xlora_frozen_after` generated tokens (0 is never).
     `quantize` names a format for the weights of a model that is not quantised, `topology` a file with others for some.
+    `tokenizer` is a folder whose tokenizer and template are used instead of the model's own.
     """
 
     compute: str = "auto"
@@ -51,6 +52,7 @@ class LoadOptions:
     xlora_frozen_after: int = 0
     quantize: str | None = None
     topology: Path | None = None
+    tokenizer: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +70,14 @@ class LoadedModel:
 
 
 def load(path: Path, options: LoadOptions) -> LoadedModel:
-    """Load a Hugging Face folder, a GGUF file, or a decoder graph: an .onnx file or a folder that has one.
+    """Load a Hugging Face folder, a GGUF or GGML file, or a decoder graph: an .onnx file or a folder that has one.
 
     NotFound where there is nothing at `path`, InvalidModelFile where what is there is broken or of an unsupported kind,
     InvalidRequest where it is to be quantised and is so already, or the topology cannot be used.
     """
     if (graph := _foreign_graph(path)) is not None:
         return _load_foreign(graph, options)
-    source = quantising(open_model(path), options.quantize, options.topology)
+    source = quantising(open_model(path, tokenizer=options.tokenizer), options.quantize, options.topology)
     model_type = str(source.config.get("model_type"))
     families.check(model_type)
     compute, quantization = settle(options.compute, source.weights)
@@ -109,7 +111,7 @@ def _load_foreign(graph: Path, options: LoadOptions) -> LoadedModel:
     if options.compute != "auto":
         _log.warning("%s computes as it was exported, not in %s", graph, options.compute)
     max_len = min(model.context or options.max_context, options.max_context)
-    text = TextAssets.from_folder(model.folder)
+    text = TextAssets.from_folder(options.tokenizer or model.folder)
     session = open_foreign(graph, model.ports, Shape(options.slots, max_len, options.threads or cores()))
     compute = f"onnx, {'batched' if session.batched else 'one at a time'}"
     _log.info("%s: %s of weights in %s; %s", graph, model.model_type, model.quantization, compute)

@@ -12,7 +12,8 @@ from narthex_server.models import families
 from narthex_server.models.families import Task
 from narthex_server.text.assets import TextAssets
 from narthex_server.weights import awq, fp8, gptq, packed
-from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config
+from narthex_server.weights.ggml import Unsaid, is_ggml, open_ggml
+from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config, huggingface_type
 from narthex_server.weights.gguf_model import models_among, open_gguf
 from narthex_server.weights.kinds import kind_named
 from narthex_server.weights.quantised import QuantisedWeights
@@ -41,19 +42,31 @@ class ModelFiles:
     text: Callable[[], TextAssets]
 
 
-def open_model(path: Path, task: Task = Task.GENERATE) -> ModelFiles:
-    """Look at a path and read what describes the model there, which must be of a family that can do the task."""
+def open_model(path: Path, task: Task = Task.GENERATE, tokenizer: Path | None = None) -> ModelFiles:
+    """Look at a path and read what describes the model there, which must be of a family that can do the task.
+
+    With `tokenizer` the tokenizer, template and defaults are those of that folder.
+    """
+    if tokenizer is not None and not tokenizer.is_dir():
+        raise NotFound(f"there is no tokenizer folder at {tokenizer}")
+    files = _open(path, task, tokenizer)
+    return replace(files, text=lambda: TextAssets.from_folder(tokenizer)) if tokenizer else files
+
+
+def _open(path: Path, task: Task, tokenizer: Path | None) -> ModelFiles:
     if not path.exists():
         raise NotFound(f"there is no model at {path}")
     if path.suffix == ".gguf":
         return _open_gguf(path)
+    if is_ggml(path):
+        return _open_ggml(path, tokenizer or path.parent)
     if (path / "config.json").is_file():
         return _open_folder(path, task)
     if len(inside := models_among(sorted(path.glob("*.gguf")))) == 1:
         return _open_gguf(inside[0])
     if inside:
         raise InvalidModelFile(f"{path} holds {len(inside)} GGUF files: name one, for example {inside[0]}")
-    raise InvalidModelFile(f"{path} is neither a GGUF file nor a folder with config.json and safetensors")
+    raise InvalidModelFile(f"{path} is neither a GGUF or GGML file nor a folder with config.json and safetensors")
 
 
 def quantising(source: ModelFiles, quantize: str | None, topology: Path | None) -> ModelFiles:
@@ -94,7 +107,21 @@ def _quantised_by(config: Mapping[str, Any], folder: Path) -> WeightSource | Non
 
 
 def _open_gguf(path: Path) -> ModelFiles:
-    file = open_gguf(path)
-    families.check(str(file.metadata.get("general.architecture")))
-    config = huggingface_config(file)
-    return ModelFiles(config, GgufWeights(file, config), file.paths, lambda: TextAssets.from_gguf(file.metadata))
+    model = open_gguf(path)
+    families.check(huggingface_type(model))
+    config = huggingface_config(model)
+    return ModelFiles(config, GgufWeights(model), model.paths, lambda: TextAssets.from_gguf(model.metadata))
+
+
+def _open_ggml(path: Path, tokenizer: Path) -> ModelFiles:
+    """The file says little: its text, and what else it leaves out, come from the folder of a tokenizer."""
+    if not (tokenizer / "tokenizer.json").is_file():
+        raise InvalidModelFile(
+            f"{path}: GGML files need a tokenizer; name a folder that has tokenizer.json with --tokenizer"
+        )
+    config = read_object(tokenizer / "config.json", optional=True)
+    rope = config.get("rope_parameters") or config
+    said = {"rms_norm_eps": config, "rope_theta": rope, "max_position_embeddings": config}
+    known = {name: fields[name] for name, fields in said.items() if isinstance(fields.get(name), int | float)}
+    model = open_ggml(path, replace(Unsaid(), **known))
+    return ModelFiles(model.config, model, (path,), lambda: TextAssets.from_folder(tokenizer))

@@ -121,7 +121,7 @@ def stored() -> Callable[[str, int, int], StoredTensor]:
         known = FORMATS[name]
         raw = rng.integers(0, 256, (rows, columns // known.block, known.bytes), dtype=np.uint8)
         for at in _HALVES.get(name, (0,)):
-            raw[..., at : at + 2] = rng.normal(0, 0.01, raw.shape[:2]).astype(np.float16)[..., None].view(np.uint8)
+            raw[..., at : at + 2] = rng.normal(0, 0.004, raw.shape[:2]).astype(np.float16)[..., None].view(np.uint8)
         if name == "MXFP4":
             raw[..., 0] = rng.integers(118, 124, raw.shape[:2])
         return StoredTensor("w", (rows, columns), known, raw.reshape(rows, -1))

@@ -8,58 +8,11 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from narthex_server.errors import InvalidModelFile
+from narthex_server.text.splitters import Splitter, splitter
 
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
-
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_DIGIT, _DIGITS3 = r"\p{N}", r"[0-9][0-9][0-9]"
-_PUNCTUATION = r"[\p{P}\$\+<=>\^~\|]+"
-_DEFAULT = (_PUNCTUATION, _GPT2, r"\p{N}+", _DIGITS3)
-_DEEPSEEK3 = (
-    r"\p{N}{1,3}",
-    r"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Splitter:
-    """How `tokenizer.ggml.pre` cuts text into words, as llama.cpp does; the normaliser is the original model's."""
-
-    patterns: tuple[str, ...]
-    nfc: bool = False
-    whole_words: bool = False  # a word that is a token as it stands is not built by merges
-    add_bos: bool = False
-
-
-_LLAMA3_SPLITTER = _Splitter((_LLAMA3,), whole_words=True, add_bos=True)
-_QWEN2_SPLITTER = _Splitter((_QWEN2,), nfc=True)
-_GPT2_SPLITTER = _Splitter((_GPT2,))
-_DIGIT_SPLITTER = _Splitter((_DIGIT, _GPT2))
-
-_SPLITTERS: Mapping[str, _Splitter] = {
-    "default": _Splitter(_DEFAULT),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "lfm2"), _LLAMA3_SPLITTER),
-    **dict.fromkeys(("dbrx", "smaug-bpe"), _Splitter((_LLAMA3,))),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), _QWEN2_SPLITTER),
-    "stablelm2": _Splitter((_QWEN2,)),
-    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais", "gigachat"), _GPT2_SPLITTER),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), _DIGIT_SPLITTER),
-    "falcon": _Splitter((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, _DIGITS3)),
-    "tekken": _Splitter((_TEKKEN,), whole_words=True, add_bos=True),
-    "deepseek-v3": _Splitter(_DEEPSEEK3),
-}
+_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # tokenizer.ggml.token_type
+_SPACE = "\u2581"
+_LONGEST_PIECE, _MOST_CHARACTERS = 1024, 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +31,30 @@ def read(metadata: Mapping[str, Any]) -> Vocabulary:
     tokens: Sequence[str] | None = metadata.get("tokenizer.ggml.tokens")
     if tokens is None:
         raise InvalidModelFile("the GGUF file has no tokenizer (tokenizer.ggml.tokens is missing)")
+    for key, value in metadata.items():
+        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and not isinstance(value, int):
+            raise InvalidModelFile(f"the GGUF file's {key} is {value!r:.80}, not a number")
     kind = metadata.get("tokenizer.ggml.model")
-    if kind == "gpt2":
-        splitter = _splitter(metadata.get("tokenizer.ggml.pre") or "default")
-        backend, add_bos = _byte_level(metadata, tokens, splitter), splitter.add_bos
-    elif kind == "llama":
-        backend, add_bos = _sentence_piece(metadata, tokens), True
-    else:
-        raise InvalidModelFile(f"the GGUF file's tokenizer is of kind {kind!r}; known are gpt2 and llama")
+    first, last, add_first, add_last = "bos", "eos", True, False
+    match kind:
+        case "gpt2":
+            cuts = splitter(metadata.get("tokenizer.ggml.pre") or "default")
+            backend, add_first = _byte_level(metadata, tokens, cuts), cuts.add_bos
+        case "llama":
+            backend = _sentence_piece(metadata, tokens)
+        case "t5":
+            backend, add_first, add_last = _unigram(metadata, tokens), False, True
+        case "bert":
+            backend, last, add_last = _word_piece(tokens), "seperator", True
+        case _:
+            known = "gpt2, llama, t5 and bert"
+            raise InvalidModelFile(f"the GGUF file's tokenizer is of kind {kind!r:.80}; known are {known}")
     _mark_added(backend, metadata, tokens)
-    bos, eos = (_id(metadata, key, len(tokens)) for key in ("bos", "eos"))
-    adds_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", add_bos))
-    adds_eos = bool(metadata.get("tokenizer.ggml.add_eos_token", False))
+    bos, eos = (_id(metadata, key, len(tokens)) for key in (first, last))
+    if kind == "bert":
+        bos, eos = bos or backend.token_to_id("[CLS]"), eos or backend.token_to_id("[SEP]")
+    adds_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", add_first))
+    adds_eos = bool(metadata.get(f"tokenizer.ggml.add_{'sep' if kind == 'bert' else 'eos'}_token", add_last))
     return Vocabulary(backend, bos, eos, adds_bos, adds_eos)
 
 
@@ -98,27 +63,20 @@ def _id(metadata: Mapping[str, Any], name: str, size: int) -> int | None:
     return int(value) if value is not None and 0 <= int(value) < size else None
 
 
-def _splitter(name: str) -> _Splitter:
-    if name not in _SPLITTERS:
-        known = ", ".join(sorted(_SPLITTERS))
-        raise InvalidModelFile(f"the GGUF file's pre-tokenizer {name!r} is not known; known are {known}")
-    return _SPLITTERS[name]
-
-
-def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str], splitter: _Splitter) -> tokenizers.Tokenizer:
+def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str], cuts: Splitter) -> tokenizers.Tokenizer:
     merges = []
     for merge in metadata.get("tokenizer.ggml.merges") or ():
         left, _, right = merge.partition(" ")
         merges.append((left, right))
     model = models.BPE(
-        vocab={token: index for index, token in enumerate(tokens)}, merges=merges, ignore_merges=splitter.whole_words
+        vocab={token: index for index, token in enumerate(tokens)}, merges=merges, ignore_merges=cuts.whole_words
     )
     backend = tokenizers.Tokenizer(model)
-    if splitter.nfc:
+    if cuts.nfc:
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            *(pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in splitter.patterns),
+            *(pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in cuts.patterns),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -126,17 +84,30 @@ def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str], splitter: _S
     return backend
 
 
-def _sentence_piece(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tokenizers.Tokenizer:
-    """SentencePiece's BPE: the pair whose joined piece scores highest joins first; unknown characters become bytes."""
+def _scores(metadata: Mapping[str, Any], tokens: Sequence[str]) -> Sequence[float]:
     scores = metadata.get("tokenizer.ggml.scores")
     if scores is None or len(scores) != len(tokens):
         raise InvalidModelFile("the GGUF file's tokenizer has no score for every token (tokenizer.ggml.scores)")
+    if not all(isinstance(score, float | int) for score in scores):
+        raise InvalidModelFile("the GGUF file's tokenizer has scores that are no numbers (tokenizer.ggml.scores)")
+    return list(scores)
+
+
+def _sentence_piece(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tokenizers.Tokenizer:
+    """SentencePiece's BPE: the pair whose joined piece scores highest joins first; unknown characters become bytes."""
+    scores = _scores(metadata, tokens)
     kinds = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     vocabulary = {token: index for index, token in enumerate(tokens)}
+    if (characters := sum(map(len, tokens))) > _MOST_CHARACTERS:
+        raise InvalidModelFile(f"the GGUF file's tokens have {characters} characters; allowed are {_MOST_CHARACTERS}")
     joins = []
     for token, index in vocabulary.items():
         if kinds[index] in (_UNKNOWN, _CONTROL, _USER_DEFINED):
             continue
+        if len(token) > _LONGEST_PIECE:
+            raise InvalidModelFile(
+                f"token {index} of the GGUF file has {len(token)} characters; allowed are {_LONGEST_PIECE}"
+            )
         for cut in range(1, len(token)):
             left, right = vocabulary.get(token[:cut]), vocabulary.get(token[cut:])
             if left is not None and right is not None:
@@ -153,17 +124,53 @@ def _sentence_piece(metadata: Mapping[str, Any], tokens: Sequence[str]) -> token
     backend = tokenizers.Tokenizer(model)
     prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
     backend.normalizer = normalizers.Sequence(
-        [*([normalizers.Prepend("\u2581")] if prefix else []), normalizers.Replace(" ", "\u2581")]
+        [*([normalizers.Prepend(_SPACE)] if prefix else []), normalizers.Replace(" ", _SPACE)]
     )
     backend.decoder = decoders.Sequence(
         [
-            decoders.Replace("\u2581", " "),
+            decoders.Replace(_SPACE, " "),
             decoders.ByteFallback(),
             decoders.Fuse(),
             *([decoders.Strip(" ", 1, 0)] if prefix else []),
         ]
     )
     return backend
+
+
+def _unigram(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tokenizers.Tokenizer:
+    """SentencePiece's unigram model: of all ways to cut a text, the one whose pieces score highest together."""
+    kinds = metadata.get("tokenizer.ggml.token_type") or ()
+    scored = [(token, float(score)) for token, score in zip(tokens, _scores(metadata, tokens), strict=True)]
+    unknown = _id(metadata, "unknown", len(tokens))
+    backend = tokenizers.Tokenizer(models.Unigram(scored, unknown, byte_fallback=_BYTE in kinds))
+    steps: list[normalizers.Normalizer] = []
+    if charsmap := metadata.get("tokenizer.ggml.precompiled_charsmap"):
+        steps.append(normalizers.Precompiled(bytes(charsmap)))
+    if metadata.get("tokenizer.ggml.remove_extra_whitespaces"):
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    backend.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if metadata.get("tokenizer.ggml.add_space_prefix", True) else "never"
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme=scheme)
+    backend.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme=scheme)
+    return backend
+
+
+def _word_piece(tokens: Sequence[str]) -> tokenizers.Tokenizer:
+    """BERT's longest pieces of lower-case words; files mark what begins a word, not what continues one."""
+    vocabulary = {_word_piece_token(token): index for index, token in enumerate(tokens)}
+    if "[UNK]" not in vocabulary:
+        raise InvalidModelFile("the GGUF file's tokenizer has no token [UNK]")
+    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    return backend
+
+
+def _word_piece_token(token: str) -> str:
+    if token.startswith(_SPACE):
+        return token[1:]
+    return token if token.startswith("[") and token.endswith("]") else f"##{token}"
 
 
 def _mark_added(backend: tokenizers.Tokenizer, metadata: Mapping[str, Any], tokens: Sequence[str]) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 from jinja2 import Environment, Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from narthex_server.errors import InvalidModelFile, InvalidRequest
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
+from narthex_server.text.sandbox import Sandbox, limits
 
 NO_OPTIONS: Mapping[str, object] = MappingProxyType({})
+_LARGEST_SOURCE = 1 << 20
+_WIDEST_INDENT = 16
 
 
 class ChatTemplate:
@@ -87,6 +89,7 @@ class ChatTemplate:
             "messages": messages,
             "tools": tools,
             "add_generation_prompt": add_generation_prompt,
+            **limits(),
         }
         try:
             return self._pick(tools is not None).render(variables)
@@ -94,7 +97,15 @@ class ChatTemplate:
             raise InvalidRequest(
                 f"the model's chat template refuses this conversation: {error.message or error}", reason="CHAT_TEMPLATE"
             ) from error
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             raise InvalidRequest(
                 f"the model's chat template cannot render this conversation: {error}", reason="CHAT_TEMPLATE"
             ) from error
@@ -173,9 +184,7 @@ class _Generation(Extension):
 
 
 def _environment(now: Callable[[], datetime]) -> Environment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda layout: now().strftime(layout)
@@ -183,10 +192,14 @@ def _environment(now: Callable[[], datetime]) -> Environment:
 
 
 def _compile(environment: Environment, name: str, source: str) -> Template:
+    if len(source) > _LARGEST_SOURCE:
+        raise InvalidModelFile(f"chat template {name!r} has {len(source)} characters; allowed are {_LARGEST_SOURCE}")
     try:
         return environment.from_string(source)
     except TemplateSyntaxError as error:
         raise InvalidModelFile(f"chat template {name!r} is broken at line {error.lineno}: {error.message}") from error
+    except (RecursionError, SyntaxError, ValueError, MemoryError) as error:
+        raise InvalidModelFile(f"chat template {name!r} does not compile: {error}") from error
 
 
 def _tojson(
@@ -196,6 +209,8 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
+    if isinstance(indent, int) and indent > _WIDEST_INDENT:
+        raise TemplateError(f"it indents JSON by {indent}")
     # Jinja's own filter escapes HTML and sorts keys; models were trained on plain JSON in the caller's order.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from narthex_server.errors import InvalidModelFile
 from narthex_server.text.assets import TextAssets
 from narthex_server.text.tokenizer import Tokenizer
 
 Read = Callable[[Path], dict[str, Any]]
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def test_folder_tokenizer_agrees_with_the_reference(folder: Path, golden: Read) -> None:
@@ -32,19 +34,23 @@ def test_gguf_tokenizer_agrees_with_the_folder_it_was_made_from(
         assert ours.tokenizer.encode(case["rendered"], add_special=False) == case["input_ids"]
 
 
-def test_sentencepiece_tokenizer_from_gguf_agrees_with_its_folder(golden: Read) -> None:
-    folder = Path(__file__).parents[2] / "golden" / "mistral_swa"
+@pytest.mark.parametrize("name", ["mistral_swa", "mixtral", "phi3", "phi3_longrope", "gemma2", "gemma3"])
+def test_sentencepiece_tokenizer_from_gguf_agrees_with_its_folder(golden: Read, name: str) -> None:
+    folder = GOLDEN / name
     reference = TextAssets.from_folder(folder).tokenizer
-    ours = Tokenizer.from_gguf(sentencepiece_metadata(folder))
+    ours = Tokenizer.from_gguf(sentencepiece_metadata(folder, reference))
     for case in golden(folder)["tokenizer"]:
         assert ours.encode(case["text"]) == case["ids"], case["text"]
+        assert ours.encode(case["text"], add_special=False) == case["ids_no_special"], case["text"]
         assert ours.decode(case["ids"]) == reference.decode(case["ids"])
+    assert ours.strips_first_space == reference.strips_first_space
 
 
-def sentencepiece_metadata(folder: Path) -> dict[str, Any]:
+def sentencepiece_metadata(folder: Path, reference: Tokenizer) -> dict[str, Any]:
     """The folder's tokenizer as llama.cpp's converter writes one: scores fall in the order of the merges."""
     source = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    vocabulary = source["model"]["vocab"]
+    vocabulary = dict(source["model"]["vocab"])
+    vocabulary |= {token["content"]: token["id"] for token in source["added_tokens"]}
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in source["model"]["merges"]]
     rank = {left + right: -float(index) for index, (left, right) in reversed(list(enumerate(merges)))}
@@ -56,10 +62,141 @@ def sentencepiece_metadata(folder: Path) -> dict[str, Any]:
         "tokenizer.ggml.token_type": [
             3 if token in special else 6 if token.startswith("<0x") else 1 for token in tokens
         ],
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.bos_token_id": reference.bos,
+        "tokenizer.ggml.eos_token_id": reference.eos,
+        "tokenizer.ggml.unknown_token_id": vocabulary[source["model"]["unk_token"]],
+        "tokenizer.ggml.add_bos_token": bool(reference.encode("")),
+        "tokenizer.ggml.add_space_prefix": "Prepend" in json.dumps(source["normalizer"]),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "pre"),
+    [
+        ("llama", "llama-bpe"), ("smollm3", "smaug-bpe"), ("lfm2", "lfm2"), ("qwen2", "qwen2"), ("qwen3", "qwen2"),
+        ("qwen3_moe", "qwen2"), ("granite", "gpt-2"),
+    ],
+)  # fmt: skip
+def test_byte_level_tokenizer_from_gguf_agrees_with_its_folder(golden: Read, name: str, pre: str) -> None:
+    folder = GOLDEN / name
+    reference = TextAssets.from_folder(folder).tokenizer
+    source = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    vocabulary = dict(source["model"]["vocab"]) | {token["content"]: token["id"] for token in source["added_tokens"]}
+    special = {token["content"]: 3 if token["special"] else 4 for token in source["added_tokens"]}
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    ours = Tokenizer.from_gguf(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": pre,
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": [special.get(token, 1) for token in tokens],
+            "tokenizer.ggml.merges": [
+                merge if isinstance(merge, str) else " ".join(merge) for merge in source["model"]["merges"]
+            ],
+            "tokenizer.ggml.eos_token_id": reference.eos,
+            "tokenizer.ggml.add_bos_token": bool(reference.encode("")),
+        }
+        | ({} if reference.bos is None else {"tokenizer.ggml.bos_token_id": reference.bos})
+    )
+    for case in golden(folder)["tokenizer"]:
+        assert ours.encode(case["text"]) == case["ids"], case["text"]
+        assert ours.decode(case["ids_no_special"], skip_special=False) == case["decoded_no_special"]
+
+
+def test_o200k_words_are_cut_as_its_authors_cut_them() -> None:
+    tokens = [*(chr(code) for code in range(33, 127)), "\u0120"]
+    tokenizer = Tokenizer.from_gguf(
+        {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-4o", "tokenizer.ggml.tokens": tokens}
+    )
+    words = tokenizer._backend.pre_tokenizer.pre_tokenize_str("HTTPServer's x12345 camelCase //")
+    assert [word for word, _ in words] == [
+        "HTTPServer's", "\u0120x", "123", "45", "\u0120camel", "Case", "\u0120//"
+    ]  # fmt: skip
+
+
+def test_word_piece_tokenizer_from_gguf_agrees_with_its_folder(golden: Read) -> None:
+    folder = GOLDEN / "embed_bert"
+    reference = TextAssets.from_folder(folder).tokenizer
+    vocabulary = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    special = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    ours = Tokenizer.from_gguf(
+        {
+            "tokenizer.ggml.model": "bert",
+            "tokenizer.ggml.tokens": [
+                token if token in special else token[2:] if token.startswith("##") else f"\u2581{token}"
+                for token in tokens
+            ],
+            "tokenizer.ggml.token_type": [3 if token in special else 1 for token in tokens],
+            "tokenizer.ggml.bos_token_id": vocabulary["[CLS]"],
+            "tokenizer.ggml.seperator_token_id": vocabulary["[SEP]"],
+        }
+    )
+    for case in golden(folder)["tokenizer"]:
+        assert ours.encode(case["text"]) == case["ids"], case["text"]
+        assert ours.decode(case["ids"]) == reference.decode(case["ids"])
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_unigram_tokenizer_from_gguf_agrees_with_what_was_trained(golden: Read, prefix: bool) -> None:
+    cases = [case["text"] for case in golden(GOLDEN / "gemma2")["tokenizer"]]
+    trained = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    trained.normalizer = tokenizers.normalizers.Replace(tokenizers.Regex(" {2,}"), " ")
+    scheme = "always" if prefix else "never"
+    trained.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    trained.decoder = tokenizers.decoders.Metaspace(prepend_scheme=scheme)
+    specials = ["<pad>", "</s>", "<unk>"]
+    trainer = tokenizers.trainers.UnigramTrainer(
+        vocab_size=200, special_tokens=specials, unk_token="<unk>", show_progress=False
+    )
+    trained.train_from_iterator([case for case in cases if case.isascii()] * 3, trainer)
+    model = json.loads(trained.to_str())["model"]
+    ours = Tokenizer.from_gguf(
+        {
+            "tokenizer.ggml.model": "t5",
+            "tokenizer.ggml.tokens": [token for token, _ in model["vocab"]],
+            "tokenizer.ggml.scores": [score for _, score in model["vocab"]],
+            "tokenizer.ggml.token_type": [3, 3, 2] + [1] * (len(model["vocab"]) - 3),
+            "tokenizer.ggml.unknown_token_id": 2,
+            "tokenizer.ggml.eos_token_id": 1,
+            "tokenizer.ggml.add_space_prefix": prefix,
+            "tokenizer.ggml.remove_extra_whitespaces": True,
+        }
+    )
+    for text in cases:
+        text = " ".join(text.split(" ")).strip()
+        assert ours.encode(text) == [*trained.encode(text).ids, 1], text
+        assert ours.decode(ours.encode(text)) == trained.decode(trained.encode(text).ids)
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"scores": None}, "no score for every token"),
+        ({"scores": [1.0]}, "no score for every token"),
+        ({"scores": ["x", "y"]}, "scores that are no numbers"),
+        ({"tokens": [1, 2]}, "broken"),
+        ({"tokens": 7}, "broken"),
+        ({"tokens": ["a" * 5000, "b"]}, "token 0 of the GGUF file has 5000 characters"),
+        ({"tokens": ["a" * 1000 + str(index) for index in range(5000)], "scores": [0.0] * 5000}, "5018890 characters"),
+        ({"token_type": ["x"]}, "broken"),
+        ({"unknown_token_id": 99}, "broken"),
+        ({"unknown_token_id": "x"}, "unknown_token_id is 'x', not a number"),
+        ({"eot_token_id": [1]}, r"eot_token_id is \[1\], not a number"),
+        ({"model": 7}, "of kind 7"),
+        ({"model": "gpt2", "merges": [1]}, "broken"),
+        ({"model": "gpt2", "pre": 7}, "pre-tokenizer 7 is not known"),
+        ({"model": "t5", "precompiled_charsmap": [1, 2, 3]}, "broken"),
+        ({"model": "t5", "precompiled_charsmap": [255] * 64}, "broken"),
+        ({"model": "t5", "precompiled_charsmap": ["x"]}, "broken"),
+        ({"model": "bert"}, r"no token \[UNK\]"),
+    ],
+)
+def test_tokenizers_of_the_wrong_types_are_refused(changed: dict[str, Any], complaint: str) -> None:
+    usual = {"model": "llama", "tokens": ["a", "b"], "scores": [0.0, 0.0], "unknown_token_id": 0}
+    metadata = {f"tokenizer.ggml.{key}": value for key, value in (usual | changed).items() if value is not None}
+    with pytest.raises(InvalidModelFile, match=complaint):
+        Tokenizer.from_gguf(metadata)
 
 
 def test_an_explicit_add_bos_token_wins_over_tokenizer_json(tmp_path: Path, folder: Path) -> None:
