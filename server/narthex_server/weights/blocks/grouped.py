@@ -64,7 +64,7 @@ def _q6_k_scales(raw: Bytes) -> Floats:
 
 
 # In Q2_K and Q3_K the product of a value and its group's integer scale fits eight bits, so the whole block has one
-# scale and may be cut into larger blocks than its groups: twice as fast as the kernel for four bits in blocks of 16.
+# scale and may be cut into larger blocks than its groups: 1.5 to 2 times as fast as four bits in blocks of 16.
 _PRODUCTS = 64
 
 
