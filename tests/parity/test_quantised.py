@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from narthex_server.errors import InvalidModelFile, InvalidRequest
-from narthex_server.loading import LoadOptions, load, open_model
+from narthex_server.loading import LoadOptions, load
+from narthex_server.opening import open_model
 from narthex_server.quantize import write_folder
 from narthex_server.weights.kinds import KINDS
 from narthex_server.weights.scheme import Scheme

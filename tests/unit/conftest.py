@@ -9,6 +9,8 @@ import pytest
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.pipelines.models import TextModel
 from narthex_server.text.assets import TextAssets
+from narthex_server.weights.formats import FORMATS
+from narthex_server.weights.tensors import StoredTensor
 from numpy.typing import NDArray
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -101,3 +103,27 @@ def serve() -> Serve:
             await handle.stop(0)
 
     return serve
+
+
+_HALVES = {
+    "Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "MXFP4": (),
+}  # fmt: skip
+"""Where a block has its float16 numbers, unless that is at its start."""
+
+
+@pytest.fixture
+def stored() -> Callable[[str, int, int], StoredTensor]:
+    """Make a matrix of a format whose blocks are random and whose scales are ordinary numbers of either sign."""
+
+    def make(name: str, rows: int, columns: int) -> StoredTensor:
+        rng = np.random.default_rng(3)
+        known = FORMATS[name]
+        raw = rng.integers(0, 256, (rows, columns // known.block, known.bytes), dtype=np.uint8)
+        for at in _HALVES.get(name, (0,)):
+            raw[..., at : at + 2] = rng.normal(0, 0.01, raw.shape[:2]).astype(np.float16)[..., None].view(np.uint8)
+        if name == "MXFP4":
+            raw[..., 0] = rng.integers(118, 124, raw.shape[:2])
+        return StoredTensor("w", (rows, columns), known, raw.reshape(rows, -1))
+
+    return make

@@ -10,10 +10,12 @@ import grpc
 from grpc import aio
 
 from narthex.errors import NarthexError
+from narthex.v1 import embedding_pb2 as embedding
 from narthex.v1 import generation_pb2 as generation
 from narthex.v1 import model_pb2 as models
 from narthex.v1 import tool_pb2 as tools
 from narthex.v1.common_pb2 import CallOptions
+from narthex.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from narthex.v1.generation_pb2_grpc import GenerationServiceStub
 from narthex.v1.model_pb2_grpc import ModelServiceStub
 from narthex.v1.tool_pb2_grpc import ToolServiceStub
@@ -52,6 +54,7 @@ class Client:
         )
         self._metadata = aio.Metadata(*([("authorization", f"Bearer {api_key}")] if api_key else []))
         self._timeout = timeout
+        self._embedding = EmbeddingServiceStub(self._channel)
         self._generation = GenerationServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
         self._tools = ToolServiceStub(self._channel)
@@ -91,6 +94,10 @@ class Client:
         """The next turns of a conversation; events as they come, the last one is `finished`."""
         request = generation.ChatStreamRequest(spec=spec, options=options)
         return self._stream(self._generation.ChatStream, request)
+
+    async def embed(self, spec: embedding.EmbedSpec, options: CallOptions | None = None) -> embedding.EmbedResponse:
+        """The vectors of texts, one for each input and in their order."""
+        return await self._unary(self._embedding.Embed, embedding.EmbedRequest(spec=spec, options=options))
 
     async def list_models(self) -> list[models.Model]:
         """All models that the server serves."""

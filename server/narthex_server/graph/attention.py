@@ -13,7 +13,7 @@ from narthex_server.weights.tensors import StoredTensor
 
 _ROTATED_INSIDE = 16
 """GroupQueryAttention rotates only heads whose size is a multiple of this; others are rotated before it."""
-_HEAD_MULTIPLE = 8
+HEAD_MULTIPLE = 8
 """GroupQueryAttention takes only heads whose size is a multiple of this; others are filled up with zeros."""
 
 
@@ -68,8 +68,8 @@ class CachedAttention:
             positions = self._positions(query, rope)
             query = rotate(graph, query, positions, tables, heads.count, rope.size, heads.size)
             key = rotate(graph, key, positions, tables, heads.kv_count, rope.size, heads.size)
-        if heads.size % _HEAD_MULTIPLE:
-            return self._filled_up(layer, query, key, value, heads)
+        if heads.size % HEAD_MULTIPLE:
+            return filled_up(self, graph, layer, query, key, value, heads)
         shape = ("slots", heads.kv_count, "max_len", heads.size)
         past = [graph.input(name, ir.DataType.FLOAT, shape) for name in names]
         result, *present = graph.ops(
@@ -82,17 +82,6 @@ class CachedAttention:
         for name, updated in zip(names, present, strict=True):
             graph.output(updated, f"new_{name}", ir.DataType.FLOAT, shape)
         return result
-
-    def _filled_up(self, layer: int, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads) -> ir.Value:
-        """Attend with zeros behind each head, which change neither scores nor the values in front of them."""
-        graph, size = self._graph, -(-heads.size // _HEAD_MULTIPLE) * _HEAD_MULTIPLE
-        counts = (heads.count, heads.kv_count, heads.kv_count)
-        query, key, value = (
-            resize_heads(graph, x, count, heads.size, size)
-            for x, count in zip((query, key, value), counts, strict=True)
-        )
-        wide = replace(heads, size=size, scale=heads.scale or heads.size**-0.5)
-        return resize_heads(graph, self.mix(layer, query, key, value, wide, None), heads.count, size, heads.size)
 
     def _positions(self, x: ir.Value, rope: Rope) -> ir.Value:
         """Rows of the tables for the tokens of this step [B, S]; those of long prompts are in the second half."""
@@ -112,6 +101,19 @@ class CachedAttention:
         shift = graph.op("Where", long, shift, graph.constant("zero", np.array(0, np.int64)))
         one = graph.constant("one", np.array(1, np.int64))
         return graph.op("Add", positions, graph.op("Unsqueeze", shift, one))
+
+
+def filled_up(
+    attention: Attention, graph: GraphBuilder, layer: int, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads
+) -> ir.Value:
+    """Attend with zeros behind each head, rotated already: they change neither scores nor the values before them."""
+    size = -(-heads.size // HEAD_MULTIPLE) * HEAD_MULTIPLE
+    counts = (heads.count, heads.kv_count, heads.kv_count)
+    query, key, value = (
+        resize_heads(graph, x, count, heads.size, size) for x, count in zip((query, key, value), counts, strict=True)
+    )
+    wide = replace(heads, size=size, scale=heads.scale or heads.size**-0.5)
+    return resize_heads(graph, attention.mix(layer, query, key, value, wide, None), heads.count, size, heads.size)
 
 
 def head_norm(

@@ -18,16 +18,20 @@ def embed(graph: GraphBuilder, tokens: ir.Value, table: StoredTensor) -> ir.Valu
         return graph.op("Gather", vector(graph, table), tokens, axis=0)
     # The values are those of MatMulNBits, [vocab, blocks, …]; the operator wants as many dimensions of the scales.
     vocab, hidden = table.shape
-    factors = (vocab, hidden // packing.block, 1)
 
-    def per_block(name: str, make: Callable[[Bytes], Floats]) -> ir.Value:
-        return graph.weight(f"{table.name}.{name}", np.float32, factors, lambda: make(table.raw)[..., None])
+    def per_block(name: str, block: int, make: Callable[[Bytes], Floats]) -> ir.Value:
+        shape = (vocab, hidden // block, 1)
+        return graph.weight(f"{table.name}.{name}", np.float32, shape, lambda: make(table.raw)[..., None])
 
     values = graph.op(
-        "GatherBlockQuantized", quants(graph, table, packing), tokens, per_block("block_scales", packing.scales),
+        "GatherBlockQuantized", quants(graph, table, packing), tokens,
+        per_block("block_scales", packing.block, packing.scales),
         domain=MICROSOFT, gather_axis=0, quantize_axis=2, bits=packing.bits, block_size=packing.block,
     )  # fmt: skip
-    if packing.offsets is not None:
-        offsets = graph.op("Gather", per_block("block_offsets", packing.offsets), tokens, axis=0)
-        values = graph.op("Add", values, offsets)
-    return graph.op("Reshape", values, graph.constant("hidden", np.array([0, 0, hidden], np.int64)))
+    if (offsets := packing.offsets) is not None:
+        added = per_block("block_offsets", offsets.block, offsets.values)
+        if offsets.block != packing.block:
+            into = np.array([0, 0, hidden // offsets.block, offsets.block], np.int64)
+            values = graph.op("Reshape", values, graph.constant("offset_blocks", into))
+        values = graph.op("Add", values, graph.op("Gather", added, tokens, axis=0))
+    return graph.op("Reshape", values, graph.constant("merge_blocks", np.array([0, 0, hidden], np.int64)))

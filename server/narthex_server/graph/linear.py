@@ -48,8 +48,9 @@ def linear(graph: GraphBuilder, x: ir.Value, weight: StoredTensor, bias: StoredT
         return y
     # The offsets add the sum of x over each block times the block's offset: 1/32 of the work. MatMulNBits itself takes
     # float zero points only on a path that is 85 times slower.
-    table = graph.weight(f"{weight.name}.offsets", np.float32, blocks, lambda: offsets(weight.raw))
-    sums = graph.shared((x, packing.block), lambda: _block_sums(graph, x, columns // packing.block, packing.block))
+    shape = (rows, columns // offsets.block)
+    table = graph.weight(f"{weight.name}.offsets", np.float32, shape, lambda: offsets.values(weight.raw))
+    sums = graph.shared((x, offsets.block), lambda: _block_sums(graph, x, columns // offsets.block, offsets.block))
     return graph.op("Add", y, graph.op("FusedMatMul", sums, table, domain=MICROSOFT, transB=1))
 
 

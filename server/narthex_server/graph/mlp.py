@@ -14,6 +14,8 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
         "silu": lambda graph, x: graph.op("QuickGelu", x, domain=MICROSOFT, alpha=1.0),
         "gelu": lambda graph, x: graph.op("Gelu", x),
         "gelu_pytorch_tanh": lambda graph, x: graph.op("Gelu", x, approximate="tanh"),
+        "gelu_new": lambda graph, x: graph.op("Gelu", x, approximate="tanh"),
+        "relu": lambda graph, x: graph.op("Relu", x),
     }
 )
 

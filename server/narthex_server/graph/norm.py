@@ -29,3 +29,13 @@ def layer_norm(
     """Centre and normalise over the last axis."""
     shift = None if bias is None else vector(graph, bias)
     return graph.op("LayerNormalization", x, vector(graph, weight), shift, axis=-1, epsilon=epsilon, stash_type=1)
+
+
+def add_layer_norm(
+    graph: GraphBuilder, x: ir.Value, residual: ir.Value, weight: StoredTensor, bias: StoredTensor, epsilon: float
+) -> ir.Value:
+    """Normalise the sum."""
+    return graph.op(
+        "SkipLayerNormalization", x, residual, vector(graph, weight), vector(graph, bias),
+        domain=MICROSOFT, epsilon=epsilon,
+    )  # fmt: skip

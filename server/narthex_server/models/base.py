@@ -1,6 +1,7 @@
 """The standard decoder: embedding, layers of attention and gated feed-forward with RMS norms before each, head.
 
-A family subclasses `Decoder` and overrides the part in which it differs; a task (`generate`) adds inputs and outputs.
+A family subclasses `Decoder` and overrides the part in which it differs; tasks (`generate`, `encode`) add inputs and
+outputs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -194,6 +195,11 @@ class Decoder:
         logits = self.adapters.head("lm_head", normal, self.head(normal), hidden, vocab, rows)
         graph.output(self.logits(logits), "logits", ir.DataType.FLOAT, ("rows", vocab))
         return normal
+
+    def encode(self, tokens: ir.Value) -> None:
+        """From tokens [B, S] to the output hidden [B, S, hidden]."""
+        normal = self.normalise(self.body(tokens).value(), self.final_norm)
+        self.graph.output(normal, "hidden", ir.DataType.FLOAT, ("batch", "length", self.config.hidden))
 
     def body(self, tokens: ir.Value) -> Residual:
         """Everything before the final norm."""

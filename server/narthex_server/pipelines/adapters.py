@@ -22,7 +22,7 @@ class AdapterLibrary:
 
     def list(self, model: str = "") -> tuple[tuple[TextModel, AdapterInfo], ...]:
         """The adapters of one model, or of all. Errors: NotFound."""
-        models = [self._models.get(model)] if model else self._models
+        models = [self._models.get(model)] if model else self._models.of(TextModel)
         return tuple((found, info) for found in models for info in found.handle.adapters)
 
     async def load_named(self, model: str, name: str, path: str) -> AdapterInfo:

@@ -1,11 +1,14 @@
 """The models that are being served."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeVar
 
+from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.engine.handle import EngineHandle
-from narthex_server.errors import InvalidRequest, NotFound
+from narthex_server.errors import FailedPrecondition, InvalidRequest, NarthexError, NotFound
 from narthex_server.text.assets import TextAssets
+from narthex_server.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class ModelInfo:
 class TextModel:
     """A text model that is ready: its engine, and what it needs to read and write text."""
 
+    does: ClassVar[str] = "generates text"
+
     name: str
     handle: EngineHandle
     text: TextAssets
@@ -32,46 +37,124 @@ class TextModel:
         """Tokens that prompt and completion may have together."""
         return self.handle.max_context
 
+    @property
+    def vocab_size(self) -> int:
+        return self.handle.vocab_size
+
+    @property
+    def slots(self) -> int:
+        """Requests that it works on at once."""
+        return self.handle.slots
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedModel:
+    """An embedder that is ready; `prompts` are the instructions that its author gives, by name."""
+
+    does: ClassVar[str] = "makes embeddings"
+
+    name: str
+    handle: EmbedderHandle
+    tokenizer: Tokenizer
+    vocab_size: int
+    lower_case: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    info: ModelInfo = ModelInfo()
+
+    @property
+    def max_context(self) -> int:
+        """Tokens that a text may have, special ones included."""
+        return self.handle.max_len
+
+    @property
+    def slots(self) -> int:
+        """Requests that it works on at once, batch by batch in turns."""
+        return 1
+
+
+Model = TextModel | EmbedModel
+M = TypeVar("M", TextModel, EmbedModel)
+
 
 class Models:
-    """Text models by name; an empty name is the default model, or the only one."""
+    """Models of both kinds by name; an empty name is the default of its kind, or the only one."""
 
     def __init__(self) -> None:
-        self._models: dict[str, TextModel] = {}
+        self._models: dict[str, Model] = {}
         self._default = ""
 
-    def add(self, model: TextModel, default: bool = False) -> None:
+    def add(self, model: Model, default: bool = False) -> None:
         """Serves `model` in place of one of the same name."""
         self._models[model.name] = model
         if default:
             self._default = model.name
 
-    def remove(self, name: str) -> TextModel:
+    def remove(self, name: str) -> Model:
         """Ends serving a model; stopping its engine is the caller's business. Errors: NotFound."""
-        model = self.get(name)
+        model = self.find(name)
         del self._models[model.name]
         if self._default == model.name:
             self._default = ""
         return model
 
     def get(self, name: str = "") -> TextModel:
-        """Errors: NotFound, listing what there is; InvalidRequest for an empty name that could mean several."""
-        name = name or self.default
-        if model := self._models.get(name):
-            return model
-        known = ", ".join(self._models) or "none"
-        if not name and self._models:
-            raise InvalidRequest(f"name one of the models: {known}", reason="MODEL_REQUIRED")
-        what = f"there is no model {name!r}" if name else "this server has no model"
-        raise NotFound(f"{what}; served are: {known}", reason="MODEL_NOT_FOUND", metadata={"model": name})
+        """The text model of a name.
+
+        Errors: NotFound, listing what there is; FailedPrecondition for a model of the other kind; InvalidRequest for an
+        empty name that could mean several.
+        """
+        return self._pick(name, TextModel)
+
+    def embedder(self, name: str = "") -> EmbedModel:
+        """The embedder of a name. Errors: as `get`."""
+        return self._pick(name, EmbedModel)
+
+    def find(self, name: str = "") -> Model:
+        """The model of a name, of whatever kind. Errors: as `get`, the kind apart."""
+        name = name or self._default or (next(iter(self._models)) if len(self._models) == 1 else "")
+        if (model := self._models.get(name)) is None:
+            raise self._missing(name, tuple(self._models), "")
+        return model
 
     @property
     def default(self) -> str:
-        """The name that an empty one stands for; empty if there is none."""
-        return self._default or (next(iter(self._models)) if len(self._models) == 1 else "")
+        """The text model that an empty name stands for; empty if there is none."""
+        return self._default_of(TextModel)
 
-    def __iter__(self) -> Iterator[TextModel]:
+    def is_default(self, model: Model) -> bool:
+        """Whether an empty name stands for this model where one of its kind is needed."""
+        return model.name == self._default_of(type(model))
+
+    def of(self, kind: type[M]) -> tuple[M, ...]:
+        """All models of a kind."""
+        return tuple(model for model in self._models.values() if isinstance(model, kind))
+
+    def __iter__(self) -> Iterator[Model]:
         return iter(tuple(self._models.values()))
 
     def __len__(self) -> int:
         return len(self._models)
+
+    def _default_of(self, kind: type[Model]) -> str:
+        names = [name for name, model in self._models.items() if isinstance(model, kind)]
+        return self._default if self._default in names else names[0] if len(names) == 1 else ""
+
+    def _pick(self, name: str, kind: type[M]) -> M:
+        name, known = name or self._default_of(kind), tuple(model.name for model in self.of(kind))
+        model = self._models.get(name)
+        if model is None:
+            raise self._missing(name, known, f" that {kind.does}")
+        if not isinstance(model, kind):
+            raise FailedPrecondition(
+                f"model {name!r} {model.does}; needed is one that {kind.does}: {', '.join(known) or 'there is none'}",
+                reason="WRONG_KIND_OF_MODEL",
+                metadata={"model": name},
+            )
+        return model
+
+    def _missing(self, name: str, known: Sequence[str], kind: str) -> NarthexError:
+        if not name and known:
+            return InvalidRequest(f"name one of the models{kind}: {', '.join(known)}", reason="MODEL_REQUIRED")
+        what = f"there is no model {name!r}" if name else f"this server has no model{kind}"
+        served = ", ".join(self._models) or "none"
+        return NotFound(f"{what}; served are: {served}", reason="MODEL_NOT_FOUND", metadata={"model": name})

@@ -77,6 +77,6 @@ def entry_key(content: str, options: Mapping[str, object], code: Iterable[Path])
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{content}\0{json.dumps(options, sort_keys=True)}\0".encode())
     for package in code:
-        for file in sorted(package.glob("*.py")):
+        for file in sorted(package.rglob("*.py")):
             digest.update(file.read_bytes())
     return digest.hexdigest()

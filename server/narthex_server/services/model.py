@@ -8,7 +8,7 @@ from narthex.v1 import model_pb2 as wire
 
 from narthex_server.engine.adapters import AdapterInfo
 from narthex_server.pipelines.adapters import AdapterLibrary
-from narthex_server.pipelines.models import Models, TextModel
+from narthex_server.pipelines.models import EmbedModel, Model, Models
 from narthex_server.pipelines.tokens import supports_tools
 from narthex_server.services.complete import complete
 
@@ -29,7 +29,7 @@ class ModelService:
         return wire.ListModelsResponse(models=[self._to_wire(model) for model in self._models])
 
     async def GetModel(self, request: wire.GetModelRequest, context: Context) -> wire.GetModelResponse:
-        return wire.GetModelResponse(model=self._to_wire(self._models.get(request.name)))
+        return wire.GetModelResponse(model=self._to_wire(self._models.find(request.name)))
 
     async def ListAdapters(self, request: wire.ListAdaptersRequest, context: Context) -> wire.ListAdaptersResponse:
         found = self._adapters.list(request.model)
@@ -43,27 +43,33 @@ class ModelService:
         await self._adapters.unload(request.model, request.name)
         return wire.UnloadAdapterResponse()
 
-    def _to_wire(self, model: TextModel) -> wire.Model:
-        capabilities = [wire.CAPABILITY_GENERATE]
-        if model.text.template is not None:
-            capabilities.append(wire.CAPABILITY_CHAT)
-        if supports_tools(model):
-            capabilities.append(wire.CAPABILITY_TOOLS)
-        if model.handle.adapts:
-            capabilities.append(wire.CAPABILITY_ADAPTERS)
+    def _to_wire(self, model: Model) -> wire.Model:
         return wire.Model(
             name=model.name,
             state=wire.MODEL_STATE_READY,
             architecture=model.info.model_type,
-            capabilities=capabilities,
+            capabilities=_capabilities(model),
             max_context=model.max_context,
-            vocab_size=model.handle.vocab_size,
+            vocab_size=model.vocab_size,
             parameters=model.info.parameters,
             compute=model.info.compute,
             device="cpu",
-            max_slots=model.handle.slots,
+            max_slots=model.slots,
             ready_time=self._ready,
         )
+
+
+def _capabilities(model: Model) -> list[wire.Capability.ValueType]:
+    if isinstance(model, EmbedModel):
+        return [wire.CAPABILITY_EMBED]
+    capabilities = [wire.CAPABILITY_GENERATE]
+    if model.text.template is not None:
+        capabilities.append(wire.CAPABILITY_CHAT)
+    if supports_tools(model):
+        capabilities.append(wire.CAPABILITY_TOOLS)
+    if model.handle.adapts:
+        capabilities.append(wire.CAPABILITY_ADAPTERS)
+    return capabilities
 
 
 def _adapter(info: AdapterInfo, model: str) -> wire.Adapter:

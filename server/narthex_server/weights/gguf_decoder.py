@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narthex_server.errors import InvalidModelFile
-from narthex_server.weights.gguf import GgufFile
+from narthex_server.weights.gguf_model import GgufModel
 from narthex_server.weights.tensors import StoredTensor
 
 _MODEL_NAMES: Mapping[str, str] = MappingProxyType(
@@ -40,7 +40,7 @@ _PAIRWISE = frozenset({"llama", "mistral"})
 class GgufWeights:
     """The tensors of a file under their Hugging Face names, rows of Q and K in Hugging Face's order."""
 
-    def __init__(self, file: GgufFile, config: Mapping[str, Any]) -> None:
+    def __init__(self, file: GgufModel, config: Mapping[str, Any]) -> None:
         self._tensors: dict[str, StoredTensor] = {}
         heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
         for tensor in file.tensors.values():
@@ -76,7 +76,7 @@ def halves_from_pairs(rows: int, heads: int) -> NDArray[np.intp]:
     return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
 
 
-def huggingface_config(file: GgufFile) -> dict[str, Any]:
+def huggingface_config(file: GgufModel) -> dict[str, Any]:
     """Write the metadata as a Hugging Face config. `rope_freqs.weight` becomes rope type `factors`."""
     try:
         return _config(file)
@@ -86,7 +86,7 @@ def huggingface_config(file: GgufFile) -> dict[str, Any]:
         raise InvalidModelFile(f"{file.path}: metadata: {error}") from error
 
 
-def _config(file: GgufFile) -> dict[str, Any]:
+def _config(file: GgufModel) -> dict[str, Any]:
     metadata = file.metadata
     architecture = str(metadata["general.architecture"])
 
@@ -120,7 +120,7 @@ def _config(file: GgufFile) -> dict[str, Any]:
     }
 
 
-def _rope(file: GgufFile, get: Any) -> dict[str, Any]:
+def _rope(file: GgufModel, get: Any) -> dict[str, Any]:
     rope: dict[str, Any] = {"rope_theta": float(get("rope.freq_base", 10000.0)), "rope_type": "default"}
     if (factors := file.tensors.get(_ROPE_FACTORS)) is not None:
         return rope | {"rope_type": "factors", "factors": factors.dense().tolist()}

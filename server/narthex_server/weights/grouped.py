@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narthex_server.errors import InvalidModelFile
-from narthex_server.weights.formats import BF16, F16, F32, BlockFormat, Bytes, Floats, Packing
+from narthex_server.weights.formats import BF16, F16, F32, BlockFormat, Bytes, Floats, Offsets, Packing
 from narthex_server.weights.safetensors import I32
 from narthex_server.weights.tensors import StoredTensor, WeightSource
 
@@ -69,7 +69,7 @@ def grouped_format(name: str, bits: int, columns: int, groups: int, symmetric: b
     def offsets(raw: Bytes) -> Floats:
         return scales(raw) * (np.float32(1 << (bits - 1)) - blocks(raw)[..., 4])
 
-    packing = Packing(bits, block, quants, scales, None if symmetric else offsets)
+    packing = Packing(bits, block, quants, scales, None if symmetric else Offsets(block, offsets))
     return BlockFormat(f"INT{bits}_G{block}", -1, block, size, packing.dense, packing)
 
 

@@ -100,7 +100,7 @@ def read_onnx(graph: Path) -> OnnxModel:
         raise InvalidModelFile(f"{graph}: missing")
     file = OnnxFile(graph)
     ports = _ports(file, facts)
-    parameters, quantization = _weights(file)
+    parameters, quantization = weights_in(file)
     return OnnxModel(
         graph, folder, facts.model_type, ports, facts.context, facts.eos_ids, parameters, quantization
     )  # fmt: skip
@@ -209,7 +209,7 @@ def _presents(past: str, names: Mapping[str, str]) -> Iterable[str]:
     yield past.replace("past", "present", 1)
 
 
-def _weights(file: OnnxFile) -> tuple[int, str]:
+def weights_in(file: OnnxFile) -> tuple[int, str]:
     """Count weights, and name what holds most of them."""
     counts = {name: (_count(tensor.shape), _DATA_TYPES.get(tensor.dtype, "")) for name, tensor in file.tensors.items()}
     for node in file.nodes:

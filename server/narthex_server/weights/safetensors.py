@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ I32 = BlockFormat("I32", -1, 1, 4, lambda raw: np.ascontiguousarray(raw).view(np
 F8 = BlockFormat("F8_E4M3", -1, 1, 1, lambda raw: np.ascontiguousarray(raw).view(float8_e4m3fn).astype(np.float32))
 
 _KINDS = {known.name: known for known in (F32, F16, BF16, U8, I32, F8)}
+_BUFFERS = frozenset({"I64", "BOOL"})
+"""Types of what checkpoints keep beside their weights, such as BERT's position ids; nothing computes with it."""
+_LARGEST_HEADER = 1 << 24
+_MOST_DIMENSIONS = 8
 
 
 class SafetensorsFolder:
@@ -64,14 +69,31 @@ def read_safetensors(path: Path) -> Iterable[StoredTensor]:
     length = int(data[:8].view("<u8")[0])
     if length > size - 8:
         raise InvalidModelFile(f"{path}: truncated: the header takes {length} bytes, {size - 8} are left")
+    if length > _LARGEST_HEADER:
+        raise InvalidModelFile(f"{path}: a header of {length} bytes; allowed are {_LARGEST_HEADER}")
     try:
-        header = json.loads(data[8 : 8 + length].tobytes())
+        header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_distinct)
         entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
         body = data[8 + length :]
-        tensors = [_tensor(path, body, name, entry) for name, entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        tensors = [_tensor(path, body, name, entry) for name, entry in entries if entry["dtype"] not in _BUFFERS]
+        _check_apart(path, sorted((*entry["data_offsets"], name) for name, entry in entries))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidModelFile(f"{path}: broken safetensors header: {error!r}") from error
     return tensors
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return values
+
+
+def _check_apart(path: Path, spans: list[tuple[int, int, str]]) -> None:
+    """Refuse tensors that share bytes."""
+    for (_, end, before), (start, _, name) in pairwise(spans):
+        if start < end:
+            raise InvalidModelFile(f"{path}: tensors {before} and {name} overlap at byte {start}")
 
 
 def _tensor(path: Path, body: Any, name: str, entry: Any) -> StoredTensor:
@@ -81,6 +103,8 @@ def _tensor(path: Path, body: Any, name: str, entry: Any) -> StoredTensor:
     kind = _KINDS[entry["dtype"]]
     shape = tuple(int(extent) for extent in entry["shape"])
     start, end = entry["data_offsets"]
+    if len(shape) > _MOST_DIMENSIONS or any(extent < 0 for extent in shape):
+        raise InvalidModelFile(f"{path}: tensor {name} has the shape {list(shape)[:_MOST_DIMENSIONS]}")
     expected = prod(shape) * kind.bytes
     if not 0 <= start <= end or end - start != expected:
         raise InvalidModelFile(f"{path}: tensor {name} {list(shape)} needs {expected} bytes, not {start} to {end}")

@@ -5,7 +5,7 @@ import json
 
 import grpc
 import pytest
-from narthex.v1 import embedding_pb2, embedding_pb2_grpc, upstream_pb2
+from narthex.v1 import image_pb2, image_pb2_grpc, upstream_pb2
 from narthex.v1 import tool_pb2 as wire
 from narthex.v1.tool_pb2_grpc import ToolServiceStub
 from narthex.v1.upstream_pb2_grpc import UpstreamServiceStub
@@ -157,8 +157,8 @@ async def test_an_upstream_is_connected_anew_on_request(stub, channel, call, fai
 async def test_what_is_not_built_says_so(stub, channel, failure):
     caught = await failure(stub.ListPrompts(wire.ListPromptsRequest()))
     assert caught.code is grpc.StatusCode.UNIMPLEMENTED and "ToolService.ListPrompts" in caught.text
-    embeddings = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-    caught = await failure(embeddings.Embed(embedding_pb2.EmbedRequest()))
+    images = image_pb2_grpc.ImageServiceStub(channel)
+    caught = await failure(images.GenerateImage(image_pb2.GenerateImageRequest()))
     assert caught.code is grpc.StatusCode.UNIMPLEMENTED
 
 

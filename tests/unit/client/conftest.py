@@ -13,6 +13,8 @@ from grpc_status import rpc_status
 from narthex import Client
 from narthex.v1 import (
     common_pb2,
+    embedding_pb2,
+    embedding_pb2_grpc,
     generation_pb2,
     generation_pb2_grpc,
     model_pb2,
@@ -70,6 +72,14 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
         yield generation_pb2.ChatStreamResponse(finished=finished, round=1)
 
 
+class Embedding(embedding_pb2_grpc.EmbeddingServiceServicer):
+    """The vector of a text is its length."""
+
+    async def Embed(self, request, context):
+        made = [embedding_pb2.Embedding(values=[len(one.text)], tokens=1) for one in request.spec.inputs]
+        return embedding_pb2.EmbedResponse(model=request.spec.model, embeddings=made)
+
+
 class Models(model_pb2_grpc.ModelServiceServicer):
     async def ListModels(self, request, context):
         return model_pb2.ListModelsResponse(models=[model_pb2.Model(name="echo", max_context=512)])
@@ -102,6 +112,7 @@ async def server() -> AsyncIterator[Running]:
     generation = Generation()
     server = aio.server()
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, server)
+    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(Embedding(), server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(Models(), server)
     tool_pb2_grpc.add_ToolServiceServicer_to_server(Tools(), server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from narthex import Client, NarthexError, Violation
 from narthex.messages import text_of, user
+from narthex.v1.embedding_pb2 import EmbedInput, EmbedSpec
 from narthex.v1.generation_pb2 import ChatSpec, GenerationSpec, SamplingOptions
 
 
@@ -62,6 +63,11 @@ async def test_no_server_is_unavailable():
         with pytest.raises(NarthexError) as caught:
             await client.list_models()
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_texts_are_embedded_in_their_order(client):
+    made = await client.embed(EmbedSpec(model="m", inputs=[EmbedInput(text="one"), EmbedInput(text="three")]))
+    assert made.model == "m" and [list(one.values) for one in made.embeddings] == [[3], [5]]
 
 
 async def test_models_are_listed(client):

@@ -4,10 +4,11 @@ import onnxruntime as ort
 import pytest
 from narthex_server.graph.builder import Compute, GraphBuilder
 from narthex_server.graph.embedding import embed
+from narthex_server.weights.formats import FORMATS
 
 
 @pytest.mark.parametrize("compute", list(Compute))
-@pytest.mark.parametrize("name", ["Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
+@pytest.mark.parametrize("name", [known.name for known in FORMATS.values() if known.packing])
 def test_a_looked_up_row_is_that_of_the_table(stored, tmp_path, name, compute):
     table = stored(name, 40, 512)
     graph = GraphBuilder("lookup", compute)

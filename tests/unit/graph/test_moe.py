@@ -24,7 +24,7 @@ def run(tmp_path, graph, y, shape, feeds):
 
 
 def silu(x):
-    return x / (1 + np.exp(-x))
+    return x * (1 + np.tanh(x / 2)) / 2
 
 
 def gelu_pytorch_tanh(x):

@@ -5,6 +5,7 @@ import urllib.request
 import pytest
 from narthex.settings import Address
 from narthex_server import metrics
+from narthex_server.embedding.loop import BatchReport
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
 from narthex_server.tools.server import ServerState, ServerStatus
 
@@ -44,6 +45,23 @@ def test_an_ended_request_is_timed_in_each_of_its_parts(registry):
     }
     assert {name: registry.get_sample_value(f"narthex_{name}_count", DEMO) for name in counts} == counts
     assert registry.get_sample_value("narthex_request_success_total", DEMO | {"finished_reason": "cancelled"}) == 1
+
+
+def test_embedders_count_what_they_encode(registry):
+    made = metrics.EmbeddingMetrics(registry)
+    made.watch("mini", lambda: 3)
+    observer, labels = made.observer("mini"), {"model_name": "mini"}
+    observer.on_batch(BatchReport(texts=4, tokens=30, padding=2, seconds=0.01))
+    observer.on_finished("ok", 0.02)
+    observer.on_finished("cancelled", 0.01)
+    names = ("inputs_total", "tokens_total", "padding_tokens_total", "requests_running", "request_seconds_count")
+    values = [registry.get_sample_value(f"narthex_embedding_{name}", labels) for name in names]
+    assert values == [4, 30, 2, 3, 2]
+    outcomes = [
+        registry.get_sample_value("narthex_embedding_requests_total", labels | {"outcome": outcome})
+        for outcome in ("ok", "cancelled", "error")
+    ]
+    assert outcomes == [1, 1, 0]
 
 
 def test_calls_are_counted_by_tool_server_and_outcome(registry):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from narthex_server.errors import FailedPrecondition, InvalidModelFile
-from narthex_server.loading import open_model
+from narthex_server.opening import open_model
 from narthex_server.quantize import main, write_folder
 from narthex_server.weights.scheme import Scheme
 from safetensors.numpy import load_file, save_file

@@ -54,8 +54,18 @@ def test_another_version_is_refused(write_gguf):
 
 
 def test_an_unsupported_tensor_type_is_named(write_gguf):
-    raw = gguf.quantize(np.ones((2, 32), np.float32), gguf.GGMLQuantizationType.Q4_1)
-    path = write_gguf({"blk.0.x": raw}, {"blk.0.x": gguf.GGMLQuantizationType.Q4_1})
-    with pytest.raises(InvalidModelFile, match=r"blk\.0\.x has type Q4_1; supported are F32") as caught:
+    raw = gguf.quantize(np.ones((2, 256), np.float32), gguf.GGMLQuantizationType.TQ2_0)
+    path = write_gguf({"blk.0.x": raw}, {"blk.0.x": gguf.GGMLQuantizationType.TQ2_0})
+    with pytest.raises(InvalidModelFile, match=r"blk\.0\.x has type TQ2_0; supported are F32") as caught:
         GgufFile(path)
     assert caught.value.reason == "UNSUPPORTED_TENSOR_TYPE"
+
+
+def test_a_type_without_a_kernel_is_converted_and_said_once(write_gguf, caplog):
+    values = np.linspace(-1, 1, 8).reshape(2, 4)
+    kinds = dict.fromkeys(("a", "b"), gguf.GGMLQuantizationType.F64)
+    with caplog.at_level("INFO", logger="narthex_server"):
+        file = GgufFile(write_gguf({"a": values, "b": values, "c": np.ones(4, np.float32)}, kinds))
+    np.testing.assert_array_equal(file.tensors["a"].dense(), values.astype(np.float32))
+    ours = [record.message for record in caplog.records if record.name.startswith("narthex_server")]
+    assert ours == [f"{file.path}: no kernel multiplies F64: 2 tensors become float32"]

@@ -45,8 +45,18 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path):
         ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 8]}}, "needs 16 bytes"),
         ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}, "needs 8 bytes"),
         ({"a": {"shape": [2], "data_offsets": [0, 8]}}, "broken safetensors header"),
+        (b'{"a": 1, "a": 2}', "a name occurs twice"),
+        (b"[" * 100_000, "RecursionError"),
+        ({"a": {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}}, r"has the shape \[-1, -2\]"),
+        ({"a": {"dtype": "F32", "shape": [1 << 60] * 50_000, "data_offsets": [0, 8]}}, "has the shape"),
+        ({"a": {"dtype": "F32", "shape": [1 << 60, 16], "data_offsets": [0, 0]}}, "needs 73786976294838206464 bytes"),
+        (
+            {"a": {"dtype": "F16", "shape": [3], "data_offsets": [0, 6]},
+             "b": {"dtype": "F16", "shape": [2], "data_offsets": [4, 8]}},
+            "tensors a and b overlap at byte 4",
+        ),
     ],
-)
+)  # fmt: skip
 def test_a_header_that_does_not_fit_is_refused(write_safetensors, header, complaint):
     with pytest.raises(InvalidModelFile, match=complaint):
         SafetensorsFolder(write_safetensors(header, bytes(8)))
@@ -54,4 +64,12 @@ def test_a_header_that_does_not_fit_is_refused(write_safetensors, header, compla
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InvalidModelFile, match=r"model\.safetensors: missing"):
+        SafetensorsFolder(tmp_path)
+
+
+def test_a_header_larger_than_any_is_refused_unread(tmp_path):
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write((1 << 25).to_bytes(8, "little"))
+        file.truncate(1 << 26)
+    with pytest.raises(InvalidModelFile, match="a header of 33554432 bytes"):
         SafetensorsFolder(tmp_path)

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 import orjson
 
-from narthex_server.pipelines.models import Models
+from narthex_server.pipelines.models import EmbedModel, Model, Models
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent, ToolResult
 
 _MODEL = {
@@ -12,13 +12,20 @@ _MODEL = {
     "properties": {
         "id": {"type": "string"},
         "default": {"type": "boolean"},
-        "max_context": {"type": "integer", "description": "Tokens that prompt and answer may have together"},
+        "kind": {"enum": ["text", "embedding"]},
+        "max_context": {"type": "integer", "description": "Tokens that prompt and answer, or an input, may have"},
         "model_type": {"type": "string"},
         "parameters": {"type": "integer"},
         "quantization": {"type": "string"},
+        "dimensions": {"type": "integer", "description": "Numbers of an embedding"},
+        "prompts": {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "Instructions to embed with, by what they are for",
+        },
         "adapters": {"type": "array", "items": {"type": "string"}},
     },
-    "required": ["id", "default", "max_context"],
+    "required": ["id", "default", "kind", "max_context"],
 }
 
 
@@ -28,7 +35,7 @@ class ListModelsTool:
     tool = Tool(
         name="list_models",
         title="List models",
-        description="List the language models of this server",
+        description="List the language and embedding models of this server",
         input_schema=orjson.dumps({"type": "object", "properties": {}, "additionalProperties": False}),
         output_schema=orjson.dumps(
             {
@@ -44,17 +51,20 @@ class ListModelsTool:
         self._models = models
 
     async def call(self, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
-        listed = [
-            {
-                "id": model.name,
-                "default": model.name == self._models.default,
-                "max_context": model.max_context,
-                "model_type": model.info.model_type,
-                "parameters": model.info.parameters,
-                "quantization": model.info.quantization,
-                "adapters": [adapter.name for adapter in model.handle.adapters],
-            }
-            for model in self._models
-        ]
-        facts = orjson.dumps({"models": listed})
+        facts = orjson.dumps({"models": [self._listed(model) for model in self._models]})
         yield ToolResult(orjson.dumps([{"type": "text", "text": facts.decode()}]), facts)
+
+    def _listed(self, model: Model) -> dict[str, object]:
+        facts = {
+            "id": model.name,
+            "default": self._models.is_default(model),
+            "max_context": model.max_context,
+            "model_type": model.info.model_type,
+            "parameters": model.info.parameters,
+            "quantization": model.info.quantization,
+        }
+        if isinstance(model, EmbedModel):
+            own = {"kind": "embedding", "dimensions": model.handle.dimensions, "prompts": dict(model.prompts)}
+        else:
+            own = {"kind": "text", "adapters": [adapter.name for adapter in model.handle.adapters]}
+        return facts | own

@@ -1,0 +1,107 @@
+"""The graphs of a model: found in the cache, or built."""
+
+import logging
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from narthex_server.opening import ModelFiles
+from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
+from narthex_server.weights.tensors import WeightSource
+
+if TYPE_CHECKING:
+    from narthex_server.graph.builder import GraphBuilder
+
+_log = logging.getLogger(__name__)
+COMPUTE = ("auto", "float32", "block8")
+_SOURCES = ("graph", "models", "weights")
+
+
+class Variant(Enum):
+    """What a graph is built for: generating, also with adapters or the states that X-LoRA reads too, or encoding."""
+
+    PLAIN = "plain"
+    ADAPTED = "adapted"
+    XLORA = "xlora"
+    ENCODER = "encoder"
+
+
+@dataclass(frozen=True, slots=True)
+class Graphs(ABC):
+    """The graphs of one model, from the cache or built; what builds takes half a second to import, so only then."""
+
+    cache: GraphCache
+    source: ModelFiles
+    model_type: str
+    compute: str
+    max_len: int
+
+    def find(self, variant: Variant) -> Path:
+        """Return the file of a graph."""
+        here = Path(__file__).parent
+        weights = self.source.weights
+        formats = {name: found.format.name for name in weights.names() if (found := weights.find(name))}
+        options = {
+            "compute": self.compute, "max_len": self.max_len, "model_type": self.model_type, "variant": variant.value,
+            "formats": formats,
+        }  # fmt: skip
+        key = entry_key(self.cache.content_digest(self.source.files), options, [here / name for name in _SOURCES])
+        return self.cache.find_or_build(key, lambda folder: self._build(variant, folder))
+
+    def _build(self, variant: Variant, folder: Path) -> None:
+        from narthex_server.graph.builder import Compute, GraphBuilder
+
+        graph = GraphBuilder(self.model_type, Compute(self.compute))
+        self.add(graph, variant)
+        graph.save(folder / GRAPH, WEIGHTS)
+
+    @abstractmethod
+    def add(self, graph: "GraphBuilder", variant: Variant) -> None:
+        """Add every node of a graph."""
+
+
+def settle(wanted: str, weights: WeightSource) -> tuple[str, str]:
+    """Settle `auto`, and name the format that holds most of the weights."""
+    if wanted not in COMPUTE:
+        raise ValueError(f"compute {wanted!r} is none of {', '.join(COMPUTE)}")
+    sizes: dict[str, int] = {}
+    packable = False
+    for name in weights.names():
+        if (tensor := weights.find(name)) is not None:
+            sizes[tensor.format.name] = sizes.get(tensor.format.name, 0) + tensor.size
+            packable = packable or tensor.format.packing is not None
+    main = max(sizes, key=lambda name: sizes[name], default="none")
+    return (("block8" if packable else "float32") if wanted == "auto" else wanted), main
+
+
+def parameters(weights: WeightSource) -> int:
+    return sum(tensor.size for name in weights.names() if (tensor := weights.find(name)) is not None)
+
+
+@contextmanager
+def graph_cache(folder: Path | None) -> Iterator[GraphCache]:
+    """Use the cache in a folder, or one that lasts as long as the block where that cannot be written to."""
+    with ExitStack() as stack:
+        root = _usable(folder) or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="narthex-")))
+        yield GraphCache(root)
+
+
+def _usable(folder: Path | None) -> Path | None:
+    """Make the folder; None where it cannot be written to, which costs time at the next start, no more."""
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning("graphs are not cached: %s", error)
+        return None
+    if not os.access(folder, os.W_OK):
+        _log.warning("graphs are not cached: %s is not writable", folder)
+        return None
+    return folder

@@ -1,0 +1,6 @@
+"""BERT."""
+
+from narthex_server.models.encoders.base import Encoder, EncoderConfig
+
+CONFIG = EncoderConfig.parse
+MODEL = Encoder

@@ -1,0 +1,1 @@
+"""The block layouts of ggml (`ggml-common.h`), one file for each kind."""
