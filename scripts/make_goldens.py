@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.integrations import mxfp4
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -24,6 +25,7 @@ STEPS, SMALLEST_MARGIN, LOGITS_STD = 24, 0.015, 2.5
 PERTURBATION, LARGEST_EFFECT = 3e-6, 3e-3
 KEPT_ROWS = 12
 """Logits that are kept of a prompt longer than twice as much: its last ones."""
+MXFP4 = ("experts.gate_up_proj", "experts.down_proj")
 SLIDING, FULL, LINEAR, CONV = "sliding_attention", "full_attention", "linear_attention", "conv"
 
 Fields = dict[str, Any]
@@ -52,6 +54,8 @@ class Tiny:
     centre: float = 0.0
     part: str = ""
     embedding_std: float = 1.0
+    mxfp4: bool = False
+    """Experts whose values are exact in MXFP4 too, and a second folder that has them so."""
 
 
 TINY: Mapping[str, Tiny] = {
@@ -108,6 +112,29 @@ TINY: Mapping[str, Tiny] = {
         "llama", "Starcoder2ForCausalLM",
         SMALL | LLAMA | {"sliding_window": 20, "norm_epsilon": 1e-4, "intermediate_size": 160, "use_bias": True},
     ),
+    "gpt_oss": Tiny(
+        "llama", "GptOssForCausalLM",
+        SMALL | LLAMA | {
+            "num_hidden_layers": 2, "head_dim": 32, "intermediate_size": 32, "sliding_window": 16,
+            "num_local_experts": 9, "num_experts_per_tok": 3, "swiglu_limit": 1.5,
+            "rope_parameters": {
+                "rope_type": "yarn", "rope_theta": 1.5e5, "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                "truncate": False, "original_max_position_embeddings": 64,
+            },
+        },
+        {"swiglu_alpha": None, "layer_types": None}, mxfp4=True,
+    ),
+    "qwen3_next": Tiny(
+        "qwen3", "Qwen3NextForCausalLM",
+        SMALL | QWEN | {
+            "vocab_size": 520, "head_dim": 32, "layer_types": [LINEAR, FULL, LINEAR], "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 12, "num_experts": 6,
+            "linear_conv_kernel_dim": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 32, "mlp_only_layers": [1], "norm_topk_prob": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
+        },
+        {"layer_types": None, "full_attention_interval": 2}, centre=1.0,
+    ),
 }  # fmt: skip
 
 
@@ -127,8 +154,10 @@ def build(tiny: Tiny, seed: int) -> Any:
         final.weight.copy_(torch.randn(final.weight.shape, generator=generator) - tiny.centre)
     factor = LOGITS_STD / logits_of(model, ids).std()
     final.weight.copy_((final.weight + tiny.centre) * factor - tiny.centre)
-    for values in model.state_dict().values():
+    for name, values in model.state_dict().items():
         values.copy_(values.bfloat16())
+        if tiny.mxfp4 and name.endswith(MXFP4):
+            values.copy_(mxfp4.convert_moe_packed_tensors(*packed(values), dtype=torch.float32))
     return model
 
 
@@ -138,10 +167,21 @@ def random_like(name: str, values: Tensor, tiny: Tiny, generator: torch.Generato
     if "embed" in name:
         return noise * tiny.embedding_std
     if "norm" in name.split(".")[-2] and name.endswith("weight"):
-        return 1 - tiny.centre + 0.3 * noise
+        return 1 - (tiny.centre if "linear_attn" not in name else 0) + 0.3 * noise
+    if name.endswith("A_log"):
+        return noise - 2
     if values.dim() == 1 or name.endswith("bias"):
-        return 0.3 * noise
-    return noise * 1.3 * values.shape[-1] ** -0.5
+        return noise * (1.5 if name.endswith("sinks") else 0.3)
+    return noise * 1.3 * values.shape[-2 if tiny.mxfp4 and name.endswith(MXFP4) else -1] ** -0.5
+
+
+def packed(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices [experts, columns, rows] as the blocks and scales of MXFP4, whose blocks of 32 lie along columns."""
+    split = values.transpose(1, 2).unflatten(-1, (-1, 32))
+    exponents = split.abs().amax(-1).log2().floor() - 2  # the largest code is 6, that is 1.5 * 2^2
+    distances = split[..., None] / torch.exp2(exponents)[..., None, None] - torch.tensor(mxfp4.FP4_VALUES)
+    codes = distances.abs().argmin(-1)
+    return (codes[..., 0::2] | codes[..., 1::2] << 4).to(torch.uint8), (exponents + 127).to(torch.uint8)
 
 
 def final_norm(model: Any) -> Any:
@@ -216,7 +256,22 @@ def write(name: str, tiny: Tiny, seed: int) -> bool:
         "logits_std": round(float(tensors["long.logits"].std()), 3), "prompts": entries,
     }  # fmt: skip
     (folder / "golden.json").write_text(json.dumps(facts) + "\n")
+    if tiny.mxfp4:
+        write_mxfp4(folder, GOLDEN / f"{name}_mxfp4")
     return True
+
+
+def write_mxfp4(source: Path, folder: Path) -> None:
+    """Write the same model with the experts in MXFP4."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    tensors = {}
+    for name, values in load_file(source / "model.safetensors").items():
+        parts = dict(zip(("_blocks", "_scales"), packed(values.float()), strict=True)) if name.endswith(MXFP4) else {}
+        tensors |= {name + part: packs.contiguous() for part, packs in parts.items()} or {name: values}
+    save_file(tensors, folder / "model.safetensors")
+    for file in ("config.json", "config.v4.json"):
+        config = json.loads((folder / file).read_text()) | {"quantization_config": {"quant_method": "mxfp4"}}
+        (folder / file).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def older(folder: Path, tiny: Tiny) -> Fields:
@@ -228,6 +283,7 @@ def older(folder: Path, tiny: Tiny) -> Fields:
     rope = text.pop("rope_parameters")
     if "rope_theta" in rope:
         text["rope_theta"] = rope.pop("rope_theta")
+        text |= {"partial_rotary_factor": rope.pop("partial_rotary_factor")} if "partial_rotary_factor" in rope else {}
         text["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     text |= tiny.older
     for name in [name for name, value in tiny.older.items() if value is None]:

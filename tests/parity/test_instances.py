@@ -24,6 +24,9 @@ LLAMA3 = {
     "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 3.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
+YARN_WHOLE = {
+    "rope_type": "yarn", "factor": 5.0, "original_max_position_embeddings": 24, "beta_fast": 4.0, "truncate": False,
+}  # fmt: skip
 YARN = {"rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 32, "beta_fast": 8.0}
 LINEAR = {"type": "linear", "factor": 2.5}
 LONG = {"type": "longrope", "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.5, 2.0, 4.0]}
@@ -87,6 +90,11 @@ INSTANCES = {
         "layer_types": [FULL, "conv", "conv"], "num_dense_layers": 1, "moe_intermediate_size": 16, "num_experts": 6,
         "num_experts_per_tok": 2, "norm_topk_prob": True, "routed_scaling_factor": 1.5, "use_expert_bias": True,
     },
+    "gpt_oss": {
+        "head_dim": 20, "num_key_value_heads": 1, "sliding_window": 7, "rope_theta": 150000.0, "biases": True,
+        "rope_scaling": YARN_WHOLE, "num_local_experts": 5, "num_experts_per_tok": 2, "swiglu_limit": 0.8,
+        "stacked": "in turn",
+    },
     "olmo2": {"num_attention_heads": 5, "num_key_value_heads": 1},
     "starcoder2": {
         "norm_epsilon": 1e-4, "sliding_window": 10, "hidden_act": "gelu_pytorch_tanh", "biases": True,
@@ -140,6 +148,8 @@ class Shapes:
             yield from self.linear(f"{prefix}.k_proj", kv_width, self.hidden, biased)
             yield from self.linear(f"{prefix}.v_proj", kv_width, self.hidden, biased)
         yield from self.linear(f"{prefix}.{'out_proj' if 'lfm2' in self.kind else 'o_proj'}", self.hidden, width)
+        if self.kind == "gpt_oss":
+            yield f"{prefix}.sinks", (self.heads,)
         for name, size in zip(head_norms(self.kind), (width, kv_width), strict=False):
             yield from self.norm(f"{prefix}.{name}", size if self.kind == "olmo2" else self.head_dim)
 
@@ -166,7 +176,7 @@ class Shapes:
                     yield from self.gated(f"{prefix}.{block}", names, width)
             return
         count, width = experts(config), config.get("moe_intermediate_size", config["intermediate_size"])
-        yield f"{prefix}.{block}.gate.weight", (count, self.hidden)
+        yield from self.linear(f"{prefix}.{block}.{router(self.kind)}", count, self.hidden)
         if config.get("use_expert_bias"):
             yield f"{prefix}.{block}.expert_bias", (count,)
         for index in range(count):
@@ -211,6 +221,10 @@ def feed_names(config):
     )
 
 
+def router(kind):
+    return "router" if kind == "gpt_oss" else "gate"
+
+
 def convolves(config, layer):
     return "conv" in config.get("layer_types", ()) and config["layer_types"][layer] == "conv"
 
@@ -228,7 +242,7 @@ def experts(config):
 
 def is_mixture(config, layer):
     match config["model_type"]:
-        case "mixtral":
+        case "mixtral" | "gpt_oss":
             return True
         case "lfm2_moe":
             return layer >= config["num_dense_layers"]
@@ -307,7 +321,10 @@ class Reference:
             scores = cap * np.tanh(scores / cap)
         ago = np.arange(len(x))[:, None] - np.arange(len(x))
         scores = np.where((ago >= 0) & (ago < (window or len(x))), scores, -np.inf)
-        mixed = (softmax(scores) @ v).swapaxes(0, 1).reshape(len(x), -1)
+        if self.kind == "gpt_oss":
+            sinks = np.broadcast_to(self.weights[f"{prefix}.sinks"][:, None, None], (heads, len(x), 1))
+            scores = np.concatenate((scores, sinks), axis=-1)
+        mixed = (softmax(scores)[..., : len(x)] @ v).swapaxes(0, 1).reshape(len(x), -1)
         return self.linear(f"{prefix}.{'out_proj' if 'lfm2' in self.kind else 'o_proj'}", mixed)
 
     def window(self, layer):
@@ -317,6 +334,7 @@ class Reference:
         else:
             sliding = {
                 "gemma2": layer % 2 == 0,
+                "gpt_oss": layer % 2 == 0,
                 "gemma3": (layer + 1) % config.get("sliding_window_pattern", 6) != 0,
                 "gemma3_text": (layer + 1) % config.get("sliding_window_pattern", 6) != 0,
                 "qwen2": layer >= config.get("max_window_layers", 0),
@@ -366,17 +384,21 @@ class Reference:
 
     def gated(self, prefix, names, x):
         gate, up, down = (f"{prefix}.{name}" for name in names)
+        if self.kind == "gpt_oss":
+            limit = self.config["swiglu_limit"]
+            opened, up = np.minimum(self.linear(gate, x), limit), np.clip(self.linear(up, x), -limit, limit)
+            return self.linear(down, opened / (1 + np.exp(-1.702 * opened)) * (up + 1))
         return self.linear(down, self.activate(self.linear(gate, x)) * self.linear(up, x))
 
     def mixture(self, prefix, names, x):
-        config, logits = self.config, self.linear(f"{prefix}.gate", x)
+        config, logits = self.config, self.linear(f"{prefix}.{router(self.kind)}", x)
         weights = 1 / (1 + np.exp(-logits)) if self.kind == "lfm2_moe" else softmax(logits)
         scores = weights + self.weights.get(f"{prefix}.expert_bias", 0)
         result = np.zeros_like(x)
         for token in range(len(x)):
             chosen = np.argsort(-scores[token])[: config["num_experts_per_tok"]]
             share = weights[token, chosen]
-            if self.kind == "mixtral" or config.get("norm_topk_prob"):
+            if self.kind in ("mixtral", "gpt_oss") or config.get("norm_topk_prob"):
                 share = share / (share.sum() + (1e-6 if self.kind == "lfm2_moe" else 0))
             for expert, factor in zip(chosen, share * config.get("routed_scaling_factor", 1.0), strict=True):
                 result[token] += factor * self.gated(f"{prefix}.experts.{expert}", names, x[token])
@@ -423,7 +445,9 @@ def frequencies(scaling, theta, size, config):
                 size * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
                 for turns in (scaling.get("beta_fast", 32), scaling.get("beta_slow", 1))
             )
-            low, high = max(math.floor(low), 0), min(math.ceil(high), size - 1)
+            if scaling.get("truncate", True):
+                low, high = math.floor(low), math.ceil(high)
+            low, high = max(low, 0), min(high, size - 1)
             ramp = np.clip((np.arange(size // 2) - low) / (high - low or 0.001), 0, 1)
             return base / scaling["factor"] * ramp + base * (1 - ramp), 0.1 * math.log(scaling["factor"]) + 1
         case "longrope":
@@ -464,7 +488,10 @@ def write(folder, config, weights, stored):
 
 
 def stack(config, weights, how):
-    """One tensor for each matrix of all experts, or one for gate and up together, in a block called mlp."""
+    """One tensor for each matrix of all experts, or one for gate and up together, in a block called mlp.
+
+    With rows in turn, matrices are transposed, and there are biases.
+    """
     block, *names = feed_names(config)
     result = {name.replace(block, "mlp"): value for name, value in weights.items() if ".experts." not in name}
     for layer in (layer for layer in range(config["num_hidden_layers"]) if is_mixture(config, layer)):
@@ -473,7 +500,15 @@ def stack(config, weights, how):
             np.stack([weights[f"{prefix}.{i}.{name}.weight"] for i in range(experts(config))]) for name in names
         )
         target = f"model.layers.{layer}.mlp.experts"
-        if how == "together":
+        if how == "in turn":
+            biases = [
+                np.stack([weights[f"{prefix}.{i}.{name}.bias"] for i in range(experts(config))]) for name in names
+            ]
+            for kind, parts in (("", (gate, up, down)), ("_bias", biases)):
+                turns = np.stack(parts[:2], axis=2).reshape(len(gate), -1, *parts[0].shape[2:])
+                result |= {f"{target}.gate_up_proj{kind}": np.ascontiguousarray(np.moveaxis(turns, 1, -1))}
+                result |= {f"{target}.down_proj{kind}": np.ascontiguousarray(np.moveaxis(parts[2], 1, -1))}
+        elif how == "together":
             result |= {f"{target}.gate_up_proj": np.concatenate((gate, up), axis=1), f"{target}.down_proj": down}
         else:
             parts = zip(names, (gate, up, down), strict=True)

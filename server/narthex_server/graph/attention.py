@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from narthex_server.graph.builder import MICROSOFT, GraphBuilder
+from narthex_server.graph.linear import vector
 from narthex_server.graph.norm import rms_norm
 from narthex_server.graph.rope import Rope
 from narthex_server.weights.tensors import StoredTensor
@@ -22,6 +23,7 @@ class Heads:
     """Query heads share `kv_count` keys and values; `window` is how many tokens a query sees, itself among them.
 
     Scores are multiplied by `scale` (None is size^-1/2), then squeezed to softcap * tanh(score / softcap) unless 0.
+    `sink` [count] is one more score of each head, whose weight is lost.
     """
 
     count: int
@@ -30,6 +32,7 @@ class Heads:
     window: int | None = None
     scale: float | None = None
     softcap: float = 0.0
+    sink: StoredTensor | None = None
 
 
 class Attention(Protocol):
@@ -74,7 +77,7 @@ class CachedAttention:
         past = [graph.input(name, ir.DataType.FLOAT, shape) for name in names]
         result, *present = graph.ops(
             "GroupQueryAttention", query, key, value, *past, self._seqlens_k, self._total,
-            *(tables if inside and tables else ()),
+            *(tables if inside and tables else (None, None)), *sink_after_positions_and_bias(graph, heads),
             outputs=3, domain=MICROSOFT, num_heads=heads.count, kv_num_heads=heads.kv_count,
             do_rotary=int(inside), rotary_interleaved=0, local_window_size=heads.window or -1,
             softcap=heads.softcap, scale=heads.scale or 0.0,
@@ -131,6 +134,11 @@ def resize_heads(graph: GraphBuilder, x: ir.Value, heads: int, size: int, wanted
     merge = graph.constant(f"merge_heads.{heads * wanted}", np.array([0, 0, heads * wanted], np.int64))
     more = graph.constant(f"fill_heads.{wanted - size}", np.array([0] * 7 + [wanted - size], np.int64))
     return graph.op("Reshape", graph.op("Pad", graph.op("Reshape", x, split), more), merge)
+
+
+def sink_after_positions_and_bias(graph: GraphBuilder, heads: Heads) -> tuple[ir.Value | None, ...]:
+    """The last inputs of GroupQueryAttention that are used here."""
+    return (None, None, vector(graph, heads.sink)) if heads.sink else ()
 
 
 def rotary_tables(graph: GraphBuilder, rope: Rope, length: int) -> tuple[ir.Value, ir.Value]:
