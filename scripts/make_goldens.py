@@ -135,6 +135,26 @@ TINY: Mapping[str, Tiny] = {
         },
         {"layer_types": None, "full_attention_interval": 2}, centre=1.0,
     ),
+    "qwen3_5": Tiny(
+        "qwen3", "Qwen3_5ForConditionalGeneration",
+        {
+            "text_config": SMALL | QWEN | {
+                "vocab_size": 520, "head_dim": 20, "layer_types": [LINEAR, LINEAR, FULL], "linear_num_key_heads": 3,
+                "linear_num_value_heads": 3, "linear_key_head_dim": 12, "linear_value_head_dim": 20,
+                "linear_conv_kernel_dim": 3, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+                "rope_parameters": {
+                    "rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5,
+                    "mrope_section": [2, 2, 1], "mrope_interleaved": True,
+                },
+            },
+            "vision_config": {
+                "hidden_size": 16, "intermediate_size": 16, "depth": 1, "num_heads": 1, "out_hidden_size": 64,
+                "num_position_embeddings": 16,
+            },
+            "tie_word_embeddings": True,
+        } | QWEN,
+        centre=1.0, part="text_config",
+    ),
 }  # fmt: skip
 
 

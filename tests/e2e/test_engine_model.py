@@ -23,6 +23,7 @@ GOLDEN = (
 )  # fmt: skip
 ALSO = (
     "gemma", "gemma3_vision", "qwen2_moe", "lfm2_moe", "olmo2", "starcoder2", "gpt_oss", "gpt_oss_mxfp4",
+    "qwen3_next", "qwen3_5",
 )  # fmt: skip
 """Families that take part only in the test that mixes everything."""
 ONNX = ("onnx_llama", "onnx_llama_merged", "onnx_lfm2", "genai_qwen3_fp32", "genai_lfm2_fp32")

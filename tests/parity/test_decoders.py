@@ -6,7 +6,7 @@ import pytest
 FOLDERS = [
     "llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3", "phi3", "phi3_longrope", "lfm2", "gemma2", "gemma3",
     "granite", "smollm3", "mixtral", "qwen3_moe", "gemma", "gemma3_vision", "qwen2_moe", "lfm2_moe", "olmo2",
-    "starcoder2", "gpt_oss", "gpt_oss_mxfp4",
+    "starcoder2", "gpt_oss", "gpt_oss_mxfp4", "qwen3_next", "qwen3_5",
 ]  # fmt: skip
 ARCHITECTURES = ["llama", "qwen2", "qwen3"]
 FILES = [

@@ -1,5 +1,6 @@
 """Grouped-query attention: heads that share keys and values, over a cache that the caller owns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -134,6 +135,14 @@ def resize_heads(graph: GraphBuilder, x: ir.Value, heads: int, size: int, wanted
     merge = graph.constant(f"merge_heads.{heads * wanted}", np.array([0, 0, heads * wanted], np.int64))
     more = graph.constant(f"fill_heads.{wanted - size}", np.array([0] * 7 + [wanted - size], np.int64))
     return graph.op("Reshape", graph.op("Pad", graph.op("Reshape", x, split), more), merge)
+
+
+def split_heads(graph: GraphBuilder, x: ir.Value, heads: int, sizes: Sequence[int]) -> list[ir.Value]:
+    """Cut each head of x [B, S, heads*sum(sizes)] into parts of these sizes; the parts of all heads together again."""
+    split = graph.constant(f"split_heads.{heads}.{sum(sizes)}", np.array([0, 0, heads, sum(sizes)], np.int64))
+    merges = [graph.constant(f"merge_heads.{heads * size}", np.array([0, 0, heads * size])) for size in sizes]
+    parts = graph.split(graph.op("Reshape", x, split), sizes)
+    return [graph.op("Reshape", part, merge) for part, merge in zip(parts, merges, strict=True)]
 
 
 def sink_after_positions_and_bias(graph: GraphBuilder, heads: Heads) -> tuple[ir.Value | None, ...]:
