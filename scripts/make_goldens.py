@@ -115,7 +115,8 @@ TINY: Mapping[str, Tiny] = {
     "gpt_oss": Tiny(
         "llama", "GptOssForCausalLM",
         SMALL | LLAMA | {
-            "num_hidden_layers": 2, "head_dim": 32, "intermediate_size": 32, "sliding_window": 16,
+            "num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 32, "intermediate_size": 32,
+            "sliding_window": 16,
             "num_local_experts": 9, "num_experts_per_tok": 3, "swiglu_limit": 1.5,
             "rope_parameters": {
                 "rope_type": "yarn", "rope_theta": 1.5e5, "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0,
@@ -152,7 +153,7 @@ TINY: Mapping[str, Tiny] = {
                 "num_position_embeddings": 16,
             },
             "tie_word_embeddings": True,
-        } | QWEN,
+        },
         centre=1.0, part="text_config",
     ),
 }  # fmt: skip
