@@ -11,7 +11,7 @@ from narthex_server.errors import InvalidModelFile, InvalidRequest, NotFound
 from narthex_server.models import families
 from narthex_server.models.families import Task
 from narthex_server.text.assets import TextAssets
-from narthex_server.weights import awq, fp8, gptq, packed
+from narthex_server.weights import awq, fp8, gptq, mxfp4, packed
 from narthex_server.weights.ggml import Unsaid, is_ggml, open_ggml
 from narthex_server.weights.gguf_decoder import GgufWeights, huggingface_config, huggingface_type
 from narthex_server.weights.gguf_model import models_among, open_gguf
@@ -28,6 +28,7 @@ _QUANTISERS: Mapping[str, Callable[[WeightSource, Mapping[str, Any]], WeightSour
         gptq.METHOD: gptq.GptqWeights,
         awq.METHOD: awq.AwqWeights,
         fp8.METHOD: fp8.Float8Weights,
+        mxfp4.METHOD: mxfp4.Mxfp4Weights,
     }
 )
 

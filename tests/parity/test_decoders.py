@@ -5,7 +5,8 @@ import pytest
 
 FOLDERS = [
     "llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3", "phi3", "phi3_longrope", "lfm2", "gemma2", "gemma3",
-    "granite", "smollm3", "mixtral", "qwen3_moe",
+    "granite", "smollm3", "mixtral", "qwen3_moe", "gemma", "gemma3_vision", "qwen2_moe", "lfm2_moe", "olmo2",
+    "starcoder2", "gpt_oss", "gpt_oss_mxfp4", "qwen3_next", "qwen3_5",
 ]  # fmt: skip
 ARCHITECTURES = ["llama", "qwen2", "qwen3"]
 FILES = [
@@ -13,7 +14,7 @@ FILES = [
     *(f"gguf_{name}_k256/tiny-{name}-k256-{kind}.gguf" for name in ARCHITECTURES for kind in ("Q4_K_M", "Q6_K")),
     "gguf_llama_rope3/tiny-llama-Q8_0.gguf",
 ]
-QUANTISED = [file for file in FILES if "F16" not in file]
+QUANTISED = [*(file for file in FILES if "F16" not in file), "gpt_oss_mxfp4"]
 
 ONE = np.zeros(1, np.int64)
 EXACT = 1e-3

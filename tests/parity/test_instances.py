@@ -24,11 +24,19 @@ LLAMA3 = {
     "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 3.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
+YARN_WHOLE = {
+    "rope_type": "yarn", "factor": 5.0, "original_max_position_embeddings": 24, "beta_fast": 4.0, "truncate": False,
+}  # fmt: skip
 YARN = {"rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 32, "beta_fast": 8.0}
 LINEAR = {"type": "linear", "factor": 2.5}
 LONG = {"type": "longrope", "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.5, 2.0, 4.0]}
 QWEN_MOE = {"moe_intermediate_size": 24, "num_experts_per_tok": 3, "num_experts": 19}
-SLIDING, FULL = "sliding_attention", "full_attention"
+SLIDING, FULL, DELTA_NET = "sliding_attention", "full_attention", "linear_attention"
+HYBRID = ("qwen3_next", "qwen3_5", "qwen3_5_text")
+DELTA = {
+    "head_dim": 18, "partial_rotary_factor": 0.34, "linear_num_key_heads": 2, "linear_num_value_heads": 6,
+    "linear_key_head_dim": 10, "linear_value_head_dim": 14, "linear_conv_kernel_dim": 3,
+}  # fmt: skip
 
 INSTANCES = {
     "llama": {"head_dim": 12, "rope_scaling": LLAMA3, "rope_theta": 3e4, "biases": True},
@@ -87,6 +95,19 @@ INSTANCES = {
         "layer_types": [FULL, "conv", "conv"], "num_dense_layers": 1, "moe_intermediate_size": 16, "num_experts": 6,
         "num_experts_per_tok": 2, "norm_topk_prob": True, "routed_scaling_factor": 1.5, "use_expert_bias": True,
     },
+    "gpt_oss": {
+        "head_dim": 20, "num_key_value_heads": 1, "sliding_window": 7, "rope_theta": 150000.0, "biases": True,
+        "rope_scaling": YARN_WHOLE, "num_local_experts": 5, "num_experts_per_tok": 2, "swiglu_limit": 0.8,
+        "stacked": "in turn",
+    },
+    "qwen3_next": QWEN_MOE | DELTA | {
+        "shared_expert_intermediate_size": 20, "layer_types": [DELTA_NET, FULL, DELTA_NET], "norm_topk_prob": False,
+    },
+    "qwen3_5": DELTA | {
+        "layer_types": [FULL, DELTA_NET, DELTA_NET], "hidden_act": "gelu", "num_key_value_heads": 1,
+        "prefix": "model.language_model.",
+    },
+    "qwen3_5_text": DELTA | {"layer_types": [DELTA_NET] * 3, "linear_num_key_heads": 6, "linear_key_head_dim": 7},
     "olmo2": {"num_attention_heads": 5, "num_key_value_heads": 1},
     "starcoder2": {
         "norm_epsilon": 1e-4, "sliding_window": 10, "hidden_act": "gelu_pytorch_tanh", "biases": True,
@@ -113,7 +134,13 @@ class Shapes:
             prefix = f"model.layers.{layer}"
             for name in layer_norms(self.kind):
                 yield from self.norm(f"{prefix}.{name}")
-            yield from self.convolution(f"{prefix}.conv") if convolves(self.config, layer) else self.attention(prefix)
+            match mixer(self.config, layer):
+                case "conv":
+                    yield from self.convolution(f"{prefix}.conv")
+                case "linear_attention":
+                    yield from self.delta(f"{prefix}.linear_attn")
+                case _:
+                    yield from self.attention(prefix)
             yield from self.feed(layer, prefix)
 
     def norm(self, name, size=None):
@@ -136,10 +163,13 @@ class Shapes:
         if self.kind == "phi3":
             yield from self.linear(f"{prefix}.qkv_proj", width + 2 * kv_width, self.hidden)
         else:
-            yield from self.linear(f"{prefix}.q_proj", width, self.hidden, biased)
+            doubled = 2 if self.kind in HYBRID else 1
+            yield from self.linear(f"{prefix}.q_proj", doubled * width, self.hidden, biased)
             yield from self.linear(f"{prefix}.k_proj", kv_width, self.hidden, biased)
             yield from self.linear(f"{prefix}.v_proj", kv_width, self.hidden, biased)
         yield from self.linear(f"{prefix}.{'out_proj' if 'lfm2' in self.kind else 'o_proj'}", self.hidden, width)
+        if self.kind == "gpt_oss":
+            yield f"{prefix}.sinks", (self.heads,)
         for name, size in zip(head_norms(self.kind), (width, kv_width), strict=False):
             yield from self.norm(f"{prefix}.{name}", size if self.kind == "olmo2" else self.head_dim)
 
@@ -150,6 +180,22 @@ class Shapes:
         if biased:
             yield f"{prefix}.conv.bias", (self.hidden,)
         yield from self.linear(f"{prefix}.out_proj", self.hidden, self.hidden, biased)
+
+    def delta(self, prefix):
+        config = self.config
+        heads, size = config["linear_num_value_heads"], config["linear_value_head_dim"]
+        keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+        channels = 2 * keys + heads * size
+        if self.kind == "qwen3_next":
+            rows = {"qkvz": channels + heads * size, "ba": 2 * heads}
+        else:
+            rows = {"qkv": channels, "z": heads * size, "b": heads, "a": heads}
+        for name, count in rows.items():
+            yield from self.linear(f"{prefix}.in_proj_{name}", count, self.hidden)
+        yield f"{prefix}.conv1d.weight", (channels, 1, config["linear_conv_kernel_dim"])
+        yield from ((f"{prefix}.{name}", (heads,)) for name in ("dt_bias", "A_log"))
+        yield f"{prefix}.norm.weight", (size,)
+        yield from self.linear(f"{prefix}.out_proj", self.hidden, heads * size)
 
     def feed(self, layer, prefix):
         config, width = self.config, dense_width(self.config)
@@ -166,12 +212,12 @@ class Shapes:
                     yield from self.gated(f"{prefix}.{block}", names, width)
             return
         count, width = experts(config), config.get("moe_intermediate_size", config["intermediate_size"])
-        yield f"{prefix}.{block}.gate.weight", (count, self.hidden)
+        yield from self.linear(f"{prefix}.{block}.{router(self.kind)}", count, self.hidden)
         if config.get("use_expert_bias"):
             yield f"{prefix}.{block}.expert_bias", (count,)
         for index in range(count):
             yield from self.gated(f"{prefix}.{block}.experts.{index}", names, width)
-        if self.kind == "qwen2_moe":
+        if self.kind in ("qwen2_moe", "qwen3_next"):
             yield f"{prefix}.{block}.shared_expert_gate.weight", (1, self.hidden)
             yield from self.gated(f"{prefix}.{block}.shared_expert", names, config["shared_expert_intermediate_size"])
 
@@ -198,7 +244,8 @@ def layer_norms(kind):
 def head_norms(kind):
     if "lfm2" in kind:
         return "q_layernorm", "k_layernorm"
-    return ("q_norm", "k_norm") if kind in ("qwen3", "qwen3_moe", "gemma3", "gemma3_text", "olmo2") else ()
+    normalised = ("qwen3", "qwen3_moe", "gemma3", "gemma3_text", "olmo2", *HYBRID)
+    return ("q_norm", "k_norm") if kind in normalised else ()
 
 
 def feed_names(config):
@@ -211,8 +258,12 @@ def feed_names(config):
     )
 
 
-def convolves(config, layer):
-    return "conv" in config.get("layer_types", ()) and config["layer_types"][layer] == "conv"
+def router(kind):
+    return "router" if kind == "gpt_oss" else "gate"
+
+
+def mixer(config, layer):
+    return config["layer_types"][layer] if "layer_types" in config else FULL
 
 
 def dense_width(config):
@@ -228,11 +279,11 @@ def experts(config):
 
 def is_mixture(config, layer):
     match config["model_type"]:
-        case "mixtral":
+        case "mixtral" | "gpt_oss":
             return True
         case "lfm2_moe":
             return layer >= config["num_dense_layers"]
-        case "qwen2_moe" | "qwen3_moe":
+        case "qwen2_moe" | "qwen3_moe" | "qwen3_next":
             return (
                 layer not in config.get("mlp_only_layers", ())
                 and (layer + 1) % config.get("decoder_sparse_step", 1) == 0
@@ -245,7 +296,8 @@ class Reference:
 
     def __init__(self, config, weights):
         self.config, self.weights, self.kind = config, weights, config["model_type"]
-        self.centre = 1.0 if self.kind.startswith("gemma") else 0.0
+        self.gemma = self.kind.startswith("gemma")
+        self.centre = 1.0 if self.gemma or self.kind in HYBRID else 0.0
         self.epsilon = config.get("norm_eps") or config.get("norm_epsilon") or config["rms_norm_eps"]
         if self.kind == "lfm2_moe":
             self.epsilon = 1e-5
@@ -253,7 +305,7 @@ class Reference:
     def logits(self, ids):
         config = self.config
         table = self.weights["model.embed_tokens.weight"]
-        x = table[ids] * config.get("embedding_multiplier", config["hidden_size"] ** 0.5 if self.centre else 1.0)
+        x = table[ids] * config.get("embedding_multiplier", config["hidden_size"] ** 0.5 if self.gemma else 1.0)
         for layer in range(config["num_hidden_layers"]):
             x = self.layer(layer, x)
         x = self.norm("model.embedding_norm" if "lfm2" in self.kind else "model.norm", x)
@@ -263,7 +315,7 @@ class Reference:
 
     def layer(self, layer, x):
         prefix, factor = f"model.layers.{layer}", self.config.get("residual_multiplier", 1.0)
-        mix = self.convolution if convolves(self.config, layer) else self.attention
+        mix = {"conv": self.convolution, DELTA_NET: self.delta}.get(mixer(self.config, layer), self.attention)
         first, second, *inner = (f"{prefix}.{name}" for name in layer_norms(self.kind))
         if self.kind == "olmo2":
             x = x + self.norm(first, mix(layer, x))
@@ -291,6 +343,10 @@ class Reference:
             q, k, v = np.split(joined, [heads * size, (heads + kv_heads) * size], axis=-1)
         else:
             q, k, v = (self.linear(f"{prefix}.{name}_proj", x) for name in "qkv")
+        gate = 1.0
+        if self.kind in HYBRID:
+            q, gate = np.split(q.reshape(len(x), heads, -1), 2, axis=-1)
+            q, gate = q.reshape(len(x), -1), 1 / (1 + np.exp(-gate.reshape(len(x), -1)))
         norms = [f"{prefix}.{name}" for name in head_norms(self.kind)]
         if self.kind == "olmo2":
             q, k = self.norm(norms[0], q), self.norm(norms[1], k)
@@ -307,8 +363,11 @@ class Reference:
             scores = cap * np.tanh(scores / cap)
         ago = np.arange(len(x))[:, None] - np.arange(len(x))
         scores = np.where((ago >= 0) & (ago < (window or len(x))), scores, -np.inf)
-        mixed = (softmax(scores) @ v).swapaxes(0, 1).reshape(len(x), -1)
-        return self.linear(f"{prefix}.{'out_proj' if 'lfm2' in self.kind else 'o_proj'}", mixed)
+        if self.kind == "gpt_oss":
+            sinks = np.broadcast_to(self.weights[f"{prefix}.sinks"][:, None, None], (heads, len(x), 1))
+            scores = np.concatenate((scores, sinks), axis=-1)
+        mixed = (softmax(scores)[..., : len(x)] @ v).swapaxes(0, 1).reshape(len(x), -1)
+        return self.linear(f"{prefix}.{'out_proj' if 'lfm2' in self.kind else 'o_proj'}", mixed * gate)
 
     def window(self, layer):
         config, window = self.config, self.config.get("sliding_window")
@@ -317,6 +376,7 @@ class Reference:
         else:
             sliding = {
                 "gemma2": layer % 2 == 0,
+                "gpt_oss": layer % 2 == 0,
                 "gemma3": (layer + 1) % config.get("sliding_window_pattern", 6) != 0,
                 "gemma3_text": (layer + 1) % config.get("sliding_window_pattern", 6) != 0,
                 "qwen2": layer >= config.get("max_window_layers", 0),
@@ -347,10 +407,38 @@ class Reference:
     def convolution(self, layer, x):
         prefix = f"model.layers.{layer}.conv"
         before, after, value = np.split(self.linear(f"{prefix}.in_proj", x), 3, axis=-1)
-        kernel = self.weights[f"{prefix}.conv.weight"][:, 0].T
-        padded = np.concatenate((np.zeros((len(kernel) - 1, x.shape[1])), before * value))
-        mixed = np.stack([(padded[i : i + len(kernel)] * kernel).sum(0) for i in range(len(x))])
+        mixed = convolved(before * value, self.weights[f"{prefix}.conv.weight"])
         return self.linear(f"{prefix}.out_proj", after * (mixed + self.weights.get(f"{prefix}.conv.bias", 0)))
+
+    def delta(self, layer, x):
+        config, prefix, length = self.config, f"model.layers.{layer}.linear_attn", len(x)
+        key_heads, key_size = config["linear_num_key_heads"], config["linear_key_head_dim"]
+        heads, size = config["linear_num_value_heads"], config["linear_value_head_dim"]
+        share = heads // key_heads
+        if self.kind == "qwen3_next":
+            by_head = self.linear(f"{prefix}.in_proj_qkvz", x).reshape(length, key_heads, -1)
+            *parts, gate = np.split(by_head, np.cumsum([key_size, key_size, share * size]), axis=-1)
+            joined = np.concatenate([part.reshape(length, -1) for part in parts], axis=-1)
+            small = self.linear(f"{prefix}.in_proj_ba", x).reshape(length, key_heads, -1)
+            rate, step = (part.reshape(length, -1) for part in np.split(small, 2, axis=-1))
+        else:
+            joined, gate, rate, step = (self.linear(f"{prefix}.in_proj_{name}", x) for name in ("qkv", "z", "b", "a"))
+        joined = self.activate(convolved(joined, self.weights[f"{prefix}.conv1d.weight"]))
+        *pair, value = np.split(joined, [key_heads * key_size, 2 * key_heads * key_size], axis=-1)
+        query, key = (part.reshape(length, key_heads, key_size).repeat(share, axis=1) for part in pair)
+        query, key = (part / np.sqrt((part**2).sum(-1, keepdims=True) + 1e-6) for part in (query, key))
+        speed = -np.exp(self.weights[f"{prefix}.A_log"])
+        decay = np.exp(speed * np.log1p(np.exp(step + self.weights[f"{prefix}.dt_bias"])))
+        rate, value = 1 / (1 + np.exp(-rate)), value.reshape(length, heads, size)
+        memory, mixed = np.zeros((heads, key_size, size)), np.empty((length, heads, size))
+        for t in range(length):
+            memory *= decay[t][:, None, None]
+            missed = rate[t][:, None] * (value[t] - np.einsum("hk,hkv->hv", key[t], memory))
+            memory += key[t][:, :, None] * missed[:, None]
+            mixed[t] = np.einsum("hk,hkv->hv", query[t], memory) / math.sqrt(key_size)
+        mixed *= self.weights[f"{prefix}.norm.weight"] / np.sqrt((mixed**2).mean(-1, keepdims=True) + self.epsilon)
+        gate = gate.reshape(length, -1)
+        return self.linear(f"{prefix}.out_proj", mixed.reshape(length, -1) * gate / (1 + np.exp(-gate)))
 
     def feed(self, layer, x):
         block, *names = feed_names(self.config)
@@ -366,33 +454,44 @@ class Reference:
 
     def gated(self, prefix, names, x):
         gate, up, down = (f"{prefix}.{name}" for name in names)
+        if self.kind == "gpt_oss":
+            limit = self.config["swiglu_limit"]
+            opened, up = np.minimum(self.linear(gate, x), limit), np.clip(self.linear(up, x), -limit, limit)
+            return self.linear(down, opened / (1 + np.exp(-1.702 * opened)) * (up + 1))
         return self.linear(down, self.activate(self.linear(gate, x)) * self.linear(up, x))
 
     def mixture(self, prefix, names, x):
-        config, logits = self.config, self.linear(f"{prefix}.gate", x)
+        config, logits = self.config, self.linear(f"{prefix}.{router(self.kind)}", x)
         weights = 1 / (1 + np.exp(-logits)) if self.kind == "lfm2_moe" else softmax(logits)
         scores = weights + self.weights.get(f"{prefix}.expert_bias", 0)
         result = np.zeros_like(x)
         for token in range(len(x)):
             chosen = np.argsort(-scores[token])[: config["num_experts_per_tok"]]
             share = weights[token, chosen]
-            if self.kind == "mixtral" or config.get("norm_topk_prob"):
+            if self.kind in ("mixtral", "gpt_oss") or config.get("norm_topk_prob"):
                 share = share / (share.sum() + (1e-6 if self.kind == "lfm2_moe" else 0))
             for expert, factor in zip(chosen, share * config.get("routed_scaling_factor", 1.0), strict=True):
                 result[token] += factor * self.gated(f"{prefix}.experts.{expert}", names, x[token])
-        if self.kind == "qwen2_moe":
+        if self.kind in ("qwen2_moe", "qwen3_next"):
             gate = self.linear(f"{prefix}.shared_expert_gate", x)
             result += self.gated(f"{prefix}.shared_expert", names, x) / (1 + np.exp(-gate))
         return result
 
     def activate(self, x):
-        match self.config.get("hidden_act", "gelu_pytorch_tanh" if self.centre else "silu"):
+        match self.config.get("hidden_act", "gelu_pytorch_tanh" if self.gemma else "silu"):
             case "silu":
                 return x / (1 + np.exp(-x))
             case "gelu":
                 return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
             case "gelu_pytorch_tanh":
                 return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
+def convolved(x, weight):
+    """Each channel of x [tokens, channels] by its own kernel, weight [channels, 1, width]."""
+    kernel = weight[:, 0].T
+    padded = np.concatenate((np.zeros((len(kernel) - 1, x.shape[1])), x))
+    return np.stack([(padded[i : i + len(kernel)] * kernel).sum(0) for i in range(len(x))])
 
 
 def softmax(x):
@@ -423,7 +522,9 @@ def frequencies(scaling, theta, size, config):
                 size * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
                 for turns in (scaling.get("beta_fast", 32), scaling.get("beta_slow", 1))
             )
-            low, high = max(math.floor(low), 0), min(math.ceil(high), size - 1)
+            if scaling.get("truncate", True):
+                low, high = math.floor(low), math.ceil(high)
+            low, high = max(low, 0), min(high, size - 1)
             ramp = np.clip((np.arange(size // 2) - low) / (high - low or 0.001), 0, 1)
             return base / scaling["factor"] * ramp + base * (1 - ramp), 0.1 * math.log(scaling["factor"]) + 1
         case "longrope":
@@ -464,7 +565,10 @@ def write(folder, config, weights, stored):
 
 
 def stack(config, weights, how):
-    """One tensor for each matrix of all experts, or one for gate and up together, in a block called mlp."""
+    """One tensor for each matrix of all experts, or one for gate and up together, in a block called mlp.
+
+    With rows in turn, matrices are transposed, and there are biases.
+    """
     block, *names = feed_names(config)
     result = {name.replace(block, "mlp"): value for name, value in weights.items() if ".experts." not in name}
     for layer in (layer for layer in range(config["num_hidden_layers"]) if is_mixture(config, layer)):
@@ -473,7 +577,15 @@ def stack(config, weights, how):
             np.stack([weights[f"{prefix}.{i}.{name}.weight"] for i in range(experts(config))]) for name in names
         )
         target = f"model.layers.{layer}.mlp.experts"
-        if how == "together":
+        if how == "in turn":
+            biases = [
+                np.stack([weights[f"{prefix}.{i}.{name}.bias"] for i in range(experts(config))]) for name in names
+            ]
+            for kind, parts in (("", (gate, up, down)), ("_bias", biases)):
+                turns = np.stack(parts[:2], axis=2).reshape(len(gate), -1, *parts[0].shape[2:])
+                result |= {f"{target}.gate_up_proj{kind}": np.ascontiguousarray(np.moveaxis(turns, 1, -1))}
+                result |= {f"{target}.down_proj{kind}": np.ascontiguousarray(np.moveaxis(parts[2], 1, -1))}
+        elif how == "together":
             result |= {f"{target}.gate_up_proj": np.concatenate((gate, up), axis=1), f"{target}.down_proj": down}
         else:
             parts = zip(names, (gate, up, down), strict=True)

@@ -1,5 +1,6 @@
 """Grouped-query attention: heads that share keys and values, over a cache that the caller owns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -7,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from narthex_server.graph.builder import MICROSOFT, GraphBuilder
+from narthex_server.graph.linear import vector
 from narthex_server.graph.norm import rms_norm
 from narthex_server.graph.rope import Rope
 from narthex_server.weights.tensors import StoredTensor
@@ -22,6 +24,7 @@ class Heads:
     """Query heads share `kv_count` keys and values; `window` is how many tokens a query sees, itself among them.
 
     Scores are multiplied by `scale` (None is size^-1/2), then squeezed to softcap * tanh(score / softcap) unless 0.
+    `sink` [count] is one more score of each head, whose weight is lost.
     """
 
     count: int
@@ -30,6 +33,7 @@ class Heads:
     window: int | None = None
     scale: float | None = None
     softcap: float = 0.0
+    sink: StoredTensor | None = None
 
 
 class Attention(Protocol):
@@ -74,7 +78,7 @@ class CachedAttention:
         past = [graph.input(name, ir.DataType.FLOAT, shape) for name in names]
         result, *present = graph.ops(
             "GroupQueryAttention", query, key, value, *past, self._seqlens_k, self._total,
-            *(tables if inside and tables else ()),
+            *(tables if inside and tables else (None, None)), *sink_after_positions_and_bias(graph, heads),
             outputs=3, domain=MICROSOFT, num_heads=heads.count, kv_num_heads=heads.kv_count,
             do_rotary=int(inside), rotary_interleaved=0, local_window_size=heads.window or -1,
             softcap=heads.softcap, scale=heads.scale or 0.0,
@@ -131,6 +135,19 @@ def resize_heads(graph: GraphBuilder, x: ir.Value, heads: int, size: int, wanted
     merge = graph.constant(f"merge_heads.{heads * wanted}", np.array([0, 0, heads * wanted], np.int64))
     more = graph.constant(f"fill_heads.{wanted - size}", np.array([0] * 7 + [wanted - size], np.int64))
     return graph.op("Reshape", graph.op("Pad", graph.op("Reshape", x, split), more), merge)
+
+
+def split_heads(graph: GraphBuilder, x: ir.Value, heads: int, sizes: Sequence[int]) -> list[ir.Value]:
+    """Cut each head of x [B, S, heads*sum(sizes)] into parts of these sizes; the parts of all heads together again."""
+    split = graph.constant(f"split_heads.{heads}.{sum(sizes)}", np.array([0, 0, heads, sum(sizes)], np.int64))
+    merges = [graph.constant(f"merge_heads.{heads * size}", np.array([0, 0, heads * size])) for size in sizes]
+    parts = graph.split(graph.op("Reshape", x, split), sizes)
+    return [graph.op("Reshape", part, merge) for part, merge in zip(parts, merges, strict=True)]
+
+
+def sink_after_positions_and_bias(graph: GraphBuilder, heads: Heads) -> tuple[ir.Value | None, ...]:
+    """The last inputs of GroupQueryAttention that are used here."""
+    return (None, None, vector(graph, heads.sink)) if heads.sink else ()
 
 
 def rotary_tables(graph: GraphBuilder, rope: Rope, length: int) -> tuple[ir.Value, ir.Value]:

@@ -1,8 +1,7 @@
 """Mixtures of experts: routing weights, and the sum of the experts that a token chose."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from narthex_server.graph.builder import MICROSOFT, GraphBuilder
 from narthex_server.graph.linear import linear, packing_of
-from narthex_server.graph.mlp import gated
+from narthex_server.graph.mlp import Gating, Swiglu
 from narthex_server.weights.formats import Bytes, Floats, Packing
 from narthex_server.weights.tensors import StoredTensor
 
@@ -21,19 +20,16 @@ _FEW = 8
 
 ONNX Runtime plans memory in time quadratic in the nodes: 12 layers of 128 such experts would start in 100 seconds.
 """
-_SILU: Mapping[str, int | float | str] = MappingProxyType(
-    {"activation_type": "swiglu", "activation_alpha": 1.0, "activation_beta": 0.0, "swiglu_fusion": 1}
-)
-"""silu(gate) * up as the operators spell it; on the CPU they want rows of gate and up in turn (fusion 1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """One expert: gate and up [width, hidden], down [hidden, width]."""
+    """One expert: gate and up [width, hidden], down [hidden, width], and the biases of the three or none."""
 
     gate: StoredTensor
     up: StoredTensor
     down: StoredTensor
+    biases: tuple[StoredTensor, StoredTensor, StoredTensor] | None = None
 
 
 def softmax_routing(graph: GraphBuilder, logits: ir.Value, chosen: int, normalised: bool) -> ir.Value:
@@ -59,9 +55,9 @@ def routing(
 
 
 def mixture(
-    graph: GraphBuilder, x: ir.Value, weights: ir.Value, experts: Sequence[Expert], chosen: int, activation: str
+    graph: GraphBuilder, x: ir.Value, weights: ir.Value, experts: Sequence[Expert], chosen: int, gating: Gating
 ) -> ir.Value:
-    """Sum down(activation(gate(x)) * up(x)) of the experts by their weights [T, experts], for x [B, S, hidden].
+    """Sum down(gating(gate(x), up(x))) of the experts by their weights [T, experts], for x [B, S, hidden].
 
     Alike blocks without offsets are one operator. Other matrices are products of the tokens that chose the expert where
     the experts are few; where they are many, they are rounded to blocks that are alike, or one operator in float32.
@@ -71,19 +67,19 @@ def mixture(
     packings = {packing_of(graph, matrix) for expert in experts for matrix in (expert.gate, expert.up, expert.down)}
     packing = next(iter(packings))
     alike = len(packings) == 1 and packing is not None and packing.offsets is None
-    if activation != "silu" or (not alike and len(experts) <= _FEW):
-        mixed = _one_by_one(graph, rows, weights, experts, activation)
+    if not isinstance(gating, Swiglu) or (not alike and len(experts) <= _FEW):
+        mixed = _one_by_one(graph, rows, weights, experts, gating)
     elif alike and packing is not None:
-        mixed = _packed(graph, rows, weights, experts, chosen, lambda matrix: packing)
+        mixed = _packed(graph, rows, weights, experts, chosen, gating, lambda matrix: packing)
     elif packings == {None} or hidden % _ROUNDED_BLOCK or width % _ROUNDED_BLOCK:
-        mixed = _dense(graph, rows, weights, experts, chosen)
+        mixed = _dense(graph, rows, weights, experts, chosen, gating)
     else:
-        mixed = _packed(graph, rows, weights, experts, chosen, _rounded)
+        mixed = _packed(graph, rows, weights, experts, chosen, gating, _rounded)
     return graph.op("Reshape", mixed, graph.op("Shape", x))
 
 
 def _packed(
-    graph: GraphBuilder, x: ir.Value, weights: ir.Value, experts: Sequence[Expert], chosen: int,
+    graph: GraphBuilder, x: ir.Value, weights: ir.Value, experts: Sequence[Expert], chosen: int, swiglu: Swiglu,
     packing: Callable[[StoredTensor], Packing],
 ) -> ir.Value:  # fmt: skip
     bits, block = packing(experts[0].gate).bits, packing(experts[0].gate).block
@@ -95,12 +91,13 @@ def _packed(
         graph, experts, "scales", np.float32, lambda columns: columns // block,
         lambda matrix: packing(matrix).scales(matrix.raw),
     )  # fmt: skip
-    neither_biases_nor_third_matrices_nor_zero_points = (None,) * 7
+    gate_up_bias, down_bias = _biases(graph, experts)
+    neither_third_matrices_nor_zero_points = (None,) * 6
     return graph.op(
-        "QMoE", x, weights, gate_up, gate_up_scales, None, down, down_scales,
-        *neither_biases_nor_third_matrices_nor_zero_points, weights,
+        "QMoE", x, weights, gate_up, gate_up_scales, gate_up_bias, down, down_scales, down_bias,
+        *neither_third_matrices_nor_zero_points, weights,
         domain=MICROSOFT, k=chosen, normalize_routing_weights=0, expert_weight_bits=bits, block_size=block,
-        accuracy_level=_INT8_ACTIVATIONS, **_SILU,
+        accuracy_level=_INT8_ACTIVATIONS, **_spelled(swiglu),
     )  # fmt: skip
 
 
@@ -120,19 +117,22 @@ def _rounded(matrix: StoredTensor) -> Packing:
     return Packing(8, _ROUNDED_BLOCK, quants, scales)
 
 
-def _dense(graph: GraphBuilder, x: ir.Value, weights: ir.Value, experts: Sequence[Expert], chosen: int) -> ir.Value:
+def _dense(
+    graph: GraphBuilder, x: ir.Value, weights: ir.Value, experts: Sequence[Expert], chosen: int, swiglu: Swiglu
+) -> ir.Value:
     """The operator takes the softmax of its second input over the chosen ones: hence the logarithm, and the factor."""
     gate_up, down = _joined(graph, experts, "values", np.float32, lambda columns: columns, StoredTensor.dense)
+    gate_up_bias, down_bias = _biases(graph, experts)
     mixed = graph.op(
-        "MoE", x, graph.op("Log", weights), gate_up, None, down,
-        domain=MICROSOFT, k=chosen, normalize_routing_weights=1, **_SILU,
+        "MoE", x, graph.op("Log", weights), gate_up, gate_up_bias, down, down_bias,
+        domain=MICROSOFT, k=chosen, normalize_routing_weights=1, **_spelled(swiglu),
     )  # fmt: skip
     last = graph.constant("last_axis", np.array([-1], np.int64))
     return graph.op("Mul", mixed, graph.op("ReduceSum", weights, last, keepdims=1))
 
 
 def _one_by_one(
-    graph: GraphBuilder, x: ir.Value, weights: ir.Value, experts: Sequence[Expert], activation: str
+    graph: GraphBuilder, x: ir.Value, weights: ir.Value, experts: Sequence[Expert], gating: Gating
 ) -> ir.Value:
     first = graph.constant("first_axis", np.array([0], np.int64))
     column = graph.constant("column", np.array([-1, 1], np.int64))
@@ -142,12 +142,42 @@ def _one_by_one(
         mine = graph.op("Gather", by_expert, graph.constant(f"expert.{index}", np.array(index, np.int64)), axis=0)
         tokens = graph.op("Squeeze", graph.op("NonZero", mine), first)
         theirs = _matrix(graph.op("Gather", x, tokens, axis=0), expert.gate.shape[1])
-        gate, up = linear(graph, theirs, expert.gate), linear(graph, theirs, expert.up)
-        inner = _matrix(gated(graph, gate, up, activation), expert.down.shape[1])
+        gate_bias, up_bias, down_bias = expert.biases or (None, None, None)
+        gate, up = linear(graph, theirs, expert.gate, gate_bias), linear(graph, theirs, expert.up, up_bias)
+        inner = _matrix(gating(graph, gate, up), expert.down.shape[1])
         weight = graph.op("Reshape", graph.op("Gather", mine, tokens, axis=0), column)
-        result = graph.op("Mul", linear(graph, inner, expert.down), weight)
+        result = graph.op("Mul", linear(graph, inner, expert.down, down_bias), weight)
         total = graph.op("ScatterND", total, graph.op("Reshape", tokens, column), result, reduction="add")
     return total
+
+
+def _spelled(swiglu: Swiglu) -> dict[str, int | float | str]:
+    """The operators' attributes; on the CPU they want rows of gate and up in turn (fusion 1)."""
+    limit = {} if swiglu.limit is None else {"swiglu_limit": swiglu.limit}
+    return {
+        "activation_type": "swiglu", "activation_alpha": swiglu.alpha, "activation_beta": swiglu.beta,
+        "swiglu_fusion": 1, **limit,
+    }  # fmt: skip
+
+
+def _biases(graph: GraphBuilder, experts: Sequence[Expert]) -> tuple[ir.Value | None, ir.Value | None]:
+    """Those of gate and up in turn [experts, 2 * width], and of down [experts, hidden]."""
+    biases = [expert.biases for expert in experts if expert.biases]
+    if not biases:
+        return None, None
+    hidden, width = experts[0].down.shape
+
+    def gate_up() -> NDArray[np.generic]:
+        both = [np.stack((gate.dense(), up.dense()), axis=-1) for gate, up, _ in biases]
+        return np.stack(both).reshape(len(biases), 2 * width)
+
+    return (
+        graph.weight(f"{biases[0][0].name}.and_others", np.float32, (len(biases), 2 * width), gate_up),
+        graph.weight(
+            f"{biases[0][2].name}.and_others", np.float32, (len(biases), hidden),
+            lambda: np.stack([down.dense() for _, _, down in biases]),
+        ),
+    )  # fmt: skip
 
 
 def _matrix(value: ir.Value, columns: int) -> ir.Value:

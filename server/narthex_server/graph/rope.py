@@ -67,14 +67,19 @@ def llama3(theta: float, head_dim: int, scaling: Mapping[str, float]) -> Rope:
 
 
 def yarn(theta: float, head_dim: int, scaling: Mapping[str, float]) -> Rope:
-    """YaRN: linear for slow pairs, plain for fast ones, a ramp over the pairs between, and a factor on attention."""
+    """YaRN: linear for slow pairs, plain for fast ones, a ramp over the pairs between, and a factor on attention.
+
+    The ramp goes from a whole pair to a whole pair unless `truncate` is false.
+    """
     original, factor = scaling["original_max_position_embeddings"], scaling["factor"]
 
     def pair_with(turns: float) -> float:
         return head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
-    low = max(math.floor(pair_with(scaling.get("beta_fast") or 32.0)), 0)
-    high = min(math.ceil(pair_with(scaling.get("beta_slow") or 1.0)), head_dim - 1)
+    low, high = pair_with(scaling.get("beta_fast") or 32.0), pair_with(scaling.get("beta_slow") or 1.0)
+    if scaling.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
     ramp = np.clip((np.arange(head_dim // 2) - low) / max(high - low, 0.001), 0.0, 1.0)
     base = plain(theta, head_dim)
     attention = scaling.get("attention_factor") or (0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0)

@@ -8,7 +8,14 @@ import numpy as np
 import onnx_ir as ir
 
 from narthex_server.errors import InvalidModelFile
-from narthex_server.graph.attention import HEAD_MULTIPLE, Heads, filled_up, rotary_tables, rotate
+from narthex_server.graph.attention import (
+    HEAD_MULTIPLE,
+    Heads,
+    filled_up,
+    rotary_tables,
+    rotate,
+    sink_after_positions_and_bias,
+)
 from narthex_server.graph.builder import MICROSOFT, GraphBuilder
 from narthex_server.graph.linear import vector
 from narthex_server.graph.rope import Rope
@@ -34,7 +41,8 @@ class CausalAttention:
         last = graph.shared("last", lambda: graph.op("Sub", self._lengths, one))
         total = graph.shared("total", lambda: graph.op("Cast", extent(graph, query), to=int(ir.DataType.INT32)))
         mixed, _, _ = graph.ops(
-            "GroupQueryAttention", query, key, value, None, None, last, total,
+            "GroupQueryAttention", query, key, value, None, None, last, total, None, None,
+            *sink_after_positions_and_bias(graph, heads),
             outputs=3, domain=MICROSOFT, num_heads=heads.count, kv_num_heads=heads.kv_count,
             local_window_size=heads.window or -1, softcap=heads.softcap, scale=heads.scale or 0.0,
         )  # fmt: skip
@@ -55,8 +63,9 @@ class FullAttention:
     ) -> ir.Value:  # fmt: skip
         """As Attention; `bias` [1, 1 or heads, S, S] is added to the scores of a layer without a window."""
         graph = self._graph
-        if heads.softcap:
-            raise InvalidModelFile("config: soft-capped attention scores are not supported without a causal order")
+        if heads.softcap or heads.sink:
+            what = "soft-capped attention scores" if heads.softcap else "attention sinks"
+            raise InvalidModelFile(f"config: {what} are not supported without a causal order")
         query, key = rotated(graph, query, key, heads, rope, self._max_len)
         if (window := heads.window) is not None:
             bias = graph.shared(("band", window), lambda: self._band(query, window // 2))

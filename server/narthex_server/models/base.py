@@ -224,12 +224,16 @@ class Decoder:
         """Self-attention of one layer."""
         config, prefix = self.config, f"model.layers.{layer}.self_attn"
         query, key, value = self.query_key_value(prefix, x)
-        heads = Heads(
+        mixed = self.attention.mix(layer, query, key, value, self.heads(layer), config.ropes[layer])
+        return self.project(f"{prefix}.{self.output_projection}", mixed, config.heads * config.head_dim, config.hidden)
+
+    def heads(self, layer: int) -> Heads:
+        """The attention heads of one layer."""
+        config = self.config
+        return Heads(
             config.heads, config.kv_heads, config.head_dim,
             config.windows[layer], config.attention_scale, config.attention_softcap,
         )  # fmt: skip
-        mixed = self.attention.mix(layer, query, key, value, heads, config.ropes[layer])
-        return self.project(f"{prefix}.{self.output_projection}", mixed, config.heads * config.head_dim, config.hidden)
 
     def query_key_value(self, prefix: str, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Query [B, S, heads*head_dim], key and value [B, S, kv_heads*head_dim], before they are rotated."""

@@ -1,10 +1,12 @@
 """The decoder of the families that mix experts."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
+from narthex_server.graph.mlp import Gating, Swiglu, gated
 from narthex_server.graph.moe import Expert, mixture, softmax_routing
 from narthex_server.models.base import Decoder, Mixture
 from narthex_server.weights.tensors import StoredTensor
@@ -13,16 +15,23 @@ from narthex_server.weights.tensors import StoredTensor
 class MixtureDecoder(Decoder):
     """A decoder whose feed-forward is a mixture of experts in the layers that the config says."""
 
+    router = "gate"
+
     def feed(self, layer: int, x: ir.Value) -> ir.Value:
         config, mixed = self.config, self.config.mixture
         if mixed is None or layer not in mixed.layers:
             return super().feed(layer, x)
         prefix = f"model.layers.{layer}.{self.feed_forward[0]}"
-        logits = self.project(f"{prefix}.gate", x, config.hidden, mixed.count)
+        logits = self.project(f"{prefix}.{self.router}", x, config.hidden, mixed.count)
         flat = self.graph.constant(f"router.{mixed.count}", np.array([-1, mixed.count], np.int64))
         weights = self.route(prefix, self.graph.op("Reshape", logits, flat), mixed)
         experts = self.experts(f"{prefix}.experts", mixed)
-        return mixture(self.graph, x, weights, experts, mixed.chosen, config.activation)
+        return mixture(self.graph, x, weights, experts, mixed.chosen, self.gating())
+
+    def gating(self) -> Gating:
+        """What an expert does between its projections."""
+        activation = self.config.activation
+        return Swiglu() if activation == "silu" else partial(gated, activation=activation)
 
     def route(self, prefix: str, logits: ir.Value, mixed: Mixture) -> ir.Value:
         """Weights [T, experts] from the router's logits."""

@@ -45,7 +45,7 @@ class Scheme:
         kind = self.kind if entry is None else entry.kind
         if kind is None:
             return Choice(None, "not asked for" if entry is None else f"topology entry {entry.key}")
-        if len(tensor.shape) != 2:
+        if len(tensor.shape) != 2 or tensor.name.endswith("bias"):  # some files keep those of all experts in one
             return Choice(None, "not a matrix")
         if _SMALL.search(tensor.name):
             return Choice(None, "small, and much depends on it")

@@ -43,6 +43,20 @@ class StoredTensor:
         raw = self.raw[index * rows : (index + 1) * rows]
         return replace(self, name=f"{self.name}.{index}", shape=self.shape[1:], stored=raw)
 
+    def alternate(self, start: int) -> "StoredTensor":
+        """Return every other slice along the first dimension, from 0 or 1 on."""
+        count = self.shape[0]
+        return replace(
+            self, name=f"{self.name}.{start}_mod_2", shape=(count // 2, *self.shape[1:]),
+            stored=lambda: self.raw.reshape(count, -1)[start::2],
+        )  # fmt: skip
+
+    def transposed(self) -> "StoredTensor":
+        """Return a matrix with rows and columns exchanged, as float32."""
+        return replace(
+            self, shape=self.shape[::-1], format=F32, stored=lambda: np.ascontiguousarray(self.dense().T).view(np.uint8)
+        )
+
     def shifted(self, by: float) -> "StoredTensor":
         """Return the tensor with `by` added to every value, as float32."""
         values = np.ascontiguousarray(self.dense() + np.float32(by)).reshape(len(self.raw), -1)

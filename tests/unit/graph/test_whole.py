@@ -10,9 +10,12 @@ from narthex_server.graph.attention import Heads
 from narthex_server.graph.builder import Compute, GraphBuilder
 from narthex_server.graph.rope import Beyond, Rope
 from narthex_server.graph.whole import CausalAttention, FullAttention
+from narthex_server.weights.formats import F32
+from narthex_server.weights.tensors import StoredTensor
 
 LENGTHS = np.array([29, 1, 16, 7], np.int32)
 MOST = 32
+SINK = StoredTensor("sink", (2,), F32, np.array([[0.4, -1.3]], np.float32).view(np.uint8))
 
 
 def run(tmp_path, kind, heads: Heads, rope: Rope | None, query, key, value, **options) -> np.ndarray:
@@ -49,9 +52,12 @@ def wanted(heads: Heads, rope: Rope | None, seen: np.ndarray, query, key, value)
     if heads.softcap:
         scores = heads.softcap * np.tanh(scores / heads.softcap)
     scores = np.where(seen, scores, -np.inf)
+    if heads.sink:
+        sinks = np.broadcast_to(heads.sink.dense()[:, None, None], (heads.count, len(query), 1))
+        scores = np.concatenate((scores, sinks), axis=-1)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    mixed = weights @ split(value, heads.kv_count).repeat(share, axis=0)
+    mixed = weights[..., : len(query)] @ split(value, heads.kv_count).repeat(share, axis=0)
     return mixed.transpose(1, 0, 2).reshape(len(query), -1)
 
 
@@ -92,13 +98,16 @@ def test_a_text_sees_itself_and_no_padding(tmp_path, kind, name, rope):
         np.testing.assert_allclose(got[row, :count], alone, rtol=0, atol=1e-5)
 
 
-def test_scores_are_capped_where_there_is_an_order_and_refused_where_there_is_none(tmp_path):
-    heads, rng = Heads(2, 2, 8, softcap=0.7), np.random.default_rng(5)
+@pytest.mark.parametrize(
+    ("options", "says"), [({"softcap": 0.7}, "soft-capped"), ({"sink": SINK}, "attention sinks")], ids=["cap", "sink"]
+)
+def test_caps_and_sinks_are_for_where_there_is_an_order(tmp_path, options, says):
+    heads, rng = Heads(2, 2, 8, **options), np.random.default_rng(5)
     query, key, value = (rng.normal(size=(4, 29, 16)).astype(np.float32) for _ in range(3))
     got = run(tmp_path, CausalAttention, heads, None, query, key, value)
     alone = wanted(heads, None, np.tril(np.ones((29, 29), bool)), query[0], key[0], value[0])
     np.testing.assert_allclose(got[0], alone, rtol=0, atol=1e-5)
-    with pytest.raises(InvalidModelFile, match="soft-capped"):
+    with pytest.raises(InvalidModelFile, match=says):
         run(tmp_path, FullAttention, heads, None, query, key, value)
 
 

@@ -4,7 +4,21 @@ from pathlib import Path
 import pytest
 from narthex_server.errors import InvalidModelFile, NotFound
 from narthex_server.loading import LoadOptions, load
-from narthex_server.models import families, gemma2, gemma3, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
+from narthex_server.models import (
+    families,
+    gemma2,
+    gemma3,
+    gpt_oss,
+    llama,
+    mistral,
+    mixtral,
+    qwen2,
+    qwen3,
+    qwen3_5,
+    qwen3_5_text,
+    qwen3_moe,
+    smollm3,
+)
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FIELDS = {
@@ -33,7 +47,8 @@ def test_an_unknown_family_is_told_what_to_write(tmp_path):
     "name",
     [
         "llama", "llama3_rope_tied", "mistral_swa", "qwen2", "qwen3", "phi3", "phi3_longrope", "gemma2", "gemma3",
-        "granite", "smollm3", "mixtral", "qwen3_moe", "lfm2",
+        "granite", "smollm3", "mixtral", "qwen3_moe", "lfm2", "gemma", "gemma3_vision", "qwen2_moe", "lfm2_moe",
+        "olmo2", "starcoder2", "gpt_oss", "gpt_oss_mxfp4", "qwen3_next", "qwen3_5",
     ],
 )  # fmt: skip
 def test_both_spellings_of_a_config_mean_the_same(name):
@@ -59,6 +74,27 @@ def test_what_gemma3_leaves_out_is_what_its_first_files_leave_out():
     assert (config.heads, config.kv_heads, config.head_dim, config.vocab, config.tied) == (8, 4, 256, 262208, True)
     assert [layer for layer, window in enumerate(config.windows) if window is None] == [5, 11, 17, 23, 29]
     assert config.attention_scale == 1 / 16 and config.final_softcap == 0
+
+
+def test_what_gpt_oss_leaves_out_is_what_its_files_mean():
+    config = gpt_oss.CONFIG(FIELDS | {"num_local_experts": 32, "num_experts_per_tok": 4})
+    assert (config.head_dim, config.windows, config.swiglu.limit) == (64, (128, None, 128), 7.0)
+    assert config.ropes[0].frequencies[1] == pytest.approx(150000 ** (-1 / 32))
+
+
+def test_hybrids_attend_in_every_fourth_layer_and_rotate_a_quarter():
+    config = qwen3_5_text.CONFIG(FIELDS | {"num_hidden_layers": 5})
+    assert config.kinds == ("linear_attention",) * 3 + ("full_attention", "linear_attention")
+    assert (config.head_dim, config.ropes[3].size, config.delta.keys, config.delta.values) == (256, 64, 2048, 4096)
+    assert qwen3_5.CONFIG({"tie_word_embeddings": True, "text_config": FIELDS}).tied
+    assert not qwen3_5.CONFIG({"text_config": FIELDS}).tied
+
+
+def test_heads_of_delta_nets_must_share_keys_evenly():
+    with pytest.raises(InvalidModelFile, match="6 heads of 128 linear values cannot share 4 of 128 keys"):
+        qwen3_5_text.CONFIG(FIELDS | {"linear_num_key_heads": 4, "linear_num_value_heads": 6})
+    with pytest.raises(InvalidModelFile, match="for each of 3 layers"):
+        qwen3_5_text.CONFIG(FIELDS | {"layer_types": ["conv"] * 3})
 
 
 def test_a_list_for_each_layer_must_name_each():

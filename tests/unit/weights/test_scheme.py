@@ -51,6 +51,7 @@ def test_embeddings_and_head_are_kept_higher(kind, name):
     ("name", "shape", "reason"),
     [
         ("model.norm.weight", (512,), "not a matrix"),
+        ("model.layers.0.mlp.experts.down_proj_bias", (32, 512), "not a matrix"),
         ("model.layers.0.conv.conv.weight", (512, 1, 3), "not a matrix"),
         ("model.layers.0.mlp.gate.weight", (8, 512), "small"),
         ("model.layers.0.block_sparse_moe.gate.weight", (8, 512), "small"),
