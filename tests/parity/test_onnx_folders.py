@@ -147,7 +147,7 @@ def test_a_copied_prefix_continues_as_its_source(file, loaded, prompts):
     session.prefill(0, ids[::-1], 0, NONE, len(ids))
     copied = session.prefill(3, ids[60:], 60, np.array([len(ids) - 61]), len(ids))
     np.testing.assert_allclose(copied, wanted, rtol=0, atol=SAME[FILES[file]])
-    if not session.stateful:
+    if not session.state_bytes:
         session.copy(3, 1, 40)
         cut = session.prefill(1, ids[40:], 40, np.array([len(ids) - 41]), len(ids))
         np.testing.assert_allclose(cut, wanted, rtol=0, atol=SAME[FILES[file]])
@@ -158,7 +158,7 @@ def test_it_says_how_it_computes(file, loaded):
     model = loaded(file)
     assert model.compute == ("onnx, one at a time" if file in MERGED else "onnx, batched")
     kind = {"lfm2": "lfm2", "qwen2": "qwen2", "qwen3": "qwen3", "llama": "llama"}[file.split("/")[0].split("_")[1]]
-    assert model.model_type == kind and model.session.stateful == (kind == "lfm2")
+    assert model.model_type == kind and (model.session.state_bytes > 0) == (kind == "lfm2")
     blocks, half = "q4" in file or "int4" in file, "fp16" in file
     assert model.quantization == ("INT4" if blocks else "F16" if half else "F32") and model.parameters > 100_000
 

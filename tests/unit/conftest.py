@@ -23,7 +23,7 @@ class ScriptedDecoder:
     """
 
     def __init__(self, replies: list[list[int]], opening: list[int], end: int, vocab_size: int, max_len: int) -> None:
-        self.slots, self.max_len, self.vocab_size, self.stateful = 2, max_len, vocab_size, False
+        self.slots, self.max_len, self.vocab_size, self.state_bytes = 2, max_len, vocab_size, 0
         self.replies, self.opening, self.end = replies, opening, end
         self.cache = np.zeros((self.slots, max_len), np.int64)
         self.released: list[int] = []

@@ -58,8 +58,8 @@ class DecoderSession(Protocol):
         ...
 
     @property
-    def stateful(self) -> bool:
-        """Whether a slot also holds a state (of convolutions, say) that cannot be cut back to fewer tokens."""
+    def state_bytes(self) -> int:
+        """The size of what a slot holds beside its cache and cannot be cut back to fewer tokens; 0 for nothing."""
         ...
 
     def decode(self, first: int, tokens: Tokens, lengths: Lengths, live: Rows) -> Logits:

@@ -19,8 +19,8 @@ DEAD_ROW_TOKENS = 1024
 REUSE_MIN = 8
 """A shorter common prefix is not worth giving up, or copying from, another request's cache."""
 
-MARKS = 8
-"""Saved states of one slot."""
+FEWEST_MARKS, MOST_MARKS, MARK_BYTES = 2, 8, 1 << 26
+"""Saved states of one slot: as many as take so many bytes, but a prompt's and an answer's, and no more than help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class Slots:
         self._kept: dict[int, Kept] = {}
         """By slot, least recently used first."""
         self._marks: dict[int, list[Mark]] = {}
+        self._most_marks = min(max(MARK_BYTES // max(session.state_bytes, 1), FEWEST_MARKS), MOST_MARKS)
         self._debt = 0
         self.moves = 0
 
@@ -76,7 +77,7 @@ class Slots:
     @property
     def held_back(self) -> int:
         """Tokens at a prompt's end that are not prefilled, so that a mark lies before the one that is decoded."""
-        return 1 if self._session.stateful else 0
+        return 1 if self._session.state_bytes else 0
 
     def take(self, sequence: Sequence) -> None:
         """Gives the sequence a slot, with the longest known prefix of its prompt in it; needs a free one."""
@@ -103,7 +104,7 @@ class Slots:
         """Takes the slot back; `keep` its content for reuse unless it is not to be trusted."""
         slot, sequence.slot = sequence.slot, -1
         del self.active[slot]
-        if self._session.stateful:
+        if self._session.state_bytes:
             self._save(slot, sequence.cached)
         length = min(sequence.cached, self._session.max_len - 1) if keep else 0  # a dead row needs one position
         self.held[slot] = length
@@ -119,7 +120,7 @@ class Slots:
 
     def mark(self, sequence: Sequence) -> None:
         """Saves the state after a part of a prompt, for prompts that begin like it."""
-        if self._session.stateful:
+        if self._session.state_bytes:
             self._save(sequence.slot, sequence.cached)
 
     def close_gaps(self, rows: Rows[Sequence]) -> None:
@@ -184,7 +185,7 @@ class Slots:
 
     def _reusable(self, slot: int, common: int) -> Prefix:
         """So much of a slot's first `common` tokens as can be gone on from."""
-        if not self._session.stateful:
+        if not self._session.state_bytes:
             return Prefix(slot, common)
         marks = [mark for mark in self._marks.get(slot, ()) if mark.length <= common]
         return Prefix(slot, marks[-1].length, marks[-1]) if marks else Prefix(slot, 0)
@@ -193,9 +194,10 @@ class Slots:
         marks = self._marks.setdefault(slot, [])
         if not marks or marks[-1].length < length:
             marks.append(Mark(length, self._session.save(slot)))
-        if len(marks) > MARKS:  # the one whose neighbours are closest is missed least
+        if len(marks) > self._most_marks:
+            # The last two are a prompt's end and an answer's; of the others that whose neighbours are closest goes.
             before = [0, *(mark.length for mark in marks)]
-            del marks[min(range(MARKS), key=lambda index: marks[index + 1].length - before[index])]
+            del marks[min(range(len(marks) - 2), key=lambda index: marks[index + 1].length - before[index])]
 
     def _contents(self, kind: Hashable) -> list[tuple[int, NDArray[np.int64]]]:
         kept = [(slot, kept.tokens) for slot, kept in self._kept.items() if kept.kind == kind]

@@ -84,7 +84,7 @@ class OrtDecoderSession:
         self._stepper = Stepper(session, self._cache, "logits")
         self.adapters = Adapted(adapted, shape, limits, self._cache) if adapted else None
         self.vocab_size = self._stepper.width
-        self.stateful = bool(self._cache.states)
+        self.state_bytes = self._cache.state_bytes
         self._long_prompt = long_prompt(session, shape)
 
     def decode(

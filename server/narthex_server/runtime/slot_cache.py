@@ -45,6 +45,11 @@ class SlotCache:
             buffers = self.positions if "max_len" in shape else self.states
             buffers.append(Buffer(name, pages, pages.array(full, dtype)))
 
+    @property
+    def state_bytes(self) -> int:
+        """The size of a slot's states."""
+        return sum(buffer.rows[0].nbytes for buffer in self.states)
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions, and the states as they are."""
         for buffer in self.positions:

@@ -116,7 +116,7 @@ class XLoraSession:
         self._stepper = Stepper(session, self._cache, "logits")
         self._first_pass = Stepper(session, self._first_cache, "hidden")
         self.vocab_size = self._stepper.width
-        self.stateful = bool(self._cache.states)
+        self.state_bytes = 2 * self._cache.state_bytes
         self._long_prompt = long_prompt(session, shape)
         self._frozen_after = frozen_after
         self._generated = np.zeros(shape.slots, np.int64)

@@ -53,10 +53,10 @@ class HashDecoder:
     """
 
     def __init__(
-        self, slots: int = 4, max_len: int = 128, vocab_size: int = 50, stateful: bool = False, long: int = 10_000,
+        self, slots: int = 4, max_len: int = 128, vocab_size: int = 50, state_bytes: int = 0, long: int = 10_000,
         adapts: bool = False,
     ) -> None:  # fmt: skip
-        self.slots, self.max_len, self.vocab_size, self.stateful = slots, max_len, vocab_size, stateful
+        self.slots, self.max_len, self.vocab_size, self.state_bytes = slots, max_len, vocab_size, state_bytes
         self.cache = np.full((slots, max_len), POISON, np.int64)
         self.state = [SEED] * slots
         self.long = long
@@ -87,7 +87,7 @@ class HashDecoder:
             if row in live:
                 past = self.state[slot] if length else SEED
                 self.state[slot] = self.hashed(self.cache[slot, length : length + 1], past)
-            out[row] = self.drawn(self.state[slot] if self.stateful else self.hashed(self.cache[slot, : length + 1]))
+            out[row] = self.drawn(self.state[slot] if self.state_bytes else self.hashed(self.cache[slot, : length + 1]))
         return out[live]
 
     def prefill(
@@ -102,7 +102,7 @@ class HashDecoder:
         self.state[slot] = states[-1]
         seeds = (
             states[1:]
-            if self.stateful
+            if self.state_bytes
             else [self.hashed(self.cache[slot, : past + row + 1]) for row in range(len(tokens))]
         )
         out = [self.drawn(seeds[row]) for row in rows]

@@ -98,7 +98,7 @@ async def test_gaps_between_rows_are_closed_and_kept_prefixes_survive(make_decod
         assert cached == [19] * 7
 
 
-@pytest.mark.parametrize("kind", [{}, {"stateful": True}, {"long": 40}], ids=["plain", "stateful", "two classes"])
+@pytest.mark.parametrize("kind", [{}, {"state_bytes": 8}, {"long": 40}], ids=["plain", "stateful", "two classes"])
 async def test_random_arrivals_and_cancels_leak_nothing_and_change_nothing(make_decoder, running, recorder, kind):
     decoder = make_decoder(slots=5, max_len=200, **kind)
     rng = random.Random(4)
@@ -126,7 +126,7 @@ async def test_random_arrivals_and_cancels_leak_nothing_and_change_nothing(make_
 
 
 async def test_a_state_is_reused_from_where_it_was_saved(make_decoder, running, collect):
-    decoder = make_decoder(stateful=True)
+    decoder = make_decoder(state_bytes=8)
     async with running(decoder, EngineOptions(prefill_tokens=16)) as handle:
         history = tuple(range(40))
         first, _ = await collect(handle, request("a", history))
@@ -140,7 +140,7 @@ async def test_a_state_is_reused_from_where_it_was_saved(make_decoder, running, 
 
 
 async def test_rows_between_others_keep_their_states(make_decoder, running, collect):
-    decoder = make_decoder(slots=8, stateful=True)
+    decoder = make_decoder(slots=8, state_bytes=8)
     prompts = [tuple(range(n, n + 20)) for n in range(5)]
     counts = [90, 4, 4, 90, 90]
     async with running(decoder) as handle:
@@ -161,7 +161,20 @@ async def test_prompts_of_different_classes_share_no_prefix(make_decoder, runnin
 
 
 async def test_a_prompt_of_one_token_starts_without_a_state(make_decoder, running, collect):
-    decoder = make_decoder(slots=1, stateful=True)
+    decoder = make_decoder(slots=1, state_bytes=8)
     async with running(decoder) as handle:
         await collect(handle, request("a", range(5, 25)))
         assert (await collect(handle, request("b", (3,))))[0] == decoder.solo((3,), 10)
+
+
+async def test_large_states_leave_fewer_marks_but_a_conversation_goes_on_all_the_same(make_decoder, running, collect):
+    decoder = make_decoder(slots=1, state_bytes=1 << 26, max_len=300)
+    async with running(decoder, EngineOptions(prefill_tokens=8)) as handle:
+        history = tuple(n % 50 for n in range(100))
+        for turn in range(3):
+            ids, finished = await collect(handle, request("a", history))
+            assert ids == decoder.solo(history, 10)
+            assert finished.usage.cached_tokens == (len(history) - 4 if turn else 0)
+            again, same = await collect(handle, request("a", history))
+            assert again == ids and same.usage.cached_tokens == len(history) - 1
+            history += (*ids, 1, 2, 3)

@@ -46,7 +46,7 @@ class InPlaceSession:
         self._cache = SlotCache(
             ((cache.past, cache.shape, cache.dtype) for cache in ports.caches), shape.slots, shape.max_len
         )
-        self.stateful = bool(self._cache.states)
+        self.state_bytes = self._cache.state_bytes
         self._steps: OrderedDict[tuple[int, int, int, int], _Step] = OrderedDict()
         self._options = ort.RunOptions()
         self._options.only_execute_path_to_fetches = True

@@ -43,7 +43,7 @@ class PaddedSession:
         self._cache = SlotCache(
             ((cache.past, cache.shape, cache.dtype) for cache in ports.caches), shape.slots, shape.max_len
         )
-        self.stateful = bool(self._cache.states)
+        self.state_bytes = self._cache.state_bytes
         self._last: _Batch | None = None
 
     def decode(

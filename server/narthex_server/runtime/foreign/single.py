@@ -31,7 +31,7 @@ class SingleSession:
             for cache in ports.caches
         }
         self._grow = {cache.past for cache in ports.caches if "max_len" in cache.shape}
-        self.stateful = len(self._grow) < len(ports.caches)
+        self.state_bytes = sum(rows.nbytes for name, rows in self._start.items() if name not in self._grow)
         self._held: list[Caches] = [self._start] * shape.slots
 
     def decode(
