@@ -220,6 +220,7 @@ def _lfm2_moe(metadata: ArchitectureMetadata) -> Fields:
         "moe_intermediate_size": metadata.integer("expert_feed_forward_length"),
         "num_dense_layers": metadata.integer("leading_dense_block_count", 0),
         "norm_topk_prob": True,
+        "routed_scaling_factor": metadata.number("expert_weights_scale", 1.0),
     }
 
 
