@@ -51,11 +51,16 @@ class GptOss(MixtureDecoder):
         return self.config.swiglu
 
     def experts(self, prefix: str, mixed: Mixture) -> list[Expert]:
-        """The experts of a layer; in files, gate and up are one projection in which their rows take turns."""
+        """The experts of a layer; in folders, gate and up are one projection in which their rows take turns."""
         return [self.expert(prefix, index, mixed) for index in range(mixed.count)]
 
     def expert(self, prefix: str, index: int, mixed: Mixture) -> Expert:
         hidden, width = self.config.hidden, mixed.width
+        if self.find(f"{prefix}.{index}.gate_proj.weight"):
+            shapes = {"gate_proj": (width, hidden), "up_proj": (width, hidden), "down_proj": (hidden, width)}
+            gate, up, down = (self.tensor(f"{prefix}.{index}.{n}.weight", *shape) for n, shape in shapes.items())
+            biases = [self.tensor(f"{prefix}.{index}.{n}.bias", rows) for n, (rows, _) in shapes.items()]
+            return Expert(gate, up, down, (biases[0], biases[1], biases[2]))
         gate_up = self.matrix(prefix, "gate_up_proj", index, 2 * width, hidden)
         gate_up_bias = self.tensor(f"{prefix}.gate_up_proj_bias", mixed.count, 2 * width).part(index)
         down_bias = self.tensor(f"{prefix}.down_proj_bias", mixed.count, hidden).part(index)

@@ -80,6 +80,19 @@ _QWEN_EXPERTS: Names = MappingProxyType(
 )
 
 
+_GPT_OSS: Names = MappingProxyType(
+    {
+        **_ATTENTION,
+        **_expert_names("mlp", "gate_proj", "up_proj", "down_proj"),
+        "ffn_gate_inp": "mlp.router",
+        "attn_sinks": "self_attn.sinks",
+        "post_attention_norm": "post_attention_layernorm",
+    }
+)
+BARE = ("expert_bias", "sinks")
+"""Tensors whose Hugging Face names do not say whether they are weights or biases."""
+
+
 def _nothing(_: ArchitectureMetadata) -> Fields:
     return {}
 
@@ -224,6 +237,15 @@ def _lfm2_moe(metadata: ArchitectureMetadata) -> Fields:
     }
 
 
+def _gpt_oss(metadata: ArchitectureMetadata) -> Fields:
+    """What expert gates are clamped to is not in the files, nor that the ramp of the rotation is not truncated."""
+    return {
+        **_window(metadata),
+        **_experts(metadata),
+        "intermediate_size": metadata.integer("expert_feed_forward_length"),
+    }
+
+
 def _starcoder2(metadata: ArchitectureMetadata) -> Fields:
     return {**_window(metadata), "norm_epsilon": metadata.number("attention.layer_norm_epsilon")}
 
@@ -257,6 +279,7 @@ _ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             },
             _LFM2_OUTER, fields=_lfm2_moe,
         ),
+        "gpt-oss": Architecture("gpt_oss", _GPT_OSS, fields=_gpt_oss),
         "olmo2": Architecture("olmo2", {**_STANDARD, **_SANDWICH}),
         "starcoder2": Architecture(
             "starcoder2", {**_STANDARD, "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}, fields=_starcoder2

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from narthex_server.errors import InvalidModelFile
 from narthex_server.weights.formats import F32
-from narthex_server.weights.gguf_architectures import Architecture, architecture_of
+from narthex_server.weights.gguf_architectures import BARE, Architecture, architecture_of
 from narthex_server.weights.gguf_metadata import ArchitectureMetadata
 from narthex_server.weights.gguf_model import GgufModel
 from narthex_server.weights.tensors import StoredTensor
@@ -63,7 +63,7 @@ def huggingface_name(kind: Architecture, name: str) -> str | None:
         inner = kind.layer.get(part if expert is None else f"{part}_exps")
         if inner is None:
             return None
-        if inner.endswith("expert_bias"):
+        if inner.endswith(BARE):
             return f"model.layers.{layer}.{inner}"
         return f"model.layers.{layer}.{inner}.{what}".replace("#", expert or "#")
     stem, _, what = name.rpartition(".")
@@ -156,6 +156,8 @@ def _rope(metadata: ArchitectureMetadata) -> dict[str, Any]:
             rope["attention_factor"] = metadata.number("rope.scaling.attn_factor")
     elif (kind := metadata.text("rope.scaling.type", "none")) not in ("none", "longrope"):
         rope |= {"rope_type": kind, "factor": metadata.number("rope.scaling.factor", 1.0)}
+    if metadata.architecture == "gpt-oss":
+        rope["truncate"] = False  # files do not say it, but these models are made so
     if metadata.has("rope.scaling.original_context_length"):
         rope["original_max_position_embeddings"] = metadata.integer("rope.scaling.original_context_length")
     return rope
