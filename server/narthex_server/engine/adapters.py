@@ -57,7 +57,7 @@ class Adapters:
         """
         if self._bank is None:
             raise FailedPrecondition(
-                "this model was loaded without room for adapters; start the server with --max-adapters",
+                "this model has no room for adapters: start the server with --max-adapters (ONNX and X-LoRA have none)",
                 reason="ADAPTERS_DISABLED",
             )
         if name in self._placed or name in self._coming:

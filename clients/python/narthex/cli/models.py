@@ -21,6 +21,14 @@ async def _list(client: Client) -> int:
     for model in await client.list_models():
         state = ModelState.Name(model.state).removeprefix("MODEL_STATE_").lower()
         size = f"{model.parameters / 1e6:.1f}M" if model.parameters else "?"
-        columns = [model.name, state, model.architecture, size, f"context {model.max_context}", model.failure]
+        columns = [
+            model.name,
+            state,
+            model.architecture,
+            size,
+            f"context {model.max_context}",
+            model.compute,
+            model.failure,
+        ]
         print("\t".join(filter(None, columns)))
     return Exit.OK
