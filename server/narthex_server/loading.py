@@ -138,7 +138,9 @@ class _DecoderGraphs(Graphs):
         family = families.family(self.model_type)
         config = family.config(self.source.config)
         tokens = graph.input("tokens", ir.DataType.INT64, ("batch", "length"))
-        adapters = NoAdapters() if variant is Variant.PLAIN else LowRankAdapters(graph, tokens)
+        adapters = (
+            NoAdapters() if variant is Variant.PLAIN else LowRankAdapters(graph, tokens, apart=variant is Variant.XLORA)
+        )
         attention = CachedAttention(graph, self.max_len)
         states = family.model(config, self.source.weights, graph, attention, adapters).generate(tokens)
         if variant is Variant.XLORA:

@@ -49,13 +49,16 @@ class LowRankAdapters:
     """Adds stacked factors: inputs `module.a` [rank, columns] and `module.b` [rank, rows] hold those of all adapters.
 
     Modules of one kind (the q_proj of every layer) share an extent `rank.kind`, and `ranks.kind` [adapters, rank] says
-    with 1 which ranks are an adapter's. `scales` [batch, steps, modules, adapters] multiplies them; steps is 1 or S.
+    with 1 which ranks are an adapter's. `scales` [batch, steps, adapters] multiplies them; steps is 1 or S. If `apart`,
+    each module has its own: [batch, steps, modules, adapters].
     """
 
-    def __init__(self, graph: GraphBuilder, tokens: ir.Value) -> None:
+    def __init__(self, graph: GraphBuilder, tokens: ir.Value, apart: bool) -> None:
         self._graph = graph
         self._tokens = tokens
-        self._scales = graph.input("scales", ir.DataType.FLOAT, ("batch", "steps", "modules", "adapters"))
+        self._apart = apart
+        extents = ("batch", "steps", "modules", "adapters") if apart else ("batch", "steps", "adapters")
+        self._scales = graph.input("scales", ir.DataType.FLOAT, extents)
         self._modules: list[tuple[str, str, int, int]] = []
 
     def linear(self, module: str, x: ir.Value, y: ir.Value, columns: int, rows: int) -> ir.Value:
@@ -95,6 +98,8 @@ class LowRankAdapters:
         ranks = graph.shared(
             ("ranks", kind), lambda: graph.input(f"ranks.{kind}", ir.DataType.FLOAT, ("adapters", f"rank.{kind}"))
         )
+        if not self._apart:
+            return graph.shared(("scale", kind), lambda: graph.op("MatMul", self._scales, ranks))
         index = len(self._modules) - 1
         own = graph.op("Gather", self._scales, graph.constant(f"module.{index}", np.array(index, np.int64)), axis=2)
         return graph.op("MatMul", own, ranks)

@@ -65,8 +65,7 @@ class Adapted:
         blends = self._blends[first : first + batch]
         if not blends[rows].any():
             return None
-        scales = np.broadcast_to(blends[:, None, None], (batch, 1, len(self.bank.modules), self.capacity))
-        return Others(self.bank.version, MappingProxyType({"scales": scales}), self.bank.inputs)
+        return Others(self.bank.version, MappingProxyType({"scales": blends[:, None]}), self.bank.inputs)
 
 
 class OrtDecoderSession:
