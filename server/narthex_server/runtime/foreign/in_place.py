@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from narthex_server.runtime.foreign.ports import Ports, single_precision
 from narthex_server.runtime.session import Shape
 from narthex_server.runtime.slot_cache import Numbers, Saved, SlotCache
+from narthex_server.runtime.stepper import fetching_only
 
 _BINDINGS = 64
 
@@ -48,8 +48,7 @@ class InPlaceSession:
         )
         self.stateful = bool(self._cache.states)
         self._steps: OrderedDict[tuple[int, int, int, int], _Step] = OrderedDict()
-        self._options = ort.RunOptions()
-        self._options.only_execute_path_to_fetches = True
+        self._options = fetching_only()
 
     def decode(
         self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32], live: NDArray[np.int64]
