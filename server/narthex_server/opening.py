@@ -125,4 +125,5 @@ def _open_ggml(path: Path, tokenizer: Path) -> ModelFiles:
     said = {"rms_norm_eps": config, "rope_theta": rope, "max_position_embeddings": config}
     known = {name: fields[name] for name, fields in said.items() if isinstance(fields.get(name), int | float)}
     model = open_ggml(path, replace(Unsaid(), **known))
-    return ModelFiles(model.config, model, (path,), lambda: TextAssets.from_folder(tokenizer))
+    files = (path, *(file for file in (tokenizer / "config.json",) if file.is_file()))
+    return ModelFiles(model.config, model, files, lambda: TextAssets.from_folder(tokenizer))
