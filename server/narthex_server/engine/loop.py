@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from narthex_server.engine.adapters import Mixture
-from narthex_server.engine.decoder import DecoderSession, Logits
+from narthex_server.engine.decoder import AdapterBank, DecoderSession, Logits
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, FinishReason
@@ -68,7 +68,7 @@ Message = Submit | Abort | LoadAdapter | UnloadAdapter | Drain | Stop
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """An adapter is loaded or gone, or could not be loaded."""
+    """An adapter is loaded or gone, or could not be."""
 
     ticket: int
     error: NarthexError | None = None
@@ -168,14 +168,11 @@ class EngineLoop:
                 self._stopping = True
 
     def _load(self, message: LoadAdapter) -> None:
-        error = None
-        try:
-            if self._session.adapters is not None:
-                self._session.adapters.load(message.place, message.adapter)
-                self._adapters += 1
-        except Exception as failure:
-            error = self._failed("an adapter could not be loaded", failure)
-        self._batch.settled.append(Settled(message.ticket, error))
+        def load(bank: AdapterBank) -> None:
+            bank.load(message.place, message.adapter)
+            self._adapters += 1
+
+        self._change(message.ticket, load)
 
     def _unload(self) -> None:
         """Empties the places that nothing uses any more."""
@@ -183,10 +180,18 @@ class EngineLoop:
         for message in [*self._leaving]:
             if not any(s.mixture is not None and s.mixture.blend[message.place] for s in sequences):
                 self._leaving.remove(message)
-                if self._session.adapters is not None:
-                    self._session.adapters.unload(message.place)
-                    self._adapters -= 1
-                self._batch.settled.append(Settled(message.ticket))
+                self._adapters -= 1
+                self._change(message.ticket, lambda bank: bank.unload(message.place))  # noqa: B023 (called at once)
+
+    def _change(self, ticket: int, change: Callable[[AdapterBank], None]) -> None:
+        """Changes the adapters; a failure is told to whoever waits for it."""
+        error = None
+        try:
+            if self._session.adapters is not None:
+                change(self._session.adapters)
+        except Exception as failure:
+            error = self._failed("adapters could not be changed", failure)
+        self._batch.settled.append(Settled(ticket, error))
 
     def _step(self) -> None:
         """Decodes all rows, then computes prompt chunks; each part's tokens leave before the next part runs."""

@@ -36,6 +36,8 @@ class HashBank:
         self.numbers[place] = adapter
 
     def unload(self, place: int) -> None:
+        if self.numbers[place] == 1000:
+            raise RuntimeError("stuck")
         self.numbers[place] = 0
 
     def choose(self, slot: int, blend: NDArray[np.float32]) -> None:
