@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,18 @@ def test_an_unloaded_adapter_leaves_nothing_behind(adapted):
         assert np.abs(session.prefill(0, ids, 0, last, len(ids)) - base).max() > 0.1
         session.adapters.unload(2)
         np.testing.assert_allclose(session.prefill(0, ids, 0, last, len(ids)), base, rtol=0, atol=1e-5)
+
+
+def test_nothing_is_held_for_steps_with_adapters_that_were_unloaded(adapted):
+    session, _, _ = adapted
+    session.adapters.choose(0, np.array([1, 0, 0], np.float32))
+    session.prefill(0, np.arange(9), 0, np.arange(1), 9)
+    bound = weakref.ref(session.adapters.bank.inputs["ranks.self_attn.q_proj"])
+    session.adapters.load(
+        2, read_adapter(GOLDEN / ("lora_llama" if session.vocab_size == 512 else "lora_qwen2") / "adapter_a")
+    )
+    session.adapters.unload(2)
+    assert bound() is None
 
 
 @pytest.fixture(scope="module", params=["xlora", "xlora_legacy"])
@@ -194,6 +207,26 @@ def test_frozen_scalings_are_those_of_the_last_token_before(cache):
     assert frozen.prefix_class(10) != frozen.prefix_class(10)
     thawed.close()
     frozen.close()
+
+
+def test_scalings_freeze_at_the_same_token_however_the_prompt_was_cut(cache):
+    options = LoadOptions(
+        "float32", 2, slots=3, max_context=64, cache_dir=cache,
+        xlora=GOLDEN / "xlora_llama" / "xlora", xlora_frozen_after=2,
+    )  # fmt: skip
+    session, ids = load(GOLDEN / "llama", options).session, np.arange(30, 50)
+
+    def decoded(slot, start):
+        return [
+            session.decode(slot, ids[[at]], np.array([at], np.int32), ONE)[0].copy() for at in range(start, len(ids))
+        ]
+
+    session.prefill(0, ids[:10], 0, np.arange(0), 10)
+    session.prefill(1, ids[:9], 0, np.arange(0), 10)
+    np.testing.assert_allclose(decoded(1, 9)[1:], decoded(0, 10), rtol=0, atol=1e-5)
+    session.prefill(0, ids[:1], 0, np.arange(0), 1)
+    np.testing.assert_allclose(decoded(2, 0)[1:], decoded(0, 1), rtol=0, atol=1e-5)
+    session.close()
 
 
 @pytest.mark.parametrize("pattern", [{}, {"alpha_pattern": {"q_proj": 16, r"layers\.1\.mlp\.up_proj": 2}}], ids=str)

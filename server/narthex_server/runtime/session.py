@@ -52,9 +52,11 @@ class Adapted:
 
     def load(self, place: int, adapter: Adapter) -> None:
         self.bank.load(place, adapter)
+        self.stepper.forget()
 
     def unload(self, place: int) -> None:
         self.bank.unload(place)
+        self.stepper.forget()
 
     def choose(self, slot: int, blend: Floats) -> None:
         """From now on a slot computes with so much [capacity] of each adapter."""
@@ -66,7 +68,7 @@ class Adapted:
         if not blends[rows].any():
             return None
         scales = np.broadcast_to(blends[:, None, None], (batch, 1, len(self.bank.modules), self.capacity))
-        return Others(self.bank.version, MappingProxyType({"scales": scales}), self.bank.inputs)
+        return Others(MappingProxyType({"scales": scales}), self.bank.inputs)
 
 
 class OrtDecoderSession:

@@ -56,14 +56,13 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """Further inputs: `values` change with every run, `buffers` are bound where they lie until `version` changes."""
+    """Further inputs: `values` change with every run, `buffers` stay bound where they lie until the stepper forgets."""
 
-    version: int
     values: Arrays
     buffers: Arrays
 
 
-NO_OTHERS = Others(0, MappingProxyType({}), MappingProxyType({}))
+NO_OTHERS = Others(MappingProxyType({}), MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +104,18 @@ class Stepper:
             buffer.rows[tokens.first + tokens.live] = state[tokens.live]
         return step.output
 
-    def close(self) -> None:
+    def forget(self) -> None:
+        """Let go of all that is bound: other buffers take its place."""
         self._steps.clear()
+
+    def close(self) -> None:
+        self.forget()
         self._session = None
 
     def _step(self, tokens: Tokens, others: Others) -> _Step:
         """Find or build the binding; building costs about a millisecond, finding nothing."""
         shapes = tuple(value.shape for value in others.values.values())
-        key = (tokens.first, tokens.batch.shape, len(tokens.rows), others.version, shapes)
+        key = (tokens.first, tokens.batch.shape, len(tokens.rows), shapes)
         if (step := self._steps.get(key)) is not None:
             self._steps.move_to_end(key)
             return step
