@@ -134,7 +134,7 @@ def test_a_config_that_does_not_fit_says_why(fields, complaint):
 def test_a_path_without_a_model_is_named(tmp_path):
     with pytest.raises(NotFound, match="no model at"):
         load(tmp_path / "none", LoadOptions())
-    with pytest.raises(InvalidModelFile, match="neither a GGUF file nor a folder"):
+    with pytest.raises(InvalidModelFile, match="neither a GGUF or GGML file nor a folder"):
         load(tmp_path, LoadOptions())
 
 
