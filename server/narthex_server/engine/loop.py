@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from narthex_server.engine.adapters import Mixture
-from narthex_server.engine.decoder import AdapterBank, DecoderSession, Logits
+from narthex_server.engine.decoder import AdapterPlaces, DecoderSession, Logits
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, FinishReason
@@ -168,8 +168,8 @@ class EngineLoop:
                 self._stopping = True
 
     def _load(self, message: LoadAdapter) -> None:
-        def load(bank: AdapterBank) -> None:
-            bank.load(message.place, message.adapter)
+        def load(places: AdapterPlaces) -> None:
+            places.load(message.place, message.adapter)
             self._adapters += 1
 
         self._change(message.ticket, load)
@@ -181,9 +181,9 @@ class EngineLoop:
             if not any(s.mixture is not None and s.mixture.blend[message.place] for s in sequences):
                 self._leaving.remove(message)
                 self._adapters -= 1
-                self._change(message.ticket, lambda bank: bank.unload(message.place))  # noqa: B023 (called at once)
+                self._change(message.ticket, lambda places: places.unload(message.place))  # noqa: B023 (called at once)
 
-    def _change(self, ticket: int, change: Callable[[AdapterBank], None]) -> None:
+    def _change(self, ticket: int, change: Callable[[AdapterPlaces], None]) -> None:
         """Changes the adapters; a failure is told to whoever waits for it."""
         error = None
         try:

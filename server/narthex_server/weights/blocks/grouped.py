@@ -111,7 +111,9 @@ def _iq4_xs_scales(raw: Bytes) -> Floats:
 
 
 GROUPED = (
-    packed_format("Q2_K", 10, 256, 84, Packing(8, _PRODUCTS, _q2_k, _block_scale(84, 80, 1), Offsets(16, _q2_k_offsets))),
+    packed_format(
+        "Q2_K", 10, 256, 84, Packing(8, _PRODUCTS, _q2_k, _block_scale(84, 80, 1), Offsets(16, _q2_k_offsets))
+    ),
     packed_format("Q3_K", 11, 256, 110, Packing(8, _PRODUCTS, _q3_k, _block_scale(110, 108, -1))),
     packed_format("Q4_K", 12, 256, 144, Packing(4, 32, _q4_k, _six_bit_scales(144), _six_bit_offsets(144, 8))),
     packed_format("Q5_K", 13, 256, 176, Packing(8, 32, _q5_k, _six_bit_scales(176), _six_bit_offsets(176, 16))),
