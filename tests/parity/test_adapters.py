@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from narthex_server.errors import FailedPrecondition, InvalidModelFile
 from narthex_server.loading import LoadOptions, load
 from narthex_server.runtime.adapter_bank import Limits
 from narthex_server.weights.adapters import read_adapter
@@ -187,6 +188,27 @@ def test_xlora_settings_mean_what_constant_scalings_show(tmp_path, cache, option
     np.testing.assert_allclose(got, plain.prefill(0, ids, 0, np.arange(20), 20), rtol=0, atol=1e-4)
     mixed.close()
     plain.close()
+
+
+@pytest.mark.parametrize(
+    ("hidden", "settings", "error", "match"),
+    [
+        (48, {}, FailedPrecondition, "classifier takes states of 48 numbers, the model's have 64"),
+        (64, {"top_k_lora": -1}, InvalidModelFile, "top_k_lora is -1"),
+        (64, {"softmax_temperature": -2}, InvalidModelFile, "softmax_temperature is -2"),
+    ],
+)  # fmt: skip
+def test_an_xlora_that_cannot_work_is_refused_when_it_is_loaded(tmp_path, cache, hidden, settings, error, match):
+    source, folder = GOLDEN / "xlora_llama", tmp_path / "xlora"
+    for name in ("expert_0", "expert_1"):
+        (tmp_path / name).symlink_to(source / name)
+    folder.mkdir()
+    config = json.loads((source / "xlora" / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"layerwise_scalings": False} | settings))
+    weight = {"base_model.internal_xlora_classifier.layers.0.weight": np.zeros((2, hidden), np.float32)}
+    save_file(weight, folder / "adapter_model.safetensors")
+    with pytest.raises(error, match=match):
+        load(GOLDEN / "llama", LoadOptions("float32", 2, slots=1, max_context=64, cache_dir=cache, xlora=folder))
 
 
 def test_frozen_scalings_are_those_of_the_last_token_before(cache):

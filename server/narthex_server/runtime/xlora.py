@@ -5,6 +5,7 @@ Source: https://arxiv.org/abs/2402.07148.
 
 import gc
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,9 @@ class Classifier:
         """From the settings of an X-LoRA folder; PEFT always rectifies between layers. Errors: InvalidModelFile."""
         try:
             top = fields.get("top_k_lora")
+            for name, value in (("top_k_lora", top), ("softmax_temperature", fields.get("softmax_temperature"))):
+                if value and not 0 < float(value) < math.inf:
+                    raise ValueError(f"{name} is {value}")
             return cls(
                 tuple(layers),
                 tuple(modules),
@@ -115,6 +119,10 @@ class XLoraSession:
         self._cache, self._first_cache = (cache_of(session, shape.slots, shape.max_len) for _ in range(2))
         self._stepper = Stepper(session, self._cache, "logits")
         self._first_pass = Stepper(session, self._first_cache, "hidden")
+        if (wanted := classifier.layers[0][0].shape[1]) != (found := self._first_pass.width):
+            raise FailedPrecondition(
+                f"the X-LoRA classifier takes states of {wanted} numbers, the model's have {found}"
+            )
         self.vocab_size = self._stepper.width
         self.stateful = bool(self._cache.states)
         self._long_prompt = long_prompt(session, shape)
