@@ -4,10 +4,11 @@ import asyncio
 import logging
 import queue
 import threading
+import uuid
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from narthex_server.errors import Unavailable
+from narthex_server.errors import InternalError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -78,3 +79,10 @@ class Worker(Generic[M]):
             return False
         thread.join()
         return True
+
+
+def failure(name: str, what: str, error: Exception) -> InternalError:
+    """Log an error in the thread of the `name`; what its callers may know of it."""
+    error_id = uuid.uuid4().hex[:12]
+    log.error("error %s: %s", error_id, what, exc_info=error)
+    return InternalError(f"the {name} failed; error id {error_id}", metadata={"error_id": error_id})

@@ -129,16 +129,11 @@ def test_xlora_gives_the_reference_scalings_logits_and_tokens(xlora):
             row = session.decode(0, np.array([token]), np.array([length + step], np.int32), ONE)[0]
 
 
-def test_xlora_rows_of_a_batch_and_chunks_of_a_prompt_give_what_they_give_alone(xlora):
+def test_xlora_rows_of_a_batch_and_chunks_of_a_prompt_give_what_they_give_alone(xlora, in_chunks):
     session, prompts, _ = xlora
     ids = np.array(prompts[1]["input_ids"])
     whole = session.prefill(0, ids, 0, np.arange(len(ids)), len(ids)).copy()
-    parts, past = [], 0
-    for size in (1, 17, 40, len(ids)):
-        chunk = ids[past : past + size]
-        parts.append(session.prefill(1, chunk, past, np.arange(len(chunk)), len(ids)).copy())
-        past += len(chunk)
-    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(in_chunks(session, 1, ids), whole, rtol=0, atol=1e-4)
     lengths = np.array([30, 0, 50], np.int32)
     for slot, length in enumerate(lengths.tolist()):
         session.prefill(slot, ids[:length], 0, np.arange(0), length)

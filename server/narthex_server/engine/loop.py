@@ -3,7 +3,6 @@
 import logging
 import queue
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from narthex_server.engine.scheduler import Scheduler
 from narthex_server.engine.sequence import Sequence
 from narthex_server.engine.slots import Slots
 from narthex_server.errors import InternalError, NarthexError, Unavailable
+from narthex_server.worker import failure
 
 log = logging.getLogger(__name__)
 
@@ -185,13 +185,13 @@ class EngineLoop:
 
     def _change(self, ticket: int, change: Callable[[AdapterPlaces], None]) -> None:
         """Changes the adapters; a failure is told to whoever waits for it."""
-        error = None
+        failed = None
         try:
             if self._session.adapters is not None:
                 change(self._session.adapters)
-        except Exception as failure:
-            error = self._failed("adapters could not be changed", failure)
-        self._batch.settled.append(Settled(ticket, error))
+        except Exception as error:
+            failed = failure("engine", "adapters could not be changed", error)
+        self._batch.settled.append(Settled(ticket, failed))
 
     def _step(self) -> None:
         """Decodes all rows, then computes prompt chunks; each part's tokens leave before the next part runs."""
@@ -255,15 +255,9 @@ class EngineLoop:
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:
         names = ", ".join(sequence.request.request_id for sequence in sequences)
-        failed = self._failed(f"a step failed for {names or 'no request'}", error)
+        failed = failure("engine", f"a step failed for {names or 'no request'}", error)
         for sequence in sequences:
             self._end(sequence, failed)
-
-    def _failed(self, what: str, error: Exception) -> InternalError:
-        """Logs an error; returns what its caller may know of it."""
-        error_id = uuid.uuid4().hex[:12]
-        log.error("error %s: %s", error_id, what, exc_info=error)
-        return InternalError(f"the engine failed; error id {error_id}", metadata={"error_id": error_id})
 
     def _end(self, sequence: Sequence, outcome: FinishReason | NarthexError, stop_id: int | None = None) -> None:
         failed = isinstance(outcome, NarthexError)
