@@ -145,9 +145,6 @@ class HashDecoder:
     def _adapted(self, slot: int) -> int:
         return self.adapters.shift(slot) if self.adapters else 0
 
-    def _seeds(self, slot: int, past: int, count: int) -> list[int]:
-        return [self.hashed(self.cache[slot, : past + row + 1]) for row in range(count)]
-
     def _shift(self, known: int) -> int:
         """What is cached of a token differs in long prompts."""
         return self.vocab_size if known >= self.long else 0
