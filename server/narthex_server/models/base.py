@@ -136,8 +136,10 @@ def parse_rope(fields: Fields, head_dim: int) -> Rope:
     """Read `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
     scaling: dict[str, Any] = dict(fields.get("rope_scaling") or {}) | dict(fields.get("rope_parameters") or {})
     theta = float(scaling.get("rope_theta") or fields.get("rope_theta") or 10000.0)
-    partial = scaling.get("partial_rotary_factor") or fields.get("partial_rotary_factor") or 1.0
-    rotated = int(head_dim * float(partial))
+    partial = float(scaling.get("partial_rotary_factor") or fields.get("partial_rotary_factor") or 1.0)
+    if not 0 < partial <= 1:
+        raise InvalidModelFile(f"config: partial_rotary_factor is {partial}, not above 0 and at most 1")
+    rotated = int(head_dim * partial)
     longest = fields.get("max_position_embeddings")
     scaling.setdefault("max_position_embeddings", longest)
     scaling.setdefault("original_max_position_embeddings", fields.get("original_max_position_embeddings") or longest)
