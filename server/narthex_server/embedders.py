@@ -14,7 +14,7 @@ from narthex_server.graphs import Graphs, Variant, graph_cache, parameters, sett
 from narthex_server.loading import LoadOptions, cores
 from narthex_server.models import families
 from narthex_server.models.families import Task
-from narthex_server.opening import open_model, quantising
+from narthex_server.opening import check_unquantised, open_model, quantising, tokenizer_folder
 from narthex_server.runtime.encoder import OnnxEncoderSession, OrtEncoderSession
 from narthex_server.text.tokenizer import Tokenizer
 from narthex_server.weights.headless import Headless
@@ -63,8 +63,11 @@ def is_embedder(path: Path) -> bool:
 def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
     """Load a folder of sentence-transformers or of a plain encoder, or one of its ONNX files.
 
-    Safetensors of a known family are preferred to an ONNX file beside them. Errors: InvalidModelFile.
+    Safetensors of a known family are preferred to an ONNX file beside them. Errors: InvalidModelFile, NotFound for a
+    tokenizer, InvalidRequest where an ONNX file is to be quantised.
     """
+    if options.xlora is not None:
+        raise InvalidModelFile(f"{options.xlora}: an X-LoRA needs a model that generates text, {path} makes embeddings")
     folder = _folder(path)
     layout = EmbedderFolder.read(folder)
     config = read_object(layout.encoder / "config.json", optional=True)
@@ -72,13 +75,14 @@ def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
     for name in _architectures(config):
         if name.endswith(("Classification", "QuestionAnswering")):
             raise InvalidModelFile(f"{folder}: {name} classifies texts, it makes no vectors of them")
-    tokenizer_config = read_object(layout.encoder / "tokenizer_config.json", optional=True)
+    text = tokenizer_folder(options.tokenizer) or layout.encoder
+    tokenizer_config = read_object(text / "tokenizer_config.json", optional=True)
     limits = (
         layout.max_tokens, number(config, "max_position_embeddings"), number(tokenizer_config, "model_max_length"),
         options.max_context,
     )  # fmt: skip
     max_tokens = min(filter(None, limits))
-    tokenizer = Tokenizer.from_folder(layout.encoder, _with_own_frame(tokenizer_config))
+    tokenizer = Tokenizer.from_folder(text, _with_own_frame(tokenizer_config))
     graph = path if path.is_file() else _exported(layout.encoder, model_type)
     encoder = _build(layout.encoder, max_tokens, options) if graph is None else _open(graph, max_tokens, options)
     layout.check(encoder.session.hidden_size)
@@ -111,6 +115,7 @@ def _build(folder: Path, max_len: int, options: LoadOptions) -> _Encoder:
 
 def _open(graph: Path, max_len: int, options: LoadOptions) -> _Encoder:
     """A graph that somebody exported: how it computes is settled in it."""
+    check_unquantised(graph, options.quantize, options.topology)
     file = OnnxFile(graph)
     alone = any(node.operator.startswith(_WHOLE_BATCH) for node in file.nodes)
     session = OnnxEncoderSession(graph, alone=alone, max_len=max_len, threads=options.threads or cores())

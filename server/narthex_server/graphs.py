@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 COMPUTE = ("auto", "float32", "block8")
-_SOURCES = ("graph", "models", "weights")
+_SOURCES = ("graph", "models", "weights", "opening.py", "loading.py", "embedders.py")
+"""All code that has a say in what a graph is like."""
 
 
 class Variant(Enum):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from narthex_server.engine.decoder import DecoderSession
-from narthex_server.errors import InvalidModelFile, InvalidRequest
+from narthex_server.errors import InvalidModelFile
 from narthex_server.graphs import Graphs, Variant, graph_cache, parameters, settle
 from narthex_server.models import families
-from narthex_server.opening import open_model, quantising
+from narthex_server.opening import check_unquantised, open_model, quantising, tokenizer_folder
 from narthex_server.runtime.adapter_bank import Limits
 from narthex_server.runtime.foreign.choice import open_foreign
 from narthex_server.runtime.session import OrtDecoderSession, Shape
@@ -106,12 +106,11 @@ def _load_foreign(graph: Path, options: LoadOptions) -> LoadedModel:
     model = read_onnx(graph)
     if options.xlora is not None:
         raise InvalidModelFile(f"{options.xlora}: an X-LoRA needs the model's safetensors or GGUF, not {graph}")
-    if options.quantize is not None or options.topology is not None:
-        raise InvalidRequest(f"{graph}: the weights of an ONNX graph stay as they were exported; leave quantize unset")
+    check_unquantised(graph, options.quantize, options.topology)
     if options.compute != "auto":
         _log.warning("%s computes as it was exported, not in %s", graph, options.compute)
     max_len = min(model.context or options.max_context, options.max_context)
-    text = TextAssets.from_folder(options.tokenizer or model.folder)
+    text = TextAssets.from_folder(tokenizer_folder(options.tokenizer) or model.folder)
     session = open_foreign(graph, model.ports, Shape(options.slots, max_len, options.threads or cores()))
     compute = f"onnx, {'batched' if session.batched else 'one at a time'}"
     _log.info("%s: %s of weights in %s; %s", graph, model.model_type, model.quantization, compute)

@@ -48,10 +48,16 @@ def open_model(path: Path, task: Task = Task.GENERATE, tokenizer: Path | None = 
 
     With `tokenizer` the tokenizer, template and defaults are those of that folder.
     """
-    if tokenizer is not None and not tokenizer.is_dir():
-        raise NotFound(f"there is no tokenizer folder at {tokenizer}")
+    tokenizer = tokenizer_folder(tokenizer)
     files = _open(path, task, tokenizer)
     return replace(files, text=lambda: TextAssets.from_folder(tokenizer)) if tokenizer else files
+
+
+def tokenizer_folder(named: Path | None) -> Path | None:
+    """The folder whose tokenizer goes before the model's own, as it is named. Errors: NotFound."""
+    if named is not None and not named.is_dir():
+        raise NotFound(f"there is no tokenizer folder at {named}")
+    return named
 
 
 def _open(path: Path, task: Task, tokenizer: Path | None) -> ModelFiles:
@@ -80,6 +86,12 @@ def quantising(source: ModelFiles, quantize: str | None, topology: Path | None) 
         raise InvalidRequest(f"quantize: {quantize!r} {error}") from error
     scheme = Scheme(kind, Topology.read(topology) if topology else EMPTY)
     return replace(source, weights=QuantisedWeights(source.weights, scheme))
+
+
+def check_unquantised(graph: Path, quantize: str | None, topology: Path | None) -> None:
+    """Raise InvalidRequest where the weights of somebody else's graph are to be quantised."""
+    if quantize is not None or topology is not None:
+        raise InvalidRequest(f"{graph}: the weights of an ONNX graph stay as they were exported; leave quantize unset")
 
 
 def _open_folder(folder: Path, task: Task) -> ModelFiles:
@@ -125,4 +137,5 @@ def _open_ggml(path: Path, tokenizer: Path) -> ModelFiles:
     said = {"rms_norm_eps": config, "rope_theta": rope, "max_position_embeddings": config}
     known = {name: fields[name] for name, fields in said.items() if isinstance(fields.get(name), int | float)}
     model = open_ggml(path, replace(Unsaid(), **known))
-    return ModelFiles(model.config, model, (path,), lambda: TextAssets.from_folder(tokenizer))
+    files = (path, *(file for file in (tokenizer / "config.json",) if file.is_file()))
+    return ModelFiles(model.config, model, files, lambda: TextAssets.from_folder(tokenizer))

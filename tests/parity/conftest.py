@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from narthex_server.engine.decoder import DecoderSession
 from narthex_server.loading import LoadedModel, LoadOptions, load
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
@@ -25,6 +26,21 @@ class Prompt:
     logits: NDArray[np.float32]
     greedy: list[int]
     decode_logits: NDArray[np.float32]
+
+
+@pytest.fixture(scope="session")
+def in_chunks() -> Callable[[DecoderSession, int, NDArray[np.int64]], NDArray[np.float32]]:
+    """The logits of a prompt that a slot is given in chunks of several sizes."""
+
+    def prefill(session: DecoderSession, slot: int, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        parts, past = [], 0
+        for size in (1, 17, 40, len(ids)):
+            chunk = ids[past : past + size]
+            parts.append(session.prefill(slot, chunk, past, np.arange(len(chunk)), len(ids)).copy())
+            past += len(chunk)
+        return np.concatenate(parts)
+
+    return prefill
 
 
 @pytest.fixture(scope="session")

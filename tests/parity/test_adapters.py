@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from narthex_server.errors import FailedPrecondition, InvalidModelFile
 from narthex_server.loading import LoadOptions, load
 from narthex_server.runtime.adapter_bank import Limits
 from narthex_server.weights.adapters import read_adapter
@@ -89,6 +91,18 @@ def test_an_unloaded_adapter_leaves_nothing_behind(adapted):
         np.testing.assert_allclose(session.prefill(0, ids, 0, last, len(ids)), base, rtol=0, atol=1e-5)
 
 
+def test_nothing_is_held_for_steps_with_adapters_that_were_unloaded(adapted):
+    session, _, _ = adapted
+    session.adapters.choose(0, np.array([1, 0, 0], np.float32))
+    session.prefill(0, np.arange(9), 0, np.arange(1), 9)
+    bound = weakref.ref(session.adapters.bank.inputs["ranks.self_attn.q_proj"])
+    session.adapters.load(
+        2, read_adapter(GOLDEN / ("lora_llama" if session.vocab_size == 512 else "lora_qwen2") / "adapter_a")
+    )
+    session.adapters.unload(2)
+    assert bound() is None
+
+
 @pytest.fixture(scope="module", params=["xlora", "xlora_legacy"])
 def xlora(request, cache):
     options = LoadOptions(
@@ -115,16 +129,11 @@ def test_xlora_gives_the_reference_scalings_logits_and_tokens(xlora):
             row = session.decode(0, np.array([token]), np.array([length + step], np.int32), ONE)[0]
 
 
-def test_xlora_rows_of_a_batch_and_chunks_of_a_prompt_give_what_they_give_alone(xlora):
+def test_xlora_rows_of_a_batch_and_chunks_of_a_prompt_give_what_they_give_alone(xlora, in_chunks):
     session, prompts, _ = xlora
     ids = np.array(prompts[1]["input_ids"])
     whole = session.prefill(0, ids, 0, np.arange(len(ids)), len(ids)).copy()
-    parts, past = [], 0
-    for size in (1, 17, 40, len(ids)):
-        chunk = ids[past : past + size]
-        parts.append(session.prefill(1, chunk, past, np.arange(len(chunk)), len(ids)).copy())
-        past += len(chunk)
-    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(in_chunks(session, 1, ids), whole, rtol=0, atol=1e-4)
     lengths = np.array([30, 0, 50], np.int32)
     for slot, length in enumerate(lengths.tolist()):
         session.prefill(slot, ids[:length], 0, np.arange(0), length)
@@ -176,6 +185,27 @@ def test_xlora_settings_mean_what_constant_scalings_show(tmp_path, cache, option
     plain.close()
 
 
+@pytest.mark.parametrize(
+    ("hidden", "settings", "error", "match"),
+    [
+        (48, {}, FailedPrecondition, "classifier takes states of 48 numbers, the model's have 64"),
+        (64, {"top_k_lora": -1}, InvalidModelFile, "top_k_lora is -1"),
+        (64, {"softmax_temperature": -2}, InvalidModelFile, "softmax_temperature is -2"),
+    ],
+)  # fmt: skip
+def test_an_xlora_that_cannot_work_is_refused_when_it_is_loaded(tmp_path, cache, hidden, settings, error, match):
+    source, folder = GOLDEN / "xlora_llama", tmp_path / "xlora"
+    for name in ("expert_0", "expert_1"):
+        (tmp_path / name).symlink_to(source / name)
+    folder.mkdir()
+    config = json.loads((source / "xlora" / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"layerwise_scalings": False} | settings))
+    weight = {"base_model.internal_xlora_classifier.layers.0.weight": np.zeros((2, hidden), np.float32)}
+    save_file(weight, folder / "adapter_model.safetensors")
+    with pytest.raises(error, match=match):
+        load(GOLDEN / "llama", LoadOptions("float32", 2, slots=1, max_context=64, cache_dir=cache, xlora=folder))
+
+
 def test_frozen_scalings_are_those_of_the_last_token_before(cache):
     def session(frozen):
         options = LoadOptions(
@@ -194,6 +224,26 @@ def test_frozen_scalings_are_those_of_the_last_token_before(cache):
     assert frozen.prefix_class(10) != frozen.prefix_class(10)
     thawed.close()
     frozen.close()
+
+
+def test_scalings_freeze_at_the_same_token_however_the_prompt_was_cut(cache):
+    options = LoadOptions(
+        "float32", 2, slots=3, max_context=64, cache_dir=cache,
+        xlora=GOLDEN / "xlora_llama" / "xlora", xlora_frozen_after=2,
+    )  # fmt: skip
+    session, ids = load(GOLDEN / "llama", options).session, np.arange(30, 50)
+
+    def decoded(slot, start):
+        return [
+            session.decode(slot, ids[[at]], np.array([at], np.int32), ONE)[0].copy() for at in range(start, len(ids))
+        ]
+
+    session.prefill(0, ids[:10], 0, np.arange(0), 10)
+    session.prefill(1, ids[:9], 0, np.arange(0), 10)
+    np.testing.assert_allclose(decoded(1, 9)[1:], decoded(0, 10), rtol=0, atol=1e-5)
+    session.prefill(0, ids[:1], 0, np.arange(0), 1)
+    np.testing.assert_allclose(decoded(2, 0)[1:], decoded(0, 1), rtol=0, atol=1e-5)
+    session.close()
 
 
 @pytest.mark.parametrize("pattern", [{}, {"alpha_pattern": {"q_proj": 16, r"layers\.1\.mlp\.up_proj": 2}}], ids=str)

@@ -55,16 +55,11 @@ def test_block8_stays_as_close_as_int8_activations_allow(model, load_golden, pro
 
 
 @pytest.mark.parametrize("model", FOLDERS)
-def test_a_prompt_in_chunks_gives_the_logits_of_the_whole(model, load_golden, prompts_of):
+def test_a_prompt_in_chunks_gives_the_logits_of_the_whole(model, load_golden, prompts_of, in_chunks):
     session = load_golden(model, "float32").session
     ids = prompts_of(model)[1].ids
     whole = session.prefill(0, ids, 0, np.arange(len(ids)), len(ids)).copy()
-    parts, past = [], 0
-    for size in (1, 17, 40, len(ids)):
-        chunk = ids[past : past + size]
-        parts.append(session.prefill(2, chunk, past, np.arange(len(chunk)), len(ids)).copy())
-        past += len(chunk)
-    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(in_chunks(session, 2, ids), whole, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("model", FOLDERS)

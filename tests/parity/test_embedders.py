@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from narthex_server.embedders import LoadedEmbedder, is_embedder, load_embedder
 from narthex_server.embedding.head import Pooling, pool
+from narthex_server.errors import InvalidModelFile, InvalidRequest, NotFound
 from narthex_server.loading import LoadOptions
 from safetensors.numpy import load_file, save_file
 
@@ -83,6 +84,28 @@ def test_weights_quantised_on_load_give_nearly_the_same_vectors(tmp_path):
     vectors = unit(np.stack([pool(hidden, model.head.pooling) for hidden in together(model, golden.ids)]))
     assert (model.compute, model.quantization) == ("block8", "Q8_0")
     assert (vectors * golden.normalised).sum(axis=1).min() >= 0.99
+
+
+def test_the_tokenizer_may_be_that_of_another_folder(tmp_path):
+    folder = ROOT / "golden/embed_bert"
+    own = load_embedder(folder, LoadOptions("float32", threads=1, cache_dir=tmp_path))
+    other = load_embedder(
+        folder, LoadOptions("float32", threads=1, cache_dir=tmp_path, tokenizer=ROOT / "golden/llama")
+    )
+    assert other.tokenizer.encode("Hello") != own.tokenizer.encode("Hello")
+    with pytest.raises(NotFound, match="no tokenizer folder at"):
+        load_embedder(folder, LoadOptions(threads=1, cache_dir=tmp_path, tokenizer=tmp_path / "none"))
+    own.session.close()
+    other.session.close()
+
+
+def test_what_cannot_be_done_with_an_embedder_is_refused(tmp_path):
+    graph, topology = ROOT / QUANTISED, tmp_path / "topology.yml"
+    for options in ({"quantize": "q8_0"}, {"topology": topology}):
+        with pytest.raises(InvalidRequest, match="stay as they were exported; leave quantize unset"):
+            load_embedder(graph, LoadOptions(cache_dir=tmp_path, **options))
+    with pytest.raises(InvalidModelFile, match="an X-LoRA needs a model that generates text"):
+        load_embedder(ROOT / "golden/embed_bert", LoadOptions(cache_dir=tmp_path, xlora=tmp_path))
 
 
 def test_a_graph_that_quantises_whole_batches_encodes_texts_alone(load):

@@ -1,5 +1,6 @@
 """A Llama as a file from before GGUF, written from its Hugging Face folder as the converters of the time did."""
 
+import json
 import struct
 from pathlib import Path
 
@@ -72,6 +73,21 @@ def test_the_tokenizer_is_the_one_beside_the_file_or_the_one_named_and_missed_ot
     model = load(path, options(tmp_path / "cache", tokenizer=None))
     assert model.text.template is not None
     model.session.close()
+
+
+def test_what_the_folder_of_the_tokenizer_says_is_not_taken_from_a_graph_of_another_one(tmp_path):
+    path = write(tmp_path / "model.bin", gguf.GGMLQuantizationType.F32)
+    logits = []
+    for theta in (10_000.0, 100.0):
+        folder = tmp_path / f"theta_{theta:g}"
+        folder.mkdir()
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).symlink_to(GOLDEN / "llama" / name)
+        (folder / "config.json").write_text(json.dumps({"rope_theta": theta}))
+        session = load(path, options(tmp_path / "cache", tokenizer=folder)).session
+        logits.append(session.prefill(0, np.arange(20), 0, np.array([19]), 20).copy())
+        session.close()
+    assert np.abs(logits[1] - logits[0]).max() > 1e-2
 
 
 def test_a_named_tokenizer_replaces_the_models_own(tmp_path):

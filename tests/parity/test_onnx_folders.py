@@ -89,16 +89,11 @@ def test_logits_and_tokens_are_the_references(file, loaded, prompts):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_prompt_in_chunks_gives_the_logits_of_the_whole(file, loaded, prompts):
+def test_a_prompt_in_chunks_gives_the_logits_of_the_whole(file, loaded, prompts, in_chunks):
     session = loaded(file).session
     ids = prompts(file)[1][1]
     whole = session.prefill(0, ids, 0, np.arange(len(ids)), len(ids)).copy()
-    parts, past = [], 0
-    for size in (1, 17, 40, len(ids)):
-        chunk = ids[past : past + size]
-        parts.append(session.prefill(2, chunk, past, np.arange(len(chunk)), len(ids)).copy())
-        past += len(chunk)
-    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=0, atol=SAME[FILES[file]])
+    np.testing.assert_allclose(in_chunks(session, 2, ids), whole, rtol=0, atol=SAME[FILES[file]])
 
 
 @pytest.mark.parametrize("file", FILES)

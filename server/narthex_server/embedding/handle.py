@@ -3,10 +3,9 @@
 import asyncio
 import itertools
 import logging
-import queue
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -16,14 +15,12 @@ from narthex_server.embedding.batcher import Job
 from narthex_server.embedding.head import Head, Pooling
 from narthex_server.embedding.loop import Abort, BatchReport, EmbedderLoop, Message, Progress, Stop, Submit
 from narthex_server.embedding.session import EncoderSession
-from narthex_server.errors import NarthexError, ResourceExhausted, Unavailable
+from narthex_server.errors import NarthexError, ResourceExhausted
+from narthex_server.worker import Worker
 
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
-
-STOP_SECONDS = 30.0
-"""How long a batch in native code may still take once everything is cancelled, before its thread is given up."""
 
 
 class EmbedderObserver(Protocol):
@@ -59,14 +56,10 @@ class EmbedderHandle:
         self._head = head
         self._max_waiting = max_waiting
         self._observer = observer or Unobserved()
-        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._worker: Worker[Message] = Worker("embedder")
+        self._inbox = self._worker.inbox
         self._calls: dict[int, asyncio.Future[None]] = {}
         self._keys = itertools.count()
-        self._refusal: str | None = "the embedder is not started"
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._done = asyncio.Event()
-        self._thread: threading.Thread | None = None
 
     @property
     def max_len(self) -> int:
@@ -89,10 +82,7 @@ class EmbedderHandle:
         def send(progress: Progress) -> None:
             event_loop.call_soon_threadsafe(self._deliver, progress)
 
-        worker = EmbedderLoop(self._session, self._head, self._inbox, send)
-        self._thread = threading.Thread(target=worker.run, name="narthex-embedder", daemon=True)
-        self._refusal = None
-        self._thread.start()
+        self._worker.start(EmbedderLoop(self._session, self._head, self._inbox, send).run)
 
     async def embed(self, texts: Sequence[NDArray[np.int64]], pooling: Pooling | None = None) -> Floats:
         """The vectors [N, dimensions], not scaled, of texts of 1 to `max_len` token ids each.
@@ -104,7 +94,7 @@ class EmbedderHandle:
         key, began, outcome = next(self._keys), time.monotonic(), "error"
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         call = self._calls[key] = asyncio.get_running_loop().create_future()
-        self._idle.clear()
+        self._worker.idle.clear()
         self._inbox.put(Submit(Job(key, texts, pooling or self._head.pooling, vectors)))
         try:
             await call
@@ -115,35 +105,19 @@ class EmbedderHandle:
             outcome = "cancelled"
             raise
         finally:
-            self._observer.on_finished(outcome, time.monotonic() - began)
             del self._calls[key]
             if not self._calls:
-                self._idle.set()
+                self._worker.idle.set()
+            with _unharmed():
+                self._observer.on_finished(outcome, time.monotonic() - began)
 
     async def stop(self, grace: float) -> None:
         """Refuse new requests, give running ones `grace` seconds, cancel the rest, then close the session."""
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        self._refusal = self._refusal or "the embedder is shutting down"
-        try:
-            async with asyncio.timeout(grace):
-                await self._idle.wait()
-        except TimeoutError:
-            log.info("%d requests still running after %g s are cancelled", len(self._calls), grace)
-        self._inbox.put(Stop())
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                await self._done.wait()
-        except TimeoutError:
-            log.error("the embedder's thread is stuck in a batch; leaving it behind")
-            return
-        thread.join()
-        self._session.close()
+        if await self._worker.stop(grace, Stop(), running=self.requests):
+            self._session.close()
 
     def _admit(self) -> None:
-        if self._refusal is not None:
-            raise Unavailable(f"{self._refusal}; retry later or elsewhere")
+        self._worker.check()
         if len(self._calls) >= self._max_waiting:
             raise ResourceExhausted(
                 f"{len(self._calls)} requests are waiting for vectors, the limit; retry in a moment",
@@ -152,17 +126,17 @@ class EmbedderHandle:
             )
 
     def _deliver(self, progress: Progress) -> None:
-        if progress.report is not None:
-            self._observer.on_batch(progress.report)
         for job in progress.whole:
             self._settle(job.key, None)
         for job in progress.failed:
             self._settle(job.key, progress.error)
         if progress.last:
-            self._refusal = self._refusal or "the embedder has died; the log says why"
+            self._worker.ended()
             for key in [*self._calls]:
-                self._settle(key, Unavailable(f"{self._refusal}; retry later or elsewhere"))
-            self._done.set()
+                self._settle(key, self._worker.refusal())
+        if progress.report is not None:
+            with _unharmed():
+                self._observer.on_batch(progress.report)
 
     def _settle(self, key: int, error: NarthexError | None) -> None:
         call = self._calls.get(key)
@@ -172,3 +146,12 @@ class EmbedderHandle:
             call.set_result(None)
         else:
             call.set_exception(error)
+
+
+@contextmanager
+def _unharmed() -> Iterator[None]:
+    """Go on after an observer's failure, which no request must feel."""
+    try:
+        yield
+    except Exception:
+        log.exception("the embedder's observer failed")

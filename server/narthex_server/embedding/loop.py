@@ -3,7 +3,6 @@
 import logging
 import queue
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from narthex_server.embedding.batcher import Batcher, Job
 from narthex_server.embedding.head import Head, pool
 from narthex_server.embedding.session import EncoderSession
-from narthex_server.errors import InternalError, NarthexError
+from narthex_server.errors import NarthexError
+from narthex_server.worker import failure
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class EmbedderLoop:
         except Exception as error:
             for job in jobs:
                 self._batcher.remove(job.key)
-            return Progress(failed=jobs, error=_failure(error))
+            return Progress(failed=jobs, error=failure("embedder", "a batch of texts failed", error))
         total = int(lengths.sum())
         report = BatchReport(len(batch), total, tokens.size - total, time.monotonic() - began)
         return Progress(report, tuple(job for job in jobs if not job.left))
@@ -135,9 +135,3 @@ def _padded(texts: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDAr
     for row, text in zip(tokens, texts, strict=True):
         row[: len(text)] = text
     return tokens, lengths
-
-
-def _failure(error: Exception) -> InternalError:
-    error_id = uuid.uuid4().hex[:12]
-    log.error("error %s: a batch of texts failed", error_id, exc_info=error)
-    return InternalError(f"the embedder failed; error id {error_id}", metadata={"error_id": error_id})

@@ -1,4 +1,4 @@
-"""Which adapter is in which place of a session's bank, as the event loop knows it."""
+"""Which adapter is in which place of a session, as the event loop knows it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from narthex_server.engine.decoder import AdapterBank, Blend
+from narthex_server.engine.decoder import AdapterPlaces, Blend
 from narthex_server.engine.request import AdapterUse
 from narthex_server.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted
 
@@ -38,13 +38,13 @@ class Mixture:
 
 
 class Adapters:
-    """Names and places; `bank` None means that the model was loaded without room for adapters."""
+    """Names and places; `places` None means that the model was loaded without room for adapters."""
 
-    def __init__(self, bank: AdapterBank | None) -> None:
-        self._bank = bank
+    def __init__(self, places: AdapterPlaces | None) -> None:
+        self._places = places
         self._placed: dict[str, Placed] = {}
         self._coming: set[str] = set()
-        self._free = list(range(bank.capacity)) if bank else []
+        self._free = list(range(places.capacity)) if places else []
         self._serial = 0
 
     def __iter__(self) -> Iterator[AdapterInfo]:
@@ -55,16 +55,16 @@ class Adapters:
 
         Errors: FailedPrecondition (no room configured, made for another model), AlreadyExists, ResourceExhausted.
         """
-        if self._bank is None:
+        if self._places is None:
             raise FailedPrecondition(
                 "this model has no room for adapters: start the server with --max-adapters (ONNX and X-LoRA have none)",
                 reason="ADAPTERS_DISABLED",
             )
         if name in self._placed or name in self._coming:
             raise AlreadyExists(f"there is an adapter {name!r} already; unload it first", metadata={"adapter": name})
-        self._bank.check(adapter)
+        self._places.check(adapter)
         if not self._free:
-            limit = self._bank.capacity
+            limit = self._places.capacity
             raise ResourceExhausted(
                 f"{limit} adapters are loaded, the limit; unload one, or raise --max-adapters",
                 reason="TOO_MANY_ADAPTERS",
@@ -93,11 +93,11 @@ class Adapters:
 
     def mix(self, uses: Sequence[AdapterUse]) -> Mixture | None:
         """What a request computes with; None without adapters. Errors: NotFound."""
-        if not uses or self._bank is None:
+        if not uses or self._places is None:
             for use in uses:
                 self._known(use.name)
             return None
-        blend = np.zeros(self._bank.capacity, np.float32)
+        blend = np.zeros(self._places.capacity, np.float32)
         for use in uses:
             blend[self._placed[self._known(use.name)].place] += use.scale
         serials = {placed.place: placed.serial for placed in self._placed.values()}

@@ -11,12 +11,10 @@ Rows = NDArray[np.int64]
 Logits = NDArray[np.float32]
 Saved = Any
 """A slot's state at one moment; only the session that made it knows what is in it."""
-
-
 Blend = NDArray[np.float32]
 
 
-class AdapterBank(Protocol):
+class AdapterPlaces(Protocol):
     """Places for adapters in a session; `check` may be called from any thread, the rest from the session's."""
 
     @property
@@ -53,7 +51,7 @@ class DecoderSession(Protocol):
     def vocab_size(self) -> int: ...
 
     @property
-    def adapters(self) -> AdapterBank | None:
+    def adapters(self) -> AdapterPlaces | None:
         """None without room for adapters."""
         ...
 

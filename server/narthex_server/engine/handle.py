@@ -3,8 +3,6 @@
 import asyncio
 import itertools
 import logging
-import queue
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -32,14 +30,11 @@ from narthex_server.errors import (
     InvalidRequest,
     NarthexError,
     ResourceExhausted,
-    Unavailable,
     Violation,
 )
+from narthex_server.worker import Worker
 
 log = logging.getLogger(__name__)
-
-STOP_SECONDS = 30.0
-"""How long a step in native code may still take once everything is cancelled, before its thread is given up."""
 
 
 @dataclass(slots=True)
@@ -64,17 +59,13 @@ class EngineHandle:
         self._session = session
         self._options = options
         self._observer = observer
-        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._worker: Worker[Message] = Worker("engine")
+        self._inbox = self._worker.inbox
         self._streams: dict[int, Stream] = {}
         self._keys = itertools.count()
         self._adapters = Adapters(session.adapters)
         self._changes: dict[int, asyncio.Future[None]] = {}
         self._stats = EngineStats(session.slots, kv_tokens_capacity=session.slots * session.max_len)
-        self._refusal: str | None = "the engine is not started"
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._done = asyncio.Event()
-        self._thread: threading.Thread | None = None
 
     @property
     def slots(self) -> int:
@@ -96,10 +87,7 @@ class EngineHandle:
         def send(batch: Batch) -> None:
             event_loop.call_soon_threadsafe(self._deliver, batch)
 
-        engine = EngineLoop(self._session, self._options, self._inbox, send)
-        self._thread = threading.Thread(target=engine.run, name="narthex-engine", daemon=True)
-        self._refusal = None
-        self._thread.start()
+        self._worker.start(EngineLoop(self._session, self._options, self._inbox, send).run)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineEvent]:
         """Yields Tokens, then one Finished; closing it, or cancelling its task, frees the slot within one step.
@@ -111,7 +99,7 @@ class EngineHandle:
         mixture = self._adapters.mix(request.adapters)
         stream, key = Stream(request.request_id), next(self._keys)
         self._streams[key] = stream
-        self._idle.clear()
+        self._worker.idle.clear()
         self._inbox.put(Submit(key, request, time.monotonic(), mixture))
         try:
             while True:
@@ -153,7 +141,7 @@ class EngineHandle:
 
         Errors: FailedPrecondition, AlreadyExists, ResourceExhausted, Unavailable.
         """
-        self._open()
+        self._worker.check()
         place = self._adapters.reserve(info.name, adapter)
         change = self._change(lambda ticket: LoadAdapter(ticket, place, adapter))
         change.add_done_callback(lambda done: self._adapters.settle(info, place, loaded=done.exception() is None))
@@ -161,7 +149,7 @@ class EngineHandle:
 
     async def unload_adapter(self, name: str) -> None:
         """Removes an adapter once the requests that use it have ended; no later one may name it. Errors: NotFound."""
-        self._open()
+        self._worker.check()
         place = self._adapters.remove(name)
         change = self._change(lambda ticket: UnloadAdapter(ticket, place))
         change.add_done_callback(lambda done: self._adapters.release(place, done.exception()))
@@ -172,26 +160,8 @@ class EngineHandle:
 
     async def stop(self, grace: float) -> None:
         """Refuses new requests, gives running ones `grace` seconds, cancels the rest, then closes the session."""
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        if self._refusal is None:
-            self._refusal = "the engine is shutting down"
-        self._inbox.put(Drain())
-        try:
-            async with asyncio.timeout(grace):
-                await self._idle.wait()
-        except TimeoutError:
-            log.info("%d requests still running after %g s are cancelled", len(self._streams), grace)
-        self._inbox.put(Stop())
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                await self._done.wait()
-        except TimeoutError:
-            log.error("the engine thread is stuck in a step; leaving it behind")
-            return
-        thread.join()
-        self._session.close()
+        if await self._worker.stop(grace, Drain(), Stop(), running=lambda: len(self._streams)):
+            self._session.close()
 
     def _change(self, message: Callable[[int], Message]) -> asyncio.Future[None]:
         """Has the thread change its adapters."""
@@ -200,12 +170,8 @@ class EngineHandle:
         self._inbox.put(message(ticket))
         return self._changes[ticket]
 
-    def _open(self) -> None:
-        if self._refusal is not None:
-            raise Unavailable(f"{self._refusal}; retry later or elsewhere")
-
     def _admit(self, request: EngineRequest) -> None:
-        self._open()
+        self._worker.check()
         self._validate(request)
         live, limit = len(self._streams), self.slots + self._options.max_waiting
         if live >= limit:
@@ -248,7 +214,7 @@ class EngineHandle:
     def _forget(self, key: int) -> None:
         self._streams.pop(key, None)
         if not self._streams:
-            self._idle.set()
+            self._worker.idle.set()
 
     def _settle(self, ticket: int, error: NarthexError | None) -> None:
         change = self._changes.pop(ticket)
@@ -272,14 +238,13 @@ class EngineHandle:
         if batch.stats is not None:
             self._stats = batch.stats
         if batch.last:
-            self._refusal = self._refusal or "the engine has died; the log says why"
+            self._worker.ended()
             for key, stream in [*self._streams.items()]:  # too late for the thread
-                stream.ended = Ended(key, None, error=Unavailable(f"{self._refusal}; retry later or elsewhere"))
+                stream.ended = Ended(key, None, error=self._worker.refusal())
                 stream.ready.set()
                 self._forget(key)
             for ticket in [*self._changes]:
-                self._settle(ticket, Unavailable(f"{self._refusal}; retry later or elsewhere"))
-            self._done.set()
+                self._settle(ticket, self._worker.refusal())
         if self._observer is not None:
             try:
                 if batch.step is not None:

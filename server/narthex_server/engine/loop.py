@@ -3,13 +3,12 @@
 import logging
 import queue
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from narthex_server.engine.adapters import Mixture
-from narthex_server.engine.decoder import DecoderSession, Logits
+from narthex_server.engine.decoder import AdapterPlaces, DecoderSession, Logits
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, FinishReason
@@ -19,6 +18,7 @@ from narthex_server.engine.scheduler import Scheduler
 from narthex_server.engine.sequence import Sequence
 from narthex_server.engine.slots import Slots
 from narthex_server.errors import InternalError, NarthexError, Unavailable
+from narthex_server.worker import failure
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ Message = Submit | Abort | LoadAdapter | UnloadAdapter | Drain | Stop
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """An adapter is loaded or gone, or could not be loaded."""
+    """An adapter is loaded or gone, or could not be."""
 
     ticket: int
     error: NarthexError | None = None
@@ -168,14 +168,11 @@ class EngineLoop:
                 self._stopping = True
 
     def _load(self, message: LoadAdapter) -> None:
-        error = None
-        try:
-            if self._session.adapters is not None:
-                self._session.adapters.load(message.place, message.adapter)
-                self._adapters += 1
-        except Exception as failure:
-            error = self._failed("an adapter could not be loaded", failure)
-        self._batch.settled.append(Settled(message.ticket, error))
+        def load(places: AdapterPlaces) -> None:
+            places.load(message.place, message.adapter)
+            self._adapters += 1
+
+        self._change(message.ticket, load)
 
     def _unload(self) -> None:
         """Empties the places that nothing uses any more."""
@@ -183,10 +180,18 @@ class EngineLoop:
         for message in [*self._leaving]:
             if not any(s.mixture is not None and s.mixture.blend[message.place] for s in sequences):
                 self._leaving.remove(message)
-                if self._session.adapters is not None:
-                    self._session.adapters.unload(message.place)
-                    self._adapters -= 1
-                self._batch.settled.append(Settled(message.ticket))
+                self._adapters -= 1
+                self._change(message.ticket, lambda places: places.unload(message.place))  # noqa: B023 (called at once)
+
+    def _change(self, ticket: int, change: Callable[[AdapterPlaces], None]) -> None:
+        """Changes the adapters; a failure is told to whoever waits for it."""
+        failed = None
+        try:
+            if self._session.adapters is not None:
+                change(self._session.adapters)
+        except Exception as error:
+            failed = failure("engine", "adapters could not be changed", error)
+        self._batch.settled.append(Settled(ticket, failed))
 
     def _step(self) -> None:
         """Decodes all rows, then computes prompt chunks; each part's tokens leave before the next part runs."""
@@ -250,15 +255,9 @@ class EngineLoop:
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:
         names = ", ".join(sequence.request.request_id for sequence in sequences)
-        failed = self._failed(f"a step failed for {names or 'no request'}", error)
+        failed = failure("engine", f"a step failed for {names or 'no request'}", error)
         for sequence in sequences:
             self._end(sequence, failed)
-
-    def _failed(self, what: str, error: Exception) -> InternalError:
-        """Logs an error; returns what its caller may know of it."""
-        error_id = uuid.uuid4().hex[:12]
-        log.error("error %s: %s", error_id, what, exc_info=error)
-        return InternalError(f"the engine failed; error id {error_id}", metadata={"error_id": error_id})
 
     def _end(self, sequence: Sequence, outcome: FinishReason | NarthexError, stop_id: int | None = None) -> None:
         failed = isinstance(outcome, NarthexError)

@@ -159,8 +159,8 @@ class Slots:
     def _settle(self, sequence: Sequence, slot: int) -> None:
         sequence.slot = slot
         self.active[slot] = sequence
-        if (bank := self._session.adapters) is not None:
-            bank.choose(slot, sequence.mixture.blend if sequence.mixture else np.zeros(bank.capacity, np.float32))
+        if (places := self._session.adapters) is not None:
+            places.choose(slot, sequence.mixture.blend if sequence.mixture else np.zeros(places.capacity, np.float32))
 
     def _refuge(self, gap: int) -> int | None:
         """An empty slot for what the gap keeps; None when it keeps nothing, or there is none and it is given up."""

@@ -23,7 +23,7 @@ from narthex_server.graph.mlp import ACTIVATIONS, gated
 from narthex_server.graph.norm import rms_norm
 from narthex_server.graph.residual import Residual
 from narthex_server.graph.rope import Rope
-from narthex_server.weights.tensors import StoredTensor, WeightSource
+from narthex_server.weights.tensors import StoredTensor, WeightSource, expected
 
 Fields = Mapping[str, Any]
 SLIDING = "sliding_attention"
@@ -114,10 +114,15 @@ class DecoderConfig:
         )
         if config.kv_heads < 1 or heads % config.kv_heads:
             raise InvalidModelFile(f"config: {heads} attention heads cannot share {config.kv_heads} keys and values")
-        if config.activation not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise InvalidModelFile(f"config: hidden_act {config.activation} is not supported; supported are {known}")
+        check_activation(config.activation)
         return config
+
+
+def check_activation(name: str) -> None:
+    """Raise InvalidModelFile for an activation that is not built."""
+    if name not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise InvalidModelFile(f"config: hidden_act {name} is not supported; supported are {known}")
 
 
 def windows(kinds: Sequence[str], layers: int, window: int | None) -> tuple[int | None, ...]:
@@ -131,8 +136,10 @@ def parse_rope(fields: Fields, head_dim: int) -> Rope:
     """Read `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
     scaling: dict[str, Any] = dict(fields.get("rope_scaling") or {}) | dict(fields.get("rope_parameters") or {})
     theta = float(scaling.get("rope_theta") or fields.get("rope_theta") or 10000.0)
-    partial = scaling.get("partial_rotary_factor") or fields.get("partial_rotary_factor") or 1.0
-    rotated = int(head_dim * float(partial))
+    partial = float(scaling.get("partial_rotary_factor") or fields.get("partial_rotary_factor") or 1.0)
+    if not 0 < partial <= 1:
+        raise InvalidModelFile(f"config: partial_rotary_factor is {partial}, not above 0 and at most 1")
+    rotated = int(head_dim * partial)
     longest = fields.get("max_position_embeddings")
     scaling.setdefault("max_position_embeddings", longest)
     scaling.setdefault("original_max_position_embeddings", fields.get("original_max_position_embeddings") or longest)
@@ -290,12 +297,7 @@ class Decoder:
 
     def tensor(self, name: str, *shape: int) -> StoredTensor:
         """Find a tensor; a missing one or another shape than the config says is the file's fault."""
-        tensor = self.find(name)
-        if tensor is None:
-            raise InvalidModelFile(f"tensor {name} is missing")
-        if tensor.shape != shape:
-            raise InvalidModelFile(f"tensor {name} is {list(tensor.shape)}, the config says {list(shape)}")
-        return tensor
+        return expected(self.find(name), name, shape)
 
 
 class HeadNorms(Decoder):

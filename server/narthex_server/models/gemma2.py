@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from narthex_server.errors import InvalidModelFile
 from narthex_server.graph.scale import softcapped
 from narthex_server.models.base import SLIDING, DecoderConfig, Fields, parsing, windows
 from narthex_server.models.gemma import Gemma, spelled
@@ -25,10 +26,17 @@ def parse(fields: Fields) -> Gemma2Config:
     return replace(
         config,
         windows=windows(kinds, config.layers, known["sliding_window"]),
-        attention_scale=float(known["query_pre_attn_scalar"]) ** -0.5,
+        attention_scale=score_scale(known),
         attention_softcap=float(fields.get("attn_logit_softcapping", 50.0) or 0.0),
         final_softcap=float(fields.get("final_logit_softcapping", 30.0) or 0.0),
     )
+
+
+def score_scale(fields: Fields) -> float:
+    """What scores are multiplied by."""
+    if not (scalar := float(fields["query_pre_attn_scalar"])) > 0:
+        raise InvalidModelFile(f"config: query_pre_attn_scalar is {scalar}, not above 0")
+    return float(scalar**-0.5)
 
 
 class Gemma2(Gemma):

@@ -7,7 +7,7 @@ from typing import Any
 
 from narthex_server.models.base import SLIDING, Fields, HeadNorms, parse_rope, parsing, windows
 from narthex_server.models.gemma import spelled
-from narthex_server.models.gemma2 import Gemma2, Gemma2Config
+from narthex_server.models.gemma2 import Gemma2, Gemma2Config, score_scale
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -35,7 +35,7 @@ def parse(fields: Fields) -> Gemma2Config:
         config,
         ropes=tuple(rotations.get(kind, whole) for kind in kinds),
         windows=windows(kinds, config.layers, known["sliding_window"]),
-        attention_scale=float(known["query_pre_attn_scalar"]) ** -0.5,
+        attention_scale=score_scale(known),
         attention_softcap=float(known.get("attn_logit_softcapping", 0.0)),
         final_softcap=float(known.get("final_logit_softcapping", 0.0)),
     )

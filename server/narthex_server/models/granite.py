@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from narthex_server.errors import InvalidModelFile
 from narthex_server.graph.scale import scaled
 from narthex_server.models.base import Decoder, DecoderConfig, Fields, parsing
 
@@ -20,13 +21,16 @@ class GraniteConfig(DecoderConfig):
 @parsing()
 def parse(fields: Fields) -> GraniteConfig:
     """Read a config."""
-    return replace(
+    config = replace(
         GraniteConfig.parse(fields),
         attention_scale=float(fields.get("attention_multiplier", 1.0)),
         embedding_multiplier=float(fields.get("embedding_multiplier", 1.0)),
         residual_multiplier=float(fields.get("residual_multiplier", 1.0)),
         logits_scaling=float(fields.get("logits_scaling", 1.0)),
     )
+    if config.logits_scaling == 0:
+        raise InvalidModelFile("config: logits_scaling is 0, by which logits are divided")
+    return config
 
 
 class Granite(Decoder):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from narthex_server.engine.adapters import AdapterInfo
-from narthex_server.errors import PermissionDenied, Violation
+from narthex_server.errors import InvalidRequest, PermissionDenied, Violation
 from narthex_server.pipelines.models import Models, TextModel
 from narthex_server.pipelines.request import refuse
 from narthex_server.weights.adapters import read_adapter
@@ -34,7 +34,12 @@ class AdapterLibrary:
                 "this server loads no adapters for its callers; start it with --adapter-root",
                 reason="ADAPTER_ROOT_MISSING",
             )
-        folder = (self._root / path).resolve()
+        try:
+            folder = (self._root / path).resolve()
+            folder.exists()
+        except (OSError, ValueError) as error:
+            what = Violation("path", "is no name that a folder could have")
+            raise InvalidRequest(f"{what.field} {what.description}", violations=[what]) from error
         if not folder.is_relative_to(self._root):
             raise PermissionDenied("the path is outside the folder of adapters", reason="PATH_OUTSIDE_ROOT")
         return await self.load(model, name, folder)

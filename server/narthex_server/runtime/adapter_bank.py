@@ -40,14 +40,27 @@ class Limits:
     bytes: int = 1 << 30
 
 
+class _Stack:
+    """Factors of all adapters, one above the other: `rows` [ranks, width], zeros where there are none."""
+
+    def __init__(self, ranks: int, width: int) -> None:
+        self._pages = Pages(ranks * width * 4)
+        self.rows: Floats = self._pages.array((ranks, width))
+
+    def clear(self, ranks: range) -> None:
+        cleared = self.rows[ranks.start : ranks.stop]
+        cleared[:] = 0  # also what shares its page with a neighbour
+        self._pages.forget(ranks.start * self.rows[0].nbytes, cleared.nbytes)
+
+
 @dataclass(frozen=True, slots=True)
 class _Module:
     """One adaptable module; `a` [ranks, columns] and `b` [ranks, rows] hold the factors of all adapters."""
 
     name: str
     kind: str
-    a: Floats
-    b: Floats
+    a: _Stack
+    b: _Stack
 
 
 class AdapterBank:
@@ -61,15 +74,14 @@ class AdapterBank:
         self.limits = limits
         ranks = 2 * limits.count * limits.rank  # so that there is always a gap that is large enough
         self._modules = [
-            _Module(name, kind, _reserve(ranks, columns), _reserve(ranks, rows))
+            _Module(name, kind, _Stack(ranks, columns), _Stack(ranks, rows))
             for name, kind, columns, rows in json.loads(note)
         ]
         self._index = {module.name: at for at, module in enumerate(self._modules)}
         kinds = dict.fromkeys(module.kind for module in self._modules)
         self._places: dict[str, dict[int, range]] = {kind: {} for kind in kinds}
-        self.version = 0
-        """Grows with every change: what was bound before it is out of date."""
         self.inputs = self._bound()
+        """By name; what was bound before a change is out of date."""
 
     def check(self, adapter: Adapter) -> None:
         """Whether the adapter fits the model and the limits. Errors: FailedPrecondition, ResourceExhausted."""
@@ -82,7 +94,7 @@ class AdapterBank:
             )
         for name, factors in adapter.modules.items():
             module = self._modules[self._index[name]]
-            found, wanted = (factors.a.shape[1], factors.b.shape[1]), (module.a.shape[1], module.b.shape[1])
+            found, wanted = (factors.a.shape[1], factors.b.shape[1]), (module.a.rows.shape[1], module.b.rows.shape[1])
             if found != wanted:
                 raise FailedPrecondition(
                     f"the adapter's {name} is for {found[0]} columns and {found[1]} rows, the model's has {wanted[0]} "
@@ -108,28 +120,24 @@ class AdapterBank:
         for name, factors in adapter.modules.items():
             module = self._modules[self._index[name]]
             first = self._places[module.kind][place].start
-            module.a[first : first + len(factors.a)] = factors.a
-            module.b[first : first + len(factors.b)] = factors.b
-        self._change()
+            module.a.rows[first : first + len(factors.a)] = factors.a
+            module.b.rows[first : first + len(factors.b)] = factors.b
+        self.inputs = self._bound()
 
     def unload(self, place: int) -> None:
-        """Empty a place; its ranks become zeros."""
+        """Empty a place; its ranks become zeros, whose memory goes back to the system."""
         for module in self._modules:
             if (ranks := self._places[module.kind].get(place)) is not None:
-                module.a[ranks.start : ranks.stop] = 0
-                module.b[ranks.start : ranks.stop] = 0
+                module.a.clear(ranks)
+                module.b.clear(ranks)
         for places in self._places.values():
             places.pop(place, None)
-        self._change()
+        self.inputs = self._bound()
 
     @property
     def modules(self) -> tuple[str, ...]:
         """What can be adapted, in the order of the scales."""
         return tuple(self._index)
-
-    def _change(self) -> None:
-        self.version += 1
-        self.inputs = self._bound()
 
     def _free(self, kind: str, size: int) -> range:
         """The first gap of `size` ranks."""
@@ -145,15 +153,11 @@ class AdapterBank:
         used = {kind: max((r.stop for r in places.values()), default=1) for kind, places in self._places.items()}
         views = {}
         for module in self._modules:
-            views[f"{module.name}.a"] = module.a[: used[module.kind]]
-            views[f"{module.name}.b"] = module.b[: used[module.kind]]
+            views[f"{module.name}.a"] = module.a.rows[: used[module.kind]]
+            views[f"{module.name}.b"] = module.b.rows[: used[module.kind]]
         for kind, places in self._places.items():
             ranks = np.zeros((self.limits.count, used[kind]), np.float32)
             for place, taken in places.items():
                 ranks[place, taken.start : taken.stop] = 1
             views[f"ranks.{kind}"] = ranks
         return views
-
-
-def _reserve(ranks: int, width: int) -> Floats:
-    return Pages(ranks * width * 4).array((ranks, width))

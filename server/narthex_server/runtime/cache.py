@@ -73,10 +73,13 @@ class GraphCache:
 
 
 def entry_key(content: str, options: Mapping[str, object], code: Iterable[Path]) -> str:
-    """Name an entry by content, options and the code that builds it: a changed builder never meets an old graph."""
+    """Name an entry by content, options and the code that builds it: a changed builder never meets an old graph.
+
+    `code` are packages, and modules by themselves.
+    """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{content}\0{json.dumps(options, sort_keys=True)}\0".encode())
-    for package in code:
-        for file in sorted(package.rglob("*.py")):
+    for path in code:
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
     return digest.hexdigest()

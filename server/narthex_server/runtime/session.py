@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narthex_server.runtime.adapter_bank import Adapter, AdapterBank, Limits
-from narthex_server.runtime.slot_cache import Saved, SlotCache
+from narthex_server.runtime.slot_cache import SlotCache
+from narthex_server.runtime.slotted import Slotted
 from narthex_server.runtime.stepper import NO_OTHERS, Others, Stepper, Tokens, open_session
 
 Floats = NDArray[np.float32]
@@ -52,9 +53,11 @@ class Adapted:
 
     def load(self, place: int, adapter: Adapter) -> None:
         self.bank.load(place, adapter)
+        self.stepper.forget()
 
     def unload(self, place: int) -> None:
         self.bank.unload(place)
+        self.stepper.forget()
 
     def choose(self, slot: int, blend: Floats) -> None:
         """From now on a slot computes with so much [capacity] of each adapter."""
@@ -65,10 +68,10 @@ class Adapted:
         blends = self._blends[first : first + batch]
         if not blends[rows].any():
             return None
-        return Others(self.bank.version, MappingProxyType({"scales": blends[:, None]}), self.bank.inputs)
+        return Others(MappingProxyType({"scales": blends[:, None]}), self.bank.inputs)
 
 
-class OrtDecoderSession:
+class OrtDecoderSession(Slotted):
     """The engine's DecoderSession over a graph with inputs tokens, rows, one cache per layer, and what attention adds.
 
     Used by one thread at a time.
@@ -112,20 +115,6 @@ class OrtDecoderSession:
     def prefix_class(self, length: int) -> int:
         """Prompts of different classes cache different keys for the same tokens."""
         return int(length > self._long_prompt)
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` cached tokens of one slot to another, and the state that it is in."""
-        self._cache.copy(source, target, length)
-
-    def save(self, slot: int) -> Saved:
-        return self._cache.save(slot)
-
-    def restore(self, slot: int, saved: Saved) -> None:
-        self._cache.restore(slot, saved)
-
-    def release(self, slot: int) -> None:
-        """Give a slot's memory back to the system."""
-        self._cache.release(slot)
 
     def close(self) -> None:
         self._stepper.close()

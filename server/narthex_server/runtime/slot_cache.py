@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from narthex_server.runtime.pages import Pages
 
-Shape = Sequence[int | str]
+Extents = Sequence[int | str]
 Numbers = NDArray[np.floating[Any]]
 Saved = tuple[Numbers, ...]
 
@@ -33,7 +33,7 @@ class SlotCache:
     A state cannot be cut back to fewer tokens, only be saved and restored.
     """
 
-    def __init__(self, inputs: Iterable[tuple[str, Shape, DTypeLike]], slots: int, max_len: int) -> None:
+    def __init__(self, inputs: Iterable[tuple[str, Extents, DTypeLike]], slots: int, max_len: int) -> None:
         """Reserve buffers for those inputs of a graph whose first extent is `slots`."""
         self.slots = slots
         extents: dict[int | str, int | str] = {"slots": slots, "max_len": max_len}

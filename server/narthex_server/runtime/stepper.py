@@ -29,6 +29,15 @@ def open_session(graph: Path, threads: int) -> Any:
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
+def fetching_only() -> Any:
+    """Options of runs that compute no more than the outputs that are asked for."""
+    options = ort.RunOptions()
+    options.only_execute_path_to_fetches = True
+    # Its value means nothing here, but looking for one that is not there takes ONNX Runtime 30 us a run.
+    options.add_run_config_entry("gpu_graph_id", "-1")
+    return options
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """`batch` [B, S] goes after `past` [B] tokens of slots first.., in prompts of `known` [B] tokens.
@@ -47,14 +56,13 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """Further inputs: `values` change with every run, `buffers` are bound where they lie until `version` changes."""
+    """Further inputs: `values` change with every run, `buffers` stay bound where they lie until the stepper forgets."""
 
-    version: int
     values: Arrays
     buffers: Arrays
 
 
-NO_OTHERS = Others(0, MappingProxyType({}), MappingProxyType({}))
+NO_OTHERS = Others(MappingProxyType({}), MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +86,7 @@ class Stepper:
         self._takes = {value.name for value in session.get_inputs()}
         self.width = next(int(value.shape[-1]) for value in session.get_outputs() if value.name == output)
         self._steps: OrderedDict[tuple[object, ...], _Step] = OrderedDict()
-        self._options = ort.RunOptions()
-        if len(session.get_outputs()) > len(cache.positions) + len(cache.states) + 1:
-            self._options.only_execute_path_to_fetches = True
+        self._options = fetching_only()
 
     def run(self, tokens: Tokens, others: Others = NO_OTHERS) -> NDArray[np.float32]:
         """Run the graph."""
@@ -98,14 +104,18 @@ class Stepper:
             buffer.rows[tokens.first + tokens.live] = state[tokens.live]
         return step.output
 
-    def close(self) -> None:
+    def forget(self) -> None:
+        """Let go of all that is bound: other buffers take its place."""
         self._steps.clear()
+
+    def close(self) -> None:
+        self.forget()
         self._session = None
 
     def _step(self, tokens: Tokens, others: Others) -> _Step:
         """Find or build the binding; building costs about a millisecond, finding nothing."""
         shapes = tuple(value.shape for value in others.values.values())
-        key = (tokens.first, tokens.batch.shape, len(tokens.rows), others.version, shapes)
+        key = (tokens.first, tokens.batch.shape, len(tokens.rows), shapes)
         if (step := self._steps.get(key)) is not None:
             self._steps.move_to_end(key)
             return step

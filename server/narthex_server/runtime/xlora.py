@@ -5,6 +5,7 @@ Source: https://arxiv.org/abs/2402.07148.
 
 import gc
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,9 @@ class Classifier:
         """From the settings of an X-LoRA folder; PEFT always rectifies between layers. Errors: InvalidModelFile."""
         try:
             top = fields.get("top_k_lora")
+            for name, value in (("top_k_lora", top), ("softmax_temperature", fields.get("softmax_temperature"))):
+                if value and not 0 < float(value) < math.inf:
+                    raise ValueError(f"{name} is {value}")
             return cls(
                 tuple(layers),
                 tuple(modules),
@@ -115,11 +119,15 @@ class XLoraSession:
         self._cache, self._first_cache = (cache_of(session, shape.slots, shape.max_len) for _ in range(2))
         self._stepper = Stepper(session, self._cache, "logits")
         self._first_pass = Stepper(session, self._first_cache, "hidden")
+        if (wanted := classifier.layers[0][0].shape[1]) != (found := self._first_pass.width):
+            raise FailedPrecondition(
+                f"the X-LoRA classifier takes states of {wanted} numbers, the model's have {found}"
+            )
         self.vocab_size = self._stepper.width
         self.state_bytes = 2 * self._cache.state_bytes
         self._long_prompt = long_prompt(session, shape)
         self._frozen_after = frozen_after
-        self._generated = np.zeros(shape.slots, np.int64)
+        self._prompts = np.ones(shape.slots, np.int64)
         self._scales = np.zeros((shape.slots, len(self._bank.modules), len(experts)), np.float32)
         self._classes = itertools.count(2)
 
@@ -133,11 +141,11 @@ class XLoraSession:
         for row in live[lengths[live] == 0].tolist():
             self._reset(first + row)
         slots = first + live
-        thawed = live[self._generated[slots] < self._frozen_after] if self._frozen_after else live
+        generated = lengths[live] - self._prompts[slots]
+        thawed = live[generated < self._frozen_after] if self._frozen_after else live
         if len(thawed):
             step = Tokens(first, tokens[:, None], lengths, lengths + 1, thawed, thawed)
             self._scales[first + thawed] = self._scalings(step)
-        self._generated[slots] += 1
         scales = self._scales[first : first + len(tokens), None]
         return self._stepper.run(Tokens(first, tokens[:, None], lengths, lengths + 1, live, live), self._others(scales))
 
@@ -151,7 +159,7 @@ class XLoraSession:
         self._shape.check(slot, lengths, len(tokens))
         if past == 0:
             self._reset(slot)
-        self._generated[slot] = 0
+        self._prompts[slot] = known
         every = np.arange(len(tokens))
         scales = self._scalings(Tokens(slot, tokens[None], lengths, prompt, every, ROW))
         self._scales[slot] = scales[-1]
@@ -165,7 +173,7 @@ class XLoraSession:
         """Copy the first `length` cached tokens of one slot to another, and the state that it is in."""
         self._cache.copy(source, target, length)
         self._first_cache.copy(source, target, length)
-        self._generated[target] = self._generated[source]
+        self._prompts[target] = self._prompts[source]
         self._scales[target] = self._scales[source]
 
     def save(self, slot: int) -> tuple[Saved, Saved]:
@@ -196,12 +204,12 @@ class XLoraSession:
 
     def _others(self, scales: Floats) -> Others:
         values: Mapping[str, NDArray[np.generic]] = MappingProxyType({"scales": scales})
-        return Others(self._bank.version, values, self._bank.inputs)
+        return Others(values, self._bank.inputs)
 
     def _reset(self, slot: int) -> None:
         self._cache.reset(slot)
         self._first_cache.reset(slot)
-        self._generated[slot] = 0
+        self._prompts[slot] = 1
 
 
 def _columns(modules: Sequence[str], classifier: Classifier, experts: Sequence[Adapter]) -> NDArray[np.int64]:

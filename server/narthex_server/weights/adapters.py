@@ -47,10 +47,6 @@ class AdapterWeights:
     scale: float
     modules: Mapping[str, LowRank]
 
-    @property
-    def bytes(self) -> int:
-        return sum(low_rank.a.nbytes + low_rank.b.nbytes for low_rank in self.modules.values())
-
 
 @dataclass(frozen=True, slots=True)
 class _Scaling:

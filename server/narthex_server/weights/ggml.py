@@ -168,6 +168,10 @@ class _Reader:
             )
         if hidden % heads:
             raise InvalidModelFile(f"{self._path}: {heads} heads do not divide {hidden} columns")
+        if numbers.rotated != hidden // heads:
+            raise InvalidModelFile(
+                f"{self._path}: {numbers.rotated} of the {hidden // heads} columns of a head rotate; supported are all"
+            )
         return numbers
 
     def skip_vocabulary(self, tokens: int) -> None:

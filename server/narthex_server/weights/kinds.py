@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from narthex_server.weights.encoders import ENCODERS
+from narthex_server.weights.encoding import ENCODERS
 from narthex_server.weights.formats import FORMATS
 
 KINDS = tuple(name for name in ENCODERS if name in FORMATS)

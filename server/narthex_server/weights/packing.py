@@ -58,6 +58,6 @@ class BlockFormat:
     packing: Packing | None = None
 
 
-def quantised(name: str, ggml_type: int, block: int, size: int, packing: Packing) -> BlockFormat:
+def packed_format(name: str, ggml_type: int, block: int, size: int, packing: Packing) -> BlockFormat:
     """A format whose values are defined by its packing."""
     return BlockFormat(name, ggml_type, block, size, packing.dense, packing)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from narthex_server.errors import InvalidRequest
-from narthex_server.weights.encoders import encode
+from narthex_server.weights.encoding import encode
 from narthex_server.weights.formats import BlockFormat, Bytes
 from narthex_server.weights.latest import Latest
 from narthex_server.weights.scheme import Scheme, summary, unused

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from narthex_server.errors import InvalidModelFile
 from narthex_server.weights.formats import F32, BlockFormat, Bytes
 
 
@@ -80,3 +81,12 @@ class WeightSource(Protocol):
     def find(self, name: str) -> StoredTensor | None:
         """Return the tensor, or None where the file has none of that name."""
         ...
+
+
+def expected(tensor: StoredTensor | None, name: str, shape: tuple[int, ...]) -> StoredTensor:
+    """Return the tensor that was found under this name; InvalidModelFile where there is none, or one of other shape."""
+    if tensor is None:
+        raise InvalidModelFile(f"tensor {name} is missing")
+    if tensor.shape != shape:
+        raise InvalidModelFile(f"tensor {name} is {list(tensor.shape)}, the config says {list(shape)}")
+    return tensor

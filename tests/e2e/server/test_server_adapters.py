@@ -77,6 +77,8 @@ async def test_what_cannot_be_loaded_says_why(client, adapters, tmp_path):
         ("q", ".", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_MODEL_FILE"),
         ("q", "../elsewhere", grpc.StatusCode.PERMISSION_DENIED, "PATH_OUTSIDE_ROOT"),
         ("q", "outside", grpc.StatusCode.PERMISSION_DENIED, "PATH_OUTSIDE_ROOT"),
+        ("q", "nul\0", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
+        ("q", "long" * 100, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
         ("a/b", "adapter_b", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
     ):
         with pytest.raises(NarthexError) as caught:

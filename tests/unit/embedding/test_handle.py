@@ -141,3 +141,17 @@ async def test_the_observer_hears_of_batches_and_ends(started, encoder):
         encoder.gate.set()
     assert seen.finished == ["ok", "error", "cancelled"]
     assert seen.batches[0] == (2, 5, 1)
+
+
+async def test_an_observer_that_raises_does_no_harm(started, encoder, caplog):
+    class Broken:
+        def on_batch(self, report) -> None:
+            raise RuntimeError("broken observer")
+
+        def on_finished(self, outcome: str, seconds: float) -> None:
+            raise RuntimeError("broken observer")
+
+    async with started(observer=Broken()) as handle, asyncio.timeout(PATIENCE):
+        assert (await handle.embed([text(5)])).tolist() == [[5, 0]]
+        assert handle.requests() == 0
+    assert caplog.text.count("the embedder's observer failed") == 2

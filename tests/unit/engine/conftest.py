@@ -36,6 +36,8 @@ class HashBank:
         self.numbers[place] = adapter
 
     def unload(self, place: int) -> None:
+        if self.numbers[place] == 1000:
+            raise RuntimeError("stuck")
         self.numbers[place] = 0
 
     def choose(self, slot: int, blend: NDArray[np.float32]) -> None:
@@ -142,9 +144,6 @@ class HashDecoder:
 
     def _adapted(self, slot: int) -> int:
         return self.adapters.shift(slot) if self.adapters else 0
-
-    def _seeds(self, slot: int, past: int, count: int) -> list[int]:
-        return [self.hashed(self.cache[slot, : past + row + 1]) for row in range(count)]
 
     def _shift(self, known: int) -> int:
         """What is cached of a token differs in long prompts."""

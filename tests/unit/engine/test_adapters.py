@@ -128,3 +128,15 @@ async def test_a_load_whose_caller_left_is_finished(adapting, running, collect):
         await asyncio.gather(loading, return_exceptions=True)
         await handle.load_adapter(info("b"), 5)  # the thread takes messages in order
         assert (await collect(handle, request("r", PROMPT, AdapterUse("a"))))[0] == adapting.solo(PROMPT, 10, 400)
+
+
+async def test_an_adapter_that_cannot_be_unloaded_is_an_error_and_its_place_is_lost(adapting, running, collect):
+    async with running(adapting) as handle:
+        await handle.load_adapter(info("a"), 1000)
+        async with asyncio.timeout(10):
+            with pytest.raises(InternalError, match="error id"):
+                await handle.unload_adapter("a")
+        await handle.load_adapter(info("b"), 2)
+        with pytest.raises(ResourceExhausted):
+            await handle.load_adapter(info("c"), 3)
+        assert (await collect(handle, request("r", PROMPT, AdapterUse("b"))))[0] == adapting.solo(PROMPT, 10, 200)

@@ -8,7 +8,9 @@ from narthex_server.models import (
     families,
     gemma2,
     gemma3,
+    gemma3_text,
     gpt_oss,
+    granite,
     llama,
     mistral,
     mixtral,
@@ -120,6 +122,8 @@ def test_a_mixture_that_is_not_described_is_refused(family, broken):
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, not between 1 and 4096"),
         ({"head_dim": 10**9}, "head_dim is 1000000000"),
         ({"rope_parameters": 7}, "config"),
+        ({"partial_rotary_factor": 1e8}, "partial_rotary_factor is 100000000.0, not above 0 and at most 1"),
+        ({"partial_rotary_factor": -0.5}, "partial_rotary_factor is -0.5"),
         ({"num_key_value_heads": 3}, "4 attention heads cannot share 3 keys and values"),
         ({"hidden_act": "relu6"}, "hidden_act relu6 is not supported; supported are silu"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type dynamic is not supported"),
@@ -131,10 +135,22 @@ def test_a_config_that_does_not_fit_says_why(fields, complaint):
         llama.CONFIG(FIELDS | fields)
 
 
+@pytest.mark.parametrize("family", [gemma2, gemma3_text])
+def test_scores_are_scaled_by_the_root_of_a_positive_number(family):
+    assert family.CONFIG(FIELDS | {"query_pre_attn_scalar": 64}).attention_scale == 1 / 8
+    with pytest.raises(InvalidModelFile, match="query_pre_attn_scalar is -64"):
+        family.CONFIG(FIELDS | {"query_pre_attn_scalar": -64})
+
+
+def test_logits_are_divided_by_some_number():
+    with pytest.raises(InvalidModelFile, match="logits_scaling is 0"):
+        granite.CONFIG(FIELDS | {"logits_scaling": 0})
+
+
 def test_a_path_without_a_model_is_named(tmp_path):
     with pytest.raises(NotFound, match="no model at"):
         load(tmp_path / "none", LoadOptions())
-    with pytest.raises(InvalidModelFile, match="neither a GGUF file nor a folder"):
+    with pytest.raises(InvalidModelFile, match="neither a GGUF or GGML file nor a folder"):
         load(tmp_path, LoadOptions())
 
 

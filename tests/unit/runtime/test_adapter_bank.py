@@ -1,11 +1,14 @@
 import json
 import random
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from narthex_server.errors import FailedPrecondition, ResourceExhausted
 from narthex_server.runtime.adapter_bank import AdapterBank, Limits
+from narthex_server.runtime.pages import PAGE
 
 NOTE = json.dumps([["l.0.q", "q", 8, 6], ["l.1.q", "q", 8, 6], ["l.0.v", "v", 8, 4], ["head", "head", 8, 20]])
 WIDTHS = {"l.0.q": (8, 6), "l.1.q": (8, 6), "l.0.v": (8, 4), "head": (8, 20)}
@@ -64,13 +67,13 @@ def test_places_that_come_and_go_at_random_keep_to_themselves():
                 np.testing.assert_array_equal(found[name], wanted)
 
 
-def test_every_change_is_a_new_version_and_an_empty_bank_binds_one_rank_of_zeros():
+def test_a_bank_binds_the_ranks_in_use_and_an_empty_one_one_rank_of_zeros():
     bank = AdapterBank(NOTE, Limits(2, 4))
     assert bank.inputs["head.a"].shape == (1, 8) and not bank.inputs["head.a"].any()
     bank.load(1, adapter(1, v=3))
-    assert bank.version == 1 and bank.inputs["l.0.v.b"].shape == (3, 4) and bank.inputs["head.b"].shape == (1, 20)
+    assert bank.inputs["l.0.v.b"].shape == (3, 4) and bank.inputs["head.b"].shape == (1, 20)
     bank.unload(1)
-    assert bank.version == 2 and bank.inputs["l.0.v.b"].shape == (1, 4) and not bank.inputs["l.0.v.b"].any()
+    assert bank.inputs["l.0.v.b"].shape == (1, 4) and not bank.inputs["l.0.v.b"].any()
 
 
 def test_what_does_not_fit_is_refused_with_its_numbers():
@@ -84,3 +87,17 @@ def test_what_does_not_fit_is_refused_with_its_numbers():
         bank.check(adapter(1, v=5))
     with pytest.raises(ResourceExhausted, match=r"size in bytes is \d+, the limit of this server 1000"):
         bank.check(adapter(1, head=4, q0=4, q1=4, v=4))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux only")
+def test_an_unloaded_adapter_costs_no_memory():
+    wide = 1 << 20
+    bank = AdapterBank(json.dumps([["l.0.q", "q", wide, 8], ["l.1.q", "q", wide, 8]]), Limits(2, 8))
+    bank.load(0, Adapter({"l.0.q": LowRank(np.ones((8, wide), np.float32), np.ones((8, 8), np.float32))}))
+    loaded = resident()
+    bank.unload(0)
+    assert loaded - resident() > 1 << 24
+
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE

@@ -68,6 +68,13 @@ def test_the_key_follows_content_options_and_code(tmp_path):
     assert len(keys) == 4
 
 
+def test_code_may_be_single_files_too(tmp_path):
+    file, other = tmp_path / "one.py", tmp_path / "two.py"
+    file.write_text("one")
+    other.write_text("two")
+    assert entry_key("a", {}, [file]) != entry_key("a", {}, [other])
+
+
 def test_an_entry_that_nothing_used_for_a_month_makes_room(tmp_path):
     cache = GraphCache(tmp_path)
     old = cache.find_or_build("old", write_graph).parent

@@ -127,6 +127,7 @@ def test_a_file_cut_at_any_byte_is_refused(write: Write) -> None:
         (20, "i", 0, "0 heads"),
         (20, "i", 7, "7 heads do not divide 64 columns"),
         (24, "i", 1 << 30, "1073741824 layers"),
+        (28, "i", 8, "8 of the 16 columns of a head rotate"),
         (36, "I", 1 << 31, "a token of 2147483648 bytes"),
     ],
 )

@@ -1,8 +1,6 @@
 """The standard encoder: vectors of token and place, then layers of attention and feed-forward with norms after each."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,10 +14,9 @@ from narthex_server.graph.linear import linear, vector
 from narthex_server.graph.mlp import ACTIVATIONS
 from narthex_server.graph.norm import add_layer_norm, layer_norm
 from narthex_server.graph.whole import FullAttention, learned_places
-from narthex_server.models.base import parsing
-from narthex_server.weights.tensors import StoredTensor, WeightSource
+from narthex_server.models.base import Fields, check_activation, parsing
+from narthex_server.weights.tensors import StoredTensor, WeightSource, expected
 
-Fields = Mapping[str, Any]
 _WORDS = "embeddings.word_embeddings.weight"
 
 
@@ -54,9 +51,7 @@ class EncoderConfig:
             epsilon=float(fields.get("layer_norm_eps", 1e-12)),
             activation=str(fields.get("hidden_act", "gelu")),
         )
-        if config.activation not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise InvalidModelFile(f"config: hidden_act {config.activation} is not supported; supported are {known}")
+        check_activation(config.activation)
         if config.heads < 1 or config.hidden % config.heads:
             raise InvalidModelFile(f"config: {config.hidden} dimensions cannot be split into {config.heads} heads")
         if (kind := fields.get("position_embedding_type") or "absolute") != "absolute":
@@ -158,9 +153,5 @@ class Encoder:
 
     def tensor(self, name: str, *shape: int) -> StoredTensor:
         """Find a tensor; a missing one or another shape than the config says is the file's fault."""
-        tensor = self.weights.find(f"{self.prefix}{name}")
-        if tensor is None:
-            raise InvalidModelFile(f"tensor {self.prefix}{name} is missing")
-        if tensor.shape != shape:
-            raise InvalidModelFile(f"tensor {tensor.name} is {list(tensor.shape)}, the config says {list(shape)}")
-        return tensor
+        full = f"{self.prefix}{name}"
+        return expected(self.weights.find(full), full, shape)

@@ -1,6 +1,7 @@
 """DistilBERT: a BERT without token types, in its own words."""
 
-from narthex_server.models.encoders.base import Encoder, EncoderConfig, Fields, Names
+from narthex_server.models.base import Fields
+from narthex_server.models.encoders.base import Encoder, EncoderConfig, Names
 
 _SPELLING = {
     "hidden_size": "dim", "intermediate_size": "hidden_dim", "num_hidden_layers": "n_layers",

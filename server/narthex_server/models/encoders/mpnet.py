@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from narthex_server.errors import InvalidModelFile
 from narthex_server.graph.whole import distances
-from narthex_server.models.base import parsing
+from narthex_server.models.base import Fields, parsing
 from narthex_server.models.encoders import roberta
-from narthex_server.models.encoders.base import Encoder, EncoderConfig, Fields, Names
+from narthex_server.models.encoders.base import Encoder, EncoderConfig, Names
 
 _FARTHEST = 128
 """From here on all distances are in the last bucket."""

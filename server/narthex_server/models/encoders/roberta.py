@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from narthex_server.models.base import parsing
-from narthex_server.models.encoders.base import Encoder, EncoderConfig, Fields
+from narthex_server.models.base import Fields, parsing
+from narthex_server.models.encoders.base import Encoder, EncoderConfig
 
 
 @parsing()

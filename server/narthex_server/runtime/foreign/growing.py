@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from narthex_server.runtime.foreign.ports import Ports, single_precision
 from narthex_server.runtime.slot_cache import Numbers
+from narthex_server.runtime.stepper import fetching_only
 
 Caches = Mapping[str, Numbers]
 """By the name of the input."""
@@ -21,8 +21,7 @@ class GrowingGraph:
         self._session = session
         self._ports = ports
         self._presents = [cache.present for cache in ports.caches]
-        self._without_logits = ort.RunOptions()
-        self._without_logits.only_execute_path_to_fetches = True
+        self._without_logits = fetching_only()
 
     def run(
         self, tokens: NDArray[np.int64], past: NDArray[np.int32], mask: NDArray[np.bool_], caches: Caches,

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from narthex_server.runtime.foreign.ports import Ports, single_precision
 from narthex_server.runtime.session import Shape
-from narthex_server.runtime.slot_cache import Numbers, Saved, SlotCache
+from narthex_server.runtime.slot_cache import Numbers, SlotCache
+from narthex_server.runtime.slotted import Slotted
+from narthex_server.runtime.stepper import fetching_only
 
 _BINDINGS = 64
 
@@ -26,7 +27,7 @@ class _Step:
     states: tuple[Numbers, ...]
 
 
-class InPlaceSession:
+class InPlaceSession(Slotted):
     """The engine's DecoderSession over a graph of GroupQueryAttention, which counts a row's tokens in the mask.
 
     So rows are padded on the right: left padding would be silently wrong.
@@ -48,8 +49,7 @@ class InPlaceSession:
         )
         self.state_bytes = self._cache.state_bytes
         self._steps: OrderedDict[tuple[int, int, int, int], _Step] = OrderedDict()
-        self._options = ort.RunOptions()
-        self._options.only_execute_path_to_fetches = True
+        self._options = fetching_only()
 
     def decode(
         self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32], live: NDArray[np.int64]
@@ -71,20 +71,6 @@ class InPlaceSession:
 
     def prefix_class(self, length: int) -> int:
         return 0
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` cached tokens of one slot to another, and the state that it is in."""
-        self._cache.copy(source, target, length)
-
-    def save(self, slot: int) -> Saved:
-        return self._cache.save(slot)
-
-    def restore(self, slot: int, saved: Saved) -> None:
-        self._cache.restore(slot, saved)
-
-    def release(self, slot: int) -> None:
-        """Give a slot's memory back to the system."""
-        self._cache.release(slot)
 
     def close(self) -> None:
         self._steps.clear()

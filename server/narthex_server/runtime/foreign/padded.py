@@ -11,6 +11,7 @@ from narthex_server.runtime.foreign.growing import Caches, GrowingGraph
 from narthex_server.runtime.foreign.ports import Ports
 from narthex_server.runtime.session import Shape
 from narthex_server.runtime.slot_cache import Numbers, Saved, SlotCache
+from narthex_server.runtime.slotted import Slotted
 
 _LAST = np.zeros(1, np.int64)
 
@@ -24,7 +25,7 @@ class _Batch:
     caches: Caches
 
 
-class PaddedSession:
+class PaddedSession(Slotted):
     """The engine's DecoderSession over a graph with a mask; rows that are not live are left out of the batch.
 
     Slots hold the tokens for good. While the same rows go on decoding, what the graph gave last goes in again, and
@@ -66,20 +67,15 @@ class PaddedSession:
         return 0
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` cached tokens of one slot to another, and the state that it is in."""
-        self._cache.copy(source, target, length)
+        super().copy(source, target, length)
         self._last = None
 
-    def save(self, slot: int) -> Saved:
-        return self._cache.save(slot)
-
     def restore(self, slot: int, saved: Saved) -> None:
-        self._cache.restore(slot, saved)
+        super().restore(slot, saved)
         self._last = None
 
     def release(self, slot: int) -> None:
-        """Give a slot's memory back to the system."""
-        self._cache.release(slot)
+        super().release(slot)
         self._last = None
 
     def close(self) -> None:

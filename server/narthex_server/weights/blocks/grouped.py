@@ -6,7 +6,7 @@ import numpy as np
 
 from narthex_server.weights.blocks.layout import fields, half, nibbles, pairs, split
 from narthex_server.weights.blocks.simple import IQ4_VALUES
-from narthex_server.weights.packing import Bytes, Floats, Offsets, Packing, quantised
+from narthex_server.weights.packing import Bytes, Floats, Offsets, Packing, packed_format
 
 
 def _low_bits(blocks: Bytes, bits: int) -> Bytes:
@@ -111,10 +111,12 @@ def _iq4_xs_scales(raw: Bytes) -> Floats:
 
 
 GROUPED = (
-    quantised("Q2_K", 10, 256, 84, Packing(8, _PRODUCTS, _q2_k, _block_scale(84, 80, 1), Offsets(16, _q2_k_offsets))),
-    quantised("Q3_K", 11, 256, 110, Packing(8, _PRODUCTS, _q3_k, _block_scale(110, 108, -1))),
-    quantised("Q4_K", 12, 256, 144, Packing(4, 32, _q4_k, _six_bit_scales(144), _six_bit_offsets(144, 8))),
-    quantised("Q5_K", 13, 256, 176, Packing(8, 32, _q5_k, _six_bit_scales(176), _six_bit_offsets(176, 16))),
-    quantised("Q6_K", 14, 256, 210, Packing(8, 16, _q6_k, _q6_k_scales)),
-    quantised("IQ4_XS", 23, 256, 136, Packing(8, 32, _iq4_xs, _iq4_xs_scales)),
+    packed_format(
+        "Q2_K", 10, 256, 84, Packing(8, _PRODUCTS, _q2_k, _block_scale(84, 80, 1), Offsets(16, _q2_k_offsets))
+    ),
+    packed_format("Q3_K", 11, 256, 110, Packing(8, _PRODUCTS, _q3_k, _block_scale(110, 108, -1))),
+    packed_format("Q4_K", 12, 256, 144, Packing(4, 32, _q4_k, _six_bit_scales(144), _six_bit_offsets(144, 8))),
+    packed_format("Q5_K", 13, 256, 176, Packing(8, 32, _q5_k, _six_bit_scales(176), _six_bit_offsets(176, 16))),
+    packed_format("Q6_K", 14, 256, 210, Packing(8, 16, _q6_k, _q6_k_scales)),
+    packed_format("IQ4_XS", 23, 256, 136, Packing(8, 32, _iq4_xs, _iq4_xs_scales)),
 )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from narthex_server.weights.blocks.layout import half, nibbles, pairs, split
-from narthex_server.weights.packing import Bytes, Floats, Offsets, Packing, quantised
+from narthex_server.weights.packing import Bytes, Floats, Offsets, Packing, packed_format
 
 
 def _scale(size: int) -> Callable[[Bytes], Floats]:
@@ -60,11 +60,11 @@ def _half_power(raw: Bytes) -> Floats:
 
 
 SIMPLE = (
-    quantised("Q4_0", 2, 32, 18, Packing(4, 32, _four_bits(18, 2), _scale(18))),
-    quantised("Q4_1", 3, 32, 20, Packing(4, 32, _four_bits(20, 4), _scale(20), _offset(20, 8))),
-    quantised("Q5_0", 6, 32, 22, Packing(8, 32, _five_bits(22, 2), _scale(22))),
-    quantised("Q5_1", 7, 32, 24, Packing(8, 32, _five_bits(24, 4), _scale(24), _offset(24, 16))),
-    quantised("Q8_0", 8, 32, 34, Packing(8, 32, _q8_0, _scale(34))),
-    quantised("IQ4_NL", 20, 32, 18, Packing(8, 32, _looked_up(IQ4_VALUES, 18, 2), _scale(18))),
-    quantised("MXFP4", 39, 32, 17, Packing(8, 32, _looked_up(_E2M1_DOUBLED, 17, 1), _half_power)),
+    packed_format("Q4_0", 2, 32, 18, Packing(4, 32, _four_bits(18, 2), _scale(18))),
+    packed_format("Q4_1", 3, 32, 20, Packing(4, 32, _four_bits(20, 4), _scale(20), _offset(20, 8))),
+    packed_format("Q5_0", 6, 32, 22, Packing(8, 32, _five_bits(22, 2), _scale(22))),
+    packed_format("Q5_1", 7, 32, 24, Packing(8, 32, _five_bits(24, 4), _scale(24), _offset(24, 16))),
+    packed_format("Q8_0", 8, 32, 34, Packing(8, 32, _q8_0, _scale(34))),
+    packed_format("IQ4_NL", 20, 32, 18, Packing(8, 32, _looked_up(IQ4_VALUES, 18, 2), _scale(18))),
+    packed_format("MXFP4", 39, 32, 17, Packing(8, 32, _looked_up(_E2M1_DOUBLED, 17, 1), _half_power)),
 )

@@ -2,7 +2,7 @@ import gguf
 import numpy as np
 import pytest
 from narthex_server.errors import InvalidModelFile
-from narthex_server.weights.encoders import ENCODERS, encode
+from narthex_server.weights.encoding import ENCODERS, encode
 from narthex_server.weights.formats import BlockFormat
 
 KINDS = list(ENCODERS)
