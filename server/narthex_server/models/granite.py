@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from narthex_server.errors import InvalidModelFile
 from narthex_server.graph.scale import scaled
 from narthex_server.models.base import Decoder, DecoderConfig, Fields, parsing
 
@@ -15,6 +16,11 @@ class GraniteConfig(DecoderConfig):
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
     logits_scaling: float = 1.0
+
+    def __post_init__(self) -> None:
+        DecoderConfig.__post_init__(self)
+        if not self.logits_scaling:
+            raise InvalidModelFile("config: logits_scaling is 0, by which no logits can be divided")
 
 
 @parsing()

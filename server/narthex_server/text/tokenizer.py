@@ -37,7 +37,11 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception for every kind of broken file
             raise InvalidModelFile(f"{path} cannot be read: {error}") from error
-        _add_missing(backend, config.get("added_tokens_decoder") or {})
+        try:
+            _add_missing(backend, config.get("added_tokens_decoder") or {})
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            described = f"{folder / 'tokenizer_config.json'}: added_tokens_decoder"
+            raise InvalidModelFile(f"{described} does not describe tokens by their numbers: {error!r}") from error
         bos, eos = (_token_id(backend, config.get(key)) for key in ("bos_token", "eos_token"))
         _follow_flags(backend, config, bos, eos)
         return cls(backend, bos, eos)

@@ -1,6 +1,7 @@
 """Low-rank adapters as PEFT writes them: adapter_config.json and adapter_model.safetensors."""
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class _Scaling:
 
 def read_adapter(folder: Path) -> AdapterWeights:
     """Read a PEFT folder. Errors: NotFound; InvalidModelFile for what is broken, or not a LoRA that can be served."""
-    if not folder.exists():
+    if not os.path.exists(folder):  # also false for names that no file system takes
         raise NotFound(f"there is no adapter at {folder}")
     fields = read_adapter_config(folder)
     if (kind := fields.get("peft_type", "LORA")) != "LORA":

@@ -77,11 +77,15 @@ async def test_what_cannot_be_loaded_says_why(client, adapters, tmp_path):
         ("q", ".", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_MODEL_FILE"),
         ("q", "../elsewhere", grpc.StatusCode.PERMISSION_DENIED, "PATH_OUTSIDE_ROOT"),
         ("q", "outside", grpc.StatusCode.PERMISSION_DENIED, "PATH_OUTSIDE_ROOT"),
+        ("q", "adapter_b\0", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
+        ("q", "x" * 300, grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
+        ("q", "x" * 5000, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
         ("a/b", "adapter_b", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
     ):
         with pytest.raises(NarthexError) as caught:
             await client.load_adapter(name, path)
         assert (caught.value.code, caught.value.reason) == (code, reason), caught.value
+        assert str(adapters) not in str(caught.value)
     with pytest.raises(NarthexError, match="no adapter 'x'; loaded are: a") as caught:
         await client.generate(spec({"input_ids": [1, 2]}, AdapterUse(name="x")))
     assert caught.value.code == grpc.StatusCode.NOT_FOUND

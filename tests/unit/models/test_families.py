@@ -9,6 +9,7 @@ from narthex_server.models import (
     gemma2,
     gemma3,
     gpt_oss,
+    granite,
     llama,
     mistral,
     mixtral,
@@ -124,6 +125,12 @@ def test_a_mixture_that_is_not_described_is_refused(family, broken):
         ({"hidden_act": "relu6"}, "hidden_act relu6 is not supported; supported are silu"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type dynamic is not supported"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
+        ({"rms_norm_eps": float("nan")}, "epsilon is nan, which is no finite number"),
+        ({"rms_norm_eps": -1}, "epsilon is -1.0"),
+        ({"rope_theta": -1}, "frequencies that are no finite numbers"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "config: "),
+        ({"partial_rotary_factor": 1e12}, "rotates 16000000000000 of 16 values"),
+        ({"partial_rotary_factor": -1}, "partial_rotary_factor -1 rotates -16 of 16 values"),
     ],
 )
 def test_a_config_that_does_not_fit_says_why(fields, complaint):
@@ -131,10 +138,26 @@ def test_a_config_that_does_not_fit_says_why(fields, complaint):
         llama.CONFIG(FIELDS | fields)
 
 
+@pytest.mark.parametrize(
+    ("family", "fields", "complaint"),
+    [
+        (mistral, {"sliding_window": 2**70}, "sliding window is 1180591620717411303424, not between 1 and 2147483647"),
+        (gemma2, {"sliding_window": -4}, "sliding window is -4"),
+        (gemma2, {"query_pre_attn_scalar": -1}, "attention_scale is .*, which is no finite number"),
+        (granite, {"logits_scaling": 0}, "logits_scaling is 0"),
+        (granite, {"embedding_multiplier": float("inf")}, "embedding_multiplier is inf"),
+        (gpt_oss, {"num_local_experts": 4, "swiglu_limit": -1}, "a gate cannot be clamped to -1.0"),
+    ],
+)
+def test_numbers_that_no_graph_can_compute_with_are_refused(family, fields, complaint):
+    with pytest.raises(InvalidModelFile, match=complaint):
+        family.CONFIG(FIELDS | {"num_experts_per_tok": 2} | fields)
+
+
 def test_a_path_without_a_model_is_named(tmp_path):
     with pytest.raises(NotFound, match="no model at"):
         load(tmp_path / "none", LoadOptions())
-    with pytest.raises(InvalidModelFile, match="neither a GGUF file nor a folder"):
+    with pytest.raises(InvalidModelFile, match="neither a GGUF or GGML file nor a folder"):
         load(tmp_path, LoadOptions())
 
 

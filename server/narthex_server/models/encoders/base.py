@@ -16,7 +16,7 @@ from narthex_server.graph.linear import linear, vector
 from narthex_server.graph.mlp import ACTIVATIONS
 from narthex_server.graph.norm import add_layer_norm, layer_norm
 from narthex_server.graph.whole import FullAttention, learned_places
-from narthex_server.models.base import parsing
+from narthex_server.models.base import check_numbers, parsing
 from narthex_server.weights.tensors import StoredTensor, WeightSource
 
 Fields = Mapping[str, Any]
@@ -37,6 +37,11 @@ class EncoderConfig:
     types: int
     epsilon: float
     activation: str
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if self.epsilon < 0:
+            raise InvalidModelFile(f"config: the norms' epsilon is {self.epsilon}")
 
     @classmethod
     @parsing()
