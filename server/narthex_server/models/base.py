@@ -28,7 +28,7 @@ from narthex_server.weights.tensors import StoredTensor, WeightSource
 
 Fields = Mapping[str, Any]
 SLIDING = "sliding_attention"
-_MOST_LAYERS = 4096
+MOST_LAYERS = 4096
 _LARGEST_HEAD = 65536
 _WIDEST_WINDOW = (1 << 31) - 1
 
@@ -63,6 +63,7 @@ class Mixture:
     shared: int = 0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not 0 < self.chosen <= self.count:
             raise InvalidModelFile(f"config: {self.chosen} of {self.count} experts cannot be chosen")
 
@@ -104,7 +105,7 @@ class DecoderConfig:
         heads = int(fields["num_attention_heads"])
         layers = int(fields["num_hidden_layers"])
         head_dim = int(fields.get("head_dim") or fields["hidden_size"] // heads)
-        for name, value, most in (("num_hidden_layers", layers, _MOST_LAYERS), ("head_dim", head_dim, _LARGEST_HEAD)):
+        for name, value, most in (("num_hidden_layers", layers, MOST_LAYERS), ("head_dim", head_dim, _LARGEST_HEAD)):
             if not 0 < value <= most:
                 raise InvalidModelFile(f"config: {name} is {value}, not between 1 and {most}")
         config = cls(

@@ -65,10 +65,12 @@ class TextAssets:
         tokenizer = Tokenizer.from_gguf(metadata)
         prefix = "tokenizer.chat_template"
         sources = {
-            key.removeprefix(prefix).removeprefix(".") or "default": str(value)
+            key.removeprefix(prefix).removeprefix(".") or "default": value
             for key, value in metadata.items()
             if key == prefix or (key.startswith(prefix + ".") and isinstance(value, str))
         }
+        if not isinstance(sources.get("default", ""), str):
+            raise InvalidModelFile(f"{prefix} is {sources['default']!r:.80}, not a text")
         names = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
         tokens = {name: tokenizer.token(index) or "" for name, index in names.items() if index is not None}
         keys = ("eos", "eot", "eom")

@@ -11,6 +11,9 @@ from narthex_server.errors import InvalidModelFile
 from narthex_server.text import gguf_tokenizer
 from narthex_server.text.pieces import piece_bytes
 
+_LARGEST_FILE = 1 << 28
+_LARGEST_ID = (1 << 24) - 1
+
 
 class Tokenizer:
     """A model's tokenizer; `bos` and `eos` are ids or None, `special_ids` are never shown as text."""
@@ -33,10 +36,14 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise InvalidModelFile(f"{folder} has no tokenizer.json; save the tokenizer in the fast format")
+        if (size := path.stat().st_size) > _LARGEST_FILE:
+            raise InvalidModelFile(f"{path}: {size} bytes of tokenizer; at most {_LARGEST_FILE} are read")
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception for every kind of broken file
             raise InvalidModelFile(f"{path} cannot be read: {error}") from error
+        if (largest := max(backend.get_vocab().values(), default=0)) > _LARGEST_ID:
+            raise InvalidModelFile(f"{path}: a token has the number {largest}; at most {_LARGEST_ID} is possible")
         try:
             _add_missing(backend, config.get("added_tokens_decoder") or {})
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -238,3 +238,18 @@ def test_broken_gguf_merges_are_refused() -> None:
                 "tokenizer.ggml.merges": ["a z"],
             }
         )
+
+
+def test_a_token_with_an_absurd_number_is_refused(tmp_path: Path) -> None:
+    source = json.loads((GOLDEN / "llama" / "tokenizer.json").read_text("utf-8"))
+    source["model"]["vocab"]["far away"] = 1 << 31
+    (tmp_path / "tokenizer.json").write_text(json.dumps(source), "utf-8")
+    with pytest.raises(InvalidModelFile, match="a token has the number 2147483648; at most 16777215"):
+        Tokenizer.from_folder(tmp_path, {})
+
+
+def test_a_tokenizer_larger_than_any_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "tokenizer.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InvalidModelFile, match="1099511627776 bytes of tokenizer"):
+        Tokenizer.from_folder(tmp_path, {})

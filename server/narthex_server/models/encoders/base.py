@@ -16,7 +16,7 @@ from narthex_server.graph.linear import linear, vector
 from narthex_server.graph.mlp import ACTIVATIONS
 from narthex_server.graph.norm import add_layer_norm, layer_norm
 from narthex_server.graph.whole import FullAttention, learned_places
-from narthex_server.models.base import check_numbers, parsing
+from narthex_server.models.base import MOST_LAYERS, check_numbers, parsing
 from narthex_server.weights.tensors import StoredTensor, WeightSource
 
 Fields = Mapping[str, Any]
@@ -59,6 +59,8 @@ class EncoderConfig:
             epsilon=float(fields.get("layer_norm_eps", 1e-12)),
             activation=str(fields.get("hidden_act", "gelu")),
         )
+        if not 0 < config.layers <= MOST_LAYERS:
+            raise InvalidModelFile(f"config: num_hidden_layers is {config.layers}, not between 1 and {MOST_LAYERS}")
         if config.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise InvalidModelFile(f"config: hidden_act {config.activation} is not supported; supported are {known}")
