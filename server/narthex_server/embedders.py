@@ -9,7 +9,7 @@ from narthex_server.documents import read_object
 from narthex_server.embedding.folder import EmbedderFolder, describes_embedder, number
 from narthex_server.embedding.head import Head, Pooling
 from narthex_server.embedding.session import EncoderSession
-from narthex_server.errors import InvalidModelFile
+from narthex_server.errors import InvalidModelFile, InvalidRequest
 from narthex_server.graphs import Graphs, Variant, graph_cache, parameters, settle
 from narthex_server.loading import LoadOptions, cores
 from narthex_server.models import families
@@ -63,8 +63,11 @@ def is_embedder(path: Path) -> bool:
 def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
     """Load a folder of sentence-transformers or of a plain encoder, or one of its ONNX files.
 
-    Safetensors of a known family are preferred to an ONNX file beside them. Errors: InvalidModelFile.
+    Safetensors of a known family are preferred to an ONNX file beside them. Errors: InvalidModelFile; InvalidRequest
+    for options that only models that generate have.
     """
+    if options.xlora is not None or options.tokenizer is not None:
+        raise InvalidRequest(f"{path} makes embeddings: it takes neither an X-LoRA nor another tokenizer")
     folder = _folder(path)
     layout = EmbedderFolder.read(folder)
     config = read_object(layout.encoder / "config.json", optional=True)

@@ -57,7 +57,8 @@ class Adapters:
         """
         if self._bank is None:
             raise FailedPrecondition(
-                "this model was loaded without room for adapters; start the server with --max-adapters",
+                "this model was loaded without room for adapters; start the server with --max-adapters, which gives it "
+                "to models that neither are an ONNX graph nor have an X-LoRA",
                 reason="ADAPTERS_DISABLED",
             )
         if name in self._placed or name in self._coming:

@@ -6,7 +6,7 @@ import pytest
 from narthex_server.embedders import is_embedder, load_embedder
 from narthex_server.embedding.folder import EmbedderFolder
 from narthex_server.embedding.head import Pooling
-from narthex_server.errors import InvalidModelFile
+from narthex_server.errors import InvalidModelFile, InvalidRequest
 from narthex_server.loading import LoadOptions
 from safetensors.numpy import save_file
 
@@ -246,3 +246,10 @@ def test_a_config_that_does_not_fit_says_why(tmp_path, change, complaint):
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(InvalidModelFile, match=complaint):
         load_embedder(folder, LoadOptions(cache_dir=None))
+
+
+@pytest.mark.parametrize("option", ["xlora", "tokenizer"])
+def test_options_of_models_that_generate_are_refused(option):
+    options = LoadOptions(cache_dir=None, **{option: GOLDEN / "llama"})
+    with pytest.raises(InvalidRequest, match="makes embeddings: it takes neither an X-LoRA nor another tokenizer"):
+        load_embedder(GOLDEN / "embed_bert", options)
