@@ -27,5 +27,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise InvalidModelFile(f"{path}: missing") from error
+    except OSError as error:
+        raise InvalidModelFile(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InvalidModelFile(f"{path}: not JSON: {error}") from error

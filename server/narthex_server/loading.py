@@ -2,9 +2,10 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from narthex_server.engine.decoder import DecoderSession
 from narthex_server.errors import InvalidModelFile
@@ -81,8 +82,11 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
     model_type = str(source.config.get("model_type"))
     families.check(model_type)
     compute, quantization = settle(options.compute, source.weights)
-    max_len = min(int(source.config.get("max_position_embeddings") or options.max_context), options.max_context)
+    max_len = _context(source.config, options.max_context)
     text = source.text()
+    vocab = int(source.config.get("vocab_size") or 0)
+    if text.tokenizer.size > vocab > 0:
+        _log.warning("%s: the tokenizer has %d tokens, the model %d: is it its own?", path, text.tokenizer.size, vocab)
     with graph_cache(options.cache_dir) as cache:
         graphs = _DecoderGraphs(cache, source, model_type, compute, max_len)
         session = _session(graphs, Shape(options.slots, max_len, options.threads or cores()), options)
@@ -90,6 +94,15 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
         model_type, session, text, max_len, session.vocab_size, parameters(source.weights),
         compute, quantization,
     )  # fmt: skip
+
+
+def _context(config: Mapping[str, Any], most: int) -> int:
+    """How many tokens a slot holds; models with a tower say so among the fields of their language model."""
+    inner = config.get("text_config")
+    longest = (inner if isinstance(inner, dict) else config).get("max_position_embeddings") or most
+    if type(longest) is not int or longest < 1:
+        raise InvalidModelFile(f"config: max_position_embeddings is {longest!r}, not a number of tokens")
+    return min(longest, most)
 
 
 def _foreign_graph(path: Path) -> Path | None:

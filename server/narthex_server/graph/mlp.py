@@ -1,5 +1,6 @@
 """The gated feed-forward layer."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -39,6 +40,10 @@ class Swiglu:
     alpha: float = 1.0
     beta: float = 0.0
     limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.alpha) or (self.limit is not None and not 0 < self.limit < math.inf):
+            raise ValueError(f"a gate cannot be clamped to {self.limit}, or its sigmoid scaled by {self.alpha}")
 
     def __call__(self, graph: GraphBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
         if self.limit is not None:

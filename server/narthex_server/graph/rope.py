@@ -25,6 +25,11 @@ class Rope:
     scale: float = 1.0
     beyond: Beyond | None = None
 
+    def __post_init__(self) -> None:
+        numbers = (*self.frequencies, *(self.beyond.frequencies if self.beyond else ()), self.scale)
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("the base or the factors of the rotation give frequencies that are no finite numbers")
+
     @property
     def size(self) -> int:
         """How many values of a head are rotated, its first ones."""

@@ -4,9 +4,10 @@ A family subclasses `Decoder` and overrides the part in which it differs; tasks 
 outputs.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -27,8 +28,9 @@ from narthex_server.weights.tensors import StoredTensor, WeightSource, expected
 
 Fields = Mapping[str, Any]
 SLIDING = "sliding_attention"
-_MOST_LAYERS = 4096
+MOST_LAYERS = 4096
 _LARGEST_HEAD = 65536
+_WIDEST_WINDOW = (1 << 31) - 1
 
 
 @contextmanager
@@ -61,6 +63,7 @@ class Mixture:
     shared: int = 0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not 0 < self.chosen <= self.count:
             raise InvalidModelFile(f"config: {self.chosen} of {self.count} experts cannot be chosen")
 
@@ -88,6 +91,13 @@ class DecoderConfig:
     attention_softcap: float = 0.0
     mixture: Mixture | None = None
 
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if self.epsilon < 0:
+            raise InvalidModelFile(f"config: the norms' epsilon is {self.epsilon}")
+        if widest := next((window for window in self.windows if window and not 0 < window <= _WIDEST_WINDOW), None):
+            raise InvalidModelFile(f"config: the sliding window is {widest}, not between 1 and {_WIDEST_WINDOW}")
+
     @classmethod
     @parsing()
     def parse(cls, fields: Fields) -> Self:
@@ -95,7 +105,7 @@ class DecoderConfig:
         heads = int(fields["num_attention_heads"])
         layers = int(fields["num_hidden_layers"])
         head_dim = int(fields.get("head_dim") or fields["hidden_size"] // heads)
-        for name, value, most in (("num_hidden_layers", layers, _MOST_LAYERS), ("head_dim", head_dim, _LARGEST_HEAD)):
+        for name, value, most in (("num_hidden_layers", layers, MOST_LAYERS), ("head_dim", head_dim, _LARGEST_HEAD)):
             if not 0 < value <= most:
                 raise InvalidModelFile(f"config: {name} is {value}, not between 1 and {most}")
         config = cls(
@@ -125,6 +135,14 @@ def check_activation(name: str) -> None:
         raise InvalidModelFile(f"config: hidden_act {name} is not supported; supported are {known}")
 
 
+def check_numbers(config: Any) -> None:
+    """Raise InvalidModelFile where a number of a parsed config is not finite, or the root of a negative one."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, complex) or (isinstance(value, float) and not math.isfinite(value)):
+            raise InvalidModelFile(f"config: {field.name} is {value}, which is no finite number")
+
+
 def windows(kinds: Sequence[str], layers: int, window: int | None) -> tuple[int | None, ...]:
     """Give the window to the layers that `layer_types` calls sliding."""
     if len(kinds) != layers:
@@ -132,6 +150,7 @@ def windows(kinds: Sequence[str], layers: int, window: int | None) -> tuple[int 
     return tuple(int(window) if window and kind == SLIDING else None for kind in kinds)
 
 
+@np.errstate(all="ignore")  # Rope refuses what is no finite number
 def parse_rope(fields: Fields, head_dim: int) -> Rope:
     """Read `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
     scaling: dict[str, Any] = dict(fields.get("rope_scaling") or {}) | dict(fields.get("rope_parameters") or {})
@@ -140,6 +159,8 @@ def parse_rope(fields: Fields, head_dim: int) -> Rope:
     if not 0 < partial <= 1:
         raise InvalidModelFile(f"config: partial_rotary_factor is {partial}, not above 0 and at most 1")
     rotated = int(head_dim * partial)
+    if not rotated:
+        raise InvalidModelFile(f"config: partial_rotary_factor {partial} rotates none of {head_dim} values")
     longest = fields.get("max_position_embeddings")
     scaling.setdefault("max_position_embeddings", longest)
     scaling.setdefault("original_max_position_embeddings", fields.get("original_max_position_embeddings") or longest)

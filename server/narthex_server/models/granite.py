@@ -17,6 +17,11 @@ class GraniteConfig(DecoderConfig):
     residual_multiplier: float = 1.0
     logits_scaling: float = 1.0
 
+    def __post_init__(self) -> None:
+        DecoderConfig.__post_init__(self)
+        if not self.logits_scaling:
+            raise InvalidModelFile("config: logits_scaling is 0, by which no logits can be divided")
+
 
 @parsing()
 def parse(fields: Fields) -> GraniteConfig:

@@ -1,16 +1,18 @@
 """Adapters, from a folder into a running model."""
 
 import asyncio
+import os
 import re
 from pathlib import Path
 
 from narthex_server.engine.adapters import AdapterInfo
-from narthex_server.errors import InvalidRequest, PermissionDenied, Violation
+from narthex_server.errors import InvalidModelFile, InvalidRequest, NotFound, PermissionDenied, Violation
 from narthex_server.pipelines.models import Models, TextModel
 from narthex_server.pipelines.request import refuse
 from narthex_server.weights.adapters import read_adapter
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_LONGEST_PATH = 4096
 
 
 class AdapterLibrary:
@@ -27,8 +29,8 @@ class AdapterLibrary:
 
     async def load_named(self, model: str, name: str, path: str) -> AdapterInfo:
         """Load what a caller names. Errors: PermissionDenied, InvalidRequest, and those of `load`."""
-        if not path:
-            refuse((Violation("path", "must name a folder on the server"),))
+        if not 0 < len(path) <= _LONGEST_PATH or "\0" in path:
+            refuse((Violation("path", f"must name a folder on the server in 1 to {_LONGEST_PATH} characters"),))
         if self._root is None:
             raise PermissionDenied(
                 "this server loads no adapters for its callers; start it with --adapter-root",
@@ -42,7 +44,12 @@ class AdapterLibrary:
             raise InvalidRequest(f"{what.field} {what.description}", violations=[what]) from error
         if not folder.is_relative_to(self._root):
             raise PermissionDenied("the path is outside the folder of adapters", reason="PATH_OUTSIDE_ROOT")
-        return await self.load(model, name, folder)
+        try:
+            return await self.load(model, name, folder)
+        except (NotFound, InvalidModelFile) as error:
+            # Where the server keeps its adapters is no business of its callers.
+            message = error.message.replace(f"{self._root}{os.sep}", "").replace(str(self._root), ".")
+            raise type(error)(message, reason=error.reason, metadata=error.metadata) from error
 
     async def load(self, model: str, name: str, folder: Path) -> AdapterInfo:
         """Load a PEFT folder. Errors: NotFound, InvalidRequest, InvalidModelFile, and those of the engine."""

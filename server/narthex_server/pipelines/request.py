@@ -10,6 +10,7 @@ from narthex_server.text.assets import GenerationDefaults
 from narthex_server.text.messages import Message, ToolSpec
 
 T = TypeVar("T")
+MOST_TOKENS = (1 << 32) - 1
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 1024
 
 
@@ -58,8 +59,8 @@ class StoppingOptions:
     def validate(self, prefix: str = "stopping") -> tuple[Violation, ...]:
         """The fields at fault, as paths below `prefix`."""
         found = []
-        if self.max_tokens is not None and self.max_tokens < 1:
-            found.append(Violation(f"{prefix}.max_tokens", f"must be at least 1, got {self.max_tokens}"))
+        if self.max_tokens is not None and not 0 < self.max_tokens <= MOST_TOKENS:
+            found.append(Violation(f"{prefix}.max_tokens", f"must be 1 to {MOST_TOKENS}, got {self.max_tokens}"))
         if len(self.stop) > MAX_STOPS:
             found.append(Violation(f"{prefix}.stop", f"at most {MAX_STOPS} strings, got {len(self.stop)}"))
         if any(not 0 < len(stop) <= MAX_STOP_CHARACTERS for stop in self.stop):

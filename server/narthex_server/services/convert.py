@@ -54,6 +54,10 @@ CHOICES: Mapping[int, str] = MappingProxyType(
 )
 
 
+LARGEST_SCALE = 100
+"""What an adapter's effect may be multiplied by: far beyond what any adapter was made for, and far from overflow."""
+
+
 def generate_request(spec: wire.GenerationSpec, request_id: str) -> GenerateRequest:
     """Raises InvalidRequest with the fields at fault, Unimplemented for what is not built yet."""
     _refuse_unbuilt(spec)
@@ -132,8 +136,9 @@ def adapters_from(uses: Iterable[wire.AdapterUse]) -> tuple[AdapterUse, ...]:
         scale = use.scale if use.HasField("scale") else 1.0
         if not use.name:
             refuse([Violation(f"adapters[{index}].name", "must not be empty")])
-        if not math.isfinite(scale):
-            refuse([Violation(f"adapters[{index}].scale", f"must be a finite number, got {scale}")])
+        if not abs(scale) <= LARGEST_SCALE:
+            limits = f"must be between -{LARGEST_SCALE} and {LARGEST_SCALE}"
+            refuse([Violation(f"adapters[{index}].scale", f"{limits}, got {scale:g}")])
         found.append(AdapterUse(use.name, scale))
     return tuple(found)
 

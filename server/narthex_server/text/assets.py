@@ -1,12 +1,14 @@
 """Everything a model needs to read and write text."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from narthex_server.documents import read_object
-from narthex_server.text.template import ChatTemplate
+from narthex_server.errors import InvalidModelFile
+from narthex_server.text.template import LARGEST_SOURCE, ChatTemplate
 from narthex_server.text.tokenizer import Tokenizer
 
 _TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
@@ -22,6 +24,13 @@ class GenerationDefaults:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("temperature", self.temperature), ("top_p", self.top_p), ("min_p", self.min_p)):
+            if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
+                raise InvalidModelFile(f"the model's own sampling: {name} is {value!r}, not a number")
+        if self.top_k is not None and type(self.top_k) is not int:
+            raise InvalidModelFile(f"the model's own sampling: top_k is {self.top_k!r}, not a whole number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +65,12 @@ class TextAssets:
         tokenizer = Tokenizer.from_gguf(metadata)
         prefix = "tokenizer.chat_template"
         sources = {
-            key.removeprefix(prefix).removeprefix(".") or "default": str(value)
+            key.removeprefix(prefix).removeprefix(".") or "default": value
             for key, value in metadata.items()
             if key == prefix or (key.startswith(prefix + ".") and isinstance(value, str))
         }
+        if not isinstance(sources.get("default", ""), str):
+            raise InvalidModelFile(f"{prefix} is {sources['default']!r:.80}, not a text")
         names = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
         tokens = {name: tokenizer.token(index) or "" for name, index in names.items() if index is not None}
         keys = ("eos", "eot", "eom")
@@ -85,20 +96,32 @@ def _turn_ends(tokenizer: Tokenizer) -> frozenset[int]:
 
 def _folder_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Template text by name; files win over tokenizer_config.json, as they do for the reference implementation."""
-    entry = config.get("chat_template")
-    sources: dict[str, str] = {}
-    if isinstance(entry, str):
-        sources["default"] = entry
-    elif isinstance(entry, list):
-        sources.update({item["name"]: item["template"] for item in entry})
-    elif isinstance(entry, dict):
-        sources.update(entry)
+    sources = _named_templates(folder / "tokenizer_config.json", config.get("chat_template"))
     main = folder / "chat_template.jinja"
     if main.is_file():
-        sources["default"] = main.read_text("utf-8")
+        sources["default"] = _template_file(main)
     for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
-        sources[path.stem] = path.read_text("utf-8")
+        sources[path.stem] = _template_file(path)
     return sources
+
+
+def _named_templates(path: Path, entry: Any) -> dict[str, str]:
+    """One template, a list of named ones, or an object of them."""
+    if isinstance(entry, list):
+        entry = {item.get("name"): item.get("template") for item in entry if isinstance(item, dict)}
+    sources = {"default": entry} if isinstance(entry, str) else entry or {}
+    if not isinstance(sources, dict) or not all(isinstance(text, str) for pair in sources.items() for text in pair):
+        raise InvalidModelFile(f"{path}: chat_template is neither a text nor named texts")
+    return dict(sources)
+
+
+def _template_file(path: Path) -> str:
+    if (size := path.stat().st_size) > LARGEST_SOURCE:
+        raise InvalidModelFile(f"{path}: {size} bytes of template; at most {LARGEST_SOURCE} are read")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidModelFile(f"{path}: not UTF-8: {error}") from error
 
 
 def _defaults(generation: Mapping[str, Any]) -> GenerationDefaults:
@@ -120,4 +143,6 @@ def _ids(value: Any) -> list[int]:
     if value is None:
         return []
     values = value if isinstance(value, list) else [value]
-    return [int(item) for item in values]
+    if wrong := [item for item in values if type(item) is not int]:
+        raise InvalidModelFile(f"eos_token_id is {wrong[0]!r}, not the number of a token")
+    return values

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-from jinja2 import nodes, pass_context
+from jinja2 import nodes, pass_context, pass_eval_context
 from jinja2.exceptions import SecurityError
-from jinja2.filters import do_format, do_join, do_replace
+from jinja2.filters import do_format, do_indent, do_join, do_replace, do_sum
+from jinja2.nodes import EvalContext
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
@@ -25,7 +26,12 @@ _SECONDS = 1.0
 _LARGEST_ARGUMENT = 100_000
 _WORK = " work"  # a name that no template can write
 _WIDE_FIELD = re.compile(r"\d{5}|:[^}]*\{|%[^a-zA-Z%]*\*")
+_FIELD, _WIDTH = re.compile(r"[%{]"), re.compile(r"\d+")
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
+_SPLITTING = frozenset({"split", "rsplit", "splitlines"})
+_UNBOUNDED_METHODS = frozenset({"encode", "translate", "maketrans"})
+_UNBOUNDED_FILTERS = ("pprint", "urlize", "wordwrap", "xmlattr")
+"""What may grow a text without limit and no chat template needs."""
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -41,10 +47,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
         self.filters |= {
             "turns": _turns, "weighed": _weighed, "text_of": _text_of,
-            "format": _format, "join": _join, "replace": _replace,
+            "format": _format, "indent": _indent, "join": _join, "replace": _replace, "sum": _sum,
         }  # fmt: skip
-        for name in ("batch", "center", "indent", "slice", "truncate", "wordwrap"):
+        for name in ("batch", "center", "slice", "truncate"):
             self.filters[name] = _with_small_arguments(self.filters[name])
+        for name in _UNBOUNDED_FILTERS:
+            del self.filters[name]
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Also hide methods of numbers and bytes, and those of texts that make something of unknown size."""
+        if isinstance(obj, int | float | bytes) or (isinstance(obj, str) and attr in _UNBOUNDED_METHODS):
+            return False
+        return super().is_safe_attribute(obj, attr, value)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree: nodes.Template = _Watched().visit(super()._parse(source, name, filename))
@@ -64,7 +78,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             case "**", int(), int():
                 _check_bits(left.bit_length() * right)
             case "%", str(), _:
-                _check_fields(left)
+                _check_fields(work, left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -136,6 +150,8 @@ class _Work:
             elements += 1
             if isinstance(current, str):
                 characters += len(current)
+            elif isinstance(current, int):
+                characters += current.bit_length() // 3
             elif isinstance(current, list | tuple):
                 left.extend(current)
             elif isinstance(current, dict):
@@ -223,9 +239,12 @@ def _check_bits(bits: int) -> None:
         raise SecurityError(f"it makes a number of more than {_MOST_BITS} bits")
 
 
-def _check_fields(layout: str) -> None:
+def _check_fields(work: _Work, layout: str, values: Any) -> None:
+    """Refuse a layout whose fields, were each filled with all the values, make too much."""
     if _WIDE_FIELD.search(layout):
         raise SecurityError("it formats with a width that is not small and fixed")
+    _check_length(sum(map(int, _WIDTH.findall(layout))))
+    (work.weigh(values) * len(_FIELD.findall(layout))).check()
 
 
 def _check_arguments(arguments: Iterable[Any]) -> None:
@@ -236,8 +255,14 @@ def _check_arguments(arguments: Iterable[Any]) -> None:
 def _check_text_method(work: _Work, text: str, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     if name in _PADDING:
         _check_arguments((*args, *kwargs.values()))
+        if name == "expandtabs":
+            _check_length(text.count("\t") * max((*args, *kwargs.values(), 8)))
+    elif name in _SPLITTING:
+        between = args[0] if args and isinstance(args[0], str) else ""
+        if (text.count(between) if between else len(text) // 2) > 4 * _MOST_ELEMENTS:
+            raise SecurityError(f"it makes something of more than {_MOST_ELEMENTS} elements")
     elif name in ("format", "format_map"):
-        _check_fields(text)
+        _check_fields(work, text, [*args, *kwargs.values()])
     elif name == "replace" and len(args) > 1:
         _check_replacing(text, str(args[0]), str(args[1]))
     elif name == "join" and args:
@@ -261,9 +286,23 @@ def _with_small_arguments(known: Callable[..., Any]) -> Callable[..., Any]:
     return bounded
 
 
-def _format(layout: Any, *args: Any, **kwargs: Any) -> str:
-    _check_fields(str(layout))
+@pass_context
+def _format(context: Context, layout: Any, *args: Any, **kwargs: Any) -> str:
+    _check_fields(_work_of(context), str(layout), [*args, *kwargs.values()])
     return do_format(str(layout), *args, **kwargs)
+
+
+def _indent(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    lines, margin = str(text).count("\n") + 1, width if isinstance(width, int) else len(width)
+    _check_length(len(str(text)) + lines * margin)
+    return do_indent(str(text), width, first, blank)
+
+
+@pass_eval_context
+def _sum(context: EvalContext, values: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+    if not isinstance(start, int | float):
+        raise SecurityError("it sums what are no numbers")
+    return do_sum(context.environment, values, attribute, start)
 
 
 @pass_context

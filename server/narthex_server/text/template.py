@@ -16,7 +16,7 @@ from narthex_server.text.messages import Message, ToolCall, ToolSpec
 from narthex_server.text.sandbox import Sandbox, limits
 
 NO_OPTIONS: Mapping[str, object] = MappingProxyType({})
-_LARGEST_SOURCE = 1 << 20
+LARGEST_SOURCE = 1 << 20
 _WIDEST_INDENT = 16
 
 
@@ -192,8 +192,8 @@ def _environment(now: Callable[[], datetime]) -> Environment:
 
 
 def _compile(environment: Environment, name: str, source: str) -> Template:
-    if len(source) > _LARGEST_SOURCE:
-        raise InvalidModelFile(f"chat template {name!r} has {len(source)} characters; allowed are {_LARGEST_SOURCE}")
+    if len(source) > LARGEST_SOURCE:
+        raise InvalidModelFile(f"chat template {name!r} has {len(source)} characters; allowed are {LARGEST_SOURCE}")
     try:
         return environment.from_string(source)
     except TemplateSyntaxError as error:

@@ -1,5 +1,7 @@
 """Text to token ids and back."""
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -7,9 +9,13 @@ from typing import Any, Self
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from narthex_server.errors import InvalidModelFile
+from narthex_server.errors import InvalidModelFile, InvalidRequest
 from narthex_server.text import gguf_tokenizer
 from narthex_server.text.pieces import piece_bytes
+
+_LARGEST_FILE = 1 << 28
+_LARGEST_ID = (1 << 24) - 1
+_MOST_GROWTH = 64
 
 
 class Tokenizer:
@@ -33,11 +39,22 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise InvalidModelFile(f"{folder} has no tokenizer.json; save the tokenizer in the fast format")
+        if (size := path.stat().st_size) > _LARGEST_FILE:
+            raise InvalidModelFile(f"{path}: {size} bytes of tokenizer; at most {_LARGEST_FILE} are read")
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception for every kind of broken file
             raise InvalidModelFile(f"{path} cannot be read: {error}") from error
-        _add_missing(backend, config.get("added_tokens_decoder") or {})
+        backend.no_truncation()
+        backend.no_padding()
+        _check_growth(path, backend)
+        if (largest := max(backend.get_vocab().values(), default=0)) > _LARGEST_ID:
+            raise InvalidModelFile(f"{path}: a token has the number {largest}; at most {_LARGEST_ID} is possible")
+        try:
+            _add_missing(backend, config.get("added_tokens_decoder") or {})
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            described = f"{folder / 'tokenizer_config.json'}: added_tokens_decoder"
+            raise InvalidModelFile(f"{described} does not describe tokens by their numbers: {error!r}") from error
         bos, eos = (_token_id(backend, config.get(key)) for key in ("bos_token", "eos_token"))
         _follow_flags(backend, config, bos, eos)
         return cls(backend, bos, eos)
@@ -61,6 +78,10 @@ class Tokenizer:
             return self._encode(text, add_special)
         except TypeError:  # half a surrogate pair, which JSON allows and UTF-8 does not
             return self._encode(text.encode("utf-8", "replace").decode(), add_special)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # the library's, which is no Exception
+                raise
+            raise InvalidRequest(f"the model's tokenizer gives up on this text: {error}", reason="TOKENIZER") from error
 
     def _encode(self, text: str, add_special: bool) -> list[int]:
         # The library's `encode` holds the interpreter's lock all the while, its batch calls do not.
@@ -85,6 +106,21 @@ class Tokenizer:
     def size(self) -> int:
         """Tokens in the vocabulary, added ones included; a model's logits may be wider."""
         return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+
+def _check_growth(path: Path, backend: tokenizers.Tokenizer) -> None:
+    """Refuse replacements that make a text many times as long: one after the other, they fill any memory."""
+    for part in (backend.normalizer, backend.decoder):
+        state = json.loads(part.__getstate__()) if part is not None else {}
+        steps = [step for name in ("normalizers", "decoders") for step in state.get(name, ())] or [state]
+        growth = 1.0
+        for step in steps:
+            if step.get("type") == "Replace":
+                found = step["pattern"].get("String")
+                growth *= max(1.0, len(step["content"]) / len(found)) if found else max(1, len(step["content"]))
+                growth = growth if found != "" else math.inf
+        if growth > _MOST_GROWTH:
+            raise InvalidModelFile(f"{path}: its replacements make texts {growth:g} times as long")
 
 
 def _token_id(backend: tokenizers.Tokenizer, value: object) -> int | None:

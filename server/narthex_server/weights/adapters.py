@@ -1,8 +1,9 @@
 """Low-rank adapters as PEFT writes them: adapter_config.json and adapter_model.safetensors."""
 
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from narthex_server.weights.tensors import StoredTensor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(embedding_)?([AB])(?:\.\w+)?(?:\.weight)?")
+_REPEAT, _OF_GROUP = re.compile(r"[*+?{]"), re.compile(r"\)[*+?{]")
+_MOST_REPEATS, _LONGEST_PATTERN, _MOST_PATTERNS = 3, 256, 4096
 _UNSUPPORTED = (
     "use_dora",
     "lora_bias",
@@ -53,17 +56,17 @@ class _Scaling:
     """How much a product of factors counts (PEFT's LoraConfig): alpha / rank, or alpha / sqrt(rank)."""
 
     alpha: float
-    alphas: Mapping[str, float]
+    alphas: Sequence[tuple[re.Pattern[str], float]]
     by_root: bool
 
     def of(self, module: str, rank: int) -> float:
-        alpha = next((value for pattern, value in self.alphas.items() if _matches(pattern, module)), self.alpha)
+        alpha = next((value for pattern, value in self.alphas if pattern.match(module)), self.alpha)
         return alpha / (math.sqrt(rank) if self.by_root else rank)
 
 
 def read_adapter(folder: Path) -> AdapterWeights:
     """Read a PEFT folder. Errors: NotFound; InvalidModelFile for what is broken, or not a LoRA that can be served."""
-    if not folder.exists():
+    if not os.path.exists(folder):  # also false for names that no file system takes
         raise NotFound(f"there is no adapter at {folder}")
     fields = read_adapter_config(folder)
     if (kind := fields.get("peft_type", "LORA")) != "LORA":
@@ -97,15 +100,17 @@ def read_adapter_config(folder: Path) -> Mapping[str, Any]:
 
 def _scaling(folder: Path, fields: Mapping[str, Any]) -> _Scaling:
     try:
-        alphas = {str(name): float(value) for name, value in (fields.get("alpha_pattern") or {}).items()}
-        scaling = _Scaling(float(fields["lora_alpha"]), alphas, bool(fields.get("use_rslora")))
+        named = {str(name): float(value) for name, value in (fields.get("alpha_pattern") or {}).items()}
+        alpha, by_root = float(fields["lora_alpha"]), bool(fields.get("use_rslora"))
     except KeyError as error:
         raise InvalidModelFile(f"{folder / CONFIG}: {error.args[0]} is missing") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InvalidModelFile(f"{folder / CONFIG}: {error}") from error
-    if not all(map(math.isfinite, (scaling.alpha, *alphas.values()))):
+    if not all(map(math.isfinite, (alpha, *named.values()))):
         raise InvalidModelFile(f"{folder / CONFIG}: lora_alpha and alpha_pattern must be finite numbers")
-    return scaling
+    if len(named) > _MOST_PATTERNS:
+        raise InvalidModelFile(f"{folder / CONFIG}: alpha_pattern has {len(named)} entries, more than {_MOST_PATTERNS}")
+    return _Scaling(alpha, [(_pattern(folder, name), value) for name, value in named.items()], by_root)
 
 
 def _low_rank(folder: Path, module: str, found: Mapping[str, StoredTensor], scaling: _Scaling) -> LowRank:
@@ -118,9 +123,17 @@ def _low_rank(folder: Path, module: str, found: Mapping[str, StoredTensor], scal
     return LowRank(a.dense(), np.ascontiguousarray(b.dense().T) * scale)
 
 
-def _matches(pattern: str, module: str) -> bool:
-    """PEFT's rule: the pattern is the module's name or the end of it, in whole parts."""
+def _pattern(folder: Path, pattern: str) -> re.Pattern[str]:
+    """PEFT's rule: the pattern is the module's name or the end of it, in whole parts.
+
+    Only patterns with few repetitions, none of them of a group, are taken: others may never end to match.
+    """
+    if len(pattern) > _LONGEST_PATTERN or len(_REPEAT.findall(pattern)) > _MOST_REPEATS or _OF_GROUP.search(pattern):
+        raise InvalidModelFile(
+            f"{folder / CONFIG}: alpha_pattern {pattern[:80]!r} is not supported: it may have {_LONGEST_PATTERN} "
+            f"characters and {_MOST_REPEATS} repetitions, but none of a group"
+        )
     try:
-        return re.match(rf"(.*\.)?({pattern})$", module) is not None
-    except re.error as error:
-        raise InvalidModelFile(f"{CONFIG}: {pattern!r} is not a pattern: {error}") from error
+        return re.compile(rf"(.*\.)?({pattern})$")
+    except (re.error, RecursionError, OverflowError) as error:
+        raise InvalidModelFile(f"{folder / CONFIG}: {pattern!r} is not a pattern: {error}") from error

@@ -32,7 +32,7 @@ class ArchitectureMetadata:
         value = self._value(key, default)
         if isinstance(value, list) and value and all(entry == value[0] for entry in value):
             value = value[0]
-        if not isinstance(value, int) or value < 0:
+        if type(value) is not int or value < 0:
             raise self._wrong(key, value, "a whole number")
         return value
 
@@ -41,13 +41,13 @@ class ArchitectureMetadata:
         key, layers = "attention.head_count_kv", self.layers()
         value = self._value(key, self.integer("attention.head_count"))
         values = value if isinstance(value, list) else [value] * layers
-        if len(values) != layers or not all(isinstance(entry, int) and entry >= 0 for entry in values):
+        if len(values) != layers or not all(type(entry) is int and entry >= 0 for entry in values):
             raise self._wrong(key, value, f"a whole number or {layers} of them")
         return values
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._value(key, default)
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not math.isfinite(value):
             raise self._wrong(key, value, "a number")
         return float(value)
 

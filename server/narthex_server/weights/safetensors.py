@@ -28,6 +28,7 @@ _BUFFERS = frozenset({"I64", "BOOL"})
 """Types of what checkpoints keep beside their weights, such as BERT's position ids; nothing computes with it."""
 _LARGEST_HEADER = 1 << 24
 _MOST_DIMENSIONS = 8
+_MOST_SHARDS = 4096
 
 
 class SafetensorsFolder:
@@ -51,22 +52,27 @@ def weight_files(folder: Path) -> list[Path]:
     if not index.is_file():
         return [folder / SINGLE]
     try:
-        names = sorted(set(read_object(index)["weight_map"].values()))
+        names = set(read_object(index)["weight_map"].values())
     except (KeyError, AttributeError, TypeError) as error:
         raise InvalidModelFile(f"{index}: not a safetensors index ({error})") from error
+    if not 0 < len(names) <= _MOST_SHARDS or not all(isinstance(name, str) for name in names):
+        raise InvalidModelFile(f"{index}: weight_map does not name 1 to {_MOST_SHARDS} files")
     if any(Path(name).name != name for name in names):
         raise InvalidModelFile(f"{index}: a shard lies outside the folder")
-    return [folder / name for name in names]
+    return [folder / name for name in sorted(names)]
 
 
 def read_safetensors(path: Path) -> Iterable[StoredTensor]:
     """Map a file and yield its tensors; InvalidModelFile says what does not fit and where."""
-    if not path.is_file():
-        raise InvalidModelFile(f"{path}: missing")
-    size = path.stat().st_size
-    if size < 8:
-        raise InvalidModelFile(f"{path}: {size} bytes are too few for a safetensors file")
-    data = np.memmap(path, np.uint8, "r").view(np.ndarray)
+    try:
+        if not path.is_file():
+            raise InvalidModelFile(f"{path}: missing")
+        size = path.stat().st_size
+        if size < 8:
+            raise InvalidModelFile(f"{path}: {size} bytes are too few for a safetensors file")
+        data = np.memmap(path, np.uint8, "r").view(np.ndarray)
+    except OSError as error:
+        raise InvalidModelFile(f"{path}: cannot be read: {error.strerror}") from error
     length = int(data[:8].view("<u8")[0])
     if length > size - 8:
         raise InvalidModelFile(f"{path}: truncated: the header takes {length} bytes, {size - 8} are left")
@@ -78,7 +84,7 @@ def read_safetensors(path: Path) -> Iterable[StoredTensor]:
         body = data[8 + length :]
         tensors = [_tensor(path, body, name, entry) for name, entry in entries if entry["dtype"] not in _BUFFERS]
         _check_apart(path, sorted((*entry["data_offsets"], name) for name, entry in entries))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidModelFile(f"{path}: broken safetensors header: {error!r}") from error
     return tensors
 

@@ -61,6 +61,8 @@ class Topology:
     def read(cls, path: Path) -> Self:
         """Read a file; InvalidRequest says which line cannot be used and why."""
         try:
+            if path.exists() and not path.is_file():
+                raise InvalidRequest(f"{path}: cannot be read: it is no file")
             if (size := path.stat().st_size) > _LIMIT:
                 raise InvalidRequest(f"{path}: {size} bytes are no topology; at most {_LIMIT} are read")
             # Composed, not constructed: nothing in the file becomes an object, and every node knows its line.

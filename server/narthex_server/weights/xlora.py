@@ -48,7 +48,7 @@ def read_xlora(folder: Path) -> XLoraFiles:
     named = fields.get("adapters")
     if not isinstance(named, dict) or not named:
         raise InvalidModelFile(f"{folder}: adapters must name the experts and their folders")
-    order = [str(name) for name in ordering.get("order") or named]
+    order = [str(name) for name in _listed(folder, ordering)] or list(named)
     if missing := [name for name in order if name not in named]:
         raise InvalidModelFile(f"{folder / ORDERING}: expert {missing[0]!r} is not among the configured adapters")
     experts = tuple(read_adapter(folder / str(named[name])) for name in order)
@@ -61,6 +61,15 @@ def read_xlora(folder: Path) -> XLoraFiles:
             f"{max(len(modules), 1)} modules need {wanted}"
         )
     return XLoraFiles(fields, layers, experts, modules)
+
+
+def _listed(folder: Path, ordering: Mapping[str, Any]) -> Sequence[Any]:
+    """The experts that `ordering.json` puts in an order; it may leave that out, and the modules' too."""
+    order, layers = ordering.get("order") or (), ordering.get("layers") or {}
+    numbered = isinstance(layers, dict) and all(isinstance(place, int) for place in layers.values())
+    if not numbered or not isinstance(order, list | tuple):
+        raise InvalidModelFile(f"{folder / ORDERING}: order must list the experts, and layers number the modules")
+    return order
 
 
 def _modules(ordering: Mapping[str, Any], experts: Sequence[AdapterWeights]) -> tuple[str, ...]:
@@ -92,6 +101,10 @@ def _classifier(path: Path, legacy: bool) -> tuple[tuple[Floats, Floats], ...]:
         weight, bias = found[number].get("weight"), found[number].get("bias")
         if weight is None or len(weight.shape) != 2:
             raise InvalidModelFile(f"{path}: layer {number} of the classifier has no weight matrix")
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise InvalidModelFile(
+                f"{path}: layer {number} of the classifier has a bias {list(bias.shape)} for {weight.shape[0]} rows"
+            )
         zeros = np.zeros(weight.shape[0], np.float32)
         layers.append((weight.dense(), zeros if bias is None else bias.dense()))
     if not layers:

@@ -128,6 +128,13 @@ def test_a_mixture_that_is_not_described_is_refused(family, broken):
         ({"hidden_act": "relu6"}, "hidden_act relu6 is not supported; supported are silu"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type dynamic is not supported"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
+        ({"rms_norm_eps": float("nan")}, "epsilon is nan, which is no finite number"),
+        ({"rms_norm_eps": -1}, "epsilon is -1.0"),
+        ({"rope_theta": -1}, "frequencies that are no finite numbers"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "config: "),
+        ({"partial_rotary_factor": 1e12}, "partial_rotary_factor is 1000000000000.0, not above 0"),
+        ({"partial_rotary_factor": -1}, "partial_rotary_factor is -1.0, not above 0"),
+        ({"partial_rotary_factor": 0.01}, "partial_rotary_factor 0.01 rotates none of 16 values"),
     ],
 )
 def test_a_config_that_does_not_fit_says_why(fields, complaint):
@@ -145,6 +152,22 @@ def test_scores_are_scaled_by_the_root_of_a_positive_number(family):
 def test_logits_are_divided_by_some_number():
     with pytest.raises(InvalidModelFile, match="logits_scaling is 0"):
         granite.CONFIG(FIELDS | {"logits_scaling": 0})
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "complaint"),
+    [
+        (mistral, {"sliding_window": 2**70}, "sliding window is 1180591620717411303424, not between 1 and 2147483647"),
+        (gemma2, {"sliding_window": -4}, "sliding window is -4"),
+        (gemma2, {"query_pre_attn_scalar": -1}, "query_pre_attn_scalar is -1.0, not above 0"),
+        (granite, {"logits_scaling": 0}, "logits_scaling is 0"),
+        (granite, {"embedding_multiplier": float("inf")}, "embedding_multiplier is inf"),
+        (gpt_oss, {"num_local_experts": 4, "swiglu_limit": -1}, "a gate cannot be clamped to -1.0"),
+    ],
+)
+def test_numbers_that_no_graph_can_compute_with_are_refused(family, fields, complaint):
+    with pytest.raises(InvalidModelFile, match=complaint):
+        family.CONFIG(FIELDS | {"num_experts_per_tok": 2} | fields)
 
 
 def test_a_path_without_a_model_is_named(tmp_path):

@@ -23,6 +23,25 @@ def test_the_context_is_never_more_than_the_models(tmp_path):
     assert load(GGUF, LoadOptions(max_context=1 << 20, cache_dir=tmp_path)).max_context == 512
 
 
+@pytest.mark.parametrize("longest", [-1, "x", [7], float("nan")])
+def test_a_context_that_is_no_number_of_tokens_is_refused(tmp_path, longest):
+    for file in (GOLDEN / "llama").iterdir():
+        if file.name != "config.json":
+            (tmp_path / file.name).symlink_to(file)
+    config = json.loads((GOLDEN / "llama" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": longest}))
+    with pytest.raises(InvalidModelFile, match=r"max_position_embeddings is .*, not a number of tokens"):
+        load(tmp_path, LoadOptions(cache_dir=None))
+
+
+def test_the_context_of_a_model_with_a_tower_is_that_of_its_language_model(tmp_path):
+    folder = GOLDEN / "gemma3_vision"
+    longest = json.loads((folder / "config.json").read_text())["text_config"]["max_position_embeddings"]
+    model = load(folder, LoadOptions(slots=1, max_context=1 << 20, cache_dir=tmp_path))
+    assert model.max_context == longest
+    model.session.close()
+
+
 def test_a_folder_with_one_gguf_file_is_that_file(tmp_path):
     (tmp_path / "m.gguf").symlink_to(GGUF)
     assert load(tmp_path, LoadOptions(slots=1, cache_dir=None)).quantization == "Q8_0"

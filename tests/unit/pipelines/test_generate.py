@@ -90,6 +90,7 @@ async def test_what_does_not_fit_is_refused_with_numbers(serve: Serve) -> None:
         (GenerateRequest("a", "x", SamplingOptions(temperature=-1)), "sampling.temperature"),
         (GenerateRequest("a", "x", SamplingOptions(top_p=float("nan"))), "sampling.top_p"),
         (GenerateRequest("a", "x", stopping=StoppingOptions(max_tokens=0)), "stopping.max_tokens"),
+        (GenerateRequest("a", "x", stopping=StoppingOptions(max_tokens=10**30)), "stopping.max_tokens"),
         (GenerateRequest("a", "x", stopping=StoppingOptions(stop=("",))), "stopping.stop"),
         (GenerateRequest("a", "x", stopping=StoppingOptions(stop=("x",) * 17)), "stopping.stop"),
         (GenerateRequest("a", (1, 1_000_000)), "prompt"),

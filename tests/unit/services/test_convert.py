@@ -58,9 +58,14 @@ def test_adapters_count_once_unless_they_say_otherwise():
 
 @pytest.mark.parametrize(
     ("use", "field"),
-    [(wire.AdapterUse(), "name"), (wire.AdapterUse(name="a", scale=float("inf")), "scale")],
+    [
+        (wire.AdapterUse(), "name"),
+        (wire.AdapterUse(name="a", scale=float("inf")), "scale"),
+        (wire.AdapterUse(name="a", scale=float("nan")), "scale"),
+        (wire.AdapterUse(name="a", scale=-101), "scale"),
+    ],
 )
-def test_an_adapter_without_name_or_with_an_endless_scale_is_refused(use, field):
+def test_an_adapter_without_name_or_with_an_absurd_scale_is_refused(use, field):
     spec = wire.ChatSpec(messages=[wire.ChatMessage(role=wire.ROLE_USER)], adapters=[wire.AdapterUse(name="b"), use])
     with pytest.raises(InvalidRequest, match=rf"adapters\[1\]\.{field}"):
         convert.chat_request(spec, "r")

@@ -57,6 +57,38 @@ def test_a_config_that_is_not_json_is_refused_by_path(tmp_path: Path) -> None:
         TextAssets.from_folder(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "complaint"),
+    [
+        ("tokenizer_config.json", {"chat_template": [{"name": "default"}]}, "neither a text nor named texts"),
+        ("tokenizer_config.json", {"chat_template": 7}, "neither a text nor named texts"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {}}}, "added_tokens_decoder does not describe tokens"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "added_tokens_decoder does not describe tokens"),
+        ("generation_config.json", {"eos_token_id": [1, "x"]}, "eos_token_id is 'x', not the number of a token"),
+        ("config.json", {"eos_token_id": {}}, "eos_token_id is {}, not the number of a token"),
+        ("generation_config.json", {"temperature": "hot"}, "temperature is 'hot', not a number"),
+        ("generation_config.json", {"top_p": float("nan")}, "top_p is nan, not a number"),
+        ("generation_config.json", {"top_k": [1]}, r"top_k is \[1\], not a whole number"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(tmp_path: Path, file: str, content: object, complaint: str) -> None:
+    folder = copy(GOLDEN / "qwen2", tmp_path)
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(InvalidModelFile, match=complaint):
+        TextAssets.from_folder(folder)
+
+
+def test_a_template_file_is_text_of_bounded_size(tmp_path: Path) -> None:
+    folder = copy(GOLDEN / "qwen2", tmp_path)
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(InvalidModelFile, match=r"chat_template\.jinja: not UTF-8"):
+        TextAssets.from_folder(folder)
+    with (folder / "chat_template.jinja").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InvalidModelFile, match="1099511627776 bytes of template"):
+        TextAssets.from_folder(folder)
+
+
 def test_a_gguf_file_may_carry_its_own_sampling_defaults() -> None:
     tokens = [chr(code) for code in range(33, 127)]
     metadata = {

@@ -56,6 +56,18 @@ TEMPLATES = {
     "slices": "{{ [1] | slice(10000000000) | list }}",
     "range": "{{ range(10000000000) | list }}",
     "filler": "{{ lipsum(n=100000000) }}",
+    "translated": "{{ ('a' * 100000).translate({97: 'b' * 100000}) }}",
+    "bytes": "{{ 'a'.encode().ljust(10 ** 10) }}",
+    "a number's bytes": "{{ (1).to_bytes(10 ** 10) }}",
+    "many fields": "{{ ('%(a)s' * 200000) % {'a': 'x' * 200000} }}",
+    "many wide fields": "{{ ('%(a)9999s' * 100000) % {'a': 1} }}",
+    "many fields of a method": "{{ ('{0}' * 80000).format('x' * 200000) }}",
+    "many fields of a filter": "{{ ('%s' * 100) | format(*(['x' * 200000] * 100)) }}",
+    "hexadecimal": "{{ ('%(a)x' * 50000) % {'a': 2 ** 65000} }}",
+    "indented lines": "{{ ('a\n' * 100000) | indent(100000) }}",
+    "lines indented by a text": "{{ ('a\n' * 100000) | indent('x' * 200000) }}",
+    "tabs": "{{ ('\t' * 200000).expandtabs(100000) }}",
+    "summed lists": "{{ ([[1]] * 130000) | sum(start=[]) | length }}",
 }  # fmt: skip
 
 
@@ -104,6 +116,7 @@ def test_it_stays_in_the_sandbox(source: str) -> None:
         ("{{ " + "9" * 9999 + " }}", "does not compile"),
         ("x" * (1 << 21), "2097152 characters"),
         ("{{ x | nothing }}", "broken at line 1"),
+        ("{{ x | wordwrap(1, wrapstring=x) }}", "No filter named 'wordwrap'"),
     ],
 )
 def test_what_does_not_compile_is_the_files_fault(source: str, complaint: str) -> None:
@@ -127,3 +140,14 @@ def test_long_conversations_are_rendered() -> None:
     template = ChatTemplate({"default": "{% for m in messages %}{{ m.role + ': ' + m.content | trim }}\n{% endfor %}"})
     text = "word " * 2000
     assert len(template.render([Message("user", text)] * 1000)) == 1000 * (len("user: ") + len(text))
+
+
+def test_formats_indents_and_sums_of_usual_size_work() -> None:
+    source = (
+        "{{ '%s: %05.1f' % ('a', 2) }} {{ '{} {b}'.format(1, b='c') }} {{ '%s' | format('d') }} "
+        "{{ 'e\nf' | indent(2) }} {{ 'g\nh' | indent('> ', first=true) }} {{ [1, 2] | sum }} "
+        "{{ [{'n': 3}] | sum(attribute='n') }} {{ 'i j'.split() }} {{ 'k|l'.split('|') | last }} "
+        "{{ 'm\tn'.expandtabs(2) }}"
+    )
+    rendered = ChatTemplate({"default": source}).render([Message("user", "x")])
+    assert rendered == "a: 002.0 1 c d e\n  f > g\n> h 3 3 ['i', 'j'] l m n"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from narthex_server.errors import InvalidModelFile
+from narthex_server.errors import InvalidModelFile, InvalidRequest
 from narthex_server.text.assets import TextAssets
 from narthex_server.text.tokenizer import Tokenizer
 
@@ -238,3 +238,56 @@ def test_broken_gguf_merges_are_refused() -> None:
                 "tokenizer.ggml.merges": ["a z"],
             }
         )
+
+
+def test_a_token_with_an_absurd_number_is_refused(tmp_path: Path) -> None:
+    source = json.loads((GOLDEN / "llama" / "tokenizer.json").read_text("utf-8"))
+    source["model"]["vocab"]["far away"] = 1 << 31
+    (tmp_path / "tokenizer.json").write_text(json.dumps(source), "utf-8")
+    with pytest.raises(InvalidModelFile, match="a token has the number 2147483648; at most 16777215"):
+        Tokenizer.from_folder(tmp_path, {})
+
+
+def test_a_tokenizer_larger_than_any_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "tokenizer.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InvalidModelFile, match="1099511627776 bytes of tokenizer"):
+        Tokenizer.from_folder(tmp_path, {})
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 20}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 8}},
+        {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "a"}},
+        {"decoder": {"type": "Sequence", "decoders": [REPLACE] * 3}},
+        {"decoder": REPLACE | {"content": "a" * 1000}},
+    ],
+)
+def test_replacements_that_multiply_a_text_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    source = json.loads((GOLDEN / "llama" / "tokenizer.json").read_text("utf-8")) | change
+    (tmp_path / "tokenizer.json").write_text(json.dumps(source), "utf-8")
+    with pytest.raises(InvalidModelFile, match=r"its replacements make texts (inf|\d.*) times as long"):
+        Tokenizer.from_folder(tmp_path, {})
+
+
+def test_padding_of_the_file_is_never_made(tmp_path: Path) -> None:
+    padding = {
+        "strategy": {"Fixed": 1 << 40}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "x",
+    }  # fmt: skip
+    source = json.loads((GOLDEN / "llama" / "tokenizer.json").read_text("utf-8")) | {"padding": padding}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(source), "utf-8")
+    assert len(Tokenizer.from_folder(tmp_path, {}).encode("hello")) < 10
+
+
+def test_a_text_that_breaks_the_tokenizer_is_refused(tmp_path: Path) -> None:
+    splitter = {"type": "Split", "pattern": {"Regex": "(a*)*(a*)*(a*)*$"}, "behavior": "Isolated", "invert": False}
+    source = json.loads((GOLDEN / "llama" / "tokenizer.json").read_text("utf-8")) | {"pre_tokenizer": splitter}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(source), "utf-8")
+    tokenizer = Tokenizer.from_folder(tmp_path, {})
+    with pytest.raises(InvalidRequest, match="the model's tokenizer gives up on this text"):
+        tokenizer.encode("a" * 30 + "b")

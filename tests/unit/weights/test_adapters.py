@@ -51,6 +51,11 @@ def test_the_adapters_name_in_a_tensors_name_is_ignored(write, spelling):
         (CONFIG | {"lora_alpha": "many"}, "could not convert"),
         (CONFIG | {"alpha_pattern": {"q_proj": float("nan")}}, "must be finite"),
         (CONFIG | {"alpha_pattern": {"(": 2}}, "'\\(' is not a pattern"),
+        (CONFIG | {"alpha_pattern": {"(.*.*)*x": 2}}, "none of a group"),
+        (CONFIG | {"alpha_pattern": {".*.*.*.*x": 2}}, "3 repetitions"),
+        (CONFIG | {"alpha_pattern": {"(" * 5000: 2}}, "256 characters"),
+        (CONFIG | {"alpha_pattern": {str(i): 2 for i in range(5000)}}, "5000 entries, more than 4096"),
+        (CONFIG | {"lora_alpha": 10**400}, "too large"),
     ],
 )
 def test_a_configuration_that_cannot_be_served_says_why(write, config, complaint):
@@ -115,11 +120,20 @@ LAYER = "base_model.internal_xlora_classifier.layers"
         ({}, {"x": A}, "there is no classifier in it"),
         ({}, {f"{LAYER}.0.bias": A[0]}, "layer 0 of the classifier has no weight matrix"),
         ({}, {f"{LAYER}.0.weight": A, f"{LAYER}.2.weight": A}, "layers of the classifier do not meet"),
+        ({}, {f"{LAYER}.0.weight": A, f"{LAYER}.0.bias": A[0]}, "layer 0 of the classifier has a bias"),
     ],
 )
 def test_an_xlora_that_does_not_fit_says_why(tmp_path, change, classifier, complaint):
     with pytest.raises(InvalidModelFile, match=complaint):
         read_xlora(xlora_folder(tmp_path, change, classifier))
+
+
+@pytest.mark.parametrize("ordering", [{"order": 7}, {"layers": [1]}, {"layers": {"a": None}}, {"layers": {"a": "x"}}])
+def test_an_ordering_that_orders_nothing_is_refused(tmp_path, ordering):
+    folder = xlora_folder(tmp_path, {})
+    (folder / "ordering.json").write_text(json.dumps(ordering))
+    with pytest.raises(InvalidModelFile, match="order must list the experts, and layers number the modules"):
+        read_xlora(folder)
 
 
 def test_a_missing_expert_is_named(tmp_path):

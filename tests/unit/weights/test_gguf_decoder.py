@@ -120,6 +120,8 @@ def test_shared_experts_and_dense_layers_are_found(tmp_path):
     ("fields", "complaint"),
     [
         ({"block_count": None}, "llama.block_count is missing"),
+        ({"attention.head_count": True}, "llama.attention.head_count is True, not a whole number"),
+        ({"attention.head_count_kv": True}, "head_count_kv is True, not a whole number"),
         ({"block_count": "two"}, "llama.block_count is 'two', not a whole number"),
         ({"block_count": 1 << 31}, "llama.block_count is 2147483648, not between 1 and 4096"),
         ({"block_count": 0}, "llama.block_count is 0"),

@@ -91,6 +91,7 @@ def test_a_file_cut_or_changed_anywhere_is_read_or_refused_at_once(write):
         (model(tensor(8, location="../weights")), "weights lie outside the folder, in ../weights"),
         (model(tensor(8, location="/etc/passwd")), "weights lie outside the folder, in /etc/passwd"),
         (model(tensor(8, location="weights")), "its weights are in weights, which is not beside it"),
+        (model(tensor(8, location="w" * 300)), "w, which is not beside it"),
         (b"\x3b", "a field of wire type 3"),
         (b"\xff" * 11, "truncated, or not a protobuf"),
     ],

@@ -26,6 +26,19 @@ def test_a_shard_outside_the_folder_is_refused(tmp_path):
         SafetensorsFolder(tmp_path)
 
 
+@pytest.mark.parametrize("files", [{"a": 7}, {"a": None}, {}, {str(i): f"{i}.safetensors" for i in range(5000)}])
+def test_an_index_that_names_no_files_or_far_too_many_is_refused(tmp_path, files):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    with pytest.raises(InvalidModelFile, match="does not name 1 to 4096 files"):
+        SafetensorsFolder(tmp_path)
+
+
+def test_a_file_that_the_system_does_not_open_is_refused(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x" * 300}}))
+    with pytest.raises(InvalidModelFile, match="cannot be read: File name too long"):
+        SafetensorsFolder(tmp_path)
+
+
 def test_a_file_cut_at_any_byte_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"a": np.ones((4, 4), np.float32)}, path)
@@ -46,6 +59,7 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path):
         ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}, "needs 8 bytes"),
         ({"a": {"shape": [2], "data_offsets": [0, 8]}}, "broken safetensors header"),
         (b'{"a": 1, "a": 2}', "a name occurs twice"),
+        (b'{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 8]}}', "cannot convert float infinity"),
         (b"[" * 100_000, "RecursionError"),
         ({"a": {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}}, r"has the shape \[-1, -2\]"),
         ({"a": {"dtype": "F32", "shape": [1 << 60] * 50_000, "data_offsets": [0, 8]}}, "has the shape"),

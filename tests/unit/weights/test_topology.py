@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from narthex_server.errors import InvalidRequest
 from narthex_server.weights.topology import Topology
@@ -80,3 +82,8 @@ def test_a_large_or_missing_file_is_refused(read, tmp_path):
         read("#" * (1 << 20) + "\n")
     with pytest.raises(InvalidRequest, match=r"none\.yml: cannot be read: No such file"):
         Topology.read(tmp_path / "none.yml")
+
+
+def test_a_device_is_no_topology():
+    with pytest.raises(InvalidRequest, match="/dev/zero: cannot be read: it is no file"):
+        Topology.read(Path("/dev/zero"))

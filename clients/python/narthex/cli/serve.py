@@ -49,6 +49,11 @@ PASSED_ON = {  # flags of the server that are shown here too; every other flag o
     "--quantize": ("KIND", "quantise the weights of a folder as they are loaded: q8_0, q6_k, q5_k, q4_k, q4_0, …"),
     "--topology": ("FILE", "other formats for some layers or tensors: a YAML file"),
     "--compute": ("KIND", "auto, float32 (exact) or block8 (int8 activations on quantised weights)"),
+    "--tokenizer": ("MODEL=DIR", "a folder whose tokenizer and template a model uses instead of its own; repeatable"),
+    "--adapter": ("[MODEL/]NAME=DIR", "a LoRA folder to load on a model, the only one if none is named; repeatable"),
+    "--max-adapters": ("N", "adapters per model; 0 loads models without room for any"),
+    "--adapter-root": ("DIR", "the folder below which callers may name adapters to load"),
+    "--xlora": ("MODEL=DIR", "an X-LoRA folder on top of a model; repeatable"),
 }
 
 

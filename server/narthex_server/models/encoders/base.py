@@ -14,7 +14,7 @@ from narthex_server.graph.linear import linear, vector
 from narthex_server.graph.mlp import ACTIVATIONS
 from narthex_server.graph.norm import add_layer_norm, layer_norm
 from narthex_server.graph.whole import FullAttention, learned_places
-from narthex_server.models.base import Fields, check_activation, parsing
+from narthex_server.models.base import MOST_LAYERS, Fields, check_activation, check_numbers, parsing
 from narthex_server.weights.tensors import StoredTensor, WeightSource, expected
 
 _WORDS = "embeddings.word_embeddings.weight"
@@ -35,6 +35,11 @@ class EncoderConfig:
     epsilon: float
     activation: str
 
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if self.epsilon < 0:
+            raise InvalidModelFile(f"config: the norms' epsilon is {self.epsilon}")
+
     @classmethod
     @parsing()
     def parse(cls, fields: Fields) -> "EncoderConfig":
@@ -51,6 +56,8 @@ class EncoderConfig:
             epsilon=float(fields.get("layer_norm_eps", 1e-12)),
             activation=str(fields.get("hidden_act", "gelu")),
         )
+        if not 0 < config.layers <= MOST_LAYERS:
+            raise InvalidModelFile(f"config: num_hidden_layers is {config.layers}, not between 1 and {MOST_LAYERS}")
         check_activation(config.activation)
         if config.heads < 1 or config.hidden % config.heads:
             raise InvalidModelFile(f"config: {config.hidden} dimensions cannot be split into {config.heads} heads")
