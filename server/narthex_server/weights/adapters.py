@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from narthex_server.documents import read_object
 from narthex_server.errors import InvalidModelFile, NotFound
+from narthex_server.weights.patterns import bounded
 from narthex_server.weights.safetensors import read_safetensors
 from narthex_server.weights.tensors import StoredTensor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(embedding_)?([AB])(?:\.\w+)?(?:\.weight)?")
-_REPEAT, _OF_GROUP = re.compile(r"[*+?{]"), re.compile(r"\)[*+?{]")
-_MOST_REPEATS, _LONGEST_PATTERN, _MOST_PATTERNS = 3, 256, 4096
+_MOST_PATTERNS = 4096
 _UNSUPPORTED = (
     "use_dora",
     "lora_bias",
@@ -124,16 +124,8 @@ def _low_rank(folder: Path, module: str, found: Mapping[str, StoredTensor], scal
 
 
 def _pattern(folder: Path, pattern: str) -> re.Pattern[str]:
-    """PEFT's rule: the pattern is the module's name or the end of it, in whole parts.
-
-    Only patterns with few repetitions, none of them of a group, are taken: others may never end to match.
-    """
-    if len(pattern) > _LONGEST_PATTERN or len(_REPEAT.findall(pattern)) > _MOST_REPEATS or _OF_GROUP.search(pattern):
-        raise InvalidModelFile(
-            f"{folder / CONFIG}: alpha_pattern {pattern[:80]!r} is not supported: it may have {_LONGEST_PATTERN} "
-            f"characters and {_MOST_REPEATS} repetitions, but none of a group"
-        )
+    """PEFT's rule: the pattern is the module's name or the end of it, in whole parts."""
     try:
-        return re.compile(rf"(.*\.)?({pattern})$")
-    except (re.error, RecursionError, OverflowError) as error:
-        raise InvalidModelFile(f"{folder / CONFIG}: {pattern!r} is not a pattern: {error}") from error
+        return re.compile(rf"(.*\.)?({bounded(pattern).pattern})$")
+    except ValueError as error:
+        raise InvalidModelFile(f"{folder / CONFIG}: alpha_pattern {pattern[:80]!r} {error}") from error

@@ -14,6 +14,7 @@ import yaml
 
 from narthex_server.errors import InvalidRequest
 from narthex_server.weights.kinds import kind_named
+from narthex_server.weights.patterns import bounded
 
 _LIMIT = 1 << 20
 _LAYERS = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
@@ -123,9 +124,9 @@ def _tensors(path: Path, key: Any) -> Layers | Pattern:
     text: str = key.value
     if len(text) > 2 and text.startswith("/") and text.endswith("/"):
         try:
-            return Pattern(re.compile(text[1:-1]))
-        except (re.error, RecursionError, OverflowError) as error:
-            raise _wrong(path, key, f"{text} is no regular expression: {error}") from error
+            return Pattern(bounded(text[1:-1]))
+        except ValueError as error:
+            raise _wrong(path, key, f"the regular expression {text} {error}") from error
     if (match := _LAYERS.fullmatch(text)) is None:
         raise _wrong(path, key, f"{text!r} is neither a layer, nor a range like 0-16, nor a /regular expression/")
     start = int(match[1])

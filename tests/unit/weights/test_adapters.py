@@ -50,7 +50,7 @@ def test_the_adapters_name_in_a_tensors_name_is_ignored(write, spelling):
         ({"peft_type": "LORA", "r": 2}, "lora_alpha is missing"),
         (CONFIG | {"lora_alpha": "many"}, "could not convert"),
         (CONFIG | {"alpha_pattern": {"q_proj": float("nan")}}, "must be finite"),
-        (CONFIG | {"alpha_pattern": {"(": 2}}, "'\\(' is not a pattern"),
+        (CONFIG | {"alpha_pattern": {"(": 2}}, "'\\(' cannot be read"),
         (CONFIG | {"alpha_pattern": {"(.*.*)*x": 2}}, "none of a group"),
         (CONFIG | {"alpha_pattern": {".*.*.*.*x": 2}}, "3 repetitions"),
         (CONFIG | {"alpha_pattern": {"(" * 5000: 2}}, "256 characters"),

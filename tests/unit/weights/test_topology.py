@@ -62,7 +62,7 @@ def test_an_empty_file_says_nothing(read):
         ("0-4: {isq: q4k}\n0-4: {isq: q5k}\n", "line 2: 0-4 is there twice"),
         ("4-:\n  isq: q4k\n", "line 1: '4-' is neither a layer, nor a range"),
         ("first: {isq: q4k}\n", "line 1: 'first' is neither a layer"),
-        ("'/(/': {isq: q4k}\n", "line 1: .* is no regular expression"),
+        ("'/(/': {isq: q4k}\n", "line 1: the regular expression .* cannot be read"),
         ("? [a]\n: {isq: q4k}\n", "line 1: a key must be a layer"),
         ("0-4: q4k\n", "line 1: a mapping is expected here"),
         ("- 1\n", "line 1: a mapping is expected here"),
