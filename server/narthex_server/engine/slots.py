@@ -104,7 +104,7 @@ class Slots:
         """Takes the slot back; `keep` its content for reuse unless it is not to be trusted."""
         slot, sequence.slot = sequence.slot, -1
         del self.active[slot]
-        if self._session.state_bytes:
+        if keep and self._session.state_bytes:
             self._save(slot, sequence.cached)
         length = min(sequence.cached, self._session.max_len - 1) if keep else 0  # a dead row needs one position
         self.held[slot] = length
