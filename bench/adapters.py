@@ -23,10 +23,11 @@ def random_adapter(adapted: Adapted, rank: int, seed: int) -> AdapterWeights:
     """Factors for every linear layer inside the model's layers."""
     rng = np.random.default_rng(seed)
     modules = {}
-    for name, array in adapted.bank.inputs.items():
+    inputs = adapted.bank.inputs(()).buffers
+    for name, array in inputs.items():
         if ".layers." in name and name.endswith(".a"):
             module, columns = name.removesuffix(".a"), array.shape[1]
-            rows = adapted.bank.inputs[f"{module}.b"].shape[1]
+            rows = inputs[f"{module}.b"].shape[1]
             factors = (rng.normal(0, 0.01, (rank, width)).astype(np.float32) for width in (columns, rows))
             modules[module] = LowRank(*factors)
     return AdapterWeights(rank, 1.0, modules)

@@ -95,7 +95,7 @@ def test_nothing_is_held_for_steps_with_adapters_that_were_unloaded(adapted):
     session, _, _ = adapted
     session.adapters.choose(0, np.array([1, 0, 0], np.float32))
     session.prefill(0, np.arange(9), 0, np.arange(1), 9)
-    bound = weakref.ref(session.adapters.bank.inputs["ranks.self_attn.q_proj"])
+    bound = weakref.ref(session.adapters.bank.inputs([0]).buffers["ranks.self_attn.q_proj"])
     session.adapters.load(
         2, read_adapter(GOLDEN / ("lora_llama" if session.vocab_size == 512 else "lora_qwen2") / "adapter_a")
     )

@@ -1,7 +1,7 @@
 """The factors of loaded adapters, as the inputs of an adapted graph."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +54,14 @@ class _Stack:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """Inputs of the graph by name; `windows` are the ranks of each kind that they show, and tell them from others."""
+
+    windows: tuple[range, ...]
+    buffers: Mapping[str, Floats]
+
+
+@dataclass(frozen=True, slots=True)
 class _Module:
     """One adaptable module; `a` [ranks, columns] and `b` [ranks, rows] hold the factors of all adapters."""
 
@@ -80,8 +88,8 @@ class AdapterBank:
         self._index = {module.name: at for at, module in enumerate(self._modules)}
         kinds = dict.fromkeys(module.kind for module in self._modules)
         self._places: dict[str, dict[int, range]] = {kind: {} for kind in kinds}
-        self.inputs = self._bound()
-        """By name; what was bound before a change is out of date."""
+        self._bound: dict[tuple[range, ...], Bound] = {}
+        """Of these places, until one changes."""
 
     def check(self, adapter: Adapter) -> None:
         """Whether the adapter fits the model and the limits. Errors: FailedPrecondition, ResourceExhausted."""
@@ -122,7 +130,7 @@ class AdapterBank:
             first = self._places[module.kind][place].start
             module.a.rows[first : first + len(factors.a)] = factors.a
             module.b.rows[first : first + len(factors.b)] = factors.b
-        self.inputs = self._bound()
+        self._bound.clear()
 
     def unload(self, place: int) -> None:
         """Empty a place; its ranks become zeros, whose memory goes back to the system."""
@@ -132,7 +140,15 @@ class AdapterBank:
                 module.b.clear(ranks)
         for places in self._places.values():
             places.pop(place, None)
-        self.inputs = self._bound()
+        self._bound.clear()
+
+    def inputs(self, used: Iterable[int]) -> Bound:
+        """What the graph is bound to while it computes with the adapters in these places: their factors, no others'."""
+        used = tuple(used)
+        windows = tuple(self._window(kind, used) for kind in self._places)
+        if (known := self._bound.get(windows)) is None:
+            known = self._bound[windows] = Bound(windows, self._views(windows))
+        return known
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -148,16 +164,21 @@ class AdapterBank:
             start = taken.stop
         return range(start, start + size)
 
-    def _bound(self) -> dict[str, Floats]:
-        """Views of as many ranks as are in use; one of zeros where there are none, for kernels dislike no ranks."""
-        used = {kind: max((r.stop for r in places.values()), default=1) for kind, places in self._places.items()}
+    def _window(self, kind: str, used: Iterable[int]) -> range:
+        """The ranks from the first to the last of these places; one where there are none, for kernels dislike none."""
+        taken = [ranks for place in used if (ranks := self._places[kind].get(place)) is not None]
+        return range(min(r.start for r in taken), max(r.stop for r in taken)) if taken else range(1)
+
+    def _views(self, windows: tuple[range, ...]) -> dict[str, Floats]:
+        of_kind = dict(zip(self._places, windows, strict=True))
         views = {}
         for module in self._modules:
-            views[f"{module.name}.a"] = module.a.rows[: used[module.kind]]
-            views[f"{module.name}.b"] = module.b.rows[: used[module.kind]]
-        for kind, places in self._places.items():
-            ranks = np.zeros((self.limits.count, used[kind]), np.float32)
-            for place, taken in places.items():
-                ranks[place, taken.start : taken.stop] = 1
+            window = of_kind[module.kind]
+            views[f"{module.name}.a"] = module.a.rows[window.start : window.stop]
+            views[f"{module.name}.b"] = module.b.rows[window.start : window.stop]
+        for kind, window in of_kind.items():
+            ranks = np.zeros((self.limits.count, len(window)), np.float32)
+            for place, taken in self._places[kind].items():
+                ranks[place, max(taken.start - window.start, 0) : max(taken.stop - window.start, 0)] = 1
             views[f"ranks.{kind}"] = ranks
         return views

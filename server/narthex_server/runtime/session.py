@@ -66,9 +66,11 @@ class Adapted:
     def others(self, first: int, rows: NDArray[np.int64], batch: int) -> Others | None:
         """The inputs for a step of these rows; None if none of them uses an adapter."""
         blends = self._blends[first : first + batch]
-        if not blends[rows].any():
+        used = np.flatnonzero(blends[rows].any(axis=0)).tolist()
+        if not used:
             return None
-        return Others(MappingProxyType({"scales": blends[:, None]}), self.bank.inputs)
+        bound = self.bank.inputs(used)
+        return Others(MappingProxyType({"scales": blends[:, None]}), bound.buffers, bound.windows)
 
 
 class OrtDecoderSession(Slotted):

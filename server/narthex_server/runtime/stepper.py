@@ -1,7 +1,7 @@
 """Runs one decoder graph over one slot cache, a rectangle of tokens at a time."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -56,10 +56,14 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """Further inputs: `values` change with every run, `buffers` stay bound where they lie until the stepper forgets."""
+    """Further inputs: `values` change with every run, `buffers` stay bound where they lie until the stepper forgets.
+
+    Equal keys mean the same buffers.
+    """
 
     values: Arrays
     buffers: Arrays
+    key: Hashable = None
 
 
 NO_OTHERS = Others(MappingProxyType({}), MappingProxyType({}))
@@ -115,7 +119,7 @@ class Stepper:
     def _step(self, tokens: Tokens, others: Others) -> _Step:
         """Find or build the binding; building costs about a millisecond, finding nothing."""
         shapes = tuple(value.shape for value in others.values.values())
-        key = (tokens.first, tokens.batch.shape, len(tokens.rows), shapes)
+        key = (tokens.first, tokens.batch.shape, len(tokens.rows), shapes, others.key)
         if (step := self._steps.get(key)) is not None:
             self._steps.move_to_end(key)
             return step

@@ -115,6 +115,7 @@ class XLoraSession:
         self.max_len = shape.max_len
         self._shape = shape
         self._classifier = classifier
+        self._experts = self._bank.inputs(range(len(experts))).buffers
         self._columns = _columns(self._bank.modules, classifier, experts)
         self._cache, self._first_cache = (cache_of(session, shape.slots, shape.max_len) for _ in range(2))
         self._stepper = Stepper(session, self._cache, "logits")
@@ -204,7 +205,7 @@ class XLoraSession:
 
     def _others(self, scales: Floats) -> Others:
         values: Mapping[str, NDArray[np.generic]] = MappingProxyType({"scales": scales})
-        return Others(values, self._bank.inputs)
+        return Others(values, self._experts)
 
     def _reset(self, slot: int) -> None:
         self._cache.reset(slot)

@@ -36,13 +36,13 @@ def adapter(value, **ranks):
     )
 
 
-def products(bank, place):
-    """a^T b of one place in every module, as the graph computes it."""
-    found = {}
+def products(bank, place, *others):
+    """a^T b of one place in every module, as the graph computes it together with others."""
+    found, bound = {}, bank.inputs([place, *others]).buffers
     for name in WIDTHS:
         kind = {"l.0.q": "q", "l.1.q": "q", "l.0.v": "v", "head": "head"}[name]
-        chosen = bank.inputs[f"ranks.{kind}"][place]
-        found[name] = (bank.inputs[f"{name}.a"] * chosen[:, None]).T @ bank.inputs[f"{name}.b"]
+        chosen = bound[f"ranks.{kind}"][place]
+        found[name] = (bound[f"{name}.a"] * chosen[:, None]).T @ bound[f"{name}.b"]
     return found
 
 
@@ -60,20 +60,28 @@ def test_places_that_come_and_go_at_random_keep_to_themselves():
             bank.check(loaded[place])
             bank.load(place, loaded[place])
         for one in range(4):
-            found = products(bank, one)
+            found = products(bank, one, *rng.sample(range(4), rng.randrange(4)))
             for name, widths in WIDTHS.items():
                 factors = loaded[one].modules.get(name) if one in loaded else None
                 wanted = factors.a.T @ factors.b if factors else np.zeros(widths)
                 np.testing.assert_array_equal(found[name], wanted)
 
 
-def test_a_bank_binds_the_ranks_in_use_and_an_empty_one_one_rank_of_zeros():
-    bank = AdapterBank(NOTE, Limits(2, 4))
-    assert bank.inputs["head.a"].shape == (1, 8) and not bank.inputs["head.a"].any()
-    bank.load(1, adapter(1, v=3))
-    assert bank.inputs["l.0.v.b"].shape == (3, 4) and bank.inputs["head.b"].shape == (1, 20)
+def test_only_the_ranks_of_the_adapters_in_use_are_bound_and_one_of_zeros_where_there_are_none():
+    bank = AdapterBank(NOTE, Limits(3, 4))
+
+    def extents(*used):
+        buffers = bank.inputs(used).buffers
+        return {kind: len(buffers[f"{name}.a"]) for kind, name in (("v", "l.0.v"), ("q", "l.1.q"), ("head", "head"))}
+
+    assert extents(0) == {"v": 1, "q": 1, "head": 1} and not bank.inputs([0]).buffers["head.a"].any()
+    for place, rank in ((0, 2), (1, 3), (2, 4)):
+        bank.load(place, adapter(place + 1, v=rank, q0=rank))
+    assert [extents(place)["v"] for place in range(3)] == [2, 3, 4]
+    assert extents(0, 1) == {"v": 5, "q": 5, "head": 1} and extents(0, 2)["v"] == 9
+    assert bank.inputs([0, 2]) is bank.inputs([2, 0]) is bank.inputs([0, 1, 2])
     bank.unload(1)
-    assert bank.inputs["l.0.v.b"].shape == (1, 4) and not bank.inputs["l.0.v.b"].any()
+    assert extents(1)["v"] == 1 and not products(bank, 1)["l.0.v"].any()
 
 
 def test_what_does_not_fit_is_refused_with_its_numbers():
