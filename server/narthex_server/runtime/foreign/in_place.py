@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from narthex_server.runtime.foreign.ports import Ports, single_precision
 from narthex_server.runtime.session import Shape
-from narthex_server.runtime.slot_cache import Numbers, SlotCache
+from narthex_server.runtime.slot_cache import Numbers
 from narthex_server.runtime.slotted import Slotted
 from narthex_server.runtime.stepper import fetching_only
 
@@ -44,9 +44,7 @@ class InPlaceSession(Slotted):
         self._session = session
         self._ports = ports
         self._presents = {cache.past: cache.present for cache in ports.caches}
-        self._cache = SlotCache(
-            ((cache.past, cache.shape, cache.dtype) for cache in ports.caches), shape.slots, shape.max_len
-        )
+        self._cache = ports.slot_cache(shape.slots, shape.max_len)
         self.state_bytes = self._cache.state_bytes
         self._steps: OrderedDict[tuple[int, int, int, int], _Step] = OrderedDict()
         self._options = fetching_only()

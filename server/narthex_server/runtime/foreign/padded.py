@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from narthex_server.runtime.foreign.growing import Caches, GrowingGraph
 from narthex_server.runtime.foreign.ports import Ports
 from narthex_server.runtime.session import Shape
-from narthex_server.runtime.slot_cache import Numbers, Saved, SlotCache
+from narthex_server.runtime.slot_cache import Numbers, Saved
 from narthex_server.runtime.slotted import Slotted
 
 _LAST = np.zeros(1, np.int64)
@@ -41,9 +41,7 @@ class PaddedSession(Slotted):
         self._shape = shape
         self.vocab_size = ports.vocab_size
         self._graph = GrowingGraph(session, ports)
-        self._cache = SlotCache(
-            ((cache.past, cache.shape, cache.dtype) for cache in ports.caches), shape.slots, shape.max_len
-        )
+        self._cache = ports.slot_cache(shape.slots, shape.max_len)
         self.state_bytes = self._cache.state_bytes
         self._last: _Batch | None = None
 

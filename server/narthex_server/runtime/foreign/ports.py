@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from narthex_server.runtime.slot_cache import SlotCache
+
 
 @dataclass(frozen=True, slots=True)
 class Port:
@@ -49,6 +51,10 @@ class Ports:
     branch: Port | None = None
     keep: Port | None = None
     in_place: bool = False
+
+    def slot_cache(self, slots: int, max_len: int) -> SlotCache:
+        """Make room for the caches of so many sequences, by the names of the inputs."""
+        return SlotCache(((cache.past, cache.shape, cache.dtype) for cache in self.caches), slots, max_len)
 
     def feeds(
         self, tokens: NDArray[np.int64], past: NDArray[np.int32], mask: NDArray[np.bool_], keep: int
