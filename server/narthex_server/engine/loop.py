@@ -13,7 +13,6 @@ from narthex_server.engine.observer import EngineStats, RequestReport, StepRepor
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, FinishReason
 from narthex_server.engine.runner import Runner
-from narthex_server.engine.sampler import sample
 from narthex_server.engine.scheduler import Scheduler
 from narthex_server.engine.sequence import Sequence
 from narthex_server.engine.slots import Slots
@@ -236,7 +235,7 @@ class EngineLoop:
             if logits is None:
                 continue
             try:
-                token = sample(logits, sequence.request.sampling, sequence.generator)
+                token = sequence.choose(logits)
             except Exception as error:
                 self._fail([sequence], error)
             else:

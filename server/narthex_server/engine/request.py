@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
+from narthex_server.engine.grammar import Grammar
 from narthex_server.errors import Violation
 
 
@@ -60,6 +61,7 @@ class EngineRequest:
     stop_ids: frozenset[int] = frozenset()
     sampling: Sampling = Sampling()
     adapters: tuple[AdapterUse, ...] = ()
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)

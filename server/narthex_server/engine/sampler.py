@@ -1,48 +1,46 @@
-"""The next token from a row of logits."""
+"""How one request's tokens are chosen, from the logits after each of them."""
+
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from narthex_server.engine.decoder import Logits
-from narthex_server.engine.request import Sampling
-
-COLDEST = 1e-6
-"""Below this temperature every draw is the best token, and division leaves float32."""
+from narthex_server.engine.draw import sample
+from narthex_server.engine.request import EngineRequest
 
 
-class BadLogits(ArithmeticError):
-    """The model gave a row without a finite maximum."""
+class Processor(Protocol):
+    """Something that changes how probable tokens are."""
+
+    def apply(self, logits: Logits, tokens: NDArray[np.int64]) -> None:
+        """Change logits [vocab] in place; `tokens` are all so far, those of the prompt first."""
+        ...
 
 
-def sample(logits: Logits, sampling: Sampling, generator: np.random.Generator) -> int:
-    """Draws from logits [vocab] by temperature, top_k, top_p, min_p in that order; raises BadLogits."""
-    best = int(logits.argmax())
-    if not np.isfinite(logits[best]):  # argmax finds a NaN first, so this sees every bad row
-        raise BadLogits(f"logits {best} is {logits[best]}")
-    if sampling.temperature < COLDEST or sampling.top_k == 1:
-        return best
-    ids: NDArray[np.intp] | None = None
-    if 0 < sampling.top_k < len(logits):
-        ids = _largest(logits, float(np.partition(logits, -sampling.top_k)[-sampling.top_k]), sampling.top_k)
-    with np.errstate(over="ignore", under="ignore"):
-        weights = np.exp(((logits if ids is None else logits[ids]) - logits[best]) / np.float32(sampling.temperature))
-    if sampling.top_p < 1:
-        total = float(weights.sum(dtype=np.float64))
-        tail = (1 - sampling.top_p) * total / len(weights)  # all lighter ones together are less than top_p cuts off
-        ordered = np.sort(weights[weights >= np.float32(tail)])[::-1]
-        mass = ordered.cumsum(dtype=np.float64)
-        count = min(int(mass.searchsorted(sampling.top_p * total)) + 1, len(ordered))
-        kept = _largest(weights, float(ordered[count - 1]), count)
-        ids, weights = kept if ids is None else ids[kept], weights[kept]
-    if sampling.min_p > 0:
-        weights = np.where(weights >= np.float32(sampling.min_p), weights, 0)  # the best weight is 1
-    mass = weights.cumsum(dtype=np.float64)
-    drawn = int(mass.searchsorted(generator.random() * mass[-1], side="right"))
-    drawn = min(drawn, int(weights.nonzero()[0][-1]))  # rounding may point past the last candidate
-    return drawn if ids is None else int(ids[drawn])
+class Sampler:
+    """Chooses the tokens of one request: processors in their order, then the grammar, then the draw.
 
+    Its generator is its own, so that a seed gives the same tokens whatever else is in the batch; each draw takes one
+    number of it or none, so that a token costs the same whether it was guessed before or not.
+    """
 
-def _largest(values: NDArray[np.float32], worst: float, count: int) -> NDArray[np.intp]:
-    """The indices of the `count` largest values, of which the least is `worst`; equal ones by index."""
-    above, equal = np.flatnonzero(values > worst), np.flatnonzero(values == worst)
-    return np.sort(np.concatenate((above, equal[: count - len(above)])))
+    __slots__ = ("_generator", "_grammar", "_processors", "_sampling")
+
+    def __init__(self, request: EngineRequest, processors: Sequence[Processor] = ()) -> None:
+        self._sampling = request.sampling
+        self._processors = tuple(processors)
+        self._grammar = request.grammar
+        self._generator = np.random.Generator(np.random.PCG64(request.sampling.seed))
+
+    def choose(self, logits: Logits, tokens: NDArray[np.int64]) -> int:
+        """The token after `tokens`; changes `logits` [vocab]. Errors: BadLogits."""
+        for processor in self._processors:
+            processor.apply(logits, tokens)
+        if self._grammar is None:
+            return sample(logits, self._sampling, self._generator)
+        self._grammar.mask(logits)
+        token = sample(logits, self._sampling, self._generator)
+        self._grammar.accept(token)
+        return token

@@ -5,8 +5,10 @@ from collections.abc import Hashable
 import numpy as np
 
 from narthex_server.engine.adapters import Mixture
+from narthex_server.engine.decoder import Logits
 from narthex_server.engine.observer import RequestReport
 from narthex_server.engine.request import EngineRequest, Usage
+from narthex_server.engine.sampler import Sampler
 
 
 class Sequence:
@@ -20,7 +22,6 @@ class Sequence:
         "cached",
         "first_token",
         "gaps",
-        "generator",
         "key",
         "kind",
         "last_token",
@@ -28,6 +29,7 @@ class Sequence:
         "mixture",
         "request",
         "reused",
+        "sampler",
         "slot",
         "submitted",
         "tokens",
@@ -46,7 +48,7 @@ class Sequence:
         self.cached = 0
         self.reused = 0
         self.slot = -1
-        self.generator = np.random.Generator(np.random.PCG64(request.sampling.seed))
+        self.sampler = Sampler(request)
         self.submitted = submitted
         self.admitted: float | None = None
         self.first_token: float | None = None
@@ -65,6 +67,10 @@ class Sequence:
     @property
     def usage(self) -> Usage:
         return Usage(len(self.request.prompt), self.generated, self.reused)
+
+    def choose(self, logits: Logits) -> int:
+        """The next token; changes `logits` [vocab]."""
+        return self.sampler.choose(logits, self.tokens[: self.length])
 
     def append(self, token: int, now: float) -> None:
         self.tokens[self.length] = token
