@@ -229,6 +229,7 @@ def load_model(named: NamedPath, config: ServerConfig) -> "LoadedModel | LoadedE
         quantize=config.quantize,
         topology=config.topology,
         tokenizer=tokenizers.get(named.name),
+        kv=config.kv_cache,
     )
     return load_embedder(named.path, options) if is_embedder(named.path) else load(named.path, options)
 

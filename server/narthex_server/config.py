@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from narthex.settings import Address, NamedPath, SettingsError, option, parse
 
-Compute = Literal["auto", "float32", "block8"]
+Compute = Literal["auto", "float32", "block8", "int8"]
+KvCache = Literal["float32", "int8"]
 Quantize = Literal[
     "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0",
     "q6k", "q5k", "q4k", "q3k", "q2k", "8", "6", "5", "4", "3", "2",
@@ -37,7 +38,12 @@ class ServerConfig:
     metrics: Address = option(Address("127.0.0.1", 9464), "where /metrics listens; port 0 takes a free one")
     model: tuple[NamedPath, ...] = option((), "a model folder, .gguf or .onnx file; repeatable", metavar="NAME=PATH")
     mcp_config: Path | None = option(None, "the MCP servers to forward: an mcp-config.json")
-    compute: Compute = option("auto", "float32 is exact, block8 uses int8 activations on quantised weights")
+    compute: Compute = option(
+        "auto",
+        "float32 is exact, block8 uses int8 activations on quantised weights, int8 rounds whole channels of the weights "
+        "and is faster with several requests and for prompts",
+    )
+    kv_cache: KvCache = option("float32", "int8 takes a quarter of the memory and is not exact")
     quantize: Quantize | None = option(None, "quantise the weights of a folder as they are loaded", metavar="KIND")
     topology: Path | None = option(None, "other formats for some layers or tensors: a YAML file")
     threads: int = option(0, "threads of the engine; 0 takes the physical cores", minimum=0)

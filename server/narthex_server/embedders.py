@@ -107,9 +107,9 @@ def _build(folder: Path, max_len: int, options: LoadOptions) -> _Encoder:
     source = replace(source, weights=Headless(source.weights))
     compute, quantization = settle(options.compute, source.weights)
     with graph_cache(options.cache_dir) as cache:
-        graphs = _EncoderGraphs(cache, source, str(source.config["model_type"]), compute, max_len)
+        graphs = _EncoderGraphs(cache, source, str(source.config["model_type"]), max_len)
         threads = options.threads or cores()
-        session = OrtEncoderSession(graphs.find(Variant.ENCODER), max_len=max_len, threads=threads)
+        session = OrtEncoderSession(graphs.find(Variant.ENCODER, compute), max_len=max_len, threads=threads)
     return _Encoder(session, compute, quantization, parameters(source.weights))
 
 

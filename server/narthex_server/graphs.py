@@ -4,7 +4,7 @@ import logging
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from narthex_server.graph.builder import GraphBuilder
 
 _log = logging.getLogger(__name__)
-COMPUTE = ("auto", "float32", "block8")
-_SOURCES = ("graph", "models", "weights", "opening.py", "loading.py", "embedders.py")
+COMPUTE = ("auto", "float32", "block8", "int8")
+_SOURCES = ("graph", "models", "weights", "opening.py", "loading.py", "embedders.py", "calibration.py")
 """All code that has a say in what a graph is like."""
 
 
 class Variant(Enum):
-    """What a graph is built for: generating, also with adapters or the states that X-LoRA reads too, or encoding."""
+    """What a graph is built for: generating, also with many tokens at once, with adapters or with the states that X-LoRA
+    reads too, or encoding.
+    """
 
     PLAIN = "plain"
+    WIDE = "wide"
     ADAPTED = "adapted"
     XLORA = "xlora"
     ENCODER = "encoder"
@@ -40,27 +43,30 @@ class Graphs(ABC):
     cache: GraphCache
     source: ModelFiles
     model_type: str
-    compute: str
     max_len: int
 
-    def find(self, variant: Variant) -> Path:
-        """Return the file of a graph."""
+    def find(self, variant: Variant, compute: str) -> Path:
+        """Return the file of a graph that computes so."""
         here = Path(__file__).parent
         weights = self.source.weights
         formats = {name: found.format.name for name in weights.names() if (found := weights.find(name))}
         options = {
-            "compute": self.compute, "max_len": self.max_len, "model_type": self.model_type, "variant": variant.value,
-            "formats": formats,
+            "compute": compute, "max_len": self.max_len, "model_type": self.model_type, "variant": variant.value,
+            "formats": formats, **self.options(),
         }  # fmt: skip
         key = entry_key(self.cache.content_digest(self.source.files), options, [here / name for name in _SOURCES])
-        return self.cache.find_or_build(key, lambda folder: self._build(variant, folder))
+        return self.cache.find_or_build(key, lambda folder: self._build(variant, compute, folder))
 
-    def _build(self, variant: Variant, folder: Path) -> None:
+    def _build(self, variant: Variant, compute: str, folder: Path) -> None:
         from narthex_server.graph.builder import Compute, GraphBuilder
 
-        graph = GraphBuilder(self.model_type, Compute(self.compute))
+        graph = GraphBuilder(self.model_type, Compute(compute))
         self.add(graph, variant)
         graph.save(folder / GRAPH, WEIGHTS)
+
+    def options(self) -> Mapping[str, object]:
+        """What else a graph depends on."""
+        return {}
 
     @abstractmethod
     def add(self, graph: "GraphBuilder", variant: Variant) -> None:

@@ -2,11 +2,13 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from narthex_server.calibration import peaks
 from narthex_server.engine.decoder import DecoderSession
 from narthex_server.errors import InvalidModelFile
 from narthex_server.graphs import Graphs, Variant, graph_cache, parameters, settle
@@ -17,11 +19,13 @@ from narthex_server.runtime.foreign.choice import open_foreign
 from narthex_server.runtime.session import OrtDecoderSession, Shape
 from narthex_server.runtime.xlora import Classifier, XLoraSession
 from narthex_server.text.assets import TextAssets
+from narthex_server.text.tokenizer import Tokenizer
 from narthex_server.weights.onnx_folder import find_graph, read_onnx
 from narthex_server.weights.safetensors import INDEX, SINGLE
 from narthex_server.weights.xlora import read_xlora
 
 if TYPE_CHECKING:
+    from narthex_server.graph.attention import Peaks
     from narthex_server.graph.builder import GraphBuilder
 
 _log = logging.getLogger(__name__)
@@ -34,7 +38,8 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How to load: `compute` is auto, float32 or block8; `threads` 0 is one per core; `cache_dir` None keeps no graph.
+    """How to load: `compute` is auto, float32, block8 or int8; `threads` 0 is one per core; `cache_dir` None keeps no
+    graph; `kv` is what keys and values are stored as, float32 or int8.
 
     A slot holds `max_context` tokens, or as many as the model can take where that is fewer. With `adapters` the model
     is loaded a second time with room for them, for the steps that use one. `xlora` is the folder of an X-LoRA on top of
@@ -54,6 +59,7 @@ class LoadOptions:
     quantize: str | None = None
     topology: Path | None = None
     tokenizer: Path | None = None
+    kv: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +93,9 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
     vocab = int(source.config.get("vocab_size") or 0)
     if text.tokenizer.size > vocab > 0:
         _log.warning("%s: the tokenizer has %d tokens, the model %d: is it its own?", path, text.tokenizer.size, vocab)
-    with graph_cache(options.cache_dir) as cache:
-        graphs = _DecoderGraphs(cache, source, model_type, compute, max_len)
-        session = _session(graphs, Shape(options.slots, max_len, options.threads or cores()), options)
+    with graph_cache(options.cache_dir) as kept:
+        graphs = _DecoderGraphs(kept, source, model_type, max_len)
+        session = _session(graphs, compute, Shape(options.slots, max_len, options.threads or cores()), options, text)
     return LoadedModel(
         model_type, session, text, max_len, session.vocab_size, parameters(source.weights),
         compute, quantization,
@@ -138,8 +144,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@dataclass(frozen=True, slots=True)
 class _DecoderGraphs(Graphs):
-    """Those of a model that generates."""
+    """Those of a model that generates; its caches are int8 where `peaks` makes known how large their values become."""
+
+    peaks: Callable[[], "Mapping[int, Peaks]"] | None = None
+
+    def options(self) -> Mapping[str, object]:
+        return {"kv": "float32" if self.peaks is None else "int8"}
 
     def add(self, graph: "GraphBuilder", variant: Variant) -> None:
         import onnx_ir as ir
@@ -151,18 +163,39 @@ class _DecoderGraphs(Graphs):
         config = family.config(self.source.config)
         tokens = graph.input("tokens", ir.DataType.INT64, ("batch", "length"))
         adapters = (
-            NoAdapters() if variant is Variant.PLAIN else LowRankAdapters(graph, tokens, apart=variant is Variant.XLORA)
+            NoAdapters()
+            if variant in (Variant.PLAIN, Variant.WIDE)
+            else LowRankAdapters(graph, tokens, apart=variant is Variant.XLORA)
         )
-        attention = CachedAttention(graph, self.max_len)
+        attention = CachedAttention(graph, self.max_len, self.peaks() if self.peaks else None)
         states = family.model(config, self.source.weights, graph, attention, adapters).generate(tokens)
         if variant is Variant.XLORA:
             graph.output(states, "hidden", ir.DataType.FLOAT, ("rows", config.hidden))
 
 
-def _session(graphs: Graphs, shape: Shape, options: LoadOptions) -> DecoderSession:
-    if options.xlora is None:
-        adapted = graphs.find(Variant.ADAPTED) if options.adapters else None
-        return OrtDecoderSession(graphs.find(Variant.PLAIN), shape, adapted, options.adapters or Limits())
-    files = read_xlora(options.xlora)
-    classifier = Classifier.parse(files.fields, files.layers, files.modules, len(files.experts))
-    return XLoraSession(graphs.find(Variant.XLORA), shape, classifier, files.experts, options.xlora_frozen_after)
+def _session(
+    graphs: _DecoderGraphs, compute: str, shape: Shape, options: LoadOptions, text: TextAssets
+) -> DecoderSession:
+    int8 = compute == "int8"
+    narrow = settle("auto", graphs.source.weights)[0] if int8 else compute
+    if options.xlora is not None:
+        files = read_xlora(options.xlora)
+        classifier = Classifier.parse(files.fields, files.layers, files.modules, len(files.experts))
+        graph = graphs.find(Variant.XLORA, narrow)
+        return XLoraSession(graph, shape, classifier, files.experts, options.xlora_frozen_after)
+    if options.kv == "int8":
+        found = cache(partial(_peaks, graphs, narrow, shape, text.tokenizer))
+        graphs = replace(graphs, peaks=found)
+    plain = graphs.find(Variant.PLAIN, narrow)
+    wide = graphs.find(Variant.WIDE, compute) if int8 else None
+    adapted = graphs.find(Variant.ADAPTED, narrow) if options.adapters else None
+    return OrtDecoderSession(plain, shape, adapted, options.adapters or Limits(), wide)
+
+
+def _peaks(graphs: _DecoderGraphs, compute: str, shape: Shape, tokenizer: Tokenizer) -> "Mapping[int, Peaks]":
+    """What a session with caches of float32 finds; it is gone before the one with caches of int8 is there."""
+    session = OrtDecoderSession(graphs.find(Variant.PLAIN, compute), replace(shape, slots=1))
+    try:
+        return peaks(session, tokenizer)
+    finally:
+        session.close()

@@ -1,11 +1,13 @@
 """Grouped-query attention: heads that share keys and values, over a cache that the caller owns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from narthex_server.graph.builder import MICROSOFT, GraphBuilder
 from narthex_server.graph.linear import vector
@@ -17,6 +19,9 @@ _ROTATED_INSIDE = 16
 """GroupQueryAttention rotates only heads whose size is a multiple of this; others are rotated before it."""
 HEAD_MULTIPLE = 8
 """GroupQueryAttention takes only heads whose size is a multiple of this; others are filled up with zeros."""
+_INT8_CACHE = MappingProxyType(
+    {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,18 @@ class Heads:
     sink: StoredTensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """The absolute maxima of a layer's rotated keys and values, float32 [kv_heads, size], all above 0.
+
+    `pairs` [kv_heads, size/2] are those of the lengths of two keys that rotate together where all of a head does.
+    """
+
+    keys: NDArray[np.float32]
+    pairs: NDArray[np.float32]
+    values: NDArray[np.float32]
+
+
 class Attention(Protocol):
     """How the tokens of a layer see each other, and where their keys and values stay."""
 
@@ -50,13 +67,14 @@ class CachedAttention:
     """Attention to all earlier tokens of a row: the caches of layer i are `key.i` and `value.i`.
 
     Each cache [slots, kv_heads, max_len, size] comes in under its name and goes out as `new_` + it; both are to be
-    bound to the same memory. seqlens_k int32 [B] is a row's tokens after this step less one, total int32 [1] the most.
+    bound to the same memory. It is float32, or int8 where `peaks` say how large the values of every layer become. seqlens_k int32 [B] is a row's tokens after this step less one, total int32 [1] the most.
     known int32 [B], an input only where a rope has a table for long prompts, is a row's tokens cached or to come.
     """
 
-    def __init__(self, graph: GraphBuilder, max_len: int) -> None:
+    def __init__(self, graph: GraphBuilder, max_len: int, peaks: Mapping[int, Peaks] | None = None) -> None:
         self._graph = graph
         self._max_len = max_len
+        self._peaks = peaks
         self._seqlens_k = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
         self._total = graph.input("total", ir.DataType.INT32, (1,))
 
@@ -75,16 +93,19 @@ class CachedAttention:
         if heads.size % HEAD_MULTIPLE:
             return filled_up(self, graph, layer, query, key, value, heads)
         shape = ("slots", heads.kv_count, "max_len", heads.size)
-        past = [graph.input(name, ir.DataType.FLOAT, shape) for name in names]
+        peaks = self._peaks[layer] if self._peaks is not None else None
+        kind = ir.DataType.FLOAT if peaks is None else ir.DataType.INT8
+        past = [graph.input(name, kind, shape) for name in names]
         result, *present = graph.ops(
             "GroupQueryAttention", query, key, value, *past, self._seqlens_k, self._total,
             *(tables if inside and tables else (None, None)), *sink_after_positions_and_bias(graph, heads),
+            *(_cache_units(graph, layer, peaks, rope, heads) if peaks else ()),
             outputs=3, domain=MICROSOFT, num_heads=heads.count, kv_num_heads=heads.kv_count,
             do_rotary=int(inside), rotary_interleaved=0, local_window_size=heads.window or -1,
-            softcap=heads.softcap, scale=heads.scale or 0.0,
+            softcap=heads.softcap, scale=heads.scale or 0.0, **(_INT8_CACHE if peaks else {}),
         )  # fmt: skip
         for name, updated in zip(names, present, strict=True):
-            graph.output(updated, f"new_{name}", ir.DataType.FLOAT, shape)
+            graph.output(updated, f"new_{name}", kind, shape)
         return result
 
     def _positions(self, x: ir.Value, rope: Rope) -> ir.Value:
@@ -105,6 +126,20 @@ class CachedAttention:
         shift = graph.op("Where", long, shift, graph.constant("zero", np.array(0, np.int64)))
         one = graph.constant("one", np.array(1, np.int64))
         return graph.op("Add", positions, graph.op("Unsqueeze", shift, one))
+
+
+def _cache_units(
+    graph: GraphBuilder, layer: int, peaks: Peaks, rope: Rope | None, heads: Heads
+) -> tuple[ir.Value | None, ...]:
+    """What one unit of each channel of an int8 cache means: the inputs of GroupQueryAttention after the sink."""
+    keys = peaks.keys
+    if rope is not None:  # at some position all of a pair lies in either of its channels
+        half = rope.size // 2
+        pairs = peaks.pairs if rope.size == heads.size else np.hypot(keys[:, :half], keys[:, half : 2 * half])
+        keys = np.concatenate((pairs, pairs, keys[:, 2 * half :]), axis=1)
+    named = (("key", keys), ("value", peaks.values))
+    units = [graph.constant(f"{name}_unit.{layer}", (array / 127).astype(np.float32).ravel()) for name, array in named]
+    return (*(() if heads.sink else (None, None, None)), *units)
 
 
 def filled_up(

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from narthex_server.graph.builder import MICROSOFT, Compute, GraphBuilder
+from narthex_server.graph.channels import per_channel
 from narthex_server.weights.formats import Packing
 from narthex_server.weights.tensors import StoredTensor
 
@@ -17,7 +18,7 @@ def vector(graph: GraphBuilder, tensor: StoredTensor) -> ir.Value:
 
 def packing_of(graph: GraphBuilder, weight: StoredTensor) -> Packing | None:
     """How the matrix is multiplied as it is stored; None where it is to be, or can only be, multiplied as float32."""
-    return weight.format.packing if graph.compute is Compute.BLOCK8 else None
+    return None if graph.compute is Compute.FLOAT32 else weight.format.packing
 
 
 def quants(graph: GraphBuilder, weight: StoredTensor, packing: Packing) -> ir.Value:
@@ -32,8 +33,11 @@ def linear(graph: GraphBuilder, x: ir.Value, weight: StoredTensor, bias: StoredT
     x has three dimensions unless its shape is known to be another.
     """
     packing = packing_of(graph, weight)
-    if packing is None:
-        y = graph.op("FusedMatMul", x, vector(graph, weight), domain=MICROSOFT, transB=1)
+    if graph.compute is Compute.INT8 or packing is None:
+        if graph.compute is Compute.INT8:
+            y = per_channel(graph, x, weight)
+        else:
+            y = graph.op("FusedMatMul", x, vector(graph, weight), domain=MICROSOFT, transB=1)
         return y if bias is None else graph.op("Add", y, vector(graph, bias))
     rows, columns = weight.shape
     blocks = (rows, columns // packing.block)

@@ -1,6 +1,7 @@
 """A decoder on ONNX Runtime: ragged decode over a range of slots, prefill of one slot."""
 
 import gc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +17,8 @@ from narthex_server.runtime.stepper import NO_OTHERS, Others, Stepper, Tokens, o
 
 Floats = NDArray[np.float32]
 ROW = np.zeros(1, np.int64)
+WIDE = 3
+"""Tokens from which on a step runs on the graph for many: below, reading the weights takes most of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +79,21 @@ class Adapted:
 class OrtDecoderSession(Slotted):
     """The engine's DecoderSession over a graph with inputs tokens, rows, one cache per layer, and what attention adds.
 
-    Used by one thread at a time.
+    `wide` is a graph over the same cache for steps of many tokens, `adapted` one for steps with adapters. Used by one
+    thread at a time.
     """
 
-    def __init__(self, graph: Path, shape: Shape, adapted: Path | None = None, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+    def __init__(
+        self, graph: Path, shape: Shape, adapted: Path | None = None, limits: Limits = Limits(),  # noqa: B008 (frozen)
+        wide: Path | None = None,
+    ) -> None:  # fmt: skip
         self.slots = shape.slots
         self.max_len = shape.max_len
         session = open_session(graph, shape.threads)
         self._shape = shape
         self._cache = cache_of(session, shape.slots, shape.max_len)
         self._stepper = Stepper(session, self._cache, "logits")
+        self._wide = Stepper(open_session(wide, shape.threads), self._cache, "logits") if wide else self._stepper
         self.adapters = Adapted(adapted, shape, limits, self._cache) if adapted else None
         self.vocab_size = self._stepper.width
         self.state_bytes = self._cache.state_bytes
@@ -112,7 +120,14 @@ class OrtDecoderSession(Slotted):
         self._shape.check(slot, lengths, len(tokens))
         if past == 0:
             self._cache.reset(slot)
-        return self._run(Tokens(slot, tokens[None], lengths, np.array([known], np.int32), rows, ROW))
+        # Operators that reduce give no rows a wrong shape; a row that nobody asked for costs little beside a chunk.
+        asked = rows if len(rows) else ROW
+        logits = self._run(Tokens(slot, tokens[None], lengths, np.array([known], np.int32), asked, ROW))
+        return logits[: len(rows)]
+
+    def cached(self, slot: int, length: int) -> Mapping[str, NDArray[np.floating[Any]]]:
+        """The first `length` positions of a slot's caches by name, each a view [kv_heads, length, size]."""
+        return {buffer.name: buffer.rows[slot, :, :length] for buffer in self._cache.positions}
 
     def prefix_class(self, length: int) -> int:
         """Prompts of different classes cache different keys for the same tokens."""
@@ -120,6 +135,7 @@ class OrtDecoderSession(Slotted):
 
     def close(self) -> None:
         self._stepper.close()
+        self._wide.close()
         if self.adapters is not None:
             self.adapters.stepper.close()
         self._cache.close()
@@ -130,13 +146,15 @@ class OrtDecoderSession(Slotted):
             others = self.adapters.others(tokens.first, tokens.live, len(tokens.batch))
             if others is not None:
                 return self.adapters.stepper.run(tokens, others)
-        return self._stepper.run(tokens, NO_OTHERS)
+        stepper = self._stepper if tokens.batch.size < WIDE else self._wide
+        return stepper.run(tokens, NO_OTHERS)
 
 
 def cache_of(session: Any, slots: int, max_len: int) -> SlotCache:
     """Make the cache that a graph asks for: those of its inputs whose first extent is `slots`."""
+    kinds = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
     inputs = (
-        (value.name, value.shape, np.float32)
+        (value.name, value.shape, kinds[value.type])
         for value in session.get_inputs()
         if value.shape and value.shape[0] == "slots"
     )

@@ -153,7 +153,7 @@ class Stepper:
         outputs |= {f"new_{buffer.name}": new for buffer, new in zip(self._cache.states, states, strict=True)}
         for buffer in (*self._cache.positions, *self._cache.states):
             view = buffer.rows[views]
-            bind.bind_input(buffer.name, "cpu", 0, np.float32, view.shape, view.ctypes.data)
+            bind.bind_input(buffer.name, "cpu", 0, view.dtype, view.shape, view.ctypes.data)
         for name, array in outputs.items():
-            bind.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+            bind.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         return _Step(bind, feeds, output, states, others.buffers)

@@ -1,0 +1,58 @@
+"""Matrix products of integers: int8 weights with a scale for each output channel, uint8 activations with one a token.
+
+The scales are the absolute maxima, of a channel's weights and of a token's values, over 127, so that no token has a say
+in how another one is rounded. The kernel is fast only for unsigned times signed values.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from narthex_server.graph.builder import MICROSOFT, GraphBuilder
+from narthex_server.weights.tensors import StoredTensor
+
+_LARGEST = 127
+_ZERO = 128
+_LAST_AXIS = np.array([-1], np.int64)
+
+
+def per_channel(graph: GraphBuilder, x: ir.Value, weight: StoredTensor) -> ir.Value:
+    """x [..., columns] times the transpose of weight [rows, columns]."""
+    rows, columns = weight.shape
+    largest = graph.shared((x, "largest"), lambda: _largest(graph, x))
+    product = graph.op(
+        "MatMulIntegerToFloat", graph.shared((x, "whole"), lambda: _whole(graph, x, largest)),
+        graph.weight(f"{weight.name}.whole", np.int8, (columns, rows), lambda: rounded(weight.dense()).T.copy()),
+        graph.constant("unit", np.array(1, np.float32)),
+        graph.weight(f"{weight.name}.channel", np.float32, (rows,), lambda: steps(weight.dense()) / _LARGEST),
+        graph.constant("zero_point", np.array(_ZERO, np.uint8)),
+        domain=MICROSOFT,
+    )  # fmt: skip
+    return graph.op("Mul", product, largest)
+
+
+def steps(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What one unit of a channel's integers means, [rows]."""
+    largest: NDArray[np.float32] = np.abs(values).max(axis=1) / np.float32(_LARGEST)
+    return largest
+
+
+def rounded(values: NDArray[np.float32]) -> NDArray[np.int8]:
+    """The channels as integers between -127 and 127, [rows, columns]."""
+    unit = steps(values)[:, None]
+    return np.rint(np.divide(values, unit, out=np.zeros_like(values), where=unit > 0)).astype(np.int8)
+
+
+def _largest(graph: GraphBuilder, x: ir.Value) -> ir.Value:
+    """The absolute maximum of each token, [..., 1]."""
+    return graph.op("ReduceMax", graph.op("Abs", x), graph.constant("last_axis", _LAST_AXIS), keepdims=1)
+
+
+def _whole(graph: GraphBuilder, x: ir.Value, largest: ir.Value) -> ir.Value:
+    """The tokens as integers between 1 and 255, zero is 128; a token of zeros becomes anything, its scale being 0."""
+    scale = graph.op("Div", graph.constant("largest", np.array(_LARGEST, np.float32)), largest)
+    unit, zero = (
+        graph.constant("unit", np.array(1, np.float32)),
+        graph.constant("zero_point", np.array(_ZERO, np.uint8)),
+    )
+    return graph.op("QuantizeLinear", graph.op("Mul", x, scale), unit, zero)
