@@ -10,6 +10,7 @@ from typing import Any
 
 from narthex_server.engine.adapters import AdapterInfo, Adapters
 from narthex_server.engine.decoder import DecoderSession
+from narthex_server.engine.logprobs import PositionLogprobs
 from narthex_server.engine.loop import (
     Abort,
     Batch,
@@ -24,7 +25,6 @@ from narthex_server.engine.loop import (
 )
 from narthex_server.engine.observer import EngineObserver, EngineStats
 from narthex_server.engine.options import EngineOptions
-from narthex_server.engine.logprobs import PositionLogprobs
 from narthex_server.engine.request import EngineEvent, EngineRequest, PromptScores, Tokens
 from narthex_server.errors import (
     ContextOverflow,
@@ -94,8 +94,9 @@ class EngineHandle:
         self._worker.start(EngineLoop(self._session, self._options, self._inbox, send).run)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineEvent]:
-        """Yields PromptScores if asked for, Tokens, then one Finished; closing it, or cancelling its task, frees the slot within one step.
+        """Yields PromptScores if asked for, Tokens, then one Finished.
 
+        Closing it, or cancelling its task, frees the slot within one step.
         Raises InvalidRequest, ContextOverflow, NotFound (an adapter), ResourceExhausted or Unavailable before the first
         event, InternalError anywhere.
         """

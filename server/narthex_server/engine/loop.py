@@ -9,8 +9,8 @@ from typing import Any
 
 from narthex_server.engine.adapters import Mixture
 from narthex_server.engine.decoder import AdapterPlaces, DecoderSession, Logits
-from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
 from narthex_server.engine.logprobs import PositionLogprobs
+from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, FinishReason
 from narthex_server.engine.runner import Runner

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from narthex_server.engine.request import EngineRequest, PromptScores, Tokens
 from narthex_server.errors import ContextOverflow, InvalidRequest
 from narthex_server.pipelines.events import Finished, FinishReason, PositionLogprobs, Usage
-from narthex_server.pipelines.models import TextModel
 from narthex_server.pipelines.logprobs import Speller
+from narthex_server.pipelines.models import TextModel
 from narthex_server.pipelines.request import ChatRequest, GenerateRequest, StoppingOptions, refuse
 from narthex_server.pipelines.tokens import check_ids
 from narthex_server.text.detokenize import Detokenizer

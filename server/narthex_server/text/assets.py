@@ -16,7 +16,13 @@ _TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end_of_turn|>", *_TEXT_ENDS)
 """Tokens that end a turn in every family that has them, whatever a file declares."""
 _GGUF_SAMPLING: Mapping[str, str] = MappingProxyType(
-    {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p", "repetition_penalty": "penalty_repeat"}
+    {
+        "temperature": "temp",
+        "top_k": "top_k",
+        "top_p": "top_p",
+        "min_p": "min_p",
+        "repetition_penalty": "penalty_repeat",
+    }
 )
 
 
@@ -102,7 +108,9 @@ class TextAssets:
             tokenizer,
             ChatTemplate(sources, tokens) if sources else None,
             frozenset(declared) | _turn_ends(tokenizer),
-            GenerationDefaults.of({ours: metadata.get(f"general.sampling.{key}") for ours, key in _GGUF_SAMPLING.items()}),
+            GenerationDefaults.of(
+                {ours: metadata.get(f"general.sampling.{key}") for ours, key in _GGUF_SAMPLING.items()}
+            ),
         )
 
 
