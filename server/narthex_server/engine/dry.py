@@ -40,13 +40,14 @@ class DryPenalty:
 
     def _penalise(self, logits: Logits, ids: NDArray[np.int64], depths: NDArray[np.int32]) -> None:
         """Of several positions before the same token the one with the longest match counts."""
-        distinct, places = np.unique(ids, return_inverse=True)
-        longest = np.zeros(len(distinct))
-        np.maximum.at(longest, places, depths)
+        order = np.argsort(depths, kind="stable")
+        longest = dict(zip(ids[order].tolist(), depths[order].tolist(), strict=True))  # the last of equal keys stays
+        for token in longest.keys() & self._dry.breakers:
+            del longest[token]
         with np.errstate(over="ignore"):
-            costs = np.minimum(self._dry.multiplier * self._dry.base ** (longest - self._dry.allowed_length), _MOST)
-        free = [place for place, token in enumerate(distinct.tolist()) if token not in self._dry.breakers]
-        logits[distinct[free]] -= costs[free].astype(np.float32)
+            grown = np.float64(self._dry.base) ** (np.array([*longest.values()]) - self._dry.allowed_length)
+            costs = np.minimum(self._dry.multiplier * grown, _MOST)
+        logits[[*longest]] -= costs.astype(np.float32)
 
     def _extend(self, tokens: NDArray[np.int64]) -> None:
         """Goes on by the last of the tokens."""
