@@ -29,12 +29,12 @@ class PositionLogprobs:
 
 
 class Distribution:
-    """The model's own probabilities at one position: a copy of logits [vocab], which others go on to change."""
+    """The model's own probabilities at one position, by its logits [vocab], which stay as they are meanwhile."""
 
     __slots__ = ("_log_total", "_logits", "_top")
 
     def __init__(self, logits: Logits) -> None:
-        self._logits = logits.copy()
+        self._logits = logits
         self._top = float(logits.max())
         with np.errstate(under="ignore", invalid="ignore"):
             self._log_total = float(np.log(np.exp(self._logits - np.float32(self._top)).sum(dtype=np.float64)))

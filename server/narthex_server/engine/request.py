@@ -77,13 +77,14 @@ class Sampling:
                 "frequency_penalty": (frequency, -2 <= frequency <= 2, "must be between -2 and 2"),
                 "presence_penalty": (presence, -2 <= presence <= 2, "must be between -2 and 2"),
                 "repetition_penalty": (repetition, 0.01 <= repetition <= 100, "must be between 0.01 and 100"),
-                **{
-                    f"logit_bias[{token}]": (bias, -100 <= bias <= 100, "must be between -100 and 100")
-                    for token, bias in self.logit_bias
-                },
             },
         )
-        return found + (self.dry.validate(f"{prefix}.dry") if self.dry else ())
+        biased = (
+            Violation(f"{prefix}.logit_bias[{token}]", f"must be between -100 and 100, got {bias}")
+            for token, bias in self.logit_bias
+            if not -100 <= bias <= 100
+        )
+        return (*found, *biased, *(self.dry.validate(f"{prefix}.dry") if self.dry else ()))
 
     def outside(self, vocab_size: int, prefix: str = "sampling") -> tuple[Violation, ...]:
         """The fields with token ids that a model of this vocabulary does not have, as paths below `prefix`."""

@@ -51,7 +51,7 @@ class Sampler:
         """The token after `tokens`; changes `logits` [vocab]. Errors: BadLogits."""
         if self._candidates is None:
             return self._choose(logits, tokens)
-        model = Distribution(logits)
+        model = Distribution(logits.copy())
         token = self._choose(logits, tokens)
         self.logprobs = model.position(token, self._candidates)
         return token
