@@ -262,7 +262,10 @@ class EngineLoop:
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:
         names = ", ".join(sequence.request.request_id for sequence in sequences)
-        failed = failure("engine", f"a step failed for {names or 'no request'}", error)
+        if isinstance(error, NarthexError):  # the request's own fault
+            failed: NarthexError = error
+        else:
+            failed = failure("engine", f"a step failed for {names or 'no request'}", error)
         for sequence in sequences:
             self._end(sequence, failed)
 

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from narthex_server.engine.allowed import AllowedTokens
 from narthex_server.engine.bias import LogitBias
 from narthex_server.engine.decoder import Logits
-from narthex_server.engine.draw import sample
+from narthex_server.engine.draw import BadLogits, sample
 from narthex_server.engine.dry import DryPenalty
 from narthex_server.engine.logprobs import Distribution, PositionLogprobs
 from narthex_server.engine.minimum import MinimumLength
 from narthex_server.engine.penalties import Penalties
 from narthex_server.engine.request import EngineRequest
+from narthex_server.errors import InvalidRequest
 
 
 class Processor(Protocol):
@@ -48,7 +49,7 @@ class Sampler:
         """Of the last token that was chosen, if the request asked for them."""
 
     def choose(self, logits: Logits, tokens: NDArray[np.int64]) -> int:
-        """The token after `tokens`; changes `logits` [vocab]. Errors: BadLogits."""
+        """The token after `tokens`; changes `logits` [vocab]. Errors: BadLogits, InvalidRequest if none may come."""
         if self._candidates is None:
             return self._choose(logits, tokens)
         model = Distribution(logits.copy())
@@ -63,7 +64,15 @@ class Sampler:
             self._grammar.mask(logits)
         if self._minimum is not None:
             self._minimum.mask(logits, len(tokens))
-        token = sample(logits, self._sampling, self._generator)
+        try:
+            token = sample(logits, self._sampling, self._generator)
+        except BadLogits:
+            if self._sampling.allowed_token_ids and np.isneginf(logits).all():
+                raise InvalidRequest(
+                    "sampling.allowed_token_ids leave no token that may come next; allow more of them",
+                    reason="NO_TOKEN_ALLOWED",
+                ) from None
+            raise
         if self._grammar is not None:
             self._grammar.accept(token)
         return token

@@ -7,6 +7,7 @@ import pytest
 from narthex_server.engine.logprobs import Distribution, ScoredPrompt
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, PromptScores, Sampling, Tokens
+from narthex_server.errors import InvalidRequest
 
 
 def log_softmax(logits):
@@ -84,6 +85,7 @@ async def test_prompts_are_scored_whole_whatever_is_cached_and_however_they_are_
                 assert position.chosen.logprob == pytest.approx(log_softmax(row)[token], abs=1e-5)
                 assert position.candidates[0].token == int(row.argmax())
             assert {len(one.candidates) for one in scores} <= {2} and {len(one.candidates) for one in logprobs} == {1}
+        assert max(size for call, size in decoder.calls if call == "prefill") <= 64  # rows as wide as the vocabulary
         _, ids, _ = await run(handle, EngineRequest("after", prompt, 3, sampling=Sampling(0)))
         assert handle.snapshot().cached_tokens > 0  # a scored prompt's cache serves the next one
 
@@ -109,3 +111,19 @@ async def test_a_seed_gives_the_same_tokens_whatever_else_is_in_the_batch(runnin
         ]
         (_, together, _), *_ = await asyncio.gather(run(handle, asked), *(run(handle, other) for other in others))
     assert together == alone
+
+
+async def test_a_request_that_leaves_no_token_ends_alone_and_says_why(running, decoder):
+    class Nothing:
+        def mask(self, logits):
+            logits[:] = -np.inf
+
+        def accept(self, token):
+            raise AssertionError
+
+    async with running(decoder) as handle:
+        asked = EngineRequest("a", (1, 2), 5, sampling=Sampling(allowed_token_ids=(3,)), grammar=Nothing())
+        other = asyncio.create_task(run(handle, EngineRequest("b", (1, 2), 30, sampling=Sampling(0))))
+        with pytest.raises(InvalidRequest, match="leave no token"):
+            await run(handle, asked)
+        assert tuple((await other)[1]) == decoder.solo((1, 2), 30)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from narthex_server.engine.request import Dry, EngineRequest, Sampling
 from narthex_server.engine.sampler import Sampler
+from narthex_server.errors import InvalidRequest
 
 VOCAB = 40
 PROMPT = (1, 2, 3, 4, 9, 1, 2, 3)
@@ -127,6 +128,12 @@ def test_stop_tokens_wait_for_the_least_length_unless_nothing_else_may_come():
     assert [chosen(length) for length in (0, 1, 2)] == [37, 37, 39]
     assert chosen(0, AllowsOnly(3, 39)) == 3
     assert chosen(0, AllowsOnly(39)) == 39  # the grammar is complete
+
+
+def test_allowed_tokens_that_a_grammar_rules_out_are_the_requests_fault():
+    request = EngineRequest("r", PROMPT, 9, sampling=Sampling(allowed_token_ids=(1, 2)), grammar=AllowsOnly(3))
+    with pytest.raises(InvalidRequest, match="allowed_token_ids"):
+        Sampler(request).choose(np.zeros(VOCAB, np.float32), TOKENS)
 
 
 def test_a_seed_is_a_sequence_of_its_own_whatever_was_chosen_before():
