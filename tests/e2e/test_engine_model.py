@@ -7,13 +7,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.engine.options import EngineOptions
-from narthex_server.engine.request import EngineRequest, Finished, Sampling, Tokens
+from narthex_server.engine.request import Dry, EngineRequest, Finished, Sampling, Tokens
 from narthex_server.loading import LoadOptions, load
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,7 @@ def prompts(handle, sizes):
 
 async def test_a_batch_gives_what_each_request_gives_alone(started):
     greedy, drawn = Sampling(0), Sampling(0.8, top_k=40, top_p=0.95, seed=11)
+    drawn = replace(drawn, frequency_penalty=0.3, repetition_penalty=1.1, dry=Dry(), logit_bias=((7, -3.0),))
     async with started() as handle:
         asked = [(p, s) for p in prompts(handle, (1, 7, 40, 90, 200)) for s in (greedy, drawn)]
         alone = []

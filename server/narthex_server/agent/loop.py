@@ -105,7 +105,8 @@ class AgentLoop:
             # The caller chose max_tokens without knowing how much of the context the tools would take.
             stopping = replace(request.stopping, fit_context=True)
             messages = (*request.messages, turn.message(), *answers)
-            request = replace(request, messages=messages, tool_choice=choice, stopping=stopping)
+            scoring = replace(request.scoring, prompt=None)  # only the first round's prompt is shown
+            request = replace(request, messages=messages, tool_choice=choice, stopping=stopping, scoring=scoring)
 
     async def _round(self, request: ChatRequest, turn: _Turn, number: int) -> AsyncGenerator[AgentEvent]:
         """One turn of the model; all events but the last, which goes into `turn` like the rest."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from narthex_server.engine.adapters import AdapterInfo, Adapters
 from narthex_server.engine.decoder import DecoderSession
+from narthex_server.engine.logprobs import PositionLogprobs
 from narthex_server.engine.loop import (
     Abort,
     Batch,
@@ -24,7 +25,7 @@ from narthex_server.engine.loop import (
 )
 from narthex_server.engine.observer import EngineObserver, EngineStats
 from narthex_server.engine.options import EngineOptions
-from narthex_server.engine.request import EngineEvent, EngineRequest, Tokens
+from narthex_server.engine.request import EngineEvent, EngineRequest, PromptScores, Tokens
 from narthex_server.errors import (
     ContextOverflow,
     InvalidRequest,
@@ -42,7 +43,10 @@ class Stream:
     """The unread part of one request's output."""
 
     request_id: str
+    index: int = 0
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[PositionLogprobs] = field(default_factory=list)
+    prompt: list[PositionLogprobs] = field(default_factory=list)
     ended: Ended | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -90,22 +94,27 @@ class EngineHandle:
         self._worker.start(EngineLoop(self._session, self._options, self._inbox, send).run)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineEvent]:
-        """Yields Tokens, then one Finished; closing it, or cancelling its task, frees the slot within one step.
+        """Yields PromptScores if asked for, Tokens, then one Finished.
 
+        Closing it, or cancelling its task, frees the slot within one step.
         Raises InvalidRequest, ContextOverflow, NotFound (an adapter), ResourceExhausted or Unavailable before the first
         event, InternalError anywhere.
         """
         self._admit(request)
         mixture = self._adapters.mix(request.adapters)
-        stream, key = Stream(request.request_id), next(self._keys)
+        stream, key = Stream(request.request_id, request.index), next(self._keys)
         self._streams[key] = stream
         self._worker.idle.clear()
         self._inbox.put(Submit(key, request, time.monotonic(), mixture))
         try:
             while True:
-                if stream.tokens:
+                if stream.prompt:
+                    scores, stream.prompt = tuple(stream.prompt), []
+                    yield PromptScores(scores)
+                elif stream.tokens:
                     ids, stream.tokens = tuple(stream.tokens), []
-                    yield Tokens(ids)
+                    logprobs, stream.logprobs = tuple(stream.logprobs), []
+                    yield Tokens(ids, logprobs)
                 elif stream.ended is None:
                     stream.ready.clear()
                     await stream.ready.wait()
@@ -120,7 +129,7 @@ class EngineHandle:
                 self._forget(key)
 
     def abort(self, request_id: str) -> bool:
-        """Ends a request with Finished(CANCELLED); False if there is none of that id."""
+        """Ends all requests of an id with Finished(CANCELLED); False if there is none."""
         keys = [key for key, stream in self._streams.items() if stream.request_id == request_id]
         for key in keys:
             self._inbox.put(Abort(key))
@@ -187,15 +196,9 @@ class EngineHandle:
             )
 
     def _validate(self, request: EngineRequest) -> None:
-        prompt, vocab = request.prompt, self.vocab_size
-        violations = [*request.sampling.validate()]
-        if not prompt:
-            violations.append(Violation("prompt", "must have at least one token"))
-        elif min(prompt) < 0 or max(prompt) >= vocab:
-            violations.append(Violation("prompt", f"token ids must be between 0 and {vocab - 1}"))
-        if request.max_tokens < 1:
-            violations.append(Violation("max_tokens", f"must be at least 1, got {request.max_tokens}"))
-        if any(stream.request_id == request.request_id for stream in self._streams.values()):
+        prompt, violations = request.prompt, [*request.validate(self.vocab_size)]
+        name = (request.request_id, request.index)
+        if any((stream.request_id, stream.index) == name for stream in self._streams.values()):
             violations.append(Violation("request_id", f"{request.request_id} is already running"))
         if violations:
             text = "; ".join(f"{violation.field} {violation.description}" for violation in violations)
@@ -224,6 +227,13 @@ class EngineHandle:
             change.set_result(None)
 
     def _deliver(self, batch: Batch) -> None:
+        for key, scores in batch.prompts:
+            if stream := self._streams.get(key):
+                stream.prompt += scores
+                stream.ready.set()
+        for key, position in batch.logprobs:
+            if stream := self._streams.get(key):
+                stream.logprobs.append(position)
         for key, token in batch.tokens:
             if stream := self._streams.get(key):
                 stream.tokens.append(token)

@@ -9,6 +9,7 @@ from typing import Any
 
 from narthex_server.engine.adapters import Mixture
 from narthex_server.engine.decoder import AdapterPlaces, DecoderSession, Logits
+from narthex_server.engine.logprobs import PositionLogprobs
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, FinishReason
@@ -88,6 +89,9 @@ class Batch:
     """Everything that one wake-up of the event loop delivers; `last` when the thread ends."""
 
     tokens: list[tuple[int, int]] = field(default_factory=list)
+    logprobs: list[tuple[int, PositionLogprobs]] = field(default_factory=list)
+    """Of the tokens, in their order, for the requests that asked."""
+    prompts: list[tuple[int, list[PositionLogprobs]]] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
     step: StepReport | None = None
@@ -205,6 +209,8 @@ class EngineLoop:
             begun = time.monotonic()
             self._attempt([chunk.sequence], lambda: [self._runner.prefill(chunk)])  # noqa: B023 (called at once)
             self._scheduler.timed(chunk, time.monotonic() - begun)
+            if chunk.sequence.scored is not None and (scores := chunk.sequence.scored.take()):
+                self._batch.prompts.append((chunk.sequence.key, scores))
         if plan.rows or plan.chunks:
             self._steps += 1
             prefilled = sum(chunk.size for chunk in plan.chunks)
@@ -249,12 +255,17 @@ class EngineLoop:
         self._generated_tokens += 1
         self._adapted_tokens += sequence.mixture is not None
         self._batch.tokens.append((sequence.key, token))
+        if sequence.sampler.logprobs is not None:
+            self._batch.logprobs.append((sequence.key, sequence.sampler.logprobs))
         if sequence.generated == sequence.request.max_tokens:
             self._end(sequence, FinishReason.LENGTH)
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:
         names = ", ".join(sequence.request.request_id for sequence in sequences)
-        failed = failure("engine", f"a step failed for {names or 'no request'}", error)
+        if isinstance(error, NarthexError):  # the request's own fault
+            failed: NarthexError = error
+        else:
+            failed = failure("engine", f"a step failed for {names or 'no request'}", error)
         for sequence in sequences:
             self._end(sequence, failed)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from narthex_server.engine.adapters import Mixture
 from narthex_server.engine.decoder import Logits
+from narthex_server.engine.logprobs import ScoredPrompt
 from narthex_server.engine.observer import RequestReport
 from narthex_server.engine.request import EngineRequest, Usage
 from narthex_server.engine.sampler import Sampler
@@ -18,18 +19,19 @@ class Sequence:
     """
 
     __slots__ = (
+        "_shared",
         "admitted",
         "cached",
         "first_token",
         "gaps",
         "key",
-        "kind",
         "last_token",
         "length",
         "mixture",
         "request",
         "reused",
         "sampler",
+        "scored",
         "slot",
         "submitted",
         "tokens",
@@ -39,7 +41,9 @@ class Sequence:
         self, key: int, request: EngineRequest, submitted: float, prefix_class: int = 0, mixture: Mixture | None = None
     ) -> None:
         self.key = key
-        self.kind: Hashable = (prefix_class, mixture.key if mixture else ())
+        self._shared = (prefix_class, mixture.key if mixture else ())
+        asked = request.prompt_logprobs
+        self.scored = None if asked is None else ScoredPrompt(request.prompt, asked)
         self.mixture = mixture
         self.request = request
         self.tokens = np.empty(len(request.prompt) + request.max_tokens, np.int64)
@@ -54,6 +58,11 @@ class Sequence:
         self.first_token: float | None = None
         self.last_token = submitted
         self.gaps: list[float] = []
+
+    @property
+    def kind(self) -> Hashable:
+        """A prompt that is scored is computed whole: until then it shares no prefix with anybody."""
+        return self._shared if self.scored is None or self.scored.complete else (self._shared, self.key)
 
     @property
     def pending(self) -> int:

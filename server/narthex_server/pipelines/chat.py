@@ -4,11 +4,12 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 
-from narthex_server.pipelines.completion import complete, prepare
+from narthex_server.pipelines.completion import Scores, complete, prepare
 from narthex_server.pipelines.events import (
     ChatEvent,
     Finished,
     FinishReason,
+    PositionLogprobs,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -37,10 +38,10 @@ class ChatPipeline:
         model = self.model
         prompt = await encode_chat(model, request)
         engine_request = prepare(model, request, prompt.ids)
-        yield Started(prompt.ids)
         turn = _Turn(model, prompt)
-        for event in turn.feed(prompt.opening, ()):
-            yield event
+        if engine_request.prompt_logprobs is None:
+            for event in turn.start():
+                yield event
         detokenizer = Detokenizer(model.text.tokenizer, self._shown(request, prompt))
         async with aclosing(complete(model, engine_request, request.stopping, detokenizer)) as pieces:
             async for piece in pieces:
@@ -48,8 +49,11 @@ class ChatPipeline:
                     for event in turn.finish():
                         yield event
                     yield turn.finished(piece)
+                elif isinstance(piece, Scores):
+                    for event in turn.start(piece.logprobs):
+                        yield event
                 else:
-                    for event in turn.feed(piece.text, piece.token_ids):
+                    for event in turn.feed(piece.text, piece.token_ids, piece.logprobs):
                         yield event
 
     def _shown(self, request: ChatRequest, prompt: ChatPrompt) -> frozenset[int]:
@@ -71,17 +75,23 @@ class _Turn:
         self._splitter = ReasoningSplitter(inside) if thinks and not prompt.opening else None
         self._parser: CallParser | None = prompt.dialect.parser() if prompt.dialect else None
         self._tokenizer = model.text.tokenizer
-        self._ids: tuple[int, ...] = ()
+        self._prompt = prompt
+        self._waiting = TextDelta("")  # tokens that came since the last text
         self._called = self._thought = False
 
-    def feed(self, text: str, ids: tuple[int, ...]) -> list[ChatEvent]:
-        self._ids += ids
+    def start(self, logprobs: tuple[PositionLogprobs, ...] = ()) -> list[ChatEvent]:
+        return [Started(self._prompt.ids, logprobs), *self.feed(self._prompt.opening, ())]
+
+    def feed(self, text: str, ids: tuple[int, ...], logprobs: tuple[PositionLogprobs, ...] = ()) -> list[ChatEvent]:
+        self._waiting = TextDelta("", self._waiting.token_ids + ids, self._waiting.logprobs + logprobs)
         return self._events(self._splitter.feed(text) if self._splitter else (text,))
 
     def finish(self) -> list[ChatEvent]:
         events = self._events(self._splitter.finish()) if self._splitter else []
         if self._parser:
             events += [self._event(piece) for piece in self._parser.finish() if piece]
+        if self._waiting.logprobs:  # of tokens that became no text, such as those of a call
+            events.append(self._waiting)
         return events
 
     def finished(self, engine: Finished) -> Finished:
@@ -109,5 +119,5 @@ class _Turn:
         if isinstance(piece, ToolCall):
             self._called = True
             return piece
-        ids, self._ids = self._ids, ()
-        return TextDelta(piece, ids)
+        said, self._waiting = replace(self._waiting, text=piece), TextDelta("")
+        return said

@@ -4,9 +4,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from narthex_server.engine.request import EngineRequest, Tokens
+from narthex_server.engine.request import EngineRequest, PromptScores, Tokens
 from narthex_server.errors import ContextOverflow, InvalidRequest
-from narthex_server.pipelines.events import Finished, FinishReason, Usage
+from narthex_server.pipelines.events import Finished, FinishReason, PositionLogprobs, Usage
+from narthex_server.pipelines.logprobs import Speller
 from narthex_server.pipelines.models import TextModel
 from narthex_server.pipelines.request import ChatRequest, GenerateRequest, StoppingOptions, refuse
 from narthex_server.pipelines.tokens import check_ids
@@ -20,12 +21,20 @@ class Piece:
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[PositionLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """All that was asked of the prompt; comes first."""
+
+    logprobs: tuple[PositionLogprobs, ...]
 
 
 def prepare(model: TextModel, request: GenerateRequest | ChatRequest, prompt: tuple[int, ...]) -> EngineRequest:
     """What the engine is asked. Errors: InvalidRequest; ContextOverflow when prompt and max_tokens do not fit."""
     stopping = request.stopping
-    refuse(stopping.validate())
+    refuse((*stopping.validate(), *request.scoring.validate()))
     if not prompt:
         raise InvalidRequest("the prompt is empty; give at least one token", reason="EMPTY_PROMPT")
     check_ids(model, prompt, "prompt")
@@ -33,45 +42,62 @@ def prepare(model: TextModel, request: GenerateRequest | ChatRequest, prompt: tu
     if room < (1 if stopping.fit_context else stopping.max_tokens or 1):
         raise _overflow(len(prompt), stopping.max_tokens, model.max_context)
     eos = frozenset() if stopping.ignore_eos else model.text.eos_ids
+    sampling = request.sampling.resolve(model.text.defaults, model.text.tokenizer)
+    refuse(sampling.outside(model.vocab_size))
     return EngineRequest(
         request.request_id,
         prompt,
         min(stopping.max_tokens or room, room),
         eos | stopping.stop_token_ids,
-        request.sampling.resolve(model.text.defaults),
+        sampling,
         request.adapters,
+        min_tokens=stopping.min_tokens,
+        logprobs=request.scoring.completion,
+        prompt_logprobs=request.scoring.prompt,
+        index=request.index,
     )
 
 
 async def complete(
     model: TextModel, request: EngineRequest, stopping: StoppingOptions, detokenizer: Detokenizer
-) -> AsyncGenerator[Piece | Finished]:
-    """Yields pieces, then one Finished; closing it frees the engine's slot."""
+) -> AsyncGenerator[Scores | Piece | Finished]:
+    """Yields Scores if the prompt's are asked for, pieces, then one Finished; closing it frees the engine's slot."""
     stops = StopStrings(stopping.stop, stopping.include_stop)
+    speller = Speller(model.text.tokenizer)
     ids: list[int] = []
+    logprobs: tuple[PositionLogprobs, ...] = ()
+    scores: tuple[PositionLogprobs, ...] | None = () if request.prompt_logprobs is not None else None
     async with aclosing(model.handle.generate(request)) as events:
         async for event in events:
+            if isinstance(event, PromptScores):
+                scores = (*(scores or ()), *speller.positions(event.logprobs))
+                continue
+            if scores is not None:
+                yield Scores(scores)
+                scores = None
             if isinstance(event, Tokens):
                 fresh, text = 0, ""
-                for (
-                    token
-                ) in event.ids:  # one by one: where a stop string ends must not depend on how tokens are batched
-                    text += stops.feed(detokenizer.feed((token,)))
+                for token in event.ids:  # one by one: where a stop string ends must not depend on how they are batched
                     fresh += 1
+                    may_end = len(ids) + fresh >= stopping.min_tokens
+                    text += stops.feed(detokenizer.feed((token,)), may_end)
                     if stops.matched is not None:
                         break
                 ids += event.ids[:fresh]
-                yield Piece(text, event.ids[:fresh])
+                scored = speller.positions(event.logprobs[:fresh])
+                logprobs += scored
+                yield Piece(text, event.ids[:fresh], scored)
                 if stops.matched is not None:
                     usage = Usage(len(request.prompt), len(ids))
-                    yield Finished(FinishReason.STOP, usage, stop_string=stops.matched, token_ids=tuple(ids))
+                    yield Finished(FinishReason.STOP, usage, stops.matched, None, tuple(ids), logprobs)
                     return
             else:
                 tail = stops.feed(detokenizer.finish()) + stops.finish()
                 if tail:
                     yield Piece(tail, ())
                 usage = Usage(event.usage.prompt_tokens, event.usage.completion_tokens, event.usage.cached_tokens)
-                finished = Finished(FinishReason(event.reason.value), usage, stops.matched, token_ids=tuple(ids))
+                reason = FinishReason(event.reason.value)
+                finished = Finished(reason, usage, stops.matched, None, tuple(ids), logprobs)
                 if event.stop_id is not None and event.stop_id in stopping.stop_token_ids:
                     finished = replace(finished, stop_token_id=event.stop_id)
                 yield finished

@@ -36,18 +36,44 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, its bytes, the natural logarithm of its probability, and its place among all, from 1."""
+
+    token: int
+    data: bytes
+    logprob: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class PositionLogprobs:
+    """The token at a position, and the most probable ones there, best first."""
+
+    chosen: TokenLogprob
+    candidates: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
-    """The prompt is accepted; these are its tokens as the model sees them."""
+    """The prompt is accepted; these are its tokens as the model sees them.
+
+    `logprobs`, if asked for, are those of all but the first.
+    """
 
     prompt_ids: tuple[int, ...]
+    logprobs: tuple[PositionLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """New text, whole characters; `token_ids` are the tokens that came since the last delta."""
+    """New text, whole characters; `token_ids` are the tokens that came since the last delta.
+
+    `logprobs`, if asked for, has one for each of them.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[PositionLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +87,7 @@ class ReasoningDelta:
 class Finished:
     """The last event; `stop_string` or `stop_token_id` is what ended it, if the caller asked for that one.
 
-    `token_ids` are all tokens of the turn.
+    `token_ids` are all tokens of the turn, `logprobs` theirs if asked for.
     """
 
     reason: FinishReason
@@ -69,6 +95,7 @@ class Finished:
     stop_string: str | None = None
     stop_token_id: int | None = None
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[PositionLogprobs, ...] = ()
 
 
 GenerateEvent = Started | TextDelta | Finished

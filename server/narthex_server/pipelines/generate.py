@@ -1,9 +1,9 @@
 """A prompt, continued."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
-from narthex_server.pipelines.completion import complete, prepare
+from narthex_server.pipelines.completion import Piece, Scores, complete, prepare
 from narthex_server.pipelines.events import Finished, GenerateEvent, Started, TextDelta
 from narthex_server.pipelines.models import TextModel
 from narthex_server.pipelines.request import GenerateRequest
@@ -25,19 +25,34 @@ class GeneratePipeline:
         model, prompt = self.model, request.prompt
         ids = await encode(model, prompt) if isinstance(prompt, str) else prompt
         engine_request = prepare(model, request, ids)
-        yield Started(ids)
+        if engine_request.prompt_logprobs is None:
+            yield Started(ids)
+            for event in self._echo(request, ids):
+                yield event
         tokenizer = model.text.tokenizer
         keep = frozenset() if request.skip_special else tokenizer.special_ids
         detokenizer = Detokenizer(tokenizer, keep, starts_text=False)
         async with aclosing(complete(model, engine_request, request.stopping, detokenizer)) as pieces:
-            waiting: tuple[int, ...] = ()  # tokens whose text is not whole, or may become a stop string
+            waiting = TextDelta("")  # tokens whose text is not whole, or may become a stop string
             async for piece in pieces:
-                if isinstance(piece, Finished):
-                    if waiting:
-                        yield TextDelta("", waiting)
-                    yield piece
-                else:
-                    waiting += piece.token_ids
-                    if piece.text:
-                        yield TextDelta(piece.text, waiting)
-                        waiting = ()
+                match piece:
+                    case Scores(logprobs):
+                        yield Started(ids, logprobs)
+                        for event in self._echo(request, ids):
+                            yield event
+                    case Finished():
+                        if waiting.token_ids:
+                            yield waiting
+                        yield piece
+                    case Piece(text, token_ids, logprobs):
+                        waiting = TextDelta(text, waiting.token_ids + token_ids, waiting.logprobs + logprobs)
+                        if text:
+                            yield waiting
+                            waiting = TextDelta("")
+
+    def _echo(self, request: GenerateRequest, ids: tuple[int, ...]) -> Iterator[TextDelta]:
+        """The prompt's text as it was given, or as its tokens say."""
+        if request.echo:
+            prompt = request.prompt
+            tokenizer = self.model.text.tokenizer
+            yield TextDelta(prompt if isinstance(prompt, str) else tokenizer.decode(ids, request.skip_special))

@@ -1,17 +1,50 @@
 """What a caller asks of a text model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from narthex_server.engine.request import AdapterUse, Sampling
+from narthex_server.engine.logprobs import MOST_CANDIDATES
+from narthex_server.engine.request import AdapterUse, Dry, Sampling
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.text.assets import GenerationDefaults
 from narthex_server.text.messages import Message, ToolSpec
+from narthex_server.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
 MOST_TOKENS = (1 << 32) - 1
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 1024
+MAX_BREAKERS = 64
+DEFAULT_BREAKERS = ("\n", ":", '"', "*")
+
+
+@dataclass(frozen=True, slots=True)
+class DryOptions:
+    """As the engine's `Dry`, with breakers as strings; None is the default."""
+
+    multiplier: float | None = None
+    base: float | None = None
+    allowed_length: int | None = None
+    window: int | None = None
+    sequence_breakers: tuple[str, ...] = ()
+
+    def resolve(self, tokenizer: Tokenizer) -> Dry:
+        """With every value settled. Errors: InvalidRequest naming the fields out of range."""
+        breakers, found = self.sequence_breakers or DEFAULT_BREAKERS, []
+        if len(breakers) > MAX_BREAKERS:
+            found.append(Violation("sampling.dry.sequence_breakers", f"at most {MAX_BREAKERS}, got {len(breakers)}"))
+        if any(not 0 < len(breaker) <= MAX_STOP_CHARACTERS for breaker in breakers):
+            limits = f"each must have 1 to {MAX_STOP_CHARACTERS} characters"
+            found.append(Violation("sampling.dry.sequence_breakers", limits))
+        plain = Dry()
+        dry = Dry(
+            _settle(self.multiplier, None, plain.multiplier),
+            _settle(self.base, None, plain.base),
+            _settle(self.allowed_length, None, plain.allowed_length),
+            _settle(self.window, None, plain.window),
+        )
+        refuse((*found, *dry.validate()))
+        return replace(dry, breakers=frozenset().union(*(tokenizer.ids_with(breaker) for breaker in breakers)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,30 +56,43 @@ class SamplingOptions:
     top_p: float | None = None
     min_p: float | None = None
     seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    dry: DryOptions | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
 
-    def resolve(self, defaults: GenerationDefaults) -> Sampling:
+    def resolve(self, defaults: GenerationDefaults, tokenizer: Tokenizer) -> Sampling:
         """With every value settled. Errors: InvalidRequest naming the fields out of range."""
         plain = Sampling()
-
-        def settle(asked: T | None, suggested: T | None, otherwise: T) -> T:
-            return asked if asked is not None else suggested if suggested is not None else otherwise
-
         sampling = Sampling(
-            settle(self.temperature, defaults.temperature, plain.temperature),
-            settle(self.top_k, defaults.top_k, plain.top_k),
-            settle(self.top_p, defaults.top_p, plain.top_p),
-            settle(self.min_p, defaults.min_p, plain.min_p),
+            _settle(self.temperature, defaults.temperature, plain.temperature),
+            _settle(self.top_k, defaults.top_k, plain.top_k),
+            _settle(self.top_p, defaults.top_p, plain.top_p),
+            _settle(self.min_p, defaults.min_p, plain.min_p),
             self.seed,
+            _settle(self.frequency_penalty, None, plain.frequency_penalty),
+            _settle(self.presence_penalty, None, plain.presence_penalty),
+            _settle(self.repetition_penalty, defaults.repetition_penalty, plain.repetition_penalty),
+            self.dry.resolve(tokenizer) if self.dry else None,
+            self.logit_bias,
+            self.allowed_token_ids,
         )
         refuse(sampling.validate())
         return sampling
+
+    def nth(self, index: int) -> "SamplingOptions":
+        """Those of one of several completions of a prompt: a seed is followed by the next ones."""
+        return self if self.seed is None else replace(self, seed=(self.seed + index) % 2**64)
 
 
 @dataclass(frozen=True, slots=True)
 class StoppingOptions:
     """When generation ends; `max_tokens` None is what is left of the model's context.
 
-    With `fit_context` that rest also bounds a given `max_tokens`, which would otherwise be refused.
+    With `fit_context` that rest also bounds a given `max_tokens`, which would otherwise be refused. Neither a token
+    nor a string ends anything before `min_tokens`.
     """
 
     max_tokens: int | None = None
@@ -55,12 +101,16 @@ class StoppingOptions:
     include_stop: bool = False
     ignore_eos: bool = False
     fit_context: bool = False
+    min_tokens: int = 0
 
     def validate(self, prefix: str = "stopping") -> tuple[Violation, ...]:
         """The fields at fault, as paths below `prefix`."""
         found = []
         if self.max_tokens is not None and not 0 < self.max_tokens <= MOST_TOKENS:
             found.append(Violation(f"{prefix}.max_tokens", f"must be 1 to {MOST_TOKENS}, got {self.max_tokens}"))
+        if not 0 <= self.min_tokens <= (self.max_tokens or MOST_TOKENS):
+            limits = f"must be 0 to {'max_tokens' if self.max_tokens else MOST_TOKENS}"
+            found.append(Violation(f"{prefix}.min_tokens", f"{limits}, got {self.min_tokens}"))
         if len(self.stop) > MAX_STOPS:
             found.append(Violation(f"{prefix}.stop", f"at most {MAX_STOPS} strings, got {len(self.stop)}"))
         if any(not 0 < len(stop) <= MAX_STOP_CHARACTERS for stop in self.stop):
@@ -69,8 +119,28 @@ class StoppingOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Scoring:
+    """How many candidates come with each token's log probability; None asks for no log probabilities."""
+
+    completion: int | None = None
+    prompt: int | None = None
+
+    def validate(self, prefix: str = "response") -> tuple[Violation, ...]:
+        """The fields at fault, as paths below `prefix`."""
+        named = (("logprobs", self.completion), ("prompt_logprobs", self.prompt))
+        return tuple(
+            Violation(f"{prefix}.{name}", f"must be between 0 and {MOST_CANDIDATES}, got {count}")
+            for name, count in named
+            if count is not None and not 0 <= count <= MOST_CANDIDATES
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """A prompt to continue: text, tokenized with the model's own beginning, or token ids taken as they are."""
+    """A prompt to continue: text, tokenized with the model's own beginning, or token ids taken as they are.
+
+    With `echo` the prompt's text comes first. `index` tells several completions of one prompt apart.
+    """
 
     request_id: str
     prompt: str | tuple[int, ...]
@@ -78,6 +148,14 @@ class GenerateRequest:
     stopping: StoppingOptions = StoppingOptions()
     skip_special: bool = True
     adapters: tuple[AdapterUse, ...] = ()
+    scoring: Scoring = Scoring()
+    echo: bool = False
+    index: int = 0
+
+    def nth(self, index: int) -> "GenerateRequest":
+        """The request of one of several completions; the first one scores the prompt for all."""
+        scoring = replace(self.scoring, prompt=None) if index else self.scoring
+        return replace(self, sampling=self.sampling.nth(index), scoring=scoring, index=index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +183,13 @@ class ChatRequest:
     template_options: Mapping[str, object] = field(default_factory=dict)
     skip_special: bool = True
     adapters: tuple[AdapterUse, ...] = ()
+    scoring: Scoring = Scoring()
+    index: int = 0
+
+    def nth(self, index: int) -> "ChatRequest":
+        """The request of one of several answers; the first one scores the prompt for all."""
+        scoring = replace(self.scoring, prompt=None) if index else self.scoring
+        return replace(self, sampling=self.sampling.nth(index), scoring=scoring, index=index)
 
 
 def refuse(violations: tuple[Violation, ...]) -> None:
@@ -112,3 +197,7 @@ def refuse(violations: tuple[Violation, ...]) -> None:
     if violations:
         text = "; ".join(f"{violation.field} {violation.description}" for violation in violations)
         raise InvalidRequest(text, violations=violations)
+
+
+def _settle(asked: T | None, suggested: T | None, otherwise: T) -> T:
+    return asked if asked is not None else suggested if suggested is not None else otherwise

@@ -1,7 +1,6 @@
 """Wire to domain and back, for text generation; what the engine cannot do yet is refused rather than ignored."""
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -13,15 +12,26 @@ from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
 from narthex_server.agent.loop import AgentOptions
 from narthex_server.engine.request import AdapterUse
 from narthex_server.errors import Unimplemented, Violation
-from narthex_server.pipelines.events import Finished, FinishReason, ReasoningDelta, Started, TextDelta
+from narthex_server.pipelines.events import (
+    Finished,
+    FinishReason,
+    PositionLogprobs,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    TokenLogprob,
+)
 from narthex_server.pipelines.request import (
     ChatRequest,
+    DryOptions,
     GenerateRequest,
     SamplingOptions,
+    Scoring,
     StoppingOptions,
     ToolChoice,
 )
 from narthex_server.pipelines.request import refuse as refuse_all
+from narthex_server.pipelines.several import MOST_COMPLETIONS
 from narthex_server.services.tool import event_to_wire as tool_event_to_wire
 from narthex_server.services.tool import result_to_wire
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
@@ -61,6 +71,7 @@ LARGEST_SCALE = 100
 def generate_request(spec: wire.GenerationSpec, request_id: str) -> GenerateRequest:
     """Raises InvalidRequest with the fields at fault, Unimplemented for what is not built yet."""
     _refuse_unbuilt(spec)
+    refuse(completions_violations(spec))
     match spec.WhichOneof("prompt"):
         case "text":
             prompt: str | tuple[int, ...] = spec.text
@@ -77,12 +88,19 @@ def generate_request(spec: wire.GenerationSpec, request_id: str) -> GenerateRequ
         stopping_from(spec.stopping),
         skip_special=_default_true(spec.response, "skip_special_tokens"),
         adapters=adapters_from(spec.adapters),
+        scoring=scoring_from(spec.response),
+        echo=spec.response.echo,
     )
 
 
 def chat_request(spec: wire.ChatSpec, request_id: str) -> ChatRequest:
     """Raises InvalidRequest with the fields at fault, Unimplemented for what is not built yet."""
     _refuse_unbuilt(spec)
+    refuse(completions_violations(spec))
+    if spec.response.echo:
+        refuse([Violation("response.echo", "is for prompts; a chat has no text that it continues")])
+    if spec.tool_execution == wire.TOOL_EXECUTION_SERVER and completions(spec) > 1:
+        refuse([Violation("n", "must be 1 where the server runs the tools")])
     if spec.reasoning.HasField("max_tokens"):
         raise _unbuilt("reasoning.max_tokens")
     options = template_options(spec.template_arguments)
@@ -98,6 +116,24 @@ def chat_request(spec: wire.ChatSpec, request_id: str) -> ChatRequest:
         options,
         skip_special=_default_true(spec.response, "skip_special_tokens"),
         adapters=adapters_from(spec.adapters),
+        scoring=scoring_from(spec.response),
+    )
+
+
+def completions(spec: wire.GenerationSpec | wire.ChatSpec) -> int:
+    """How many completions are asked for."""
+    return spec.n if spec.HasField("n") else 1
+
+
+def completions_violations(spec: wire.GenerationSpec | wire.ChatSpec) -> Iterator[Violation]:
+    if not 1 <= completions(spec) <= MOST_COMPLETIONS:
+        yield Violation("n", f"must be between 1 and {MOST_COMPLETIONS}, got {spec.n}")
+
+
+def scoring_from(response: wire.ResponseOptions) -> Scoring:
+    return Scoring(
+        response.logprobs if response.HasField("logprobs") else None,
+        response.prompt_logprobs if response.HasField("prompt_logprobs") else None,
     )
 
 
@@ -109,24 +145,23 @@ def template_options(data: bytes) -> Mapping[str, object]:
 
 def sampling_from(options: wire.SamplingOptions) -> SamplingOptions:
     """Unset stays unset: the model's own default. Values out of range are refused where they are settled."""
-    refuse([*_not_finite(options)])
-    _refuse_unbuilt_sampling(options)
-
-    def given(name: str) -> Any:
-        return getattr(options, name) if options.HasField(name) else None  # type: ignore[arg-type]
-
-    return SamplingOptions(given("temperature"), given("top_k"), given("top_p"), given("min_p"), given("seed"))
+    return SamplingOptions(
+        **_given(options, "temperature", "top_k", "top_p", "min_p", "seed"),
+        **_given(options, "frequency_penalty", "presence_penalty", "repetition_penalty"),
+        dry=_dry(options.dry) if options.HasField("dry") else None,
+        logit_bias=tuple(sorted(options.logit_bias.items())),
+        allowed_token_ids=tuple(options.allowed_token_ids),
+    )
 
 
 def stopping_from(options: wire.StoppingOptions) -> StoppingOptions:
-    if options.min_tokens:
-        raise _unbuilt("stopping.min_tokens")
     return StoppingOptions(
         options.max_tokens if options.HasField("max_tokens") else None,
         tuple(options.stop),
         frozenset(options.stop_token_ids),
         options.include_stop,
         options.ignore_eos,
+        min_tokens=options.min_tokens,
     )
 
 
@@ -181,9 +216,9 @@ def call_to_wire(call: ToolCall) -> wire.ToolCall:
 
 
 def agent_event_to_wire(
-    event: AgentEvent, request_id: str, model: str, response: wire.ResponseOptions
+    event: AgentEvent, request_id: str, model: str, response: wire.ResponseOptions, index: int = 0
 ) -> wire.ChatStreamResponse:
-    made = wire.ChatStreamResponse(round=event.round)
+    made = wire.ChatStreamResponse(round=event.round, index=index)
     match event.event:
         case Started() as started:
             made.round = 0
@@ -218,6 +253,19 @@ def started_to_wire(started: Started, request_id: str, model: str, response: wir
 def fill_prompt(prompt: wire.PromptInfo, started: Started, response: wire.ResponseOptions) -> None:
     if response.prompt_token_ids:
         prompt.token_ids.extend(started.prompt_ids)
+    if response.HasField("prompt_logprobs"):
+        prompt.logprobs.add()  # nothing says how probable the first is
+        prompt.logprobs.extend(map(logprobs_to_wire, started.logprobs))
+
+
+def logprobs_to_wire(position: PositionLogprobs) -> common.PositionLogprobs:
+    return common.PositionLogprobs(
+        chosen=_logprob(position.chosen), candidates=[_logprob(candidate) for candidate in position.candidates]
+    )
+
+
+def _logprob(token: TokenLogprob) -> common.TokenLogprob:
+    return common.TokenLogprob(token_id=token.token, token=token.data, logprob=token.logprob, rank=token.rank)
 
 
 def wants_text(response: wire.ResponseOptions) -> bool:
@@ -233,6 +281,7 @@ def delta_to_wire(delta: TextDelta, response: wire.ResponseOptions) -> common.Te
     return common.TextDelta(
         text=delta.text if wants_text(response) else "",
         token_ids=delta.token_ids if response.token_ids else (),
+        logprobs=map(logprobs_to_wire, delta.logprobs),
     )
 
 
@@ -251,6 +300,18 @@ def finished_to_wire(finished: Finished) -> common.Finished:
     elif finished.stop_token_id is not None:
         made.stop_token_id = finished.stop_token_id
     return made
+
+
+def fill_end(
+    made: wire.GenerateResponse | wire.Completion | wire.ChatResponse | wire.ChatCompletion,
+    finished: Finished,
+    response: wire.ResponseOptions,
+) -> None:
+    """What the end of a completion says of it alone: why, its tokens and their probabilities, but not the usage."""
+    made.finished.CopyFrom(finished_to_wire(finished))
+    made.finished.ClearField("usage")
+    made.token_ids.extend(finished.token_ids if response.token_ids else ())
+    made.logprobs.extend(map(logprobs_to_wire, finished.logprobs))
 
 
 def refuse(violations: Iterable[Violation]) -> None:
@@ -290,36 +351,21 @@ def _json_object(data: bytes, path: str) -> str:
     return text
 
 
-def _not_finite(options: wire.SamplingOptions) -> Iterator[Violation]:
-    for name in ("frequency_penalty", "presence_penalty", "repetition_penalty"):
-        if options.HasField(name) and not math.isfinite(value := getattr(options, name)):
-            yield Violation(f"sampling.{name}", f"must be a finite number, got {value}")
-    for token, bias in options.logit_bias.items():
-        if not math.isfinite(bias):
-            yield Violation(f"sampling.logit_bias[{token}]", f"must be a finite number, got {bias}")
+def _given(options: wire.SamplingOptions | wire.DryOptions, *names: str) -> dict[str, Any]:
+    """Those fields that are set."""
+    return {name: getattr(options, name) for name in names if options.HasField(name)}  # type: ignore[arg-type]
 
 
-def _refuse_unbuilt_sampling(options: wire.SamplingOptions) -> None:
-    if options.frequency_penalty:
-        raise _unbuilt("sampling.frequency_penalty")
-    if options.presence_penalty:
-        raise _unbuilt("sampling.presence_penalty")
-    if options.HasField("repetition_penalty") and options.repetition_penalty != 1:
-        raise _unbuilt("sampling.repetition_penalty")
-    if options.HasField("dry"):
-        raise _unbuilt("sampling.dry")
-    if options.logit_bias:
-        raise _unbuilt("sampling.logit_bias")
-    if options.allowed_token_ids:
-        raise _unbuilt("sampling.allowed_token_ids")
+def _dry(options: wire.DryOptions) -> DryOptions:
+    return DryOptions(
+        **_given(options, "multiplier", "base", "allowed_length", "window"),
+        sequence_breakers=tuple(options.sequence_breakers),
+    )
 
 
 def _refuse_unbuilt(spec: wire.GenerationSpec | wire.ChatSpec) -> None:
     if spec.HasField("constraint"):
         raise _unbuilt("constraint")
-    for field in ("logprobs", "prompt_logprobs"):
-        if spec.response.HasField(field):
-            raise _unbuilt(f"response.{field}")
 
 
 def _default_true(options: wire.ResponseOptions, field: str) -> bool:

@@ -24,6 +24,7 @@ from narthex_server.pipelines.events import (
 from narthex_server.pipelines.generate import GeneratePipeline
 from narthex_server.pipelines.models import Models, TextModel
 from narthex_server.pipelines.request import ChatRequest
+from narthex_server.pipelines.several import several
 from narthex_server.pipelines.tokens import decode, encode, encode_chat
 from narthex_server.principal import CALLER, REQUEST_ID
 from narthex_server.services import convert
@@ -53,32 +54,38 @@ class GenerationService:
         check_options(request.options)
         spec, model = request.spec, self._models.get(request.spec.model)
         async with aclosing(self._generation(spec, model)) as events:
-            async for event in events:
+            async for index, event in events:
+                made = wire.GenerateStreamResponse(index=index)
                 match event:
                     case Started():
                         started = convert.started_to_wire(event, REQUEST_ID.get(), model.name, spec.response)
-                        yield wire.GenerateStreamResponse(started=started)
+                        made.started.CopyFrom(started)
                     case TextDelta():
-                        yield wire.GenerateStreamResponse(text_delta=convert.delta_to_wire(event, spec.response))
+                        made.text_delta.CopyFrom(convert.delta_to_wire(event, spec.response))
                     case Finished():
-                        yield wire.GenerateStreamResponse(finished=convert.finished_to_wire(event))
+                        made.finished.CopyFrom(convert.finished_to_wire(event))
+                yield made
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> wire.GenerateResponse:
         check_options(request.options)
         spec, model = request.spec, self._models.get(request.spec.model)
         reply = wire.GenerateResponse(request_id=REQUEST_ID.get(), model=model.name)
-        text = []
+        reply.further_completions.extend(wire.Completion() for _ in range(convert.completions(spec) - 1))
+        made: list[wire.GenerateResponse | wire.Completion] = [reply, *reply.further_completions]
+        texts: list[list[str]] = [[] for _ in made]
         async with aclosing(self._generation(spec, model)) as events:
-            async for event in events:
+            async for index, event in events:
                 match event:
                     case Started():
                         convert.fill_prompt(reply.prompt, event, spec.response)
                     case TextDelta():
-                        text.append(event.text)
+                        texts[index].append(event.text)
                     case Finished():
-                        reply.finished.CopyFrom(convert.finished_to_wire(event))
-                        reply.token_ids.extend(event.token_ids if spec.response.token_ids else ())
-        reply.text = "".join(text) if convert.wants_text(spec.response) else ""
+                        convert.fill_end(made[index], event, spec.response)
+                        usage = convert.finished_to_wire(event).usage
+        for completion, text in zip(made, texts, strict=True):
+            completion.text = "".join(text) if convert.wants_text(spec.response) else ""
+        reply.finished.usage.CopyFrom(usage)
         return reply
 
     async def ChatStream(
@@ -87,24 +94,29 @@ class GenerationService:
         check_options(request.options)
         spec, model = request.spec, self._models.get(request.spec.model)
         async with aclosing(self._chat(spec, model, context)) as events:
-            async for event in events:
-                yield convert.agent_event_to_wire(event, REQUEST_ID.get(), model.name, spec.response)
+            async for index, event in events:
+                yield convert.agent_event_to_wire(event, REQUEST_ID.get(), model.name, spec.response, index)
 
     async def Chat(self, request: wire.ChatRequest, context: Context) -> wire.ChatResponse:
         check_options(request.options)
         spec, model = request.spec, self._models.get(request.spec.model)
         reply = wire.ChatResponse(request_id=REQUEST_ID.get(), model=model.name)
-        turns = Turns()
+        reply.further_completions.extend(wire.ChatCompletion() for _ in range(convert.completions(spec) - 1))
+        made: list[wire.ChatResponse | wire.ChatCompletion] = [reply, *reply.further_completions]
+        turns = [Turns() for _ in made]
         async with aclosing(self._chat(spec, model, context)) as events:
-            async for event in events:
-                turns.add(event)
+            async for index, event in events:
+                turns[index].add(event)
                 match event.event:
                     case Started():
                         convert.fill_prompt(reply.prompt, event.event, spec.response)
                     case Finished() as finished:
-                        reply.finished.CopyFrom(convert.finished_to_wire(finished))
-                        reply.token_ids.extend(finished.token_ids if spec.response.token_ids else ())
-        reply.messages.extend(map(convert.message_to_wire, turns.messages()))
+                        convert.fill_end(made[index], finished, spec.response)
+                        usage = convert.finished_to_wire(finished).usage
+        reply.finished.usage.CopyFrom(usage)
+        reply.messages.extend(map(convert.message_to_wire, turns[0].messages()))
+        for completion, said in zip(reply.further_completions, turns[1:], strict=True):
+            completion.message.CopyFrom(convert.message_to_wire(said.messages()[-1]))
         return reply
 
     async def Abort(self, request: wire.AbortRequest, context: Context) -> wire.AbortResponse:
@@ -137,38 +149,56 @@ class GenerationService:
         special = request.add_special_tokens if request.HasField("add_special_tokens") else True
         return await encode(model, request.text, special)
 
-    async def _generation(self, spec: wire.GenerationSpec, model: TextModel) -> AsyncGenerator[GenerateEvent]:
+    async def _generation(
+        self, spec: wire.GenerationSpec, model: TextModel
+    ) -> AsyncGenerator[tuple[int, GenerateEvent]]:
+        """The events of all completions, each with its completion's index."""
         request = convert.generate_request(spec, REQUEST_ID.get())
+        pipeline = GeneratePipeline(model)
+        streams = [pipeline.stream(request.nth(index)) for index in range(convert.completions(spec))]
         with self._running.enter(request.request_id, CALLER.get().tenant, model):
-            async with aclosing(GeneratePipeline(model).stream(request)) as events:
+            async with aclosing(several(streams)) as events:
                 async for event in events:
                     yield event
 
-    async def _chat(self, spec: wire.ChatSpec, model: TextModel, context: Context) -> AsyncGenerator[AgentEvent]:
-        """One turn of the model or, with the server's tools, as many as it takes; Abort ends it with a Finished too."""
+    async def _chat(
+        self, spec: wire.ChatSpec, model: TextModel, context: Context
+    ) -> AsyncGenerator[tuple[int, AgentEvent]]:
+        """One turn of the model or, with the server's tools, as many as it takes; Abort ends it with a Finished too.
+
+        Each event comes with the index of its answer.
+        """
         request, call = convert.chat_request(spec, REQUEST_ID.get()), call_context(context)
-        served = spec.tool_execution == wire.TOOL_EXECUTION_SERVER
+        pipeline = ChatPipeline(model)
         rounds = 1
         with self._running.enter(request.request_id, call.principal.tenant, model) as generation:
-            if served:
-                loop = AgentLoop(ChatPipeline(model), self._catalog)
-                events = loop.run(request, call.principal, convert.agent_options(spec), call.deadline)
+            if spec.tool_execution == wire.TOOL_EXECUTION_SERVER:
+                loop = AgentLoop(pipeline, self._catalog)
+                events = _first(loop.run(request, call.principal, convert.agent_options(spec), call.deadline))
             else:
-                events = _alone(ChatPipeline(model).stream(request))
+                answers = range(convert.completions(spec))
+                events = _one_round(several([pipeline.stream(request.nth(index)) for index in answers]))
             try:
                 async with aclosing(events):
-                    async for event in events:
+                    async for index, event in events:
                         rounds = event.round
-                        yield event
+                        yield index, event
             except asyncio.CancelledError:
                 if not generation.aborted:
                     raise
                 generation.task.uncancel()
-                yield AgentEvent(rounds, Finished(FinishReason.CANCELLED, Usage()))
+                yield 0, AgentEvent(rounds, Finished(FinishReason.CANCELLED, Usage()))
 
 
-async def _alone(events: AsyncGenerator[ChatEvent]) -> AsyncGenerator[AgentEvent]:
-    """One turn as the only round."""
+async def _first(events: AsyncGenerator[AgentEvent]) -> AsyncGenerator[tuple[int, AgentEvent]]:
+    """The only answer."""
     async with aclosing(events):
         async for event in events:
-            yield AgentEvent(1, event)
+            yield 0, event
+
+
+async def _one_round(events: AsyncGenerator[tuple[int, ChatEvent]]) -> AsyncGenerator[tuple[int, AgentEvent]]:
+    """Turns as the only round."""
+    async with aclosing(events):
+        async for index, event in events:
+            yield index, AgentEvent(1, event)

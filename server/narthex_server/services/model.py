@@ -62,7 +62,7 @@ class ModelService:
 def _capabilities(model: Model) -> list[wire.Capability.ValueType]:
     if isinstance(model, EmbedModel):
         return [wire.CAPABILITY_EMBED]
-    capabilities = [wire.CAPABILITY_GENERATE]
+    capabilities = [wire.CAPABILITY_GENERATE, wire.CAPABILITY_LOGPROBS]
     if model.text.template is not None:
         capabilities.append(wire.CAPABILITY_CHAT)
     if supports_tools(model):

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from narthex_server.documents import read_object
@@ -14,6 +15,15 @@ from narthex_server.text.tokenizer import Tokenizer
 _TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end_of_turn|>", *_TEXT_ENDS)
 """Tokens that end a turn in every family that has them, whatever a file declares."""
+_GGUF_SAMPLING: Mapping[str, str] = MappingProxyType(
+    {
+        "temperature": "temp",
+        "top_k": "top_k",
+        "top_p": "top_p",
+        "min_p": "min_p",
+        "repetition_penalty": "penalty_repeat",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +34,32 @@ class GenerationDefaults:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("temperature", self.temperature), ("top_p", self.top_p), ("min_p", self.min_p)):
-            if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
+        limits = {
+            "temperature": (self.temperature, 0, 100),
+            "top_p": (self.top_p, 0, 1),
+            "min_p": (self.min_p, 0, 1),
+            "repetition_penalty": (self.repetition_penalty, 0.01, 100),
+        }
+        for name, (value, least, most) in limits.items():
+            if value is None:
+                continue
+            if not (type(value) in (int, float) and math.isfinite(value)):
                 raise InvalidModelFile(f"the model's own sampling: {name} is {value!r}, not a number")
-        if self.top_k is not None and type(self.top_k) is not int:
-            raise InvalidModelFile(f"the model's own sampling: top_k is {self.top_k!r}, not a whole number")
+            if not least <= value <= most or (name == "top_p" and value == 0):
+                raise InvalidModelFile(f"the model's own sampling: {name} is {value!r}, not between {least} and {most}")
+        if self.top_k is not None and not (type(self.top_k) is int and self.top_k < 2**32):
+            raise InvalidModelFile(f"the model's own sampling: top_k is {self.top_k!r}, not a whole number of tokens")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """From numbers as files have them, where a top_k below 0 is off. Errors: InvalidModelFile."""
+        found = {field.name: values.get(field.name) for field in fields(cls)}
+        if type(found["top_k"]) is int:
+            found["top_k"] = max(found["top_k"], 0)
+        return cls(**found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +108,8 @@ class TextAssets:
             tokenizer,
             ChatTemplate(sources, tokens) if sources else None,
             frozenset(declared) | _turn_ends(tokenizer),
-            GenerationDefaults(
-                temperature=metadata.get("general.sampling.temp"),
-                top_k=metadata.get("general.sampling.top_k"),
-                top_p=metadata.get("general.sampling.top_p"),
-                min_p=metadata.get("general.sampling.min_p"),
+            GenerationDefaults.of(
+                {ours: metadata.get(f"general.sampling.{key}") for ours, key in _GGUF_SAMPLING.items()}
             ),
         )
 
@@ -126,12 +152,7 @@ def _template_file(path: Path) -> str:
 
 def _defaults(generation: Mapping[str, Any]) -> GenerationDefaults:
     greedy = generation.get("do_sample") is False
-    return GenerationDefaults(
-        temperature=0.0 if greedy else generation.get("temperature"),
-        top_k=generation.get("top_k"),
-        top_p=generation.get("top_p"),
-        min_p=generation.get("min_p"),
-    )
+    return GenerationDefaults.of({**generation, "temperature": 0.0} if greedy else generation)
 
 
 def _text(value: object) -> str | None:

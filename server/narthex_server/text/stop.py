@@ -16,16 +16,24 @@ class StopStrings:
         self._held = ""
         self.matched: str | None = None
 
-    def feed(self, text: str) -> str:
-        """The text that can be shown now; nothing any more once `matched` is set."""
+    def feed(self, text: str, may_end: bool = True) -> str:
+        """The text that can be shown now; nothing any more once `matched` is set.
+
+        Unless it `may_end`, a stop string that is complete with this text is none.
+        """
         if not self._stops:
             return text
         if self.matched is not None:
             return ""
-        text = self._held + text
-        # The stop string that ends first wins, the longer of two that end together.
-        ends = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if ends:
+        held, text = len(self._held), self._held + text
+        # The stop string that ends first wins, the longer of two that end together. One that ends in what was held
+        # back has been passed over.
+        ends = [
+            (at + len(stop), at, stop)
+            for stop in self._stops
+            if (at := text.find(stop, max(held - len(stop) + 1, 0))) >= 0
+        ]
+        if ends and may_end:
             end, start, self.matched = min(ends)
             self._held = ""
             return text[: end if self._include else start]

@@ -2,7 +2,10 @@
 
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -101,6 +104,32 @@ class Tokenizer:
         """The ids of those tokens that the vocabulary has."""
         found = (self._backend.token_to_id(token) for token in tokens)
         return frozenset(index for index in found if index is not None)
+
+    def piece(self, index: int) -> bytes:
+        """The bytes of one token, which may be a part of a character; none of an id beyond the vocabulary."""
+        if self.pieces is None:
+            return self.decode((index,), skip_special=False).encode()
+        return self.pieces[index] if index < len(self.pieces) else b""
+
+    def ids_with(self, text: str) -> frozenset[int]:
+        """The tokens that `text` is a part of; where there is none, the last of those that it takes."""
+        whole, ends = self._spelled
+        wanted = text.encode("utf-8", "replace")
+        found, at = [], whole.find(wanted)
+        while at >= 0:
+            index = bisect_right(ends, at)
+            if at + len(wanted) <= ends[index]:
+                found.append(index)
+                at = whole.find(wanted, ends[index])
+            else:
+                at = whole.find(wanted, at + 1)
+        return frozenset(found or self.encode(text, add_special=False)[-1:])
+
+    @cached_property
+    def _spelled(self) -> tuple[bytes, list[int]]:
+        """The bytes of all tokens in a row, and where each ends."""
+        pieces = self.pieces or [self.piece(index) for index in range(self.size)]
+        return b"".join(pieces), list(accumulate(map(len, pieces)))
 
     @property
     def size(self) -> int:

@@ -72,6 +72,93 @@ async def test_token_ids_come_and_text_stays_away_as_asked(stub):
     assert list(again.token_ids) == list(reply.token_ids) and again.text
 
 
+def completion(**fields) -> wire.GenerationSpec:
+    spec = wire.GenerationSpec(text="The time in Rome", stopping=wire.StoppingOptions(max_tokens=12, min_tokens=12))
+    spec.MergeFrom(wire.GenerationSpec(**fields))
+    return spec
+
+
+async def test_tokens_and_prompt_come_with_their_log_probabilities(stub):
+    response = wire.ResponseOptions(token_ids=True, prompt_token_ids=True, logprobs=3, prompt_logprobs=2)
+    spec = completion(response=response, sampling=wire.SamplingOptions(temperature=0))
+    reply = await stub.Generate(wire.GenerateRequest(spec=spec))
+    assert [one.chosen.token_id for one in reply.logprobs] == list(reply.token_ids)
+    assert b"".join(one.chosen.token for one in reply.logprobs).decode() == reply.text
+    assert all(len(one.candidates) == 3 for one in reply.logprobs)
+    # Where it is not the most probable one, that was an end that came before min_tokens.
+    assert all(one.candidates[one.chosen.rank - 1] == one.chosen for one in reply.logprobs)
+    first, *scored = reply.prompt.logprobs
+    assert not first.HasField("chosen")
+    assert [one.chosen.token_id for one in scored] == list(reply.prompt.token_ids)[1:]
+    events = [event async for event in stub.GenerateStream(wire.GenerateStreamRequest(spec=spec))]
+    assert events[0].started.prompt == reply.prompt
+    assert [one for event in events for one in event.text_delta.logprobs] == list(reply.logprobs)
+    assert all(len(event.text_delta.token_ids) == len(event.text_delta.logprobs) for event in events)
+
+
+async def test_the_text_of_a_continued_prompt_scores_as_it_was_generated(stub):
+    """Scored as a prompt, a completion has the probabilities that it was drawn with."""
+    response = wire.ResponseOptions(token_ids=True, prompt_token_ids=True, logprobs=0)
+    drawn = await stub.Generate(wire.GenerateRequest(spec=completion(response=response)))
+    whole = common_pb2.TokenIds(ids=[*drawn.prompt.token_ids, *drawn.token_ids])
+    spec = wire.GenerationSpec(token_ids=whole, stopping=wire.StoppingOptions(max_tokens=1))
+    spec.response.prompt_logprobs = 0
+    scored = (await stub.Generate(wire.GenerateRequest(spec=spec))).prompt.logprobs[-len(drawn.token_ids) :]
+    given = [one.chosen.logprob for one in drawn.logprobs]
+    assert [one.chosen.logprob for one in scored] == pytest.approx(given, abs=0.5)  # int8 activations, in other groups
+
+
+async def test_several_completions_come_in_one_answer(stub):
+    response = wire.ResponseOptions(token_ids=True, logprobs=0, echo=True)
+    spec = completion(response=response, n=4, sampling=wire.SamplingOptions(seed=2**64 - 2, temperature=3))
+    reply = await stub.Generate(wire.GenerateRequest(spec=spec))
+    made = [reply, *reply.further_completions]
+    assert len(made) == 4 and len({one.text for one in made}) > 1
+    assert all(one.text.startswith("The time in Rome") for one in made)
+    assert all(len(one.token_ids) == len(one.logprobs) == 12 for one in made)
+    assert reply.finished.usage.completion_tokens == 48 and not made[1].finished.HasField("usage")
+    for index, seed in enumerate((2**64 - 2, 2**64 - 1, 0, 1)):
+        alone = completion(response=response, sampling=wire.SamplingOptions(seed=seed, temperature=3))
+        assert (await stub.Generate(wire.GenerateRequest(spec=alone))).text == made[index].text
+    events = [event async for event in stub.GenerateStream(wire.GenerateStreamRequest(spec=spec))]
+    assert [event.WhichOneof("event") for event in events].count("started") == 1
+    for index, one in enumerate(made):
+        mine = [event for event in events if event.index == index]
+        assert "".join(event.text_delta.text for event in mine) == one.text
+        assert mine[-1].finished.finish_reason == one.finished.finish_reason
+    assert events[-1].finished.usage.completion_tokens == 48
+    prompt = (await stub.Generate(wire.GenerateRequest(spec=completion()))).finished.usage.prompt_tokens
+    assert events[-1].finished.usage.prompt_tokens == reply.finished.usage.prompt_tokens == prompt
+
+
+async def test_several_answers_come_in_one_chat_and_leaving_it_ends_all(stub):
+    spec = chat(n=3, sampling=wire.SamplingOptions(temperature=1.5, seed=3))
+    reply = await stub.Chat(wire.ChatRequest(spec=spec))
+    said = [reply.messages[0], *(one.message for one in reply.further_completions)]
+    assert len(said) == 3 and all(message.role == wire.ROLE_ASSISTANT for message in said)
+    spec.stopping.max_tokens, spec.stopping.ignore_eos = 500, True
+    stream = stub.ChatStream(wire.ChatStreamRequest(spec=spec))
+    while (await stream.read()).WhichOneof("event") != "text_delta":
+        pass
+    stream.cancel()
+    assert await answered(stub)
+
+
+async def test_sampling_options_do_what_they_say(stub):
+    async def ids(**options):
+        spec = completion(sampling=wire.SamplingOptions(temperature=0, **options))
+        spec.response.token_ids = True
+        return list((await stub.Generate(wire.GenerateRequest(spec=spec))).token_ids)
+
+    plain = await ids()
+    assert set(await ids(allowed_token_ids=[40, 41])) <= {40, 41}
+    assert await ids(logit_bias={40: 100}) == [40] * 12
+    assert len(set(await ids(logit_bias={40: 100}, frequency_penalty=2, presence_penalty=2))) == 1
+    assert await ids(logit_bias={40: 100, 41: 90}) == [40] * 12
+    assert (await ids(logit_bias={40: 100, 41: 90}, dry=wire.DryOptions(multiplier=30)))[:4] == [40, 40, 40, 41]
+    assert await ids(repetition_penalty=1) == plain
+
+
 async def test_a_seed_repeats_its_text(stub):
     def asked(seed):
         sampling = wire.SamplingOptions(temperature=1.5, seed=seed)
@@ -132,7 +219,8 @@ async def test_models_are_listed_with_what_they_can_do(channel):
     assert [model.name for model in listed] == ["demo"]
     model = (await models.GetModel(model_pb2.GetModelRequest())).model
     assert model == listed[0] and model.max_slots == 1 and model.state == model_pb2.MODEL_STATE_READY
-    assert model_pb2.CAPABILITY_CHAT in model.capabilities and model_pb2.CAPABILITY_EMBED not in model.capabilities
+    assert {model_pb2.CAPABILITY_CHAT, model_pb2.CAPABILITY_LOGPROBS} <= {*model.capabilities}
+    assert model_pb2.CAPABILITY_EMBED not in model.capabilities
 
 
 def user(**part) -> wire.ChatMessage:
@@ -168,7 +256,17 @@ BAD = {
         chat(tool_execution=wire.TOOL_EXECUTION_SERVER, catalog_tools=["nope"]), "NOT_FOUND", "NOT_FOUND", []
     ),
     "a constraint": (chat(constraint=wire.Constraint(regex="a+")), "UNIMPLEMENTED", "UNIMPLEMENTED", []),
-    "logprobs": (chat(response=wire.ResponseOptions(logprobs=2)), "UNIMPLEMENTED", "UNIMPLEMENTED", []),
+    "too many candidates": (
+        chat(response=wire.ResponseOptions(logprobs=21)), "INVALID_ARGUMENT", "INVALID_REQUEST", ["response.logprobs"],
+    ),
+    "no answers": (chat(n=0), "INVALID_ARGUMENT", "INVALID_REQUEST", ["n"]),
+    "an echo": (
+        chat(response=wire.ResponseOptions(echo=True)), "INVALID_ARGUMENT", "INVALID_REQUEST", ["response.echo"],
+    ),
+    "a token that is not": (
+        chat(sampling=wire.SamplingOptions(logit_bias={10**6: 1})),
+        "INVALID_ARGUMENT", "INVALID_REQUEST", ["sampling.logit_bias"],
+    ),
 }  # fmt: skip
 
 
@@ -180,14 +278,11 @@ async def test_a_bad_request_gets_a_typed_error_and_the_next_one_works(stub, fai
 
 
 @pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", "frequency_penalty", "repetition_penalty"])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -3.0])
 async def test_a_sampler_that_makes_no_sense_is_named(stub, failure, field, value):
     spec = wire.GenerationSpec(text="Hi", sampling=wire.SamplingOptions(**{field: value}))
     caught = await failure(stub.Generate(wire.GenerateRequest(spec=spec)))
-    if value == -1.0 and field.endswith("penalty"):
-        assert caught.code is grpc.StatusCode.UNIMPLEMENTED and field in caught.text
-    else:
-        assert caught.code is grpc.StatusCode.INVALID_ARGUMENT and caught.fields == [f"sampling.{field}"]
+    assert caught.code is grpc.StatusCode.INVALID_ARGUMENT and caught.fields == [f"sampling.{field}"]
 
 
 async def test_sixteen_callers_share_one_slot_and_all_finish(stub, server):

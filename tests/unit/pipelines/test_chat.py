@@ -7,7 +7,7 @@ from narthex_server.errors import InvalidRequest
 from narthex_server.pipelines.chat import ChatPipeline
 from narthex_server.pipelines.events import ChatEvent, Finished, FinishReason, ReasoningDelta, Started, TextDelta
 from narthex_server.pipelines.models import TextModel
-from narthex_server.pipelines.request import ChatRequest, StoppingOptions, ToolChoice
+from narthex_server.pipelines.request import ChatRequest, Scoring, StoppingOptions, ToolChoice
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
 
 Serve = Callable[..., AbstractAsyncContextManager[TextModel]]
@@ -40,6 +40,15 @@ async def test_calls_come_out_of_the_text(serve: Serve) -> None:
     assert [(call.name, call.arguments) for call in calls] == [("weather", '{"city": "Paris"}')] * 2
     assert calls[0].id != calls[1].id and text(events) == "Let me see."
     assert isinstance(events[-1], Finished) and events[-1].reason is FinishReason.TOOL_CALLS
+
+
+async def test_every_token_is_scored_also_those_of_calls_and_thoughts(serve: Serve) -> None:
+    async with serve(f"<think>\nhm\n</think>\n\nLet me see.\n{CALL}") as model:
+        events = await run(model, replace(ASK, scoring=Scoring(2, 1)))
+    started, end = events[0], events[-1]
+    assert isinstance(started, Started) and len(started.logprobs) == len(started.prompt_ids) - 1
+    assert isinstance(end, Finished) and [one.chosen.token for one in end.logprobs] == [*end.token_ids]
+    assert sum((event.logprobs for event in events if isinstance(event, TextDelta)), ()) == end.logprobs
 
 
 async def test_a_broken_call_is_text(serve: Serve) -> None:

@@ -6,7 +6,13 @@ from narthex_server.errors import ContextOverflow, InvalidRequest
 from narthex_server.pipelines.events import Finished, FinishReason, Started, TextDelta
 from narthex_server.pipelines.generate import GeneratePipeline
 from narthex_server.pipelines.models import TextModel
-from narthex_server.pipelines.request import GenerateRequest, SamplingOptions, StoppingOptions
+from narthex_server.pipelines.request import (
+    DryOptions,
+    GenerateRequest,
+    SamplingOptions,
+    Scoring,
+    StoppingOptions,
+)
 
 Serve = Callable[..., AbstractAsyncContextManager[TextModel]]
 PROMPT = "Say: "
@@ -94,6 +100,25 @@ async def test_what_does_not_fit_is_refused_with_numbers(serve: Serve) -> None:
         (GenerateRequest("a", "x", stopping=StoppingOptions(stop=("",))), "stopping.stop"),
         (GenerateRequest("a", "x", stopping=StoppingOptions(stop=("x",) * 17)), "stopping.stop"),
         (GenerateRequest("a", (1, 1_000_000)), "prompt"),
+        (GenerateRequest("a", "x", SamplingOptions(frequency_penalty=2.1)), "sampling.frequency_penalty"),
+        (GenerateRequest("a", "x", SamplingOptions(presence_penalty=float("nan"))), "sampling.presence_penalty"),
+        (GenerateRequest("a", "x", SamplingOptions(repetition_penalty=0)), "sampling.repetition_penalty"),
+        (GenerateRequest("a", "x", SamplingOptions(logit_bias=((3, 100.5),))), "sampling.logit_bias[3]"),
+        (GenerateRequest("a", "x", SamplingOptions(logit_bias=((1_000_000, 1.0),))), "sampling.logit_bias"),
+        (GenerateRequest("a", "x", SamplingOptions(allowed_token_ids=(1, 1_000_000))), "sampling.allowed_token_ids"),
+        (GenerateRequest("a", "x", SamplingOptions(dry=DryOptions(base=0.5))), "sampling.dry.base"),
+        (GenerateRequest("a", "x", SamplingOptions(dry=DryOptions(multiplier=-1))), "sampling.dry.multiplier"),
+        (
+            GenerateRequest("a", "x", SamplingOptions(dry=DryOptions(sequence_breakers=("a", "")))),
+            "sampling.dry.sequence_breakers",
+        ),
+        (
+            GenerateRequest("a", "x", SamplingOptions(dry=DryOptions(sequence_breakers=("a",) * 65))),
+            "sampling.dry.sequence_breakers",
+        ),
+        (GenerateRequest("a", "x", stopping=StoppingOptions(3, min_tokens=4)), "stopping.min_tokens"),
+        (GenerateRequest("a", "x", scoring=Scoring(completion=21)), "response.logprobs"),
+        (GenerateRequest("a", "x", scoring=Scoring(prompt=-1)), "response.prompt_logprobs"),
     ],
 )
 async def test_values_out_of_range_are_refused_by_field(serve: Serve, request_: GenerateRequest, field: str) -> None:
@@ -128,3 +153,70 @@ async def test_abort_ends_with_cancelled(serve: Serve) -> None:
                     model.handle.abort("a")
                 finished = event
         assert isinstance(finished, Finished) and finished.reason is FinishReason.CANCELLED
+
+
+async def test_what_a_token_is_scored_with_stays_with_its_text(serve: Serve) -> None:
+    said = "Zürich 🙂 日本 END of it"
+    for name in ("qwen3", "mistral_swa"):
+        async with serve(said, name=name, opening=PROMPT) as model:
+            stopping = StoppingOptions(stop=("END of x", "it"))
+            request = GenerateRequest("a", PROMPT, SamplingOptions(0), stopping, scoring=Scoring(1))
+            events = [event async for event in GeneratePipeline(model).stream(request)]
+        deltas, end = [event for event in events if isinstance(event, TextDelta)], events[-1]
+        assert isinstance(end, Finished) and end.stop_string == "it"
+        assert all([one.chosen.token for one in delta.logprobs] == [*delta.token_ids] for delta in deltas)
+        assert sum((delta.logprobs for delta in deltas), ()) == end.logprobs
+        spelled = b"".join(one.chosen.data for one in end.logprobs)
+        assert spelled.startswith(said.encode() if name == "qwen3" else b" " + said.encode())
+        assert all(one.candidates[0] == one.chosen and one.chosen.rank == 1 for one in end.logprobs)
+
+
+async def test_a_scored_prompt_comes_with_started(serve: Serve) -> None:
+    async with serve("one two", opening=PROMPT) as model:
+        for prompt in (PROMPT, (5,)):
+            request = GenerateRequest(
+                "a", prompt, stopping=StoppingOptions(2, ignore_eos=True), scoring=Scoring(None, 2)
+            )
+            started, *rest = [event async for event in GeneratePipeline(model).stream(request)]
+            assert isinstance(started, Started) and not any(isinstance(event, Started) for event in rest)
+            assert [one.chosen.token for one in started.logprobs] == [*started.prompt_ids[1:]]
+            assert all(len(one.candidates) == 2 for one in started.logprobs)
+
+
+async def test_the_prompt_is_repeated_where_asked(serve: Serve) -> None:
+    async with serve("one two", opening=PROMPT) as model:
+        ids = tuple(model.text.tokenizer.encode(PROMPT))
+        for prompt in (PROMPT, ids):
+            for scoring in (Scoring(), Scoring(prompt=0)):
+                request = GenerateRequest(
+                    "a", prompt, stopping=StoppingOptions(stop=("Say",)), scoring=scoring, echo=True
+                )
+                text, finished = await run(model, request)
+                assert (text, finished.reason) == (PROMPT + "one two", FinishReason.STOP)
+
+
+async def test_neither_tokens_nor_strings_end_it_before_min_tokens(serve: Serve) -> None:
+    async with serve("one two one two one two", opening=PROMPT) as model:
+        size = len(model.text.tokenizer.encode("one two"))
+        for least, wanted in ((0, "one "), (size, "one "), (size + 1, "one two one "), (3 * size + 9, None)):
+            stopping = StoppingOptions(40, stop=("two",), min_tokens=least)
+            text, finished = await run(model, GenerateRequest("a", PROMPT, SamplingOptions(0), stopping))
+            assert finished.usage.completion_tokens >= least
+            assert text == wanted if wanted else finished.stop_string is None
+
+
+async def test_breakers_are_the_tokens_that_hold_them(serve: Serve) -> None:
+    async with serve("x") as model:
+        tokenizer = model.text.tokenizer
+        found = SamplingOptions(dry=DryOptions(base=2)).resolve(model.text.defaults, tokenizer).dry
+        assert found is not None and (found.multiplier, found.base, found.allowed_length) == (0.8, 2, 2)
+        assert {tokenizer.encode(mark)[0] for mark in ("\n", ":", "*", '"')} <= found.breakers
+        only = DryOptions(sequence_breakers=(":",)).resolve(tokenizer)
+        assert only.breakers == tokenizer.ids_with(":") < found.breakers
+
+
+def test_each_completion_has_its_own_seed_and_the_first_scores_the_prompt() -> None:
+    request = GenerateRequest("a", "x", SamplingOptions(seed=2**64 - 1), scoring=Scoring(1, 1))
+    assert [request.nth(index).sampling.seed for index in range(3)] == [2**64 - 1, 0, 1]
+    assert [request.nth(index).scoring for index in range(2)] == [Scoring(1, 1), Scoring(1, None)]
+    assert GenerateRequest("a", "x").nth(3).sampling.seed is None

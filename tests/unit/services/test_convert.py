@@ -1,12 +1,20 @@
 """Wire to domain: what is unset stays unset, what makes no sense is named, what is not built is refused."""
 
-import math
-
 import pytest
 from narthex.v1 import generation_pb2 as wire
 from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
 from narthex_server.errors import InvalidRequest, Unimplemented
-from narthex_server.pipelines.events import Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
+from narthex_server.pipelines.events import (
+    Finished,
+    FinishReason,
+    PositionLogprobs,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    TokenLogprob,
+    Usage,
+)
+from narthex_server.pipelines.request import DryOptions, Scoring
 from narthex_server.services import convert
 from narthex_server.text.messages import Message, ToolCall
 from narthex_server.tools.tool import Log, Progress, ToolResult
@@ -22,27 +30,65 @@ def test_unset_samplers_are_left_to_the_model():
     assert (options.top_k, options.top_p, options.min_p) == (None, None, None)
 
 
-@pytest.mark.parametrize("field", ["frequency_penalty", "presence_penalty", "repetition_penalty"])
-def test_a_penalty_is_not_a_number_before_it_is_not_built(field):
+def test_every_sampling_option_has_its_place():
+    dry = wire.DryOptions(multiplier=0, base=2, allowed_length=0, window=9, sequence_breakers=["x"])
+    options = convert.sampling_from(
+        wire.SamplingOptions(
+            frequency_penalty=0.5, presence_penalty=0, repetition_penalty=1.5, dry=dry, logit_bias={7: 1, 2: -3},
+            allowed_token_ids=[4, 1],
+        )
+    )  # fmt: skip
+    assert (options.frequency_penalty, options.presence_penalty, options.repetition_penalty) == (0.5, 0, 1.5)
+    assert options.dry == DryOptions(0, 2, 0, 9, ("x",)) and convert.sampling_from(wire.SamplingOptions()).dry is None
+    assert options.logit_bias == ((2, -3), (7, 1)) and options.allowed_token_ids == (4, 1)
+    assert convert.sampling_from(wire.SamplingOptions(dry=wire.DryOptions())).dry == DryOptions()
+
+
+def test_what_comes_back_is_asked_for():
+    response = wire.ResponseOptions(logprobs=0, prompt_logprobs=3, echo=True)
+    request = convert.generate_request(
+        wire.GenerationSpec(text="x", response=response, stopping=wire.StoppingOptions(min_tokens=3)), "r"
+    )
+    assert (request.scoring, request.echo, request.stopping.min_tokens) == (Scoring(0, 3), True, 3)
+    assert convert.generate_request(wire.GenerationSpec(text="x"), "r").scoring == Scoring()
+
+
+@pytest.mark.parametrize("count", [0, 17, 2**32 - 1])
+def test_too_few_and_too_many_completions_are_refused(count):
+    with pytest.raises(InvalidRequest, match="n must be between 1 and 16"):
+        convert.generate_request(wire.GenerationSpec(text="x", n=count), "r")
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (wire.ChatSpec(n=2, tool_execution=wire.TOOL_EXECUTION_SERVER), "n"),
+        (wire.ChatSpec(response=wire.ResponseOptions(echo=True)), "response.echo"),
+    ],
+)
+def test_what_makes_no_sense_for_a_chat_is_refused(spec, field):
+    spec.messages.append(text(wire.ROLE_USER, "x"))
     with pytest.raises(InvalidRequest) as caught:
-        convert.sampling_from(wire.SamplingOptions(**{field: math.nan}))
-    assert [violation.field for violation in caught.value.violations] == [f"sampling.{field}"]
-    with pytest.raises(Unimplemented, match=field):
-        convert.sampling_from(wire.SamplingOptions(**{field: 0.5}))
+        convert.chat_request(spec, "r")
+    assert [violation.field for violation in caught.value.violations] == [field]
 
 
-def test_penalties_that_are_off_are_fine():
-    convert.sampling_from(wire.SamplingOptions(frequency_penalty=0, presence_penalty=0, repetition_penalty=1))
+def test_log_probabilities_have_their_place_on_the_wire():
+    token = TokenLogprob(5, b"\xf0", -0.5, 1)
+    delta = convert.delta_to_wire(TextDelta("", (5,), (PositionLogprobs(token, (token,)),)), wire.ResponseOptions())
+    (position,) = delta.logprobs
+    assert position.chosen == position.candidates[0]
+    assert (position.chosen.token_id, position.chosen.token, position.chosen.rank) == (5, b"\xf0", 1)
+    made = convert.started_to_wire(
+        Started((4, 5), (PositionLogprobs(token),)), "r", "m", wire.ResponseOptions(prompt_logprobs=0)
+    )
+    assert [one.HasField("chosen") for one in made.prompt.logprobs] == [False, True]
 
 
 @pytest.mark.parametrize(
     "spec",
     [
         wire.GenerationSpec(text="x", constraint=wire.Constraint(regex="a")),
-        wire.GenerationSpec(text="x", response=wire.ResponseOptions(prompt_logprobs=0)),
-        wire.GenerationSpec(text="x", stopping=wire.StoppingOptions(min_tokens=2)),
-        wire.GenerationSpec(text="x", sampling=wire.SamplingOptions(logit_bias={1: 2.0})),
-        wire.GenerationSpec(text="x", sampling=wire.SamplingOptions(dry=wire.DryOptions())),
     ],
 )
 def test_what_is_not_built_is_refused_rather_than_ignored(spec):

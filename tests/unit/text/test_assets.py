@@ -34,6 +34,8 @@ def test_defaults_are_those_of_generation_config(assets: Callable[[str], TextAss
     assert TextAssets.from_folder(folder).defaults == GenerationDefaults()
     (folder / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.7}')
     assert TextAssets.from_folder(folder).defaults.temperature == 0
+    (folder / "generation_config.json").write_text('{"repetition_penalty": 1.05, "top_k": -1}')
+    assert TextAssets.from_folder(folder).defaults == GenerationDefaults(top_k=0, repetition_penalty=1.05)
 
 
 def test_templates_are_found_in_all_their_places(tmp_path: Path) -> None:
@@ -69,6 +71,12 @@ def test_a_config_that_is_not_json_is_refused_by_path(tmp_path: Path) -> None:
         ("generation_config.json", {"temperature": "hot"}, "temperature is 'hot', not a number"),
         ("generation_config.json", {"top_p": float("nan")}, "top_p is nan, not a number"),
         ("generation_config.json", {"top_k": [1]}, r"top_k is \[1\], not a whole number"),
+        ("generation_config.json", {"top_k": 1 << 32}, "top_k is 4294967296, not a whole number of tokens"),
+        ("generation_config.json", {"temperature": -1}, "temperature is -1, not between 0 and 100"),
+        ("generation_config.json", {"top_p": 1.5}, "top_p is 1.5, not between 0 and 1"),
+        ("generation_config.json", {"top_p": 0}, "top_p is 0, not between"),
+        ("generation_config.json", {"min_p": -0.1}, "min_p is -0.1, not between 0 and 1"),
+        ("generation_config.json", {"repetition_penalty": 0}, "repetition_penalty is 0, not between 0.01 and 100"),
     ],
 )
 def test_values_of_the_wrong_kind_are_refused(tmp_path: Path, file: str, content: object, complaint: str) -> None:

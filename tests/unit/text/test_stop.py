@@ -29,6 +29,19 @@ def test_repeating_beginnings_are_not_missed() -> None:
         assert run("aaab", ["aab"], size) == ("a", "aab")
 
 
+def test_what_may_not_end_the_text_is_passed_over_for_good() -> None:
+    matcher = StopStrings(["ab", "xabc"])
+    assert [matcher.feed(text, may_end=False) for text in ("a", "b", "xab")] == ["", "ab", ""]
+    assert matcher.feed("-") == "xab-"  # the "ab" in it came too early
+    assert matcher.feed("xa", may_end=False) + matcher.feed("b") == "x" and matcher.matched == "ab"
+
+
+def test_a_stop_string_may_begin_before_it_may_end_the_text() -> None:
+    matcher = StopStrings(["END"])
+    assert matcher.feed("x EN", may_end=False) == "x "
+    assert (matcher.feed("D y"), matcher.matched) == ("", "END")
+
+
 def test_of_two_that_end_together_the_longer_one_is_taken() -> None:
     assert run("xyz", ["z", "yz"], 3) == ("x", "yz")
 

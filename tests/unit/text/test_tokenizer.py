@@ -291,3 +291,33 @@ def test_a_text_that_breaks_the_tokenizer_is_refused(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_folder(tmp_path, {})
     with pytest.raises(InvalidRequest, match="the model's tokenizer gives up on this text"):
         tokenizer.encode("a" * 30 + "b")
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "mistral_swa", "gemma3", "phi3"])
+def test_the_bytes_of_tokens_make_up_the_text(assets: Callable[[str], TextAssets], name: str) -> None:
+    tokenizer = assets(name).tokenizer
+    text = "Zürich 🙂 日本\n<|x|>  end"
+    ids = tokenizer.encode(text, add_special=False)
+    pieces = [tokenizer.piece(index) for index in ids]
+    spelled = b"".join(pieces).decode()
+    assert (spelled.removeprefix(" ") if tokenizer.strips_first_space else spelled) == text
+    assert any(0x80 <= piece[0] < 0xC0 for piece in pieces if piece)  # some are parts of a character
+    assert tokenizer.piece(10**6) == b""
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral_swa"])
+def test_tokens_are_found_by_what_they_hold(assets: Callable[[str], TextAssets], name: str) -> None:
+    tokenizer = assets(name).tokenizer
+    for text in ("\n", ":", '"', "e", "th", "ing"):
+        wanted = {index for index in range(tokenizer.size) if text.encode() in tokenizer.piece(index)}
+        assert tokenizer.ids_with(text) == wanted != set()
+    phrase = "No token is as long as this: it has its last one."
+    assert tokenizer.ids_with(phrase) == {tokenizer.encode(phrase, add_special=False)[-1]}
+
+
+def test_tokens_of_wordpieces_are_spelled_as_they_decode() -> None:
+    backend = tokenizers.Tokenizer(tokenizers.models.WordPiece({"[UNK]": 0, "say": 1, "##ing": 2}, unk_token="[UNK]"))
+    backend.decoder = tokenizers.decoders.WordPiece()
+    tokenizer = Tokenizer(backend, None, None)
+    assert tokenizer.pieces is None and tokenizer.piece(1) == b"say"
+    assert 1 in tokenizer.ids_with("ay")

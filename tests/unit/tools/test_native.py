@@ -75,6 +75,23 @@ async def test_a_seed_gives_the_same_text(call):
     assert (await call("chat", asked))[-1] == (await call("chat", asked))[-1]
 
 
+async def test_scores_come_with_the_result_where_asked(call):
+    facts = json.loads((await call("chat", {**HELLO, "logprobs": 2, "min_tokens": 5}))[-1].structured_content)
+    assert len(facts["logprobs"]) == facts["usage"]["completion_tokens"] == 5
+    assert b"".join(bytes(one["bytes"]) for one in facts["logprobs"]).decode() == facts["text"]
+    assert all(one["top_logprobs"][0]["logprob"] == one["logprob"] <= 0 for one in facts["logprobs"])
+    assert "logprobs" not in json.loads((await call("chat", HELLO))[-1].structured_content)
+
+
+async def test_a_penalty_changes_the_text(call):
+    asked = {"prompt": "The time", "max_tokens": 30, "temperature": 0, "min_tokens": 30}
+    plain, penalised = [
+        json.loads((await call("generate", {**asked, "presence_penalty": penalty}))[-1].structured_content)["text"]
+        for penalty in (0, 2)
+    ]
+    assert plain != penalised
+
+
 async def test_tokens_are_counted_as_chat_counts_them(call):
     (counted,) = await call("count_tokens", {"messages": HELLO["messages"]})
     used = json.loads((await call("chat", HELLO))[-1].structured_content)["usage"]["prompt_tokens"]
@@ -98,6 +115,8 @@ async def test_models_are_listed(call):
         ("chat", {"messages": [{"role": "robot", "content": ""}]}, "messages[0].role"),
         ("chat", {**HELLO, "temperature": -1}, "temperature"),
         ("chat", {**HELLO, "max_token": 3}, "max_token"),
+        ("chat", {**HELLO, "logprobs": 21}, "logprobs"),
+        ("chat", {**HELLO, "repetition_penalty": 0}, "repetition_penalty"),
         ("generate", {"prompt": 3}, "prompt"),
         ("count_tokens", {"text": "a", "messages": []}, "messages"),
     ],

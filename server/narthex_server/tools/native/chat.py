@@ -12,6 +12,7 @@ from narthex_server.tools.native.completion import (
     as_call,
     sampling,
     schema_of,
+    scoring,
     stopping,
 )
 from narthex_server.tools.native.conversation import MESSAGES, messages, parsed
@@ -42,5 +43,6 @@ class ChatTool:
             sampling=sampling(asked),
             stopping=stopping(asked),
             adapters=adapters(asked),
+            scoring=scoring(asked),
         )
         return as_call(model.name, ChatPipeline(model).stream(request))

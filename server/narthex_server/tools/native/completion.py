@@ -6,10 +6,11 @@ from typing import Any
 
 import orjson
 
+from narthex_server.engine.logprobs import MOST_CANDIDATES
 from narthex_server.engine.request import AdapterUse
-from narthex_server.pipelines.events import ChatEvent, Finished, GenerateEvent, ReasoningDelta
+from narthex_server.pipelines.events import ChatEvent, Finished, GenerateEvent, ReasoningDelta, TokenLogprob
 from narthex_server.pipelines.events import TextDelta as TextPiece
-from narthex_server.pipelines.request import SamplingOptions, StoppingOptions
+from narthex_server.pipelines.request import SamplingOptions, Scoring, StoppingOptions
 from narthex_server.tools.tool import TextDelta, ToolEvent, ToolResult
 
 OPTIONS: Mapping[str, Any] = {
@@ -19,15 +20,45 @@ OPTIONS: Mapping[str, Any] = {
     "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
     "top_k": {"type": "integer", "minimum": 0, "description": "0 is off"},
     "min_p": {"type": "number", "minimum": 0, "maximum": 1},
-    "seed": {"type": "integer", "minimum": 0, "description": "The same seed gives the same text"},
+    "seed": {
+        "type": "integer", "minimum": 0, "maximum": 2**64 - 1, "description": "The same seed gives the same text"
+    },
+    "frequency_penalty": {
+        "type": "number", "minimum": -2, "maximum": 2,
+        "description": "Against tokens of the answer so far, for each time that they occurred",
+    },
+    "presence_penalty": {
+        "type": "number", "minimum": -2, "maximum": 2,
+        "description": "Against tokens of the answer so far, however often they occurred",
+    },
+    "repetition_penalty": {
+        "type": "number", "minimum": 0.01, "maximum": 100,
+        "description": "Above 1 against all tokens that occurred, those of the prompt included; 1 is off",
+    },
+    "min_tokens": {"type": "integer", "minimum": 0, "description": "At least so many new tokens"},
+    "logprobs": {
+        "type": "integer", "minimum": 0, "maximum": MOST_CANDIDATES,
+        "description": "Give the log probability of each new token, and so many of the likeliest ones in its place",
+    },
     "stop": {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 16}],
         "description": "Text that ends the answer, which is not part of it",
     },
     "adapter": {"type": "string", "description": "A loaded adapter (LoRA) to answer with"},
-}
+}  # fmt: skip
 
 _COUNT = {"type": "integer"}
+_TOKEN = {
+    "token": {"type": "string"},
+    "bytes": {"type": "array", "items": {"type": "integer"}},
+    "logprob": {"type": "number"},
+}
+_LOGPROB = {"type": "object", "properties": _TOKEN, "required": [*_TOKEN]}
+_POSITION = {
+    "type": "object",
+    "properties": {**_TOKEN, "top_logprobs": {"type": "array", "items": _LOGPROB}},
+    "required": [*_TOKEN, "top_logprobs"],
+}
 OUTPUT_SCHEMA = orjson.dumps(
     {
         "type": "object",
@@ -41,11 +72,17 @@ OUTPUT_SCHEMA = orjson.dumps(
                 "properties": {"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "total_tokens": _COUNT},
                 "required": ["prompt_tokens", "completion_tokens", "total_tokens"],
             },
+            "logprobs": {"type": "array", "items": _POSITION},
         },
         "required": ["text", "model", "finish_reason", "usage"],
     }
 )
 ANNOTATIONS = orjson.dumps({"readOnlyHint": True, "openWorldHint": False})
+
+
+_SAMPLING = (
+    "temperature", "top_k", "top_p", "min_p", "seed", "frequency_penalty", "presence_penalty", "repetition_penalty",
+)  # fmt: skip
 
 
 def schema_of(own: Mapping[str, Any], required: list[str]) -> bytes:
@@ -56,13 +93,17 @@ def schema_of(own: Mapping[str, Any], required: list[str]) -> bytes:
 
 
 def sampling(arguments: Mapping[str, Any]) -> SamplingOptions:
-    names = ("temperature", "top_k", "top_p", "min_p", "seed")
-    return SamplingOptions(**{name: arguments[name] for name in names if name in arguments})
+    return SamplingOptions(**{name: arguments[name] for name in _SAMPLING if name in arguments})
 
 
 def stopping(arguments: Mapping[str, Any]) -> StoppingOptions:
     stop = arguments.get("stop", ())
-    return StoppingOptions(arguments.get("max_tokens"), (stop,) if isinstance(stop, str) else tuple(stop))
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    return StoppingOptions(arguments.get("max_tokens"), stops, min_tokens=arguments.get("min_tokens", 0))
+
+
+def scoring(arguments: Mapping[str, Any]) -> Scoring:
+    return Scoring(arguments.get("logprobs"))
 
 
 def adapters(arguments: Mapping[str, Any]) -> tuple[AdapterUse, ...]:
@@ -78,7 +119,7 @@ async def as_call(
     async with aclosing(events) as pieces:
         async for piece in pieces:
             match piece:
-                case TextPiece(text):
+                case TextPiece(text) if text:
                     said.append(text)
                     yield TextDelta(text)
                 case ReasoningDelta(text):
@@ -93,7 +134,17 @@ def _result(model: str, text: str, reasoning: str, end: Finished) -> ToolResult:
         "completion_tokens": end.usage.completion_tokens,
         "total_tokens": end.usage.prompt_tokens + end.usage.completion_tokens,
     }
-    facts = {"text": text, "model": model, "finish_reason": end.reason.value, "usage": usage}
+    facts: dict[str, Any] = {"text": text, "model": model, "finish_reason": end.reason.value, "usage": usage}
+    if end.logprobs:
+        facts["logprobs"] = [
+            {**_fields(position.chosen), "top_logprobs": [_fields(token) for token in position.candidates]}
+            for position in end.logprobs
+        ]
     if reasoning:
         facts["reasoning"] = reasoning
     return ToolResult(orjson.dumps([{"type": "text", "text": text}]), orjson.dumps(facts))
+
+
+def _fields(token: TokenLogprob) -> dict[str, Any]:
+    spelled = token.data.decode("utf-8", "replace")
+    return {"token": spelled, "bytes": [*token.data], "logprob": token.logprob}

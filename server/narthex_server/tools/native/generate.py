@@ -12,6 +12,7 @@ from narthex_server.tools.native.completion import (
     as_call,
     sampling,
     schema_of,
+    scoring,
     stopping,
 )
 from narthex_server.tools.native.conversation import parsed
@@ -37,6 +38,11 @@ class GenerateTool:
         asked = parsed(arguments)
         model = self._models.get(asked.get("model", ""))
         request = GenerateRequest(
-            context.request_id, asked["prompt"], sampling(asked), stopping(asked), adapters=adapters(asked)
+            context.request_id,
+            asked["prompt"],
+            sampling(asked),
+            stopping(asked),
+            adapters=adapters(asked),
+            scoring=scoring(asked),
         )
         return as_call(model.name, GeneratePipeline(model).stream(request))
