@@ -1,4 +1,4 @@
-"""How large a model's keys and values become, found by reading a text of many kinds: what an int8 cache is scaled by."""
+"""How large a model's keys and values become, found by reading a text of many kinds: int8 caches are scaled by it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,12 @@ MARGIN = 1.2
 """The text does not hold everything; what goes beyond is cut off."""
 SMALLEST = 1e-6
 
-TEXT = """The porch was full of people who waited for the rain to end. A woman read the timetable aloud: 07:45, 08:10, 09:32.
-"Is that today?" asked the boy. Nobody knew. Far below, the river carried branches, a blue door, half a boat, and once a dog
-that swam as if it had somewhere to be. In 1887 the bridge had stood 14.5 metres above the water; now it was under it.
+TEXT = """The porch was full of people who waited for the rain to end. A woman read the timetable aloud: 07:45, 08:10.
+"Is that today?" asked the boy. Nobody knew. Far below, the river carried branches, a blue door, half a boat, and once
+a dog that swam as if it had somewhere to be. In 1887 the bridge had stood 14.5 metres above the water.
 
-Dear Sir or Madam, thank you for your letter of 3 March. We regret that order no. 40-2291 (two lamps, 230 V, 60 W) has been
-delayed; please find our terms enclosed, and accept our apologies. Yours faithfully, the accounts department.
+Dear Sir or Madam, thank you for your letter of 3 March. We regret that order no. 40-2291 (two lamps, 230 V, 60 W) has
+been delayed; please find our terms enclosed, and accept our apologies. Yours faithfully, the accounts department.
 
 def mean(values: list[float]) -> float:
     if not values:
@@ -30,11 +30,15 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)  # the arithmetic mean
 
 {"name": "weather", "arguments": {"city": "Reykjavík", "days": 3, "units": ["C", "km/h"], "detail": null, "now": true}}
-SELECT customer, COUNT(*) AS orders FROM sales WHERE day >= '2024-01-01' GROUP BY customer ORDER BY orders DESC LIMIT 10;
+SELECT customer, COUNT(*) AS orders FROM sales WHERE day >= '2024-01-01' GROUP BY customer ORDER BY orders
+DESC LIMIT 10;
 
-Die Fähre legt um halb sieben ab. ¿Dónde está la biblioteca? Il pleut depuis trois jours. 今日はいい天気ですね。 Привет, как дела?
-If f(x) = 3x^2 - 2x + 1, then f'(x) = 6x - 2, and the least value is at x = 1/3. Therefore the answer is 2/3, as claimed.
-1. Peel the potatoes. 2. Boil them for 20 minutes in salted water. 3. Drain, mash, and add butter, milk and a little nutmeg.
+Die Fähre legt um halb sieben ab. ¿Dónde está la biblioteca? Il pleut depuis trois jours. 今日はいい天気ですね。 Привет,
+как дела?
+If f(x) = 3x^2 - 2x + 1, then f'(x) = 6x - 2, and the least value is at x = 1/3. Therefore the answer is 2/3,
+as claimed.
+1. Peel the potatoes. 2. Boil them for 20 minutes in salted water. 3. Drain, mash, and add butter, milk and a
+little nutmeg.
 """
 
 

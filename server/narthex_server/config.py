@@ -40,8 +40,8 @@ class ServerConfig:
     mcp_config: Path | None = option(None, "the MCP servers to forward: an mcp-config.json")
     compute: Compute = option(
         "auto",
-        "float32 is exact, block8 uses int8 activations on quantised weights, int8 rounds whole channels of the weights "
-        "and is faster with several requests and for prompts",
+        "float32 is exact, block8 uses int8 activations on quantised weights, int8 also rounds whole channels of the "
+        "weights and is faster with several requests and for prompts",
     )
     kv_cache: KvCache = option("float32", "int8 takes a quarter of the memory and is not exact")
     quantize: Quantize | None = option(None, "quantise the weights of a folder as they are loaded", metavar="KIND")

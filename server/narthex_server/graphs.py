@@ -25,8 +25,9 @@ _SOURCES = ("graph", "models", "weights", "opening.py", "loading.py", "embedders
 
 
 class Variant(Enum):
-    """What a graph is built for: generating, also with many tokens at once, with adapters or with the states that X-LoRA
-    reads too, or encoding.
+    """What a graph is built for.
+
+    Generating, also with many tokens at once, with adapters or with the states that X-LoRA reads too; or encoding.
     """
 
     PLAIN = "plain"

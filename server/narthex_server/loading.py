@@ -93,9 +93,17 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
     vocab = int(source.config.get("vocab_size") or 0)
     if text.tokenizer.size > vocab > 0:
         _log.warning("%s: the tokenizer has %d tokens, the model %d: is it its own?", path, text.tokenizer.size, vocab)
+    if compute == "int8":
+        _log.warning("%s: compute int8 rounds the weights once more; docs/models.md says what that costs", path)
     with graph_cache(options.cache_dir) as kept:
         graphs = _DecoderGraphs(kept, source, model_type, max_len)
-        session = _session(graphs, compute, Shape(options.slots, max_len, options.threads or cores()), options, text)
+        session = _session(
+            graphs,
+            compute,
+            Shape(options.slots, max_len, options.threads or cores(), options.kv == "int8"),
+            options,
+            text,
+        )
     return LoadedModel(
         model_type, session, text, max_len, session.vocab_size, parameters(source.weights),
         compute, quantization,
@@ -126,8 +134,8 @@ def _load_foreign(graph: Path, options: LoadOptions) -> LoadedModel:
     if options.xlora is not None:
         raise InvalidModelFile(f"{options.xlora}: an X-LoRA needs the model's safetensors or GGUF, not {graph}")
     check_unquantised(graph, options.quantize, options.topology)
-    if options.compute != "auto":
-        _log.warning("%s computes as it was exported, not in %s", graph, options.compute)
+    if options.compute != "auto" or options.kv != "float32":
+        _log.warning("%s computes as it was exported, not in %s with caches of %s", graph, options.compute, options.kv)
     max_len = min(model.context or options.max_context, options.max_context)
     text = TextAssets.from_folder(tokenizer_folder(options.tokenizer) or model.folder)
     session = open_foreign(graph, model.ports, Shape(options.slots, max_len, options.threads or cores()))
@@ -182,6 +190,8 @@ def _session(
         files = read_xlora(options.xlora)
         classifier = Classifier.parse(files.fields, files.layers, files.modules, len(files.experts))
         graph = graphs.find(Variant.XLORA, narrow)
+        if options.kv != "float32" or int8:
+            _log.warning("%s: with an X-LoRA the model computes as %s with caches of float32", options.xlora, narrow)
         return XLoraSession(graph, shape, classifier, files.experts, options.xlora_frozen_after)
     if options.kv == "int8":
         found = cache(partial(_peaks, graphs, narrow, shape, text.tokenizer))
@@ -194,7 +204,7 @@ def _session(
 
 def _peaks(graphs: _DecoderGraphs, compute: str, shape: Shape, tokenizer: Tokenizer) -> "Mapping[int, Peaks]":
     """What a session with caches of float32 finds; it is gone before the one with caches of int8 is there."""
-    session = OrtDecoderSession(graphs.find(Variant.PLAIN, compute), replace(shape, slots=1))
+    session = OrtDecoderSession(graphs.find(Variant.PLAIN, compute), replace(shape, slots=1, int8=False))
     try:
         return peaks(session, tokenizer)
     finally:

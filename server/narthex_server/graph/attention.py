@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from narthex_server.graph.builder import MICROSOFT, GraphBuilder
+from narthex_server.graph.builder import MICROSOFT, Attribute, GraphBuilder
 from narthex_server.graph.linear import vector
 from narthex_server.graph.norm import rms_norm
 from narthex_server.graph.rope import Rope
@@ -19,7 +19,7 @@ _ROTATED_INSIDE = 16
 """GroupQueryAttention rotates only heads whose size is a multiple of this; others are rotated before it."""
 HEAD_MULTIPLE = 8
 """GroupQueryAttention takes only heads whose size is a multiple of this; others are filled up with zeros."""
-_INT8_CACHE = MappingProxyType(
+_INT8_CACHE: Mapping[str, Attribute] = MappingProxyType(
     {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
 )
 
@@ -67,8 +67,9 @@ class CachedAttention:
     """Attention to all earlier tokens of a row: the caches of layer i are `key.i` and `value.i`.
 
     Each cache [slots, kv_heads, max_len, size] comes in under its name and goes out as `new_` + it; both are to be
-    bound to the same memory. It is float32, or int8 where `peaks` say how large the values of every layer become. seqlens_k int32 [B] is a row's tokens after this step less one, total int32 [1] the most.
-    known int32 [B], an input only where a rope has a table for long prompts, is a row's tokens cached or to come.
+    bound to the same memory. It is float32, or int8 where `peaks` say how large the values of every layer become.
+    seqlens_k int32 [B] is a row's tokens after this step less one, total int32 [1] the most. known int32 [B], an input
+    only where a rope has a table for long prompts, is a row's tokens cached or to come.
     """
 
     def __init__(self, graph: GraphBuilder, max_len: int, peaks: Mapping[int, Peaks] | None = None) -> None:
@@ -96,8 +97,9 @@ class CachedAttention:
         peaks = self._peaks[layer] if self._peaks is not None else None
         kind = ir.DataType.FLOAT if peaks is None else ir.DataType.INT8
         past = [graph.input(name, kind, shape) for name in names]
+        inputs = undivided(query, key, value) or (query, key, value)
         result, *present = graph.ops(
-            "GroupQueryAttention", query, key, value, *past, self._seqlens_k, self._total,
+            "GroupQueryAttention", *inputs, *past, self._seqlens_k, self._total,
             *(tables if inside and tables else (None, None)), *sink_after_positions_and_bias(graph, heads),
             *(_cache_units(graph, layer, peaks, rope, heads) if peaks else ()),
             outputs=3, domain=MICROSOFT, num_heads=heads.count, kv_num_heads=heads.kv_count,
@@ -126,6 +128,16 @@ class CachedAttention:
         shift = graph.op("Where", long, shift, graph.constant("zero", np.array(0, np.int64)))
         one = graph.constant("one", np.array(1, np.int64))
         return graph.op("Add", positions, graph.op("Unsqueeze", shift, one))
+
+
+def undivided(query: ir.Value, key: ir.Value, value: ir.Value) -> tuple[ir.Value, None, None] | None:
+    """What the three are parts of, as GroupQueryAttention takes it; None where they are not neighbours in one value."""
+    node = query.producer()
+    if node is None or node.op_type != "Split" or list(node.outputs) != [query, key, value]:
+        return None
+    whole = node.inputs[0]
+    assert whole is not None
+    return whole, None, None
 
 
 def _cache_units(

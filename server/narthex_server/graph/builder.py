@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 MICROSOFT = "com.microsoft"
 _OPSETS = {"": 21, MICROSOFT: 1}
@@ -115,4 +116,5 @@ class GraphBuilder:
             name=self._name,
         )
         model = ir.Model(graph, ir_version=10, producer_name="narthex", metadata_props=self._notes)
+        RemoveUnusedNodesPass()(model)
         ir.save(model, path, external_data=weights)

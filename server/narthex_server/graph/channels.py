@@ -13,11 +13,10 @@ from narthex_server.weights.tensors import StoredTensor
 
 _LARGEST = 127
 _ZERO = 128
-_LAST_AXIS = np.array([-1], np.int64)
 
 
 def per_channel(graph: GraphBuilder, x: ir.Value, weight: StoredTensor) -> ir.Value:
-    """x [..., columns] times the transpose of weight [rows, columns]."""
+    """x [..., columns] times the transpose of weight [rows, columns]; x as `linear` takes it."""
     rows, columns = weight.shape
     largest = graph.shared((x, "largest"), lambda: _largest(graph, x))
     product = graph.op(
@@ -45,7 +44,9 @@ def rounded(values: NDArray[np.float32]) -> NDArray[np.int8]:
 
 def _largest(graph: GraphBuilder, x: ir.Value) -> ir.Value:
     """The absolute maximum of each token, [..., 1]."""
-    return graph.op("ReduceMax", graph.op("Abs", x), graph.constant("last_axis", _LAST_AXIS), keepdims=1)
+    last = len(x.shape) - 1 if x.shape is not None else 2  # counted from behind, ReduceMax gives no rows a wrong shape
+    axis = graph.constant(f"axis.{last}", np.array([last], np.int64))
+    return graph.op("ReduceMax", graph.op("Abs", x), axis, keepdims=1)
 
 
 def _whole(graph: GraphBuilder, x: ir.Value, largest: ir.Value) -> ir.Value:

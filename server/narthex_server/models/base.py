@@ -24,6 +24,7 @@ from narthex_server.graph.mlp import ACTIVATIONS, gated
 from narthex_server.graph.norm import rms_norm
 from narthex_server.graph.residual import Residual
 from narthex_server.graph.rope import Rope
+from narthex_server.weights.joined import Joiner
 from narthex_server.weights.tensors import StoredTensor, WeightSource, expected
 
 Fields = Mapping[str, Any]
@@ -206,6 +207,7 @@ class Decoder:
         self.graph = graph
         self.attention = attention
         self.adapters = adapters
+        self._joiner = Joiner()
 
     def generate(self, tokens: ir.Value) -> ir.Value:
         """From tokens [B, S] to the output logits [R, vocab] of the tokens that the input rows [R] name.
@@ -267,11 +269,9 @@ class Decoder:
         """Query [B, S, heads*head_dim], key and value [B, S, kv_heads*head_dim], before they are rotated."""
         config = self.config
         width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        return (
-            self.project(f"{prefix}.q_proj", x, config.hidden, width),
-            self.project(f"{prefix}.k_proj", x, config.hidden, kv_width),
-            self.project(f"{prefix}.v_proj", x, config.hidden, kv_width),
-        )
+        rows = {f"{prefix}.q_proj": width, f"{prefix}.k_proj": kv_width, f"{prefix}.v_proj": kv_width}
+        query, key, value = self.project_all(rows, x, config.hidden)
+        return query, key, value
 
     def feed(self, layer: int, x: ir.Value) -> ir.Value:
         """Feed-forward of one layer."""
@@ -303,6 +303,19 @@ class Decoder:
         bias = self.tensor(f"{name}.bias", rows) if self.find(f"{name}.bias") else None
         y = linear(self.graph, x, self.tensor(f"{name}.weight", rows, columns), bias)
         return self.adapters.linear(name, x, y, columns, rows)
+
+    def project_all(self, rows: Mapping[str, int], x: ir.Value, columns: int) -> Sequence[ir.Value]:
+        """Linear layers of one x, by how many rows each has: one product where their weights are stored alike."""
+        weights = [self.tensor(f"{name}.weight", count, columns) for name, count in rows.items()]
+        biases = [self.tensor(f"{name}.bias", rows[name]) for name in rows if self.find(f"{name}.bias")]
+        weight, bias = self._joiner.join(weights), self._joiner.join(biases) if biases else None
+        if weight is None or len(biases) != (len(rows) if bias else 0):
+            return [self.project(name, x, columns, count) for name, count in rows.items()]
+        parts = self.graph.split(linear(self.graph, x, weight, bias), list(rows.values()))
+        return [
+            self.adapters.linear(name, x, part, columns, count)
+            for (name, count), part in zip(rows.items(), parts, strict=True)
+        ]
 
     def normalise(self, x: ir.Value, name: str, size: int | None = None) -> ir.Value:
         """The norm of this name over the last axis of x, which has `size` values, hidden unless told otherwise."""

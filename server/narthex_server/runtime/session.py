@@ -1,6 +1,7 @@
 """A decoder on ONNX Runtime: ragged decode over a range of slots, prefill of one slot."""
 
 import gc
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,19 @@ from narthex_server.runtime.stepper import NO_OTHERS, Others, Stepper, Tokens, o
 
 Floats = NDArray[np.float32]
 ROW = np.zeros(1, np.int64)
-WIDE = 3
-"""Tokens from which on a step runs on the graph for many: below, reading the weights takes most of the time."""
+WIDTHS = (2, 3, 4, 6, 8)
+"""How many tokens a step may have to have so that the graph for many is the faster one."""
+_TRIALS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many sequences of how many tokens a session holds, and the threads that compute them."""
+    """How many sequences of how many tokens a session holds, as what, and the threads that compute them."""
 
     slots: int
     max_len: int
     threads: int
+    int8: bool = False
 
     def check(self, first: int, past: NDArray[np.int32], length: int) -> None:
         """Raise ValueError for slots that there are not, or more tokens than a slot takes."""
@@ -41,7 +44,7 @@ class Adapted:
     """A second graph over the same cache, for steps in which some row uses adapters; each slot has its own blend."""
 
     def __init__(self, graph: Path, shape: Shape, limits: Limits, cache: SlotCache) -> None:
-        session = open_session(graph, shape.threads)
+        session = open_session(graph, shape.threads, shape.int8)
         self.bank = AdapterBank(session.get_modelmeta().custom_metadata_map["adapted"], limits)
         self.stepper = Stepper(session, cache, "logits")
         self._blends = np.zeros((shape.slots, limits.count), np.float32)
@@ -89,15 +92,19 @@ class OrtDecoderSession(Slotted):
     ) -> None:  # fmt: skip
         self.slots = shape.slots
         self.max_len = shape.max_len
-        session = open_session(graph, shape.threads)
+        session = open_session(graph, shape.threads, shape.int8)
         self._shape = shape
         self._cache = cache_of(session, shape.slots, shape.max_len)
         self._stepper = Stepper(session, self._cache, "logits")
-        self._wide = Stepper(open_session(wide, shape.threads), self._cache, "logits") if wide else self._stepper
+        self._wide = self._stepper
         self.adapters = Adapted(adapted, shape, limits, self._cache) if adapted else None
         self.vocab_size = self._stepper.width
         self.state_bytes = self._cache.state_bytes
         self._long_prompt = long_prompt(session, shape)
+        self._wide_from = 0
+        if wide is not None:
+            self._wide = Stepper(open_session(wide, shape.threads, shape.int8), self._cache, "logits")
+            self._wide_from = self._crossing()
 
     def decode(
         self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32], live: NDArray[np.int64]
@@ -120,10 +127,7 @@ class OrtDecoderSession(Slotted):
         self._shape.check(slot, lengths, len(tokens))
         if past == 0:
             self._cache.reset(slot)
-        # Operators that reduce give no rows a wrong shape; a row that nobody asked for costs little beside a chunk.
-        asked = rows if len(rows) else ROW
-        logits = self._run(Tokens(slot, tokens[None], lengths, np.array([known], np.int32), asked, ROW))
-        return logits[: len(rows)]
+        return self._run(Tokens(slot, tokens[None], lengths, np.array([known], np.int32), rows, ROW))
 
     def cached(self, slot: int, length: int) -> Mapping[str, NDArray[np.floating[Any]]]:
         """The first `length` positions of a slot's caches by name, each a view [kv_heads, length, size]."""
@@ -146,8 +150,28 @@ class OrtDecoderSession(Slotted):
             others = self.adapters.others(tokens.first, tokens.live, len(tokens.batch))
             if others is not None:
                 return self.adapters.stepper.run(tokens, others)
-        stepper = self._stepper if tokens.batch.size < WIDE else self._wide
+        stepper = self._stepper if tokens.batch.size < self._wide_from else self._wide
         return stepper.run(tokens, NO_OTHERS)
+
+    def _crossing(self) -> int:
+        """From how many tokens on the graph for many is the faster one here; small models need more than large ones."""
+
+        def seconds(stepper: Stepper, width: int) -> float:
+            start, none = np.zeros(1, np.int32), np.zeros((1, width), np.int64)
+            tokens = Tokens(0, none, start, np.array([width], np.int32), ROW, ROW)
+            begun = time.perf_counter()
+            stepper.run(tokens)
+            return time.perf_counter() - begun
+
+        for width in (width for width in WIDTHS if width <= self.max_len):
+            # In turns, and the best of some: what else the machine does must not decide.
+            trials = [(seconds(self._stepper, width), seconds(self._wide, width)) for _ in range(1 + _TRIALS)]
+            narrow, wide = map(min, zip(*trials[1:], strict=True))
+            if wide < narrow:
+                break
+        self._cache.reset(0)
+        self._cache.release(0)
+        return width
 
 
 def cache_of(session: Any, slots: int, max_len: int) -> SlotCache:

@@ -15,6 +15,7 @@ from narthex_server.weights.tensors import StoredTensor
 
 CHOSEN, HIDDEN, WIDTH = 2, 256, 512
 INT8_ACTIVATIONS = 0.02
+WHOLE_CHANNELS = 0.04
 FEW, MANY = 5, 9
 CLAMPED = Swiglu(alpha=1.7, beta=1.0, limit=0.05)
 
@@ -113,4 +114,5 @@ def test_a_token_gets_the_sum_of_the_experts_that_it_chose(stored, tmp_path, gat
         inner = gating(gate + gate_bias, up + up_bias)
         wanted += weights[:, [index]] * (inner @ expert.down.dense().T + down_bias)
     error = np.linalg.norm(got.reshape(6, -1) - wanted) / np.linalg.norm(wanted)
-    assert error < (INT8_ACTIVATIONS if compute is Compute.BLOCK8 and gates != "F32" else 1e-5)
+    limits = {Compute.INT8: WHOLE_CHANNELS, Compute.BLOCK8: 1e-5 if gates == "F32" else INT8_ACTIVATIONS}
+    assert error < limits.get(compute, 1e-5)

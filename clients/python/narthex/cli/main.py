@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from narthex.cli.environment import server_environment
 from narthex.cli.exits import Exit
 from narthex.settings import SettingsError
 
@@ -51,7 +52,7 @@ def become(name: str, words: Sequence[str], module: str = "main") -> int:
     command = [sys.executable, "-m", f"{installed(name)}.{module}", *words]
     if sys.platform == "win32":
         return subprocess.run(command).returncode
-    os.execv(sys.executable, command)
+    os.execve(sys.executable, command, server_environment(os.environ))
 
 
 def installed(name: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from narthex.cli.environment import server_environment
 from narthex.cli.exits import Exit
 from narthex.cli.supervisor import Supervised, supervise
 from narthex.settings import SECTIONS, Address, add_flags, config_file, load, option
@@ -48,7 +49,10 @@ PASSED_ON = {  # flags of the server that are shown here too; every other flag o
     "--max-context": ("N", "tokens of prompt and answer per sequence, at most"),
     "--quantize": ("KIND", "quantise the weights of a folder as they are loaded: q8_0, q6_k, q5_k, q4_k, q4_0, …"),
     "--topology": ("FILE", "other formats for some layers or tensors: a YAML file"),
-    "--compute": ("KIND", "auto, float32 (exact), block8 (int8 activations on quantised weights) or int8 (faster, lossy)"),
+    "--compute": (
+        "KIND",
+        "auto, float32 (exact), block8 (int8 activations on quantised weights) or int8 (faster, lossy)",
+    ),
     "--kv-cache": ("KIND", "float32, or int8 for a quarter of the memory"),
     "--tokenizer": ("MODEL=DIR", "a folder whose tokenizer and template a model uses instead of its own; repeatable"),
     "--adapter": ("[MODEL/]NAME=DIR", "a LoRA folder to load on a model, the only one if none is named; repeatable"),
@@ -104,7 +108,7 @@ async def _serve(
         ]
         return [sys.executable, "-m", "narthex_server.main", *addresses, *common, *passed]
 
-    first = Supervised("server", server_command, environ)
+    first = Supervised("server", server_command, server_environment(environ))
 
     def bridge_command(known: Mapping[str, str]) -> Sequence[str]:
         grpc = first.ready.result()["grpc"] if first.ready.done() else str(server.grpc)
