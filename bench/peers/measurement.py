@@ -1,0 +1,41 @@
+"""What one worker is asked to do, and what it answers; the workers import this in environments that have little else."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LETTERS = [number for number in range(3, 97) if number != 3 + ord("h") - ord("!")]
+"""Tokens that bench/make_gguf.py gives to the printable ASCII characters, less one that would take part in a merge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """`batch` prompts of `context` random tokens, each of them continued by `tokens`.
+
+    Of one seed the prompts are the same for every peer. Who has them in its cache already may use that.
+    """
+
+    batch: int
+    context: int
+    tokens: int
+    seed: int = 0
+
+    def prompts(self) -> list[list[int]]:
+        rng = random.Random(f"{self.batch} {self.context} {self.seed}")
+        return [rng.choices(LETTERS, k=self.context) for _ in range(self.batch)]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """`first_seconds` until every prompt had its first token, `decode` tokens a second after that, peak of memory."""
+
+    first_seconds: float
+    decode: float
+    peak_bytes: int
+
+
+def decode_rate(times: Sequence[Sequence[float]]) -> float:
+    """Tokens a second from when all sequences have their first token, given when each token came."""
+    begun = max(sequence[0] for sequence in times)
+    left = sum(time > begun for sequence in times for time in sequence)
+    return left / (max(sequence[-1] for sequence in times) - begun) if left else 0.0
