@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = sorted(
-    [path.stem for path in HERE.glob("[a-z]*.py")] + [path.parent.name for path in HERE.glob("*/__main__.py")]
-)
+FILES = [*HERE.glob("[a-z]*.py"), *(path.parent for path in HERE.glob("*/__main__.py"))]
+NAMES = sorted(path.stem for path in FILES)
 
 if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else "engine"

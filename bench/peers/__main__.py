@@ -77,9 +77,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         "bench peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--models", default=",".join(MODELS), help="names of files, which are made where they are missing"
-    )
+    parser.add_argument("--models", default=",".join(MODELS), help="files, made where they are missing")
     parser.add_argument("--peers", help="default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=numbers, default=list(BATCHES))
@@ -114,7 +112,7 @@ def main() -> int:
     for kind in kinds:
         if kind.note:
             print(f"{kind.name}: {kind.note}")
-    print(f"tokens/s, of the first token ms; medians of {args.rounds} rounds (least–most), {args.threads} threads")
+    print(f"tokens/s, of the first token ms; medians of {args.rounds} rounds (least, most), {args.threads} threads")
     if args.json:
         args.json.write_text(json.dumps(every, indent=1))
     return 0

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench.peers.environment import LlamaCppBuild, Own, Venv
+from bench.peers.environment import LlamaCppBuild, Own
 from bench.peers.peer import PeerKind
 
 NARTHEX = "narthex"

@@ -1,4 +1,4 @@
-"""What one worker is asked to do, and what it answers; the workers import this in environments that have little else."""
+"""What one worker is asked to do, and what it answers; workers import it where there is little else."""
 
 import random
 from collections.abc import Sequence

@@ -20,7 +20,7 @@ class Cell:
     context: int
 
     def __str__(self) -> str:
-        return f"{self.measure} {self.batch}×{self.context}"
+        return f"{self.measure} {self.batch} x {self.context}"
 
     def ratio(self, ours: float, theirs: float) -> float:
         """How many times better ours is."""
@@ -52,12 +52,12 @@ class Results:
         lines = [f"| {self.model} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         for cell in cells:
             shown = [spread(self.values[peer].get(cell, [])) for peer in medians]
-            shown += [f"{ratios[pair][cell]:.2f}" if cell in ratios[pair] else "–" for pair in pairs]
+            shown += [f"{ratios[pair][cell]:.2f}" if cell in ratios[pair] else "-" for pair in pairs]
             lines.append(f"| {cell} | " + " | ".join(shown) + " |")
         blank = ["" for _ in medians]
         for title, pick in (("decode, geometric mean", geometric_mean), ("decode, worst", min)):
             grids = ([ratio for cell, ratio in ratios[pair].items() if cell.measure == "decode"] for pair in pairs)
-            shown = [f"{pick(grid):.2f}" if grid else "–" for grid in grids]
+            shown = [f"{pick(grid):.2f}" if grid else "-" for grid in grids]
             lines.append(f"| {title} | " + " | ".join([*blank, *shown]) + " |")
         for title, figures in self._costs().items():
             lines.append(
@@ -110,7 +110,7 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def spread(values: list[float]) -> str:
-    return f"{median(values):.0f} ({min(values):.0f}–{max(values):.0f})" if values else "–"
+    return f"{median(values):.0f} ({min(values):.0f}, {max(values):.0f})" if values else "-"
 
 
 def mebibytes(size: int) -> str:
