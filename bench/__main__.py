@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FILES = [*HERE.glob("[a-z]*.py"), *(path.parent for path in HERE.glob("*/__main__.py"))]
+FILES = [*HERE.glob("[a-z]*.py"), *(main.parent for main in HERE.glob("*/__main__.py"))]
 NAMES = sorted(path.stem for path in FILES)
 
 if __name__ == "__main__":

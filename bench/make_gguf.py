@@ -1,13 +1,12 @@
 """Write a Llama GGUF of random weights: what it says is noise, what it costs is real.
 
-python bench/make_gguf.py out.gguf --format Q8_0                   # 135M
-python bench/make_gguf.py out.gguf --format Q4_0 --shape 1b
-python bench/make_gguf.py out.gguf --format Q4_K_M --shape wide    # formats in blocks of 256 need a width to match
+python -m bench make_gguf out.gguf --format Q8_0                   # 135M
+python -m bench make_gguf out.gguf --format Q4_0 --shape 1b
+python -m bench make_gguf out.gguf --format Q4_K_M --shape wide    # formats in blocks of 256 need a width to match
 """
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -15,28 +14,9 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-HEAD, CONTEXT = 64, 8192
-SPREAD = 0.03
+from bench.shapes import HEAD, SHAPES, SPREAD, Shape
 
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    feed_forward: int
-    vocab: int = 49152
-    rope_base: float = 100_000.0
-    pretokenizer: str = "smollm"
-
-
-SHAPES = {
-    "135m": Shape(576, 30, 9, 3, 1536),
-    "wide": Shape(768, 18, 12, 4, 1536),
-    "1b": Shape(2048, 16, 32, 8, 8192, 128256, 500_000.0, "llama-bpe"),
-}
-"""SmolLM2-135M's, one of the same size whose rows make blocks of 256, and Llama-3.2-1B's."""
+CONTEXT = 8192
 
 HALVES: Mapping[Kind, Mapping[int, float]] = {
     Kind.Q4_1: {0: 1, 2: -7.5}, Kind.Q5_1: {0: 1, 2: -15.5}, Kind.Q2_K: {80: 1, 82: 1.5}, Kind.Q3_K: {108: 1},

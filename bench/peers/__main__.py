@@ -20,6 +20,7 @@ from bench.peers.catalogue import catalogue
 from bench.peers.measurement import Measurement
 from bench.peers.peer import Peer, PeerKind, WorkerFailed
 from bench.peers.results import Cell, Results
+from bench.shapes import SHAPES
 
 DEFAULT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "narthex/peers"
 MODELS = ("135m-q4_0", "135m-q8_0", "1b-q4_0", "1b-q8_0")
@@ -58,8 +59,11 @@ def compare(path: Path, kinds: list[PeerKind], args: argparse.Namespace) -> Resu
                 print(f"left out: {failure}", flush=True)
         results = Results(path.stem, {peer.kind.name: peer.loaded for peer in peers})
         for number in range(args.rounds + 1):  # the first warms up
+            print(f"{path.stem}: round {number} of {args.rounds}", file=sys.stderr, flush=True)
             for cell in grid:
                 for peer in peers[number % len(peers) :] + peers[: number % len(peers)]:
+                    if cell.batch * cell.context > peer.kind.prompt_tokens:
+                        continue
                     measured, peak = value(peer, cell, args.tokens, number)
                     if number:
                         results.add(peer.kind.name, cell, measured, peak)
@@ -91,7 +95,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.batches, args.contexts = 3, [1, 8], [64]
-    known = catalogue(args.cache)
+    known = catalogue(args.cache, args.threads)
     names = args.peers.split(",") if args.peers else list(known)
     if unknown := [name for name in names if name not in known]:
         parser.error(f"{unknown[0]} is none of {', '.join(known)}")
@@ -105,7 +109,7 @@ def main() -> int:
         if not path.exists():
             shape, _, form = model.partition("-")
             path.parent.mkdir(parents=True, exist_ok=True)
-            make_gguf.write(path, form.upper(), make_gguf.SHAPES[shape])
+            make_gguf.write(path, form.upper(), SHAPES[shape])
         results = compare(path, kinds, args)
         print(f"\n{results.table([name for name in names if name.startswith('narthex')])}\n", flush=True)
         every.append(results.figures())

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench.peers.environment import LlamaCppBuild, Own
+from bench.peers.environment import LlamaCppBuild, Own, Venv
 from bench.peers.peer import PeerKind
 
 NARTHEX = "narthex"
@@ -12,7 +12,7 @@ def llama_cpp(cache: Path) -> LlamaCppBuild:
     return LlamaCppBuild(cache / "llama.cpp", "0.3.36")
 
 
-def catalogue(cache: Path) -> dict[str, PeerKind]:
+def catalogue(cache: Path, threads: int) -> dict[str, PeerKind]:
     """All of them by name; narthex's own first."""
     build = llama_cpp(cache)
     kinds = (
@@ -20,5 +20,18 @@ def catalogue(cache: Path) -> dict[str, PeerKind]:
         PeerKind("narthex-int8", Own(), "narthex", ("--compute", "int8"), "weights int8 per channel, not lossless"),
         PeerKind("llama.cpp", build, "llama_cpp", (), "flash attention as by default (auto)"),
         PeerKind("llama.cpp-noflash", build, "llama_cpp", ("--flash", "off"), "flash attention off"),
+        PeerKind(
+            "mistral.rs",
+            Venv(cache / "mistral.rs", ("mistralrs==0.9.5",), {"RAYON_NUM_THREADS": str(threads)}),
+            "mistral_rs",
+            note="prompts each a token shorter than the one before; more than 2,048 tokens of prompts take minutes",
+            prompt_tokens=2048,
+        ),
+        PeerKind(
+            "ctranslate2",
+            Venv(cache / "ctranslate2", ("ctranslate2==4.8.5",)),
+            "ctranslate2",
+            note="another format of weights: int8 with a scale for each row",
+        ),
     )
     return {kind.name: kind for kind in kinds}

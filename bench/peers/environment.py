@@ -111,5 +111,8 @@ class LlamaCppBuild:
              *(f"-D{switch}=OFF" for switch in switches)],
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        build = [cmake, "--build", self.folder / "build", "--target", "llama", "llama-server", "-j"]
-        subprocess.run([*build, str(len(os.sched_getaffinity(0)))], check=True, stdout=subprocess.DEVNULL)
+        jobs = str(len(os.sched_getaffinity(0)))
+        subprocess.run(
+            [cmake, "--build", self.folder / "build", "--target", "llama", "llama-server", "-j", jobs],
+            check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip

@@ -28,13 +28,17 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class PeerKind:
-    """A program to compare with: the module of its worker, with arguments of its own; `note` is for the reader."""
+    """A program to compare with: the module of its worker, with arguments of its own; `note` is for the reader.
+
+    A measurement whose prompts have more than `prompt_tokens` together is left out.
+    """
 
     name: str
     environment: Environment
     worker: str
     arguments: tuple[str, ...] = ()
     note: str = ""
+    prompt_tokens: int = 2**31
 
 
 class Peer:
