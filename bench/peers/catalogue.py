@@ -1,11 +1,14 @@
 """The peers, and how each of them is installed and started."""
 
+import os
 from pathlib import Path
 
 from bench.peers.environment import LlamaCppBuild, Own, Venv
 from bench.peers.peer import PeerKind
 
 NARTHEX = "narthex"
+DEFAULT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "narthex/peers"
+"""Where the peers are installed unless told otherwise."""
 
 
 def llama_cpp(cache: Path) -> LlamaCppBuild:

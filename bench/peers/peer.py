@@ -9,6 +9,7 @@ from typing import IO, Any, cast
 
 from bench.peers.environment import Environment
 from bench.peers.measurement import Figures, Measurement
+from bench.peers.neighbours import Neighbours
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -56,10 +57,12 @@ class Peer:
             )  # fmt: skip
         self.loaded = Loaded(**self._answer())
 
-    def measure(self, measurement: Measurement) -> Figures:
+    def measure(self, measurement: Measurement) -> tuple[Figures, float]:
+        """The figures, and how many cores other processes used meanwhile."""
+        neighbours = Neighbours(self._process.pid)
         question = cast(IO[str], self._process.stdin)
         print(json.dumps(asdict(measurement)), file=question, flush=True)
-        return Figures(**self._answer())
+        return Figures(**self._answer()), neighbours.cores()
 
     def stop(self) -> None:
         cast(IO[str], self._process.stdin).close()

@@ -35,8 +35,10 @@ class Results:
     loaded: dict[str, Loaded]
     values: dict[str, dict[Cell, list[float]]] = field(default_factory=dict)
     peaks: dict[str, int] = field(default_factory=dict)
+    others: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, peer: str, cell: Cell, value: float, peak: int) -> None:
+    def add(self, peer: str, cell: Cell, value: float, peak: int, others: float) -> None:
+        self.others.setdefault(peer, []).append(others)
         self.values.setdefault(peer, {}).setdefault(cell, []).append(value)
         self.peaks[peer] = max(peak, self.peaks.get(peer, 0))
 
@@ -73,6 +75,7 @@ class Results:
                 peer: {
                     "load_seconds": self.loaded[peer].load_seconds, "base_bytes": self.loaded[peer].base_bytes,
                     "loaded_bytes": self.loaded[peer].loaded_bytes, "peak_bytes": self.peaks[peer],
+                    "others": self.others[peer],
                     "cells": {str(cell): values for cell, values in cells.items()},
                 }
                 for peer, cells in self.values.items()
@@ -96,6 +99,7 @@ class Results:
             "load, s": {peer: f"{loaded.load_seconds:.1f}" for peer, loaded in self.loaded.items()},
             "MiB before loading": {peer: mebibytes(loaded.base_bytes) for peer, loaded in self.loaded.items()},
             "MiB loaded": {peer: mebibytes(loaded.loaded_bytes) for peer, loaded in self.loaded.items()},
+            "cores of others": {peer: f"{median(all_):.2f} ({max(all_):.2f})" for peer, all_ in self.others.items()},
             "MiB at peak": {peer: mebibytes(peak) for peer, peak in self.peaks.items()},
         }
 
