@@ -6,8 +6,9 @@ Each peer is installed in an environment of its own and runs as a process that k
 each of them in turn takes each measurement once, while the others sleep. Medians count. All get the same random
 prompts, decode greedily and do not stop early. Decode counts from when every sequence has its first token; its prompts
 are the same in every round, and peers that keep them in their cache need not compute them again, whereas those of
-prefill and first token are new each time. What is measured while other programs compute is measured again; the table says
-how much they took: with spinning threads on shared cores a ratio means little.
+prefill and first token are new each time. What is measured while other programs compute is measured again, and the
+table says how much they took: threads that wait for each other by spinning, as llama.cpp's do, lose far more by it
+than others.
 """
 
 import argparse

@@ -60,7 +60,7 @@ async def llama_server(
 ) -> AsyncIterator[LlamaServer]:
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
-    command = [
+    command: list[str | Path] = [
         build.server, "--model", path, "--host", HOST, "--port", str(port), "--parallel", str(slots),
         "--ctx-size", str(slots * size), "--threads", str(threads), "--threads-batch", str(threads),
     ]  # fmt: skip

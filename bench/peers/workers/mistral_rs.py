@@ -8,6 +8,7 @@ came is interpolated between the first and the last, which the usage tells to a 
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from mistralrs import ChatCompletionRequest, Runner, Which
@@ -44,7 +45,7 @@ class MistralRs:
         return times
 
 
-def text(prompt: list[int]) -> str:
+def text(prompt: Sequence[int]) -> str:
     """What the tokens of bench/make_gguf.py for printable characters stand for."""
     return "".join(chr(ord("!") + token - 3) for token in prompt)
 
