@@ -36,5 +36,12 @@ def catalogue(cache: Path, threads: int) -> dict[str, PeerKind]:
             "ctranslate2",
             note="another format of weights: int8 with a scale for each row",
         ),
+        PeerKind(
+            "onnxruntime-genai",
+            Venv(cache / "onnxruntime-genai", ("onnxruntime-genai==0.18.0", "onnx-ir==1.1.0")),
+            "genai",
+            note="another format of weights: 4-bit blocks of 32, float32 embeddings; int8 activations",
+            prompt_tokens=4096,
+        ),
     )
     return {kind.name: kind for kind in kinds}

@@ -8,7 +8,7 @@ import ctranslate2
 import numpy as np
 from ctranslate2.specs import common_spec, transformer_spec
 
-from bench.peers.workers.worker import Prompts, serve
+from bench.peers.workers.worker import Prompts, serve, start_afresh
 from bench.shapes import HEAD, SHAPES, SPREAD, Shape
 
 
@@ -75,6 +75,7 @@ def main() -> None:
     folder = args.model.parent / f"{shape}-ctranslate2-int8"
     if not folder.exists():
         write(folder, SHAPES[shape])
+        start_afresh()
     serve(lambda: CTranslate2(folder, args.threads))
 
 

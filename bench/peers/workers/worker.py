@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from bench.peers.measurement import Figures, Measurement, decode_rate
 
@@ -26,6 +26,11 @@ def memory(field: str) -> int:
     """Bytes that this process has resident (VmRSS) or had at most (VmHWM)."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field))
+
+
+def start_afresh() -> NoReturn:
+    """Begin this program again, so that what it did so far is in no figure of memory."""
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def serve(load: Callable[[], Runner]) -> None:
