@@ -37,7 +37,12 @@ class Graph:
         return self.constants[name]
 
     def node(
-        self, kind: str, *inputs: ir.Value, outputs: tuple[str, ...] = (), domain: str = "", **attributes: object
+        self,
+        kind: str,
+        *inputs: ir.Value,
+        outputs: tuple[str, ...] = (),
+        domain: str = "",
+        **attributes: str | int | float,
     ) -> ir.Value:
         """One operator; its first output."""
         named = [ir.Value(name=name) for name in outputs or (f"{kind}_{len(self.nodes)}",)]
@@ -76,11 +81,12 @@ def decoder(shape: Shape) -> ir.Model:
     longest = graph.node("Cast", total, to=ir.DataType.INT32)
     angles = np.outer(np.arange(CONTEXT), shape.rope_base ** (-np.arange(0, HEAD, 2) / HEAD)).astype(np.float32)
     cosines, sines = graph.constant("cosines", np.cos(angles)), graph.constant("sines", np.sin(angles))
-    inputs, present = [ids, mask], []
+    inputs: list[ir.Value] = [ids, mask]
+    present: list[ir.Value] = []
+    sizes: list[str | int] = ["batch", shape.kv_heads, "past", HEAD]
     x = graph.embedding(ids)
     for layer in range(shape.layers):
-        cache = ["batch", shape.kv_heads, "past", HEAD]
-        past = [value(f"past_key_values.{layer}.{part}", ir.DataType.FLOAT, cache) for part in ("key", "value")]
+        past = [value(f"past_key_values.{layer}.{part}", ir.DataType.FLOAT, sizes) for part in ("key", "value")]
         inputs += past
         names = f"present.{layer}.key", f"present.{layer}.value"
         normed, at = graph.norm(x), f"layers.{layer}"
@@ -98,11 +104,11 @@ def decoder(shape: Shape) -> ir.Model:
         active = graph.node("Mul", graph.node("Mul", gate, graph.node("Sigmoid", gate)), up)
         x = graph.node("Add", x, graph.linear(f"{at}.down", active, shape.hidden, shape.feed_forward))
     logits = graph.linear("head", graph.norm(x), shape.vocab, shape.hidden, "logits")
-    for output, sizes in (
-        (logits, ["batch", "new", shape.vocab]),
-        *((each, ["batch", shape.kv_heads, "all", HEAD]) for each in present),
-    ):
-        output.type, output.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(sizes)
+    for each in (logits, *present):
+        each.type = ir.TensorType(ir.DataType.FLOAT)
+        each.shape = ir.Shape(
+            ["batch", "new", shape.vocab] if each is logits else ["batch", shape.kv_heads, "all", HEAD]
+        )
     made = ir.Graph(
         inputs, [logits, *present], nodes=graph.nodes, initializers=list(graph.constants.values()), name="decoder",
         opset_imports={"": 21, MICROSOFT: 1},
