@@ -35,7 +35,7 @@ class Figures:
 
 
 def decode_rate(times: Sequence[Sequence[float]]) -> float:
-    """Tokens a second from when all sequences have their first token, given when each token came."""
-    begun = max(sequence[0] for sequence in times)
-    left = sum(time > begun for sequence in times for time in sequence)
-    return left / (max(sequence[-1] for sequence in times) - begun) if left else 0.0
+    """Tokens a second while all sequences run, given when each token came: from the last first one to the first last."""
+    begun, ended = max(sequence[0] for sequence in times), min(sequence[-1] for sequence in times)
+    while_all_run = sum(begun < time <= ended for sequence in times for time in sequence)
+    return while_all_run / (ended - begun) if ended > begun else 0.0

@@ -22,6 +22,8 @@ class Narthex:
         self._numbers = itertools.count()
 
     def generate(self, prompts: Prompts, tokens: int) -> list[list[float]]:
+        if tokens > 1:  # what decodes is to begin together, and not as one prompt after the other is computed
+            self._loop.run(self._all(prompts, 1))
         return self._loop.run(self._all(prompts, tokens))
 
     async def _start(self) -> None:
