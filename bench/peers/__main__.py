@@ -13,7 +13,10 @@ than others.
 
 import argparse
 import json
+import math
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,19 +82,28 @@ def compare(path: Path, kinds: list[PeerKind], args: argparse.Namespace) -> Resu
             except WorkerFailed as failure:
                 print(f"left out: {failure}", flush=True)
         results = Results(path.stem, {peer.kind.name: peer.loaded for peer in peers})
-        for number in range(args.rounds + 1):  # the first warms up
-            print(f"{path.stem}: round {number} of {args.rounds}", file=sys.stderr, flush=True)
-            for cell in grid:
-                for peer in peers[number % len(peers) :] + peers[: number % len(peers)]:
-                    if cell.batch * cell.context > peer.kind.prompt_tokens:
-                        continue
-                    taken = least_disturbed(peer, cell, args, number)
-                    if number:
-                        results.add(peer.kind.name, cell, taken.value, taken.peak_bytes, taken.others)
+        deadline = time.monotonic() + args.seconds
+        for number, cell, peer in turns(args.rounds, grid, peers):
+            if time.monotonic() > deadline:
+                print(f"{path.stem}: stopped in round {number} after {args.seconds:.0f} s", flush=True)
+                break
+            if cell.batch * cell.context <= peer.kind.prompt_tokens:
+                taken = least_disturbed(peer, cell, args, number)
+                if number:
+                    results.add(peer.kind.name, cell, taken.value, taken.peak_bytes, taken.others)
     finally:
         for peer in peers:
             peer.stop()
     return results
+
+
+def turns(rounds: int, grid: list[Cell], peers: list[Peer]) -> Iterator[tuple[int, Cell, Peer]]:
+    """Every peer at every cell in every round, another one first each time; round 0 warms up."""
+    for number in range(rounds + 1):
+        first = number % len(peers) if peers else 0
+        for cell in grid:
+            for peer in peers[first:] + peers[:first]:
+                yield number, cell, peer
 
 
 def numbers(text: str) -> list[int]:
@@ -111,6 +123,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--others", type=float, default=0.15, help="cores that other processes may use meanwhile")
     parser.add_argument("--retries", type=int, default=2, help="how often a disturbed measurement is repeated")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of measuring for each model, at most")
     parser.add_argument("--quick", action="store_true", help="3 rounds, batches 1 and 8, 64 tokens of context")
     parser.add_argument("--cache", type=Path, default=DEFAULT, help="where the peers are installed")
     parser.add_argument("--folder", type=Path, help="where the models are; default: models in the cache")
@@ -139,7 +152,9 @@ def main() -> int:
     for kind in kinds:
         if kind.note:
             print(f"{kind.name}: {kind.note}")
-    print(f"tokens/s, of the first token ms; medians of {args.rounds} rounds (least, most), {args.threads} threads")
+    print(
+        f"tokens/s, of the first token ms; medians of at most {args.rounds} rounds (least, most), {args.threads} threads"
+    )
     if args.json:
         args.json.write_text(json.dumps(every, indent=1))
     return 0
