@@ -153,7 +153,7 @@ def main() -> int:
         if kind.note:
             print(f"{kind.name}: {kind.note}")
     print(
-        f"tokens/s, of the first token ms; medians of at most {args.rounds} rounds (least, most), {args.threads} threads"
+        f"tokens/s, of the first token ms; medians (least, most), {args.rounds} rounds at most, {args.threads} threads"
     )
     if args.json:
         args.json.write_text(json.dumps(every, indent=1))

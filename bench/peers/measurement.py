@@ -35,7 +35,7 @@ class Figures:
 
 
 def decode_rate(times: Sequence[Sequence[float]]) -> float:
-    """Tokens a second while all sequences run, given when each token came: from the last first one to the first last."""
+    """Tokens a second from the last of the first tokens to the first of the last ones: while all sequences run."""
     begun, ended = max(sequence[0] for sequence in times), min(sequence[-1] for sequence in times)
     while_all_run = sum(begun < time <= ended for sequence in times for time in sequence)
     return while_all_run / (ended - begun) if ended > begun else 0.0
