@@ -1,10 +1,12 @@
-"""`python -m bench [NAME] [ARGS]` runs bench/NAME.py; the engine on the demo model where nothing is named."""
+"""`python -m bench [NAME] [ARGS]` runs bench/NAME; the engine on the demo model where nothing is named."""
 
 import runpy
 import sys
 from pathlib import Path
 
-NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+HERE = Path(__file__).parent
+FILES = [*HERE.glob("[a-z]*.py"), *(main.parent for main in HERE.glob("*/__main__.py"))]
+NAMES = sorted(path.stem for path in FILES)
 
 if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else "engine"

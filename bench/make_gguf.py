@@ -1,12 +1,12 @@
-"""Write a Llama GGUF of about 135M random weights: what it says is noise, what it costs is real.
+"""Write a Llama GGUF of random weights: what it says is noise, what it costs is real.
 
-python bench/make_gguf.py out.gguf --format Q8_0
-python bench/make_gguf.py out.gguf --format Q4_K_M --shape wide    # formats in blocks of 256 need a width to match
+python -m bench make_gguf out.gguf --format Q8_0                   # 135M
+python -m bench make_gguf out.gguf --format Q4_0 --shape 1b
+python -m bench make_gguf out.gguf --format Q4_K_M --shape wide    # formats in blocks of 256 need a width to match
 """
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -14,21 +14,9 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-HEAD, VOCAB, CONTEXT = 64, 49152, 8192
-SPREAD = 0.03
+from bench.shapes import HEAD, SHAPES, SPREAD, Shape
 
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    feed_forward: int
-
-
-SHAPES = {"smollm2": Shape(576, 30, 9, 3, 1536), "wide": Shape(768, 18, 12, 4, 1536)}
-"""SmolLM2-135M's, and one of the same size whose rows make blocks of 256."""
+CONTEXT = 8192
 
 HALVES: Mapping[Kind, Mapping[int, float]] = {
     Kind.Q4_1: {0: 1, 2: -7.5}, Kind.Q5_1: {0: 1, 2: -15.5}, Kind.Q2_K: {80: 1, 82: 1.5}, Kind.Q3_K: {108: 1},
@@ -43,10 +31,10 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("path", type=Path)
     arguments.add_argument("--format", choices=FORMATS, default="Q8_0")
-    arguments.add_argument("--shape", choices=SHAPES, default="smollm2")
+    arguments.add_argument("--shape", choices=SHAPES, default="135m")
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
-    write(options.path, options.format, SHAPES[options.shape], np.random.default_rng(options.seed))
+    write(options.path, options.format, SHAPES[options.shape], options.seed)
     return 0
 
 
@@ -59,11 +47,12 @@ def kind_of(name: str, tensor: str, layer: int, layers: int) -> Kind:
     return Kind.Q6_K if tensor == "token_embd" or (tensor in ("attn_v", "ffn_down") and precise) else Kind.Q4_K
 
 
-def write(path: Path, name: str, shape: Shape, rng: np.random.Generator) -> None:
+def write(path: Path, name: str, shape: Shape, seed: int = 0) -> None:
     """Write the file; matrices in the named format, norms in float32."""
+    rng = np.random.default_rng(seed)
     width, kv_width = shape.heads * HEAD, shape.kv_heads * HEAD
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name(f"random-135m-{name.lower()}")
+    writer.add_name(f"random-{name.lower()}")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(shape.hidden)
     writer.add_block_count(shape.layers)
@@ -71,16 +60,16 @@ def write(path: Path, name: str, shape: Shape, rng: np.random.Generator) -> None
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.kv_heads)
     writer.add_rope_dimension_count(HEAD)
-    writer.add_rope_freq_base(100_000.0)
+    writer.add_rope_freq_base(shape.rope_base)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(VOCAB)
-    add_tokenizer(writer)
+    writer.add_vocab_size(shape.vocab)
+    add_tokenizer(writer, shape)
 
     def add(prefix: str, tensor: str, rows: int, columns: int, layer: int = 0) -> None:
         kind = kind_of(name, tensor, layer, shape.layers)
         writer.add_tensor(f"{prefix}{tensor}.weight", random_blocks(rng, kind, rows, columns), raw_dtype=kind)
 
-    add("", "token_embd", VOCAB, shape.hidden)
+    add("", "token_embd", shape.vocab, shape.hidden)
     norms = ["output_norm"]
     for layer in range(shape.layers):
         prefix = f"blk.{layer}."
@@ -115,19 +104,20 @@ def random_blocks(rng: np.random.Generator, kind: Kind, rows: int, columns: int)
     return scaled(SPREAD / deviation)
 
 
-def add_tokenizer(writer: gguf.GGUFWriter) -> None:
-    """A byte-level tokenizer without merges: every byte is a token, the rest of the vocabulary is unused."""
+def add_tokenizer(writer: gguf.GGUFWriter, shape: Shape) -> None:
+    """A byte-level tokenizer with one merge: every byte is a token, the rest of the vocabulary is unused."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in visible]
     tokens = [chr(byte) for byte in visible] + [chr(256 + index) for index in range(len(hidden))]
+    tokens.append("th")
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    unused = [f"[UNUSED{index}]" for index in range(VOCAB - len(specials) - len(tokens))]
-    kinds = [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.UNUSED] * len(unused)
+    unused = [f"[UNUSED{index}]" for index in range(shape.vocab - len(specials) - len(tokens))]
+    kinds = [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * len(tokens) + [gguf.TokenType.UNUSED] * len(unused)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(shape.pretokenizer)
     writer.add_token_list([*specials, *tokens, *unused])
     writer.add_token_types(kinds)
-    writer.add_token_merges([])
+    writer.add_token_merges(["t h"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template(

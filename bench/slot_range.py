@@ -1,6 +1,6 @@
 """What gaps between decoding rows cost in CPU time: dead rows, a run for each range, or a copy that closes them.
 
-    python bench/make_gguf.py /tmp/135m.gguf
+    python -m bench make_gguf /tmp/135m.gguf
     python bench/slot_range.py /tmp/135m.gguf [--slots 8] [--contexts 64,512,2048] [--compute auto] [--threads 1]
 
 The engine's policy rests on the figures in docs/adr/0006-slot-range.md.

@@ -1,0 +1,57 @@
+"""narthex, through the engine's handle in this process."""
+
+import argparse
+import asyncio
+import itertools
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+from narthex_server.engine.handle import EngineHandle
+from narthex_server.engine.request import EngineRequest, Sampling, Tokens
+from narthex_server.loading import LoadOptions, load
+
+from bench.peers.workers.worker import Prompts, serve
+
+
+class Narthex:
+    def __init__(self, path: Path, slots: int, size: int, threads: int, compute: str) -> None:
+        self._loop = asyncio.Runner()
+        self._handle = EngineHandle(load(path, LoadOptions(compute, threads, slots, size)).session)
+        self._loop.run(self._start())
+        self._numbers = itertools.count()
+
+    def generate(self, prompts: Prompts, tokens: int) -> list[list[float]]:
+        if tokens > 1:  # what decodes is to begin together, and not as one prompt after the other is computed
+            self._loop.run(self._all(prompts, 1))
+        return self._loop.run(self._all(prompts, tokens))
+
+    async def _start(self) -> None:
+        self._handle.start()
+
+    async def _all(self, prompts: Prompts, tokens: int) -> list[list[float]]:
+        return await asyncio.gather(*(self._one(tuple(prompt), tokens) for prompt in prompts))
+
+    async def _one(self, prompt: tuple[int, ...], tokens: int) -> list[float]:
+        times: list[float] = []
+        request = EngineRequest(str(next(self._numbers)), prompt, tokens, sampling=Sampling(temperature=0))
+        async with aclosing(self._handle.generate(request)) as events:
+            async for event in events:
+                if isinstance(event, Tokens):
+                    times += [time.perf_counter()] * len(event.ids)
+        return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--size", type=int, required=True, help="tokens in a slot")
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--compute", default="auto")
+    args = parser.parse_args()
+    serve(lambda: Narthex(args.model, args.slots, args.size, args.threads, args.compute))
+
+
+if __name__ == "__main__":
+    main()
