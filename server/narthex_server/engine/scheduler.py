@@ -79,16 +79,19 @@ class Scheduler:
         self._make_room()
         rows: list[Sequence] = []
         prompts: list[Sequence] = []
+        copied = False
         for sequence in self.running:
+            if sequence.leader:  # one copy a step: they are quick, but streams wait for them
+                if copied or not self.slots.follow(sequence):
+                    continue
+                copied = True
             (rows if sequence.pending == 1 or self._replays(sequence) else prompts).append(sequence)
         budget = self._budget(len(rows)) if rows else self._most
         chunks: list[Chunk] = []
         for sequence in prompts:
-            if budget > 0 and self.slots.follow(sequence):
-                size = min(self._ahead(sequence), budget)
-                if size > 0:  # what it followed may have left it a single token, to be decoded
-                    chunks.append(Chunk(sequence, size))
-                    budget -= size
+            if budget > 0:
+                chunks.append(Chunk(sequence, min(self._ahead(sequence), budget)))
+                budget -= chunks[-1].size
         drafts = self._speculation.choose(rows, self.slots.budget - self.slots.used) if rows else []
         if drafts:
             drafted = {draft.sequence.key for draft in drafts}
