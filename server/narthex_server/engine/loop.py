@@ -156,13 +156,15 @@ class EngineLoop:
         self._audited = True
         if wrong := self._slots.audit():
             log.error("the slots are not as they have to be and are reset: %s", "; ".join(wrong))
-            self._slots.reset()
+            try:
+                self._slots.reset()
+            except Exception as error:
+                failure("engine", "the slots could not be reset", error)
 
     def _handle(self, message: Message) -> None:
         match message:
-            case Submit(key, request, submitted, mixture):
-                prefix_class = self._session.prefix_class(len(request.prompt))
-                self._scheduler.waiting.join(Sequence(key, request, submitted, prefix_class, mixture))
+            case Submit():
+                self._submit(message)
             case Abort(key):
                 if sequence := self._scheduler.find(key):
                     self._end(sequence, FinishReason.CANCELLED)
@@ -178,6 +180,16 @@ class EngineLoop:
                     )
             case Stop():
                 self._stopping = True
+
+    def _submit(self, message: Submit) -> None:
+        try:
+            prefix_class = self._session.prefix_class(len(message.request.prompt))
+            sequence = Sequence(message.key, message.request, message.submitted, prefix_class, message.mixture)
+        except Exception as error:
+            failed = failure("engine", f"{message.request.request_id} could not be taken in", error)
+            self._batch.ended.append(Ended(message.key, None, error=failed))
+        else:
+            self._scheduler.waiting.join(sequence)
 
     def _load(self, message: LoadAdapter) -> None:
         def load(places: AdapterPlaces) -> None:
@@ -209,6 +221,7 @@ class EngineLoop:
         """Decodes, verifies drafts, then computes prompt chunks; each part's tokens leave before the next part runs."""
         started = time.monotonic()
         self._admit(started)
+        self._follow()
         plan = self._scheduler.schedule()
         if plan.rows:
             self._attempt(plan.rows, lambda: self._runner.decode(plan.rows))
@@ -233,6 +246,15 @@ class EngineLoop:
                 self._prompt_tokens += sequence.length
             try:
                 self._scheduler.admit(now)
+            except Exception as error:
+                self._fail([sequence], error)
+
+    def _follow(self) -> None:
+        """Copies to one of those that wait for another's prompt what is there: it is quick, but streams wait for it."""
+        for sequence in [sequence for sequence in self._scheduler.running if sequence.leader]:
+            try:
+                if self._slots.follow(sequence):
+                    return
             except Exception as error:
                 self._fail([sequence], error)
 
@@ -298,7 +320,10 @@ class EngineLoop:
     def _end(self, sequence: Sequence, outcome: FinishReason | NarthexError, stop_id: int | None = None) -> None:
         failed = isinstance(outcome, NarthexError)
         report = sequence.report("error" if isinstance(outcome, NarthexError) else outcome.value, time.monotonic())
-        self._scheduler.remove(sequence, keep=not failed)
+        try:
+            self._scheduler.remove(sequence, keep=not failed)
+        except Exception as error:  # it is forgotten all the same, and the slot is looked at when all is idle
+            failure("engine", f"the slot of {sequence.request.request_id} could not be given back", error)
         if isinstance(outcome, NarthexError):
             self._batch.ended.append(Ended(sequence.key, report, error=outcome))
         else:
@@ -306,6 +331,8 @@ class EngineLoop:
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, Batch()
+        if not (batch.tokens or batch.ended or batch.settled or batch.step or batch.last):
+            return
         batch.stats = self._stats()
         try:
             self._send(batch)

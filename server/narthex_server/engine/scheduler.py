@@ -9,7 +9,7 @@ from narthex_server.engine.sequence import Sequence
 from narthex_server.engine.slots import Slots
 from narthex_server.engine.speculation import Draft, Speculation
 
-SMALLEST = 4
+SMALLEST = 2
 """Prompt tokens that a step takes however slow the model is: fewer cost nearly as much time."""
 STALL = 2.0
 """How long a part of a prompt may take beside running streams, whose next tokens it delays, in decode steps."""
@@ -79,13 +79,9 @@ class Scheduler:
         self._make_room()
         rows: list[Sequence] = []
         prompts: list[Sequence] = []
-        copied = False
         for sequence in self.running:
-            if sequence.leader:  # one copy a step: they are quick, but streams wait for them
-                if copied or not self.slots.follow(sequence):
-                    continue
-                copied = True
-            (rows if sequence.pending == 1 or self._replays(sequence) else prompts).append(sequence)
+            if not sequence.leader:
+                (rows if sequence.pending == 1 or self._replays(sequence) else prompts).append(sequence)
         budget = self._budget(len(rows)) if rows else self._most
         chunks: list[Chunk] = []
         for sequence in prompts:

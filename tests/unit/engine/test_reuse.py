@@ -88,7 +88,7 @@ async def test_gaps_between_rows_are_closed_and_kept_prefixes_survive(make_decod
     decoder = make_decoder(slots=8, max_len=2000)
     prompts = [tuple(range(n, n + 20)) for n in range(8)]
     counts = [400, 5, 5, 5, 5, 5, 5, 400]  # the ends stay, everything between them goes
-    async with running(decoder) as handle:
+    async with running(decoder, EngineOptions(speculate=False)) as handle:
         results = await asyncio.gather(*(collect(handle, request(str(n), p, counts[n])) for n, p in enumerate(prompts)))
         stats = handle.snapshot()
         assert [ids for ids, _ in results] == [decoder.solo(p, counts[n]) for n, p in enumerate(prompts)]
