@@ -5,8 +5,8 @@
 `quoting` asks for a text that the prompt contains several times, by a grammar that allows no other token: so any model
 says it, at its own speed. `random` draws at a high temperature after a random prompt: no draft is right.
 
-Tokens a second of one thread's CPU time, which other work disturbs least, with drafts and without, in turns, the best of
-several rounds; guessed and right of all rounds.
+Tokens a second of one thread's CPU time, which other work disturbs least, with drafts and without, in turns, the best
+of several rounds; guessed and right of all rounds.
 """
 
 import argparse

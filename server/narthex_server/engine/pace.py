@@ -4,6 +4,8 @@ from enum import Enum
 
 FASTER, SLOWER = 0.5, 0.2
 """How much of a mean is the latest measurement: whatever else the machine does only makes runs slower."""
+OUTLIER = 2.0
+"""How many means a measurement counts at most: more was the machine's doing."""
 FADING = 0.998
 """What a mean is multiplied by each time it speaks against a run, so that one bad measurement is not for ever."""
 
@@ -25,6 +27,7 @@ class Pace:
     def note(self, kind: Run, size: int, seconds: float) -> None:
         means = self._means[kind]
         mean = means.get(size, seconds)
+        seconds = min(seconds, OUTLIER * mean)
         means[size] = mean + (FASTER if seconds < mean else SLOWER) * (seconds - mean)
 
     def known(self, kind: Run, size: int) -> float | None:

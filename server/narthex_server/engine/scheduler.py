@@ -9,10 +9,13 @@ from narthex_server.engine.sequence import Sequence
 from narthex_server.engine.slots import Slots
 from narthex_server.engine.speculation import Draft, Speculation
 
-SMALLEST = 2
-"""Prompt tokens that a step takes however slow the model is: fewer cost nearly as much time."""
+SMALLEST = 4
+"""Prompt tokens that a step takes however long that is: fewer cost nearly as much, for all keys so far are read."""
 STALL = 2.0
 """How long a part of a prompt may take beside running streams, whose next tokens it delays, in decode steps."""
+
+GROWTH = 1.5
+"""What twice the tokens take at least: a size that was not tried for a while knows nothing of the tokens since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +128,12 @@ class Scheduler:
     def _budget(self, rows: int) -> int:
         """Prompt tokens beside running streams: a power of two, because sessions bind buffers for each size."""
         step = self._pace.of(Run.DECODE, rows) or 0.0
-        size = SMALLEST
-        while 2 * size <= self._most:
-            seconds = self._pace.known(Run.CHUNK, 2 * size)
-            if seconds is None and self._pace.known(Run.CHUNK, size) is None:
-                break  # sizes are tried one after the other
-            if seconds is not None and seconds > STALL * step:
+        size, known = SMALLEST, self._pace.known(Run.CHUNK, SMALLEST)
+        seconds = known or 0.0
+        while known is not None and 2 * size <= self._most:  # sizes are tried one after the other
+            known = self._pace.known(Run.CHUNK, 2 * size)
+            seconds = max(known or 0.0, GROWTH * seconds)
+            if seconds > STALL * step:
                 self._pace.fade(Run.CHUNK, 2 * size)
                 break
             size *= 2
