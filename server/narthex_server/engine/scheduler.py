@@ -14,6 +14,8 @@ SMALLEST = 4
 STALL = 2.0
 """How long a part of a prompt may take beside running streams, whose next tokens it delays, in decode steps."""
 
+UNNOTICED = 0.01
+"""Seconds that it may take in any case: nobody sees so short a pause of a stream, and prompts of small models gain."""
 GROWTH = 1.5
 """What twice the tokens take at least: a size that was not tried for a while knows nothing of the tokens since."""
 
@@ -127,13 +129,13 @@ class Scheduler:
 
     def _budget(self, rows: int) -> int:
         """Prompt tokens beside running streams: a power of two, because sessions bind buffers for each size."""
-        step = self._pace.of(Run.DECODE, rows) or 0.0
+        longest = max(STALL * (self._pace.of(Run.DECODE, rows) or 0.0), UNNOTICED)
         size, known = SMALLEST, self._pace.known(Run.CHUNK, SMALLEST)
         seconds = known or 0.0
         while known is not None and 2 * size <= self._most:  # sizes are tried one after the other
             known = self._pace.known(Run.CHUNK, 2 * size)
             seconds = max(known or 0.0, GROWTH * seconds)
-            if seconds > STALL * step:
+            if seconds > longest:
                 self._pace.fade(Run.CHUNK, 2 * size)
                 break
             size *= 2
