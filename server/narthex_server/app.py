@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -17,7 +18,7 @@ from narthex.keys import KeyRing
 from narthex.settings import Address, NamedPath, SettingsError
 from prometheus_client import CollectorRegistry
 
-from narthex_server import metrics
+from narthex_server import memory, metrics
 from narthex_server.config import DELEGATE_TOKEN_VARIABLE, ServerConfig, Tls
 from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.engine.handle import EngineHandle
@@ -56,6 +57,9 @@ T = TypeVar("T")
 
 ENGINE_GRACE = 1.0
 """How long an engine waits, in seconds, for requests that the drained gRPC server has already cancelled."""
+
+FEWEST_TOKENS = 16
+"""A model that may cache no more is of no use: its memory for keys and values is as good as gone."""
 
 UPSTREAM_PATIENCE = 8.0
 """How long readiness waits, in seconds, for upstreams that neither came up nor failed; they go on starting after it."""
@@ -256,7 +260,8 @@ async def start_engines(
         return models
     from narthex_server.embedders import LoadedEmbedder
 
-    options = EngineOptions(config.prefill_chunk, config.max_waiting)
+    generating = sum(not isinstance(model, LoadedEmbedder) for model in loaded.values())
+    room = config.kv_memory or (memory.free() or sys.maxsize) // max(generating, 1)
     for name, model in loaded.items():
         info = ModelInfo(model.model_type, model.parameters, model.quantization, model.compute)
         if isinstance(model, LoadedEmbedder):
@@ -267,12 +272,23 @@ async def start_engines(
             own = (model.tokenizer, model.vocab_size, model.lower_case, model.prompts)
             models.add(EmbedModel(name, embedder, *own, info))
         else:
-            handle = EngineHandle(model.session, options, engines.observer(name))
+            handle = EngineHandle(model.session, engine_options(name, model, config, room), engines.observer(name))
             handle.start()
             stack.push_async_callback(handle.stop, ENGINE_GRACE)
             engines.watch(name, handle.snapshot)
             models.add(TextModel(name, handle, model.text, info))
     return models
+
+
+def engine_options(name: str, model: "LoadedModel", config: ServerConfig, room: int) -> EngineOptions:
+    """How an engine runs that has `room` bytes for keys and values; raises ModelFailed if that is next to nothing."""
+    tokens = room // max(model.session.token_bytes, 1)
+    if tokens < FEWEST_TOKENS:
+        raise ModelFailed(
+            f"model {name!r} needs {model.session.token_bytes} bytes for each token's keys and values, so that "
+            f"{room} bytes are enough for {tokens} only; stop something else, or raise --kv-memory"
+        )
+    return EngineOptions(config.prefill_chunk, config.max_waiting, tokens, config.speculate)
 
 
 def natives(models: Models, generates: bool, embeds: bool) -> Iterator[NativeTool]:

@@ -95,5 +95,6 @@ async def test_an_xlora_gives_in_any_company_what_it_gives_alone(cache, frozen):
             runs = [take(handle, str(number), prompt, (), until) for number, (prompt, until) in enumerate(asked)]
             for (prompt, _), got in zip(asked, await asyncio.gather(*runs), strict=True):
                 assert got == expected[prompt][: len(got)]
+        await take(handle, "last", stems(handle)[0], (), 25)
         stats = handle.snapshot()
     assert (stats.running, stats.kv_tokens_used) == (0, 0) and (stats.cached_tokens > 0) == (not frozen)

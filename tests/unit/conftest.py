@@ -28,6 +28,7 @@ class ScriptedDecoder:
         self.cache = np.zeros((self.slots, max_len), np.int64)
         self.released: list[int] = []
         self.adapters = None
+        self.token_bytes, self.appends = 8, True
 
     def decode(
         self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32], live: NDArray[np.int64]
@@ -59,7 +60,7 @@ class ScriptedDecoder:
     def restore(self, slot: int, saved: None) -> None:
         pass
 
-    def release(self, slot: int) -> None:
+    def release(self, slot: int, length: int = 0) -> None:
         self.released.append(slot)
 
     def close(self) -> None:

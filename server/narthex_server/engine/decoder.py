@@ -60,6 +60,16 @@ class DecoderSession(Protocol):
         """The size of what a slot holds beside its cache and cannot be cut back to fewer tokens; 0 for nothing."""
         ...
 
+    @property
+    def token_bytes(self) -> int:
+        """What a slot's memory grows by with each token."""
+        ...
+
+    @property
+    def appends(self) -> bool:
+        """Whether a prefill of generated tokens gives what the decode of each one gives."""
+        ...
+
     def decode(self, first: int, tokens: Tokens, lengths: Lengths, live: Rows) -> Logits:
         """One token for each of B neighbouring slots: logits [R, vocab] of the `live` ones, offsets 0 to B-1.
 
@@ -91,8 +101,8 @@ class DecoderSession(Protocol):
         """Puts a slot, which holds the tokens that were cached when it was saved, into that state."""
         ...
 
-    def release(self, slot: int) -> None:
-        """Gives the slot's memory back to the operating system; its content is gone."""
+    def release(self, slot: int, length: int = 0) -> None:
+        """Gives the memory behind a slot's first `length` tokens back to the operating system."""
         ...
 
     def close(self) -> None:

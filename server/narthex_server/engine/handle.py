@@ -69,7 +69,10 @@ class EngineHandle:
         self._keys = itertools.count()
         self._adapters = Adapters(session.adapters)
         self._changes: dict[int, asyncio.Future[None]] = {}
-        self._stats = EngineStats(session.slots, kv_tokens_capacity=session.slots * session.max_len)
+        room = session.slots * session.max_len
+        room = room if options.kv_tokens is None else min(options.kv_tokens, room)
+        self._context = min(session.max_len, room)
+        self._stats = EngineStats(session.slots, kv_tokens_capacity=room)
 
     @property
     def slots(self) -> int:
@@ -77,8 +80,8 @@ class EngineHandle:
 
     @property
     def max_context(self) -> int:
-        """Tokens that prompt and output may have together."""
-        return self._session.max_len
+        """Tokens that prompt and output may have together: what a slot takes, and all slots together."""
+        return self._context
 
     @property
     def vocab_size(self) -> int:

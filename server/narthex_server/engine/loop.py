@@ -12,11 +12,13 @@ from narthex_server.engine.decoder import AdapterPlaces, DecoderSession, Logits
 from narthex_server.engine.logprobs import PositionLogprobs
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
 from narthex_server.engine.options import EngineOptions
+from narthex_server.engine.pace import Pace
 from narthex_server.engine.request import EngineRequest, Finished, FinishReason
 from narthex_server.engine.runner import Runner
 from narthex_server.engine.scheduler import Scheduler
 from narthex_server.engine.sequence import Sequence
 from narthex_server.engine.slots import Slots
+from narthex_server.engine.speculation import Draft, Speculation
 from narthex_server.errors import InternalError, NarthexError, Unavailable
 from narthex_server.worker import failure
 
@@ -110,16 +112,18 @@ class EngineLoop:
         send: Callable[[Batch], None],
     ) -> None:
         self._session = session
-        self._capacity = session.slots * session.max_len
-        self._slots = Slots(session)
-        self._scheduler = Scheduler(self._slots, options)
-        self._runner = Runner(session, self._slots)
+        pace = Pace()
+        self._slots = Slots(session, options.kv_tokens)
+        self._speculation = Speculation(self._slots, pace, options.speculate)
+        self._scheduler = Scheduler(self._slots, pace, self._speculation, options)
+        self._runner = Runner(session, self._slots, pace)
         self._inbox = inbox
         self._send = send
         self._batch = Batch()
         self._leaving: list[UnloadAdapter] = []
         self._stopping = False
-        self._steps = self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
+        self._audited = True
+        self._steps = self._prompt_tokens = self._generated_tokens = 0
         self._adapters = self._adapted_tokens = 0
 
     def run(self) -> None:
@@ -142,6 +146,8 @@ class EngineLoop:
     def _receive(self) -> None:
         """Handles all messages; waits for one if there is nothing to run."""
         idle = not (self._scheduler.running or self._scheduler.waiting)
+        if idle and not self._audited:
+            self._audit()
         try:
             self._handle(self._inbox.get(block=idle))
             while True:
@@ -149,11 +155,20 @@ class EngineLoop:
         except queue.Empty:
             return
 
+    def _audit(self) -> None:
+        """Checks that whatever ended left nothing behind; what is wrong is forgotten with all that is kept."""
+        self._audited = True
+        if wrong := self._slots.audit():
+            log.error("the slots are not as they have to be and are reset: %s", "; ".join(wrong))
+            try:
+                self._slots.reset()
+            except Exception as error:
+                failure("engine", "the slots could not be reset", error)
+
     def _handle(self, message: Message) -> None:
         match message:
-            case Submit(key, request, submitted, mixture):
-                prefix_class = self._session.prefix_class(len(request.prompt))
-                self._scheduler.waiting.append(Sequence(key, request, submitted, prefix_class, mixture))
+            case Submit():
+                self._submit(message)
             case Abort(key):
                 if sequence := self._scheduler.find(key):
                     self._end(sequence, FinishReason.CANCELLED)
@@ -169,6 +184,16 @@ class EngineLoop:
                     )
             case Stop():
                 self._stopping = True
+
+    def _submit(self, message: Submit) -> None:
+        try:
+            prefix_class = self._session.prefix_class(len(message.request.prompt))
+            sequence = Sequence(message.key, message.request, message.submitted, prefix_class, message.mixture)
+        except Exception as error:
+            failed = failure("engine", f"{message.request.request_id} could not be taken in", error)
+            self._batch.ended.append(Ended(message.key, None, error=failed))
+        else:
+            self._scheduler.waiting.join(sequence)
 
     def _load(self, message: LoadAdapter) -> None:
         def load(places: AdapterPlaces) -> None:
@@ -197,37 +222,47 @@ class EngineLoop:
         self._batch.settled.append(Settled(ticket, failed))
 
     def _step(self) -> None:
-        """Decodes all rows, then computes prompt chunks; each part's tokens leave before the next part runs."""
+        """Decodes, verifies drafts, then computes prompt chunks; each part's tokens leave before the next part runs."""
         started = time.monotonic()
         self._admit(started)
+        self._follow()
         plan = self._scheduler.schedule()
         if plan.rows:
             self._attempt(plan.rows, lambda: self._runner.decode(plan.rows))
-            if plan.chunks:
-                self._flush()
+        for draft in plan.drafts:
+            self._flush()
+            self._verify(draft)
         for chunk in plan.chunks:
-            begun = time.monotonic()
+            self._flush()
             self._attempt([chunk.sequence], lambda: [self._runner.prefill(chunk)])  # noqa: B023 (called at once)
-            self._scheduler.timed(chunk, time.monotonic() - begun)
             if chunk.sequence.scored is not None and (scores := chunk.sequence.scored.take()):
                 self._batch.prompts.append((chunk.sequence.key, scores))
-        if plan.rows or plan.chunks:
+        if plan.rows or plan.drafts or plan.chunks:
+            self._audited = False
             self._steps += 1
             prefilled = sum(chunk.size for chunk in plan.chunks)
-            self._batch.step = StepReport(len(plan.rows), prefilled, time.monotonic() - started)
+            rows = len(plan.rows) + len(plan.drafts)
+            self._batch.step = StepReport(rows, prefilled, time.monotonic() - started)
         self._unload()
         self._flush()
 
     def _admit(self, now: float) -> None:
-        while self._scheduler.waiting and self._slots.free:
-            sequence = self._scheduler.waiting[0]
+        while (sequence := self._scheduler.next) is not None:
+            if sequence.admitted is None:
+                self._prompt_tokens += sequence.length
             try:
                 self._scheduler.admit(now)
             except Exception as error:
                 self._fail([sequence], error)
-                continue
-            self._prompt_tokens += sequence.length
-            self._cached_tokens += sequence.reused
+
+    def _follow(self) -> None:
+        """Copies to one of those that wait for another's prompt what is there: it is quick, but streams wait for it."""
+        for sequence in [sequence for sequence in self._scheduler.running if sequence.leader]:
+            try:
+                if self._slots.follow(sequence):
+                    return
+            except Exception as error:
+                self._fail([sequence], error)
 
     def _attempt(self, sequences: list[Sequence], compute: Callable[[], Iterable[Logits | None]]) -> None:
         """Computes and samples; a failure ends the sequences involved and nothing else."""
@@ -238,19 +273,41 @@ class EngineLoop:
             return
         now = time.monotonic()
         for sequence, logits in zip(sequences, rows, strict=True):
-            if logits is None:
-                continue
-            try:
-                token = sequence.choose(logits)
-            except Exception as error:
-                self._fail([sequence], error)
-            else:
+            if logits is not None and (token := self._draw(sequence, logits)) is not None:
                 self._accept(sequence, token, now)
 
-    def _accept(self, sequence: Sequence, token: int, now: float) -> None:
+    def _verify(self, draft: Draft) -> None:
+        """Draws from the logits of a draft's tokens as long as what is drawn is what was guessed, and once more."""
+        sequence, before = draft.sequence, draft.sequence.accepted
+        try:
+            rows = self._runner.verify(draft)
+        except Exception as error:
+            self._fail([sequence], error)
+            return
+        now = time.monotonic()
+        sequence.drafted += len(draft.tokens)
+        for guess, logits in zip([*draft.tokens, None], rows, strict=True):
+            self._slots.advance(sequence, 1)
+            if (token := self._draw(sequence, logits)) is None:
+                break
+            sequence.accepted += token == guess
+            if not self._accept(sequence, token, now) or token != guess:
+                break
+        self._speculation.tried(draft, sequence.accepted - before)
+
+    def _draw(self, sequence: Sequence, logits: Logits) -> int | None:
+        """The sequence's next token; None if it failed."""
+        try:
+            return sequence.choose(logits)
+        except Exception as error:
+            self._fail([sequence], error)
+            return None
+
+    def _accept(self, sequence: Sequence, token: int, now: float) -> bool:
+        """Whether the sequence goes on after this token."""
         if token in sequence.request.stop_ids:
             self._end(sequence, FinishReason.STOP, token)
-            return
+            return False
         sequence.append(token, now)
         self._generated_tokens += 1
         self._adapted_tokens += sequence.mixture is not None
@@ -259,6 +316,8 @@ class EngineLoop:
             self._batch.logprobs.append((sequence.key, sequence.sampler.logprobs))
         if sequence.generated == sequence.request.max_tokens:
             self._end(sequence, FinishReason.LENGTH)
+            return False
+        return True
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:
         names = ", ".join(sequence.request.request_id for sequence in sequences)
@@ -272,7 +331,10 @@ class EngineLoop:
     def _end(self, sequence: Sequence, outcome: FinishReason | NarthexError, stop_id: int | None = None) -> None:
         failed = isinstance(outcome, NarthexError)
         report = sequence.report("error" if isinstance(outcome, NarthexError) else outcome.value, time.monotonic())
-        self._scheduler.remove(sequence, keep=not failed)
+        try:
+            self._scheduler.remove(sequence, keep=not failed)
+        except Exception as error:  # it is forgotten all the same, and the slot is looked at when all is idle
+            failure("engine", f"the slot of {sequence.request.request_id} could not be given back", error)
         if isinstance(outcome, NarthexError):
             self._batch.ended.append(Ended(sequence.key, report, error=outcome))
         else:
@@ -280,6 +342,8 @@ class EngineLoop:
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, Batch()
+        if not (batch.tokens or batch.ended or batch.settled or batch.step or batch.last):
+            return
         batch.stats = self._stats()
         try:
             self._send(batch)
@@ -288,8 +352,8 @@ class EngineLoop:
             self._stopping = True
 
     def _stats(self) -> EngineStats:
-        running = [sequence.slot for sequence in self._scheduler.running]
-        used = int(self._slots.held[running].sum())
+        running = self._scheduler.running
+        used = sum([sequence.cached for sequence in running])
         return EngineStats(
             slots=len(self._slots.held),
             running=len(running),
@@ -297,13 +361,17 @@ class EngineLoop:
             kept=self._slots.kept,
             kv_tokens_used=used,
             kv_tokens_kept=int(self._slots.held.sum()) - used,
-            kv_tokens_capacity=self._capacity,
+            kv_tokens_capacity=self._slots.budget,
             steps=self._steps,
             prompt_tokens=self._prompt_tokens,
-            cached_tokens=self._cached_tokens,
+            cached_tokens=self._slots.found,
             generated_tokens=self._generated_tokens,
             dead_rows=self._runner.dead_rows,
             moves=self._slots.moves,
+            preemptions=self._scheduler.preemptions,
+            drafts=self._speculation.drafts,
+            draft_tokens=self._speculation.proposed,
+            accepted_tokens=self._speculation.accepted,
             adapters=self._adapters,
             adapted_tokens=self._adapted_tokens,
         )

@@ -18,6 +18,7 @@ class EngineStats:
     kv_tokens_kept: int = 0
     """Cached tokens of idle slots; given up whenever a request needs the slot."""
     kv_tokens_capacity: int = 0
+    """What all slots may have cached together."""
     steps: int = 0
     prompt_tokens: int = 0
     """Prompt tokens of admitted requests, cached ones included."""
@@ -28,6 +29,13 @@ class EngineStats:
     """Rows computed only because they lay between active ones."""
     moves: int = 0
     """Copies made to close such gaps."""
+    preemptions: int = 0
+    """Requests that were sent back to the line because the others had outgrown the capacity."""
+    drafts: int = 0
+    draft_tokens: int = 0
+    """Tokens guessed in those drafts."""
+    accepted_tokens: int = 0
+    """Those of the guessed ones that were right."""
     adapters: int = 0
     """Loaded adapters."""
     adapted_tokens: int = 0

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 class EngineOptions:
     """`prefill_tokens`: prompt tokens computed in one step at most; `max_waiting`: requests queued beyond the slots.
 
-    While streams run, a step computes only as many prompt tokens as take about `prefill_seconds`, for that delays each
-    stream's next token.
+    `kv_tokens`: tokens that all slots may have cached together; None is as many as they can hold. `speculate`: guess
+    tokens where that makes streams faster.
     """
 
     prefill_tokens: int = 256
     max_waiting: int = 64
-    prefill_seconds: float = 0.1
+    kv_tokens: int | None = None
+    speculate: bool = True

@@ -157,11 +157,16 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts; `cached_tokens` of the prompt were not computed again, a stop token is not counted."""
+    """Token counts; `cached_tokens` of the prompt were not computed again, a stop token is not counted.
+
+    `speculated_tokens` were guessed, of which `accepted_tokens` were right.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    speculated_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

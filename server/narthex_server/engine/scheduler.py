@@ -1,14 +1,23 @@
 """Who runs in the next step."""
 
-from collections import deque
 from dataclasses import dataclass
 
+from narthex_server.engine.line import Line
 from narthex_server.engine.options import EngineOptions
+from narthex_server.engine.pace import Pace, Run
 from narthex_server.engine.sequence import Sequence
 from narthex_server.engine.slots import Slots
+from narthex_server.engine.speculation import Draft, Speculation
 
-SMALLEST = 16
-"""Prompt tokens that a step takes however slow the model is: fewer cost nearly as much time."""
+SMALLEST = 4
+"""Prompt tokens that a step takes however long that is: fewer cost nearly as much, for all keys so far are read."""
+STALL = 2.0
+"""How long a part of a prompt may take beside running streams, whose next tokens it delays, in decode steps."""
+
+UNNOTICED = 0.01
+"""Seconds that it may take in any case: nobody sees so short a pause of a stream, and prompts of small models gain."""
+GROWTH = 1.5
+"""What twice the tokens take at least: a size that was not tried for a while knows nothing of the tokens since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,62 +30,113 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: one token for each of `rows`, and prompt chunks within the budget."""
+    """One step: one token for each of `rows`, drafts to verify, and prompt chunks within the budget."""
 
     rows: list[Sequence]
+    drafts: list[Draft]
     chunks: list[Chunk]
 
 
 class Scheduler:
-    """First come, first served: into slots, and to the budget of prompt tokens."""
+    """First come, first served: into slots, to the budget of prompt tokens, and last to be sent back."""
 
-    def __init__(self, slots: Slots, options: EngineOptions) -> None:
+    def __init__(self, slots: Slots, pace: Pace, speculation: Speculation, options: EngineOptions) -> None:
         self.slots = slots
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = Line()
         self.running: list[Sequence] = []
-        self._options = options
-        self._speed = 0.0
+        self.preemptions = 0
+        self._pace = pace
+        self._speculation = speculation
+        self._most = options.prefill_tokens
 
     def find(self, key: int) -> Sequence | None:
         found = (s for group in (self.running, self.waiting) for s in group if s.key == key)
         return next(found, None)
 
+    @property
+    def next(self) -> Sequence | None:
+        """The sequence that can be admitted; None if none waits, or there is no room for the first."""
+        first = self.waiting.first
+        return first if first is not None and self.slots.fits(first) else None
+
     def admit(self, now: float) -> Sequence | None:
-        """Moves the first waiting sequence into a slot; None if there is no sequence or no slot."""
-        if not self.waiting or not self.slots.free:
+        """Moves the next sequence into a slot; None if there is none."""
+        sequence = self.next
+        if sequence is None:
             return None
-        sequence = self.waiting.popleft()
-        sequence.admitted = now
+        self.waiting.leave(sequence)
+        if sequence.admitted is None:
+            sequence.admitted = now
         self.running.append(sequence)
         self.slots.take(sequence)
         return sequence
 
     def remove(self, sequence: Sequence, keep: bool) -> None:
         """Forgets the sequence; its slot is free from here on."""
-        if sequence.admitted is None:
-            self.waiting.remove(sequence)
+        if sequence not in self.running:
+            self.waiting.leave(sequence)
             return
         self.running.remove(sequence)
         if sequence.slot >= 0:
             self.slots.give(sequence, keep)
 
     def schedule(self) -> Plan:
-        rows = [sequence for sequence in self.running if sequence.pending == 1]
-        chunks, budget = [], self._budget() if rows else self._options.prefill_tokens
+        self._make_room()
+        rows: list[Sequence] = []
+        prompts: list[Sequence] = []
         for sequence in self.running:
-            if sequence.pending > 1 and budget > 0:
-                size = min(sequence.pending - self.slots.held_back, budget)
-                chunks.append(Chunk(sequence, size))
-                budget -= size
-        return Plan(rows, chunks)
+            if not sequence.leader:
+                (rows if sequence.pending == 1 or self._replays(sequence) else prompts).append(sequence)
+        budget = self._budget(len(rows)) if rows else self._most
+        chunks: list[Chunk] = []
+        for sequence in prompts:
+            if budget > 0:
+                chunks.append(Chunk(sequence, min(self._ahead(sequence), budget)))
+                budget -= chunks[-1].size
+        drafts = self._speculation.choose(rows, self.slots.budget - self.slots.used) if rows else []
+        if drafts:
+            drafted = {draft.sequence.key for draft in drafts}
+            rows = [sequence for sequence in rows if sequence.key not in drafted]
+        return Plan(rows, drafts, chunks)
 
-    def timed(self, chunk: Chunk, seconds: float) -> None:
-        """Learns how fast prompts are computed."""
-        speed = chunk.size / max(seconds, 1e-6)
-        self._speed = 0.7 * self._speed + 0.3 * speed if self._speed else speed
+    def _make_room(self) -> None:
+        """Sends the youngest back to the line until the rest fits; the oldest stays, so that something always ends."""
+        while self.slots.used > self.slots.budget and len(self.running) > 1:
+            sequence = self.running.pop()
+            self.waiting.rejoin(sequence)
+            sequence.preempted = True
+            self.preemptions += 1
+            self.slots.give(sequence, keep=True)
+        self.slots.trim()
 
-    def _budget(self) -> int:
+    def _replays(self, sequence: Sequence) -> bool:
+        """Whether it is to decode again, one by one, tokens that it generated before it was sent back."""
+        return (
+            sequence.preempted and sequence.cached >= len(sequence.request.prompt) and not self.slots.appends(sequence)
+        )
+
+    def _ahead(self, sequence: Sequence) -> int:
+        """How many tokens its next chunk may have."""
+        most = sequence.pending - self.slots.held_back
+        if sequence.preempted and not self.slots.appends(sequence):
+            most = min(most, len(sequence.request.prompt) - sequence.cached)
+        if self.slots.held_back:  # whoever follows can go on only from where a chunk ends
+            ends = [
+                s.leader.common - sequence.cached for s in self.running if s.leader and s.leader.sequence is sequence
+            ]
+            most = min([most, *(end for end in ends if end > 0)])
+        return most
+
+    def _budget(self, rows: int) -> int:
         """Prompt tokens beside running streams: a power of two, because sessions bind buffers for each size."""
-        wanted = int(self._speed * self._options.prefill_seconds)
-        rounded = 1 << max(wanted, SMALLEST).bit_length() - 1
-        return min(rounded, self._options.prefill_tokens)
+        longest = max(STALL * (self._pace.of(Run.DECODE, rows) or 0.0), UNNOTICED)
+        size, known = SMALLEST, self._pace.known(Run.CHUNK, SMALLEST)
+        seconds = known or 0.0
+        while known is not None and 2 * size <= self._most:  # sizes are tried one after the other
+            known = self._pace.known(Run.CHUNK, 2 * size)
+            seconds = max(known or 0.0, GROWTH * seconds)
+            if seconds > longest:
+                self._pace.fade(Run.CHUNK, 2 * size)
+                break
+            size *= 2
+        return min(size, self._most)

@@ -1,33 +1,49 @@
 """A request while it runs."""
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 import numpy as np
 
 from narthex_server.engine.adapters import Mixture
 from narthex_server.engine.decoder import Logits
 from narthex_server.engine.logprobs import ScoredPrompt
+from narthex_server.engine.lookup import Lookup
 from narthex_server.engine.observer import RequestReport
 from narthex_server.engine.request import EngineRequest, Usage
 from narthex_server.engine.sampler import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """A sequence that is computing the first `common` tokens of another one, too."""
+
+    sequence: "Sequence"
+    common: int
 
 
 class Sequence:
     """The tokens of one request: `length` are known, of which `cached` are in its slot; times are monotonic seconds.
 
     `key` is its own, also where a caller uses a request id again; only sequences of equal `kind` share cached prefixes.
+    Nothing of it is computed while it has a `leader`. What it has drawn, its sampler and its lookup outlive its slot.
     """
 
     __slots__ = (
         "_shared",
+        "accepted",
         "admitted",
         "cached",
+        "drafted",
         "first_token",
         "gaps",
         "key",
         "last_token",
+        "leader",
         "length",
+        "lookup",
         "mixture",
+        "preempted",
         "request",
         "reused",
         "sampler",
@@ -52,6 +68,10 @@ class Sequence:
         self.cached = 0
         self.reused = 0
         self.slot = -1
+        self.leader: Leader | None = None
+        self.lookup: Lookup | None = None
+        self.preempted = False
+        self.drafted = self.accepted = 0
         self.sampler = Sampler(request)
         self.submitted = submitted
         self.admitted: float | None = None
@@ -75,7 +95,7 @@ class Sequence:
 
     @property
     def usage(self) -> Usage:
-        return Usage(len(self.request.prompt), self.generated, self.reused)
+        return Usage(len(self.request.prompt), self.generated, self.reused, self.drafted, self.accepted)
 
     def choose(self, logits: Logits) -> int:
         """The next token; changes `logits` [vocab]."""

@@ -1,6 +1,6 @@
-"""Which sequence or kept prefix each cache slot holds, and how rows stay neighbours.
+"""Which sequence or kept prefix each cache slot holds, how rows stay neighbours, and how much all may hold.
 
-Why gaps are first tolerated and then closed: docs/adr/0006-slot-range.md.
+Why gaps are first tolerated and then closed: docs/adr/0006-slot-range.md; the budget: docs/adr/0009-budget.md.
 """
 
 from collections.abc import Hashable
@@ -11,13 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narthex_server.engine.decoder import DecoderSession, Saved
-from narthex_server.engine.sequence import Sequence
+from narthex_server.engine.sequence import Leader, Sequence
 
 DEAD_ROW_TOKENS = 1024
 """Tokens that can be copied in the time that one dead row costs in one step (measured, see the ADR)."""
 
 REUSE_MIN = 8
 """A shorter common prefix is not worth giving up, or copying from, another request's cache."""
+
+WAIT_MIN = 32
+"""Tokens that another sequence is computing: as many more than are there already are worth waiting for."""
+
+HEADROOM = 16
+"""Tokens that each sequence should be able to add before the budget is used up, or none is let in beside it."""
 
 FEWEST_MARKS, MOST_MARKS, MARK_BYTES = 2, 8, 1 << 26
 """Saved states of one slot: as many as take so many bytes, but a prompt's and an answer's, and no more than help."""
@@ -52,10 +58,12 @@ class Slots:
     """The slot table; an idle slot keeps the tokens of its last sequence until a request needs the place.
 
     Where a session has states, a prefix can be reused only up to a mark: states are saved while prompts are computed.
+    Sequences count against the `budget` with all their known tokens, cached yet or not; what is kept makes room.
     """
 
-    def __init__(self, session: DecoderSession) -> None:
+    def __init__(self, session: DecoderSession, budget: int | None = None) -> None:
         self._session = session
+        self.budget = min(budget or session.slots * session.max_len, session.slots * session.max_len)
         self.held = np.zeros(session.slots, np.int32)
         """Cached tokens of each slot. The decode of a dead row writes at this position: behind what the slot keeps."""
         self.active: dict[int, Sequence] = {}
@@ -65,6 +73,8 @@ class Slots:
         self._most_marks = min(max(MARK_BYTES // max(session.state_bytes, 1), FEWEST_MARKS), MOST_MARKS)
         self._debt = 0
         self.moves = 0
+        self.found = 0
+        """Prompt tokens that were in the cache when their request came."""
 
     @property
     def kept(self) -> int:
@@ -75,42 +85,111 @@ class Slots:
         return len(self.held) - len(self.active)
 
     @property
+    def used(self) -> int:
+        """Tokens that the active sequences have cached, or will have before they add another one."""
+        return sum([sequence.length for sequence in self.active.values()])
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a slot can forget its last tokens, and be given several at once where it used to be given one."""
+        return self._session.appends and not self._session.state_bytes
+
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether there is a slot for it, and room for its tokens without any other having to go."""
+        if not self.free:
+            return False
+        wanted = self.used + sequence.length + HEADROOM * (len(self.active) + 1)
+        return wanted <= self.budget or not self.active
+
+    def trim(self, more: int = 0, spare: int = -1) -> None:
+        """Gives up what was used least recently, but the slot to spare, until the rest and `more` tokens fit."""
+        if not self._kept:
+            return
+        over = self.used + more + sum([len(kept.tokens) for kept in self._kept.values()]) - self.budget
+        for slot in [*self._kept] if over > 0 else ():
+            if over > 0 and slot != spare:
+                over -= len(self._kept[slot].tokens)
+                self._drop(slot)
+
+    def appends(self, sequence: Sequence, more: int = 0) -> bool:
+        """Whether its generated tokens, and so many more, can be cached like a part of its prompt."""
+        if not self._session.appends:
+            return False
+        classed = self._session.prefix_class
+        return classed(len(sequence.request.prompt)) == classed(sequence.length + more)
+
+    @property
     def held_back(self) -> int:
         """Tokens at a prompt's end that are not prefilled, so that a mark lies before the one that is decoded."""
         return 1 if self._session.state_bytes else 0
 
     def take(self, sequence: Sequence) -> None:
-        """Gives the sequence a slot, with the longest known prefix of its prompt in it; needs a free one."""
+        """Gives the sequence a slot, with the longest known prefix of its tokens in it; needs a free one that fits.
+
+        Where another sequence is computing a longer one, the slot is empty until `follow` is asked.
+        """
         prefix = self._longest(sequence)
-        source, common = (prefix.slot, prefix.length) if prefix else (-1, 0)
-        marks = [mark for mark in self._marks.get(source, ()) if mark.length <= common]
-        slot = self._place(source, common)
-        if slot != source:
-            if slot in self._kept:
-                self._drop(slot)
-            if common:
-                self._session.copy(source, slot, common)
-                if source in self._kept:
-                    self._kept[source] = self._kept.pop(source)  # used just now
-        if prefix and prefix.mark:
-            self._session.restore(slot, prefix.mark.state)
+        sequence.leader = self._leader(sequence, prefix.length if prefix else 0)
+        if prefix is None or sequence.leader:
+            prefix = Prefix(-1, 0)
+        self.trim(sequence.length - (prefix.length if self._whole(prefix) else 0), prefix.slot)
+        slot = self._place(prefix, self.used + sequence.length)
+        if slot != prefix.slot and slot in self._kept:
+            self._drop(slot)
+        if prefix.length:
+            self._reuse(sequence, prefix, slot)
+        if slot == prefix.slot and self.held[slot] > prefix.length:
+            self._session.release(slot, prefix.length)
         self._kept.pop(slot, None)
-        self._marks[slot] = marks
+        self._marks.setdefault(slot, [])
         self._settle(sequence, slot)
-        sequence.cached, sequence.reused = common, common
-        self.held[slot] = common
+        self.held[slot] = sequence.cached = prefix.length
+
+    def follow(self, sequence: Sequence) -> bool:
+        """Whether a sequence with a leader can go on: with what that one computed, or alone if it is gone."""
+        if (leader := sequence.leader) is None:
+            return True
+        ahead = leader.sequence
+        if ahead.slot >= 0 and ahead.pending > 1 and ahead.cached < leader.common:
+            return False
+        prefix = self._longest(sequence)
+        sequence.leader = self._leader(sequence, prefix.length if prefix else 0)
+        if sequence.leader:
+            return False
+        if prefix:
+            self._reuse(sequence, prefix, sequence.slot)
+            self.held[sequence.slot] = sequence.cached = prefix.length
+        return True
 
     def give(self, sequence: Sequence, keep: bool) -> None:
         """Takes the slot back; `keep` its content for reuse unless it is not to be trusted."""
-        slot, sequence.slot = sequence.slot, -1
+        slot, sequence.slot, cached = sequence.slot, -1, sequence.cached
+        sequence.leader, sequence.cached = None, 0
         del self.active[slot]
-        if keep and self._session.state_bytes:
-            self._save(slot, sequence.cached)
-        length = min(sequence.cached, self._session.max_len - 1) if keep else 0  # a dead row needs one position
+        length = min(cached, self._session.max_len - 1) if keep else 0  # a dead row needs one position
+        if length < REUSE_MIN:
+            self._drop(slot)
+            return
+        if self._session.state_bytes:
+            self._save(slot, cached)
+        self._kept[slot] = Kept(sequence.tokens[:length].copy(), sequence.kind)
         self.held[slot] = length
-        if length >= REUSE_MIN:
-            self._kept[slot] = Kept(sequence.tokens[:length].copy(), sequence.kind)
-        else:
+
+    def audit(self) -> list[str]:
+        """What is not as it has to be while nothing runs; empty when all is well."""
+        wrong = [f"slot {slot} is held by {sequence.key}, which is gone" for slot, sequence in self.active.items()]
+        for slot, held in enumerate(self.held.tolist()):
+            if held != (expected := len(self._kept[slot].tokens) if slot in self._kept else 0):
+                wrong.append(f"slot {slot} holds {held} tokens, not {expected}")
+        wrong += [f"slot {slot} has marks and keeps nothing" for slot in self._marks if slot not in self._kept]
+        if (total := int(self.held.sum())) > self.budget:
+            wrong.append(f"{total} tokens are cached, of {self.budget} that may be")
+        return wrong
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self.active.clear()
+        for slot in range(len(self.held)):
             self._drop(slot)
 
     def advance(self, sequence: Sequence, count: int) -> None:
@@ -173,10 +252,7 @@ class Slots:
         prompt = sequence.tokens[: sequence.length - 1]
         best: Prefix | None = None
         for other, tokens in self._contents(sequence.kind):
-            size = min(len(prompt), len(tokens))
-            differs = (prompt[:size] != tokens[:size]).nonzero()[0]
-            common = int(differs[0]) if len(differs) else size
-            found = self._reusable(other, common)
+            found = self._reusable(other, _common(prompt, tokens))
             if found.length >= REUSE_MIN and (
                 best is None or found.length > best.length or (found.length == best.length and other in self._kept)
             ):
@@ -199,14 +275,48 @@ class Slots:
             before = [0, *(mark.length for mark in marks)]
             del marks[min(range(len(marks) - 2), key=lambda index: marks[index + 1].length - before[index])]
 
+    def _leader(self, sequence: Sequence, found: int) -> Leader | None:
+        """Who is computing so much more of the sequence's prompt than was found that it is worth waiting for."""
+        best: Leader | None = None
+        for other in self.active.values():
+            if other is sequence or other.pending <= 1 or other.leader or other.kind != sequence.kind:
+                continue
+            common = _common(sequence.tokens[: sequence.length - 1], other.tokens[: other.length])
+            if common >= (best.common + 1 if best else found + WAIT_MIN):
+                best = Leader(other, common)
+        return best
+
+    def _reuse(self, sequence: Sequence, prefix: Prefix, slot: int) -> None:
+        """Puts a prefix in the slot, which may be its own, and counts it."""
+        source, common = prefix.slot, prefix.length
+        marks = [mark for mark in self._marks.get(source, ()) if mark.length <= common]
+        if slot != source:
+            self._session.copy(source, slot, common)
+            if source in self._kept:
+                self._kept[source] = self._kept.pop(source)  # used just now
+        if prefix.mark:
+            self._session.restore(slot, prefix.mark.state)
+        self._marks[slot] = marks
+        if not sequence.preempted:
+            sequence.reused = common
+            self.found += common
+
     def _contents(self, kind: Hashable) -> list[tuple[int, NDArray[np.int64]]]:
         kept = [(slot, kept.tokens) for slot, kept in self._kept.items() if kept.kind == kind]
         running = [(slot, s.tokens[: s.cached]) for slot, s in self.active.items() if s.kind == kind]
         return [*kept, *running]
 
-    def _place(self, source: int, common: int) -> int:
-        """In place if that loses nothing, else an empty slot near the others, else the oldest kept one."""
-        if source in self._kept and common == len(self._kept[source].tokens):
+    def _whole(self, prefix: Prefix) -> bool:
+        """Whether it is all that an idle slot keeps."""
+        return prefix.slot in self._kept and prefix.length == self.held[prefix.slot]
+
+    def _place(self, prefix: Prefix, used: int) -> int:
+        """In place if that loses nothing, else an empty slot near the others, else the oldest kept one.
+
+        In place also where a copy would not fit: `used` are the tokens of all active sequences then.
+        """
+        source = prefix.slot
+        if self._whole(prefix) or (source in self._kept and used + int(self.held[source]) > self.budget):
             return source
         empty = [slot for slot in range(len(self.held)) if slot not in self.active and slot not in self._kept]
         if empty:
@@ -221,3 +331,10 @@ class Slots:
         self._marks.pop(slot, None)
         self.held[slot] = 0
         self._session.release(slot)
+
+
+def _common(tokens: NDArray[np.int64], others: NDArray[np.int64]) -> int:
+    """How many tokens two texts have in common from the beginning."""
+    size = min(len(tokens), len(others))
+    differs = (tokens[:size] != others[:size]).nonzero()[0]
+    return int(differs[0]) if len(differs) else size

@@ -95,7 +95,11 @@ async def complete(
                 tail = stops.feed(detokenizer.finish()) + stops.finish()
                 if tail:
                     yield Piece(tail, ())
-                usage = Usage(event.usage.prompt_tokens, event.usage.completion_tokens, event.usage.cached_tokens)
+                spent = event.usage
+                usage = Usage(
+                    spent.prompt_tokens, spent.completion_tokens, spent.cached_tokens,
+                    speculated_tokens=spent.speculated_tokens, accepted_tokens=spent.accepted_tokens,
+                )  # fmt: skip
                 reason = FinishReason(event.reason.value)
                 finished = Finished(reason, usage, stops.matched, None, tuple(ids), logprobs)
                 if event.stop_id is not None and event.stop_id in stopping.stop_token_ids:

@@ -18,13 +18,16 @@ class FinishReason(Enum):
 class Usage:
     """Token counts; over several rounds they add up. A stop token is not counted.
 
-    `reasoning_tokens` are those of the completion up to the end of the model's thoughts.
+    `reasoning_tokens` are those of the completion up to the end of the model's thoughts; `speculated_tokens` were
+    guessed, of which `accepted_tokens` were right.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    speculated_tokens: int = 0
+    accepted_tokens: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -32,6 +35,8 @@ class Usage:
             self.completion_tokens + other.completion_tokens,
             self.cached_tokens + other.cached_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
+            self.speculated_tokens + other.speculated_tokens,
+            self.accepted_tokens + other.accepted_tokens,
         )
 
 

@@ -22,9 +22,15 @@ class Buffer:
     pages: Pages
     rows: Numbers
 
-    def forget(self, slot: int) -> None:
-        size = self.rows[0].nbytes
-        self.pages.forget(slot * size, size)
+    def forget(self, slot: int, length: int) -> None:
+        """Give back a slot's positions from `length` on, which lie apart for each head."""
+        size, head = self.rows[0].nbytes, self.rows[0, 0].nbytes
+        if length == 0:
+            self.pages.forget(slot * size, size)
+            return
+        begin = length * self.rows[0, 0, 0].nbytes
+        for start in range(slot * size, (slot + 1) * size, head):
+            self.pages.forget(start + begin, head - begin)
 
 
 class SlotCache:
@@ -50,6 +56,11 @@ class SlotCache:
         """The size of a slot's states."""
         return sum(buffer.rows[0].nbytes for buffer in self.states)
 
+    @property
+    def token_bytes(self) -> int:
+        """What each token takes of a slot's memory."""
+        return sum(buffer.rows[0].nbytes // buffer.rows.shape[2] for buffer in self.positions)
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions, and the states as they are."""
         for buffer in self.positions:
@@ -70,10 +81,10 @@ class SlotCache:
         for buffer in self.states:
             buffer.rows[slot] = 0
 
-    def release(self, slot: int) -> None:
-        """Give the memory of a slot's positions back to the system."""
+    def release(self, slot: int, length: int = 0) -> None:
+        """Give the memory of a slot's positions behind the first `length` back to the system."""
         for buffer in self.positions:
-            buffer.forget(slot)
+            buffer.forget(slot, length)
 
     def close(self) -> None:
         self.positions.clear()

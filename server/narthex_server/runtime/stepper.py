@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from narthex_server.runtime.slot_cache import Numbers, SlotCache
 
 _BINDINGS = 64
+_VERIFIED = 9
+"""Rows of a run that verifies a draft, at most."""
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
@@ -100,7 +102,7 @@ class _Step:
 
 
 class Stepper:
-    """Computes the graph's output `output` [R, width] of chosen tokens; valid until the next run of the same shape."""
+    """Computes the graph's output `output` [R, width] of chosen tokens; valid until the next run of as many."""
 
     def __init__(self, session: Any, cache: SlotCache, output: str) -> None:
         self._session = session
@@ -109,6 +111,9 @@ class Stepper:
         self._takes = {value.name for value in session.get_inputs()}
         self.width = next(int(value.shape[-1]) for value in session.get_outputs() if value.name == output)
         self._steps: OrderedDict[tuple[object, ...], _Step] = OrderedDict()
+        self._most_rows = max(cache.slots, _VERIFIED)
+        """Steps of more rows are large and rare: not worth keeping."""
+        self._outputs: dict[int, NDArray[np.float32]] = {}
         self._options = fetching_only()
 
     def run(self, tokens: Tokens, others: Others = NO_OTHERS) -> NDArray[np.float32]:
@@ -130,6 +135,7 @@ class Stepper:
     def forget(self) -> None:
         """Let go of all that is bound: other buffers take its place."""
         self._steps.clear()
+        self._outputs.clear()
 
     def close(self) -> None:
         self.forget()
@@ -143,11 +149,20 @@ class Stepper:
             self._steps.move_to_end(key)
             return step
         step = self._bind(tokens, others)
-        if len(tokens.rows) <= self._cache.slots:  # many rows are large and rare: not worth keeping
+        if len(tokens.rows) <= self._most_rows:
             self._steps[key] = step
             if len(self._steps) > _BINDINGS:
                 self._steps.popitem(last=False)
         return step
+
+    def _rows(self, count: int) -> NDArray[np.float32]:
+        """Where the output goes: one buffer for all steps of as many rows, for a row of logits may be a megabyte."""
+        if (kept := self._outputs.get(count)) is not None:
+            return kept
+        rows = np.empty((count, self.width), np.float32)
+        if count <= self._most_rows:
+            self._outputs[count] = rows
+        return rows
 
     def _bind(self, tokens: Tokens, others: Others) -> _Step:
         batch, length = tokens.batch.shape
@@ -163,7 +178,7 @@ class Stepper:
         bind = self._session.io_binding()
         for name, array in (*feeds.items(), *others.buffers.items()):
             bind.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        output = np.empty((len(tokens.rows), self.width), np.float32)
+        output = self._rows(len(tokens.rows))
         outputs: dict[str, Numbers] = {self._output: output}
         views = slice(tokens.first, tokens.first + batch)
         for buffer in self._cache.positions:

@@ -100,6 +100,8 @@ class XLoraSession:
     """
 
     adapters = None
+    appends = False
+    """Scalings that are frozen after so many generated tokens are not those of a prompt."""
 
     def __init__(
         self, graph: Path, shape: Shape, classifier: Classifier, experts: Sequence[Adapter], frozen_after: int = 0
@@ -125,6 +127,7 @@ class XLoraSession:
                 f"the X-LoRA classifier takes states of {wanted} numbers, the model's have {found}"
             )
         self.vocab_size = self._stepper.width
+        self.token_bytes = 2 * self._cache.token_bytes
         self.state_bytes = 2 * self._cache.state_bytes
         self._long_prompt = long_prompt(session, shape)
         self._frozen_after = frozen_after
@@ -184,10 +187,10 @@ class XLoraSession:
         self._cache.restore(slot, saved[0])
         self._first_cache.restore(slot, saved[1])
 
-    def release(self, slot: int) -> None:
-        """Give a slot's memory back to the system."""
-        self._cache.release(slot)
-        self._first_cache.release(slot)
+    def release(self, slot: int, length: int = 0) -> None:
+        """Give a slot's memory behind its first `length` tokens back to the system."""
+        self._cache.release(slot, length)
+        self._first_cache.release(slot, length)
 
     def close(self) -> None:
         self._stepper.close()

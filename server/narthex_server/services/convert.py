@@ -293,6 +293,8 @@ def finished_to_wire(finished: Finished) -> common.Finished:
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
+            speculated_tokens=usage.speculated_tokens,
+            accepted_tokens=usage.accepted_tokens,
         ),
     )
     if finished.stop_string is not None:

@@ -1,7 +1,7 @@
 """A small decoder whose logits depend on every cached token, so that a corrupted slot shows in the output."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import numpy as np
@@ -63,6 +63,8 @@ class HashDecoder:
         self.state = [SEED] * slots
         self.long = long
         self.adapters = HashBank(slots) if adapts else None
+        self.token_bytes = 8
+        self.appends = True
         self.closed = False
         self.calls: list[tuple[str, int]] = []
         self.before: Callable[[str, NDArray[np.int64]], None] | None = None
@@ -126,8 +128,8 @@ class HashDecoder:
         self.cache[target, :length] = self.cache[source, :length]
         self.state[target] = self.state[source]
 
-    def release(self, slot: int) -> None:
-        self.cache[slot] = POISON
+    def release(self, slot: int, length: int = 0) -> None:
+        self.cache[slot, length:] = POISON
 
     def close(self) -> None:
         assert not self.closed
@@ -178,6 +180,13 @@ class Recorder:
 
 
 Running = Callable[..., AbstractAsyncContextManager[EngineHandle]]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """An engine that goes idle checks its slots and says what is wrong."""
+    yield
+    assert not [record.message for record in caplog.records if "reset" in record.message]
 
 
 @pytest.fixture

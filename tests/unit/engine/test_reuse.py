@@ -88,7 +88,7 @@ async def test_gaps_between_rows_are_closed_and_kept_prefixes_survive(make_decod
     decoder = make_decoder(slots=8, max_len=2000)
     prompts = [tuple(range(n, n + 20)) for n in range(8)]
     counts = [400, 5, 5, 5, 5, 5, 5, 400]  # the ends stay, everything between them goes
-    async with running(decoder) as handle:
+    async with running(decoder, EngineOptions(speculate=False)) as handle:
         results = await asyncio.gather(*(collect(handle, request(str(n), p, counts[n])) for n, p in enumerate(prompts)))
         stats = handle.snapshot()
         assert [ids for ids, _ in results] == [decoder.solo(p, counts[n]) for n, p in enumerate(prompts)]
@@ -178,3 +178,91 @@ async def test_large_states_leave_fewer_marks_but_a_conversation_goes_on_all_the
             again, same = await collect(handle, request("a", history))
             assert again == ids and same.usage.cached_tokens == len(history) - 1
             history += (*ids, 1, 2, 3)
+
+
+def prefilled(decoder):
+    return sum(size for call, size in decoder.calls if call == "prefill")
+
+
+@pytest.mark.parametrize("kind", [{}, {"state_bytes": 8}], ids=["plain", "stateful"])
+async def test_what_requests_that_come_together_have_in_common_is_computed_once(make_decoder, running, collect, kind):
+    decoder = make_decoder(slots=8, **kind)
+    shared = tuple(n % 50 for n in range(70))
+    prompts = [(*shared, n, n + 1, n + 2) for n in range(6)]
+    async with running(decoder, EngineOptions(prefill_tokens=16)) as handle:
+        results = await asyncio.gather(*(collect(handle, request(str(n), p)) for n, p in enumerate(prompts)))
+        stats = handle.snapshot()
+    assert [ids for ids, _ in results] == [decoder.solo(p, 10) for p in prompts]
+    assert prefilled(decoder) <= 73 + 5 * 3
+    assert [finished.usage.cached_tokens for _, finished in results] == [0, *[70] * 5]
+    assert (stats.prompt_tokens, stats.cached_tokens) == (6 * 73, 5 * 70)
+
+
+async def test_n_completions_of_one_prompt_compute_it_once(decoder, running, collect):
+    prompt = tuple(range(50))
+    asked = [EngineRequest(str(n), prompt, 10, sampling=Sampling(1.0, seed=n)) for n in range(4)]
+    async with running(decoder) as handle:
+        results = await asyncio.gather(*(collect(handle, one) for one in asked))
+        assert prefilled(decoder) == 50
+        alone = [(await collect(handle, one))[0] for one in asked]
+    assert [ids for ids, _ in results] == alone and len(set(alone)) == 4
+
+
+async def test_those_who_follow_go_on_when_the_one_ahead_is_cancelled(make_decoder, running, collect):
+    decoder, handles = make_decoder(max_len=400), []
+    prompt = tuple(n * 7 % 50 for n in range(300))
+
+    def cancel(call, tokens):
+        if call == "prefill" and len(decoder.calls) == 4:
+            handles[0].abort("ahead")
+
+    decoder.before = cancel
+    async with running(decoder, EngineOptions(prefill_tokens=16)) as handle:
+        handles.append(handle)
+        runs = (collect(handle, request(name, prompt)) for name in ("ahead", "second", "third"))
+        (_, ahead), *others = await asyncio.gather(*runs)
+    assert ahead.reason.value == "cancelled"
+    assert [ids for ids, _ in others] == [decoder.solo(prompt, 10)] * 2
+    assert 300 <= prefilled(decoder) <= 316
+
+
+async def test_those_who_follow_go_on_when_the_one_ahead_fails(make_decoder, running, collect):
+    decoder = make_decoder(max_len=400)
+    prompt = tuple(n * 7 % 50 for n in range(300))
+
+    def fail(call, tokens):
+        if call == "prefill" and len(decoder.calls) == 4:
+            raise RuntimeError("broken")
+
+    decoder.before = fail
+    async with running(decoder, EngineOptions(prefill_tokens=16)) as handle:
+        runs = (collect(handle, request(name, prompt)) for name in ("ahead", "second", "third"))
+        ahead, *others = await asyncio.gather(*runs, return_exceptions=True)
+    assert "error id" in str(ahead) and [ids for ids, _ in others] == [decoder.solo(prompt, 10)] * 2
+
+
+async def test_a_short_resemblance_is_not_waited_for(decoder, running, collect):
+    prompts = [(*range(20), *range(n, n + 25)) for n in range(3)]
+    async with running(decoder, EngineOptions(prefill_tokens=16)) as handle:
+        results = await asyncio.gather(*(collect(handle, request(str(n), p)) for n, p in enumerate(prompts)))
+    assert [ids for ids, _ in results] == [decoder.solo(p, 10) for p in prompts]
+
+
+async def test_a_template_that_changes_earlier_turns_costs_only_what_it_changed(decoder, running, collect):
+    system, thoughts, answer = tuple(range(30)), (40, 41, 42), tuple(range(10, 20))
+    async with running(decoder) as handle:
+        await collect(handle, request("a", (*system, *thoughts, *answer)))
+        later = (*system, *answer, 1, 2, 3)  # thoughts of earlier turns are left out
+        ids, finished = await collect(handle, request("b", later))
+    assert ids == decoder.solo(later, 10) and finished.usage.cached_tokens == 30
+
+
+async def test_a_history_is_cut_in_place_where_a_copy_would_not_fit(make_decoder, running, collect):
+    decoder = make_decoder()
+    async with running(decoder, EngineOptions(kv_tokens=70)) as handle:
+        await collect(handle, request("a", range(40)))
+        later = (*range(30), 7, 7)
+        ids, finished = await collect(handle, request("b", later))
+        stats = handle.snapshot()
+    assert ids == decoder.solo(later, 10) and finished.usage.cached_tokens == 30
+    assert stats.kept == 1 and "copy" not in [call for call, _ in decoder.calls]

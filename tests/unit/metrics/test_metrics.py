@@ -23,10 +23,14 @@ def test_levels_and_counts_are_read_when_asked(registry):
     assert registry.get_sample_value("narthex_num_requests_running", DEMO) == 1
     assert registry.get_sample_value("narthex_num_requests_waiting", DEMO) == 2
     assert registry.get_sample_value("narthex_kv_cache_usage_ratio", DEMO) == 0.25
-    stats.append(EngineStats(4, prompt_tokens=10, cached_tokens=4, generated_tokens=9))
+    counts = {"preemptions": 2, "drafts": 3, "draft_tokens": 20, "accepted_tokens": 11}
+    stats.append(EngineStats(4, prompt_tokens=10, cached_tokens=4, generated_tokens=9, **counts))
     assert registry.get_sample_value("narthex_generation_tokens_total", DEMO) == 9
     assert registry.get_sample_value("narthex_prefix_cache_queries_total", DEMO) == 10
     assert registry.get_sample_value("narthex_prefix_cache_hits_total", DEMO) == 4
+    spec = (f"spec_decode_num_{name}" for name in ("drafts", "draft_tokens", "accepted_tokens"))
+    names = ("num_preemptions", *spec)
+    assert [registry.get_sample_value(f"narthex_{name}_total", DEMO) for name in names] == [2, 3, 20, 11]
 
 
 def test_an_ended_request_is_timed_in_each_of_its_parts(registry):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from narthex_server.runtime.pages import PAGE
 
 NONE, ONE, BOTH = np.arange(0), np.arange(1), np.arange(2)
 
@@ -55,3 +56,37 @@ def test_shapes_may_change_many_times(open_session):
     for length in range(1, 80):
         session.prefill(1, np.arange(length), 0, np.array([length - 1]), 16)
     np.testing.assert_array_equal(session.prefill(0, np.arange(10), 0, np.array([9]), 16), want)
+
+
+def test_a_slot_that_is_cut_keeps_what_comes_before(open_session):
+    session = open_session(2, 512)
+    prompt, last = np.arange(400), np.array([399])
+    want = session.prefill(0, prompt, 0, last, 400).copy()
+    session.prefill(1, prompt, 0, NONE, 400)
+    session.release(0, 123)
+    np.testing.assert_allclose(session.prefill(0, prompt[123:], 123, last - 123, 400), want, atol=1e-4)
+    np.testing.assert_array_equal(session.prefill(1, prompt[399:], 399, np.array([0]), 400).argmax(), want.argmax())
+
+
+def test_a_cut_slot_gives_back_the_pages_of_what_it_forgets(open_session):
+    session = open_session(1, 512)
+    for buffer in session._cache.positions:
+        buffer.rows[:] = 1
+    session.release(0, 100)
+    for buffer in session._cache.positions:
+        assert buffer.rows[0, :, :100].all()
+        per_page = PAGE // buffer.rows[0, 0, 0].nbytes
+        assert not buffer.rows[0, :, 100 + per_page : -per_page].any()
+
+
+def test_a_token_takes_a_key_and_a_value_in_every_layer(open_session):
+    session = open_session(3, 64)
+    positions = session._cache.positions
+    assert session.token_bytes * 3 * 64 == sum(buffer.rows.nbytes for buffer in positions)
+
+
+def test_runs_of_as_many_rows_share_their_output(open_session):
+    session = open_session(2, 64)
+    first = session.prefill(0, np.arange(9), 0, np.arange(9), 9)
+    second = session.prefill(1, np.arange(9), 0, np.arange(9), 9)
+    assert np.shares_memory(first, second)

@@ -173,3 +173,9 @@ def test_every_event_of_the_agent_has_its_place_on_the_wire(event, kind):
 @pytest.mark.parametrize("reason", FinishReason)
 def test_every_finish_reason_has_its_number(reason):
     assert convert.finished_to_wire(Finished(reason, Usage())).finish_reason != 0
+
+
+def test_usage_counts_guesses_too():
+    usage = Usage(3, 2, 1, speculated_tokens=8, accepted_tokens=5) + Usage(1, 1, 0, speculated_tokens=1)
+    made = convert.finished_to_wire(Finished(FinishReason.STOP, usage)).usage
+    assert (made.speculated_tokens, made.accepted_tokens) == (9, 5)

@@ -15,6 +15,8 @@ from narthex_server.runtime.slotted import Slotted
 from narthex_server.runtime.stepper import fetching_only
 
 _BINDINGS = 64
+_VERIFIED = 9
+"""Rows of a run that verifies a draft, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class InPlaceSession(Slotted):
             self._steps.move_to_end(key)
             return step
         step = self._bind(first, batch, kept)
-        if kept <= 1:  # many rows of logits are large and rare: not worth keeping
+        if kept <= _VERIFIED:  # many rows of logits are large and rare: not worth keeping
             self._steps[key] = step
             if len(self._steps) > _BINDINGS:
                 self._steps.popitem(last=False)

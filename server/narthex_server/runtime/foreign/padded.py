@@ -72,8 +72,8 @@ class PaddedSession(Slotted):
         super().restore(slot, saved)
         self._last = None
 
-    def release(self, slot: int) -> None:
-        super().release(slot)
+    def release(self, slot: int, length: int = 0) -> None:
+        super().release(slot, length)
         self._last = None
 
     def close(self) -> None:

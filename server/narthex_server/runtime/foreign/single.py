@@ -1,6 +1,7 @@
 """One sequence at a time: what every decoder graph can do."""
 
 import gc
+import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ class SingleSession:
 
     adapters = None
     batched = False
+    appends = True
 
     def __init__(self, session: Any, ports: Ports, shape: Shape) -> None:
         self.slots = shape.slots
@@ -31,6 +33,12 @@ class SingleSession:
             for cache in ports.caches
         }
         self._grow = {cache.past for cache in ports.caches if "max_len" in cache.shape}
+        extents["max_len"] = 1
+        self.token_bytes = sum(
+            math.prod(int(extents.get(extent, extent)) for extent in cache.shape) * np.dtype(cache.dtype).itemsize
+            for cache in ports.caches
+            if "max_len" in cache.shape
+        )
         self.state_bytes = sum(rows.nbytes for name, rows in self._start.items() if name not in self._grow)
         self._held: list[Caches] = [self._start] * shape.slots
 
@@ -62,8 +70,8 @@ class SingleSession:
     def restore(self, slot: int, saved: Caches) -> None:
         self._held[slot] = {**self._held[slot], **saved}
 
-    def release(self, slot: int) -> None:
-        self._held[slot] = self._start
+    def release(self, slot: int, length: int = 0) -> None:
+        self._held[slot] = self._first(slot, length)
 
     def close(self) -> None:
         self._graph.close()

@@ -1,0 +1,19 @@
+from types import SimpleNamespace
+
+import pytest
+from narthex_server.app import ModelFailed, engine_options
+from narthex_server.config import ServerConfig
+
+
+def model(token_bytes):
+    return SimpleNamespace(session=SimpleNamespace(token_bytes=token_bytes))
+
+
+def test_memory_becomes_tokens_of_this_model():
+    options = engine_options("m", model(1000), ServerConfig(prefill_chunk=32, max_waiting=7, speculate=False), 123_456)
+    assert (options.kv_tokens, options.prefill_tokens, options.max_waiting, options.speculate) == (123, 32, 7, False)
+
+
+def test_memory_for_next_to_nothing_is_refused_with_the_numbers():
+    with pytest.raises(ModelFailed, match=r"1000 bytes for each token.*3000 bytes are enough for 3 only.*--kv-memory"):
+        engine_options("m", model(1000), ServerConfig(), 3000)
