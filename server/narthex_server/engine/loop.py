@@ -236,6 +236,8 @@ class EngineLoop:
                 continue
             try:
                 token = sequence.choose(logits)
+            except NarthexError as error:  # of a grammar, which is its caller's
+                self._end(sequence, error)
             except Exception as error:
                 self._fail([sequence], error)
             else:

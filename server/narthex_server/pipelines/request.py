@@ -7,6 +7,7 @@ from typing import TypeVar
 from narthex_server.engine.request import AdapterUse, Sampling
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.text.assets import GenerationDefaults
+from narthex_server.text.constraint import Constraint
 from narthex_server.text.messages import Message, ToolSpec
 
 T = TypeVar("T")
@@ -78,6 +79,7 @@ class GenerateRequest:
     stopping: StoppingOptions = StoppingOptions()
     skip_special: bool = True
     adapters: tuple[AdapterUse, ...] = ()
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,10 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A conversation to continue by one turn; `template_options` are more variables for the chat template."""
+    """A conversation to continue by one turn; `template_options` are more variables for the chat template.
+
+    A turn thinks for at most `max_thoughts` tokens, and what it says after that, or calls instead, fits `constraint`.
+    """
 
     request_id: str
     messages: tuple[Message, ...]
@@ -105,6 +110,8 @@ class ChatRequest:
     template_options: Mapping[str, object] = field(default_factory=dict)
     skip_special: bool = True
     adapters: tuple[AdapterUse, ...] = ()
+    constraint: Constraint | None = None
+    max_thoughts: int | None = None
 
 
 def refuse(violations: tuple[Violation, ...]) -> None:

@@ -13,7 +13,14 @@ from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
 from narthex_server.agent.loop import AgentOptions
 from narthex_server.engine.request import AdapterUse
 from narthex_server.errors import Unimplemented, Violation
-from narthex_server.pipelines.events import Finished, FinishReason, ReasoningDelta, Started, TextDelta
+from narthex_server.pipelines.events import (
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallStarted,
+)
 from narthex_server.pipelines.request import (
     ChatRequest,
     GenerateRequest,
@@ -24,6 +31,7 @@ from narthex_server.pipelines.request import (
 from narthex_server.pipelines.request import refuse as refuse_all
 from narthex_server.services.tool import event_to_wire as tool_event_to_wire
 from narthex_server.services.tool import result_to_wire
+from narthex_server.text.constraint import Choice, Constraint, JsonSchema, LarkGrammar, Regex
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
 from narthex_server.tools.tool import Progress
 
@@ -77,14 +85,13 @@ def generate_request(spec: wire.GenerationSpec, request_id: str) -> GenerateRequ
         stopping_from(spec.stopping),
         skip_special=_default_true(spec.response, "skip_special_tokens"),
         adapters=adapters_from(spec.adapters),
+        constraint=constraint_from(spec.constraint),
     )
 
 
 def chat_request(spec: wire.ChatSpec, request_id: str) -> ChatRequest:
     """Raises InvalidRequest with the fields at fault, Unimplemented for what is not built yet."""
     _refuse_unbuilt(spec)
-    if spec.reasoning.HasField("max_tokens"):
-        raise _unbuilt("reasoning.max_tokens")
     options = template_options(spec.template_arguments)
     if spec.reasoning.HasField("enabled"):
         options = {**options, "enable_thinking": spec.reasoning.enabled}
@@ -98,7 +105,26 @@ def chat_request(spec: wire.ChatSpec, request_id: str) -> ChatRequest:
         options,
         skip_special=_default_true(spec.response, "skip_special_tokens"),
         adapters=adapters_from(spec.adapters),
+        constraint=constraint_from(spec.constraint),
+        max_thoughts=spec.reasoning.max_tokens if spec.reasoning.HasField("max_tokens") else None,
     )
+
+
+def constraint_from(constraint: wire.Constraint) -> Constraint | None:
+    """None where no rule is set; whether the rule makes sense is found when it is compiled."""
+    match constraint.WhichOneof("rule"):
+        case "json_schema":
+            try:
+                return JsonSchema(constraint.json_schema.decode())
+            except UnicodeDecodeError:
+                refuse([Violation("constraint.json_schema", "must be JSON in UTF-8")])
+        case "regex":
+            return Regex(constraint.regex)
+        case "lark":
+            return LarkGrammar(constraint.lark)
+        case "choice":
+            return Choice(tuple(constraint.choice.options))
+    return None
 
 
 def template_options(data: bytes) -> Mapping[str, object]:
@@ -161,7 +187,7 @@ def tools_from(tools: Iterable[wire.ToolSpec]) -> tuple[ToolSpec, ...]:
         _json_object(parameters, f"tools[{index}].parameters")
         if not tool.name:
             refuse([Violation(f"tools[{index}].name", "must not be empty")])
-        found.append(ToolSpec(tool.name, tool.description, parameters.decode()))
+        found.append(ToolSpec(tool.name, tool.description, parameters.decode(), tool.strict))
     return tuple(found)
 
 
@@ -192,6 +218,8 @@ def agent_event_to_wire(
             made.text_delta.CopyFrom(delta_to_wire(delta, response))
         case ReasoningDelta(text):
             made.reasoning_delta.text = text
+        case ToolCallStarted(call_id, name):
+            made.tool_call_started.id, made.tool_call_started.name = call_id, name
         case ToolCall() as call:
             made.tool_call.CopyFrom(call_to_wire(call))
         case ToolActivity(call_id, activity):
@@ -244,6 +272,7 @@ def finished_to_wire(finished: Finished) -> common.Finished:
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
         ),
     )
     if finished.stop_string is not None:
@@ -315,8 +344,6 @@ def _refuse_unbuilt_sampling(options: wire.SamplingOptions) -> None:
 
 
 def _refuse_unbuilt(spec: wire.GenerationSpec | wire.ChatSpec) -> None:
-    if spec.HasField("constraint"):
-        raise _unbuilt("constraint")
     for field in ("logprobs", "prompt_logprobs"):
         if spec.response.HasField(field):
             raise _unbuilt(f"response.{field}")
