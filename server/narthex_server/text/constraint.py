@@ -9,6 +9,9 @@ from typing import Any, ClassVar, NoReturn
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.text import lark
 
+DEEPEST = 200
+"""Rules within rules of a caller's grammar: what goes wrong inside is told by way of all of them, again and again."""
+
 
 @dataclass(frozen=True, slots=True)
 class JsonSchema:
@@ -44,9 +47,11 @@ class LarkGrammar:
     rule: str
 
     def lark(self) -> str:
-        """Errors: InvalidRequest for directives to the library that reads the notation."""
+        """Errors: InvalidRequest for directives to the library that reads the notation, and for very deep grammars."""
         if "%llguidance" in self.rule:
             refuse(f"constraint.{self.field}", "must be plain Lark, without %llguidance")
+        if (deep := lark.depth(self.rule)) > DEEPEST:
+            refuse(f"constraint.{self.field}", f"refers from rule to rule {deep} deep; at most {DEEPEST} are followed")
         return self.rule
 
 

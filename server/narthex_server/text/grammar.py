@@ -20,8 +20,8 @@ LARGEST = 1 << 18
 _STACK = 1 << 29
 """Bytes of address space for the thread that compiles: the library recurses over rules and dies where it ends."""
 _KEPT = 32
-_STATES = 50_000
-"""States of a grammar's lexer, of 1 or 2 kB each."""
+_STATES, _ITEMS = 50_000, 500
+"""States of a grammar's lexer, of 1 or 2 kB each, and readings of a text side by side, which bound a step's time."""
 _TOO_COMPLEX = "is too complex to be followed token by token; make its counts, alternatives or nesting smaller"
 _NO_FORCING = '%llguidance {"no_forcing": true}'  # the model chooses the tokens of a text that is certain, too
 
@@ -69,7 +69,7 @@ class Vocabulary:
         with self._lock:
             if self._native is None:
                 self._native = llguidance.LLTokenizer(self, eos_token=self.ends)  # type: ignore[arg-type]
-        limits = llguidance.LLParserLimits(max_lexer_states=_STATES, verbose_errors=False)
+        limits = llguidance.LLParserLimits(max_lexer_states=_STATES, max_items_in_row=_ITEMS, verbose_errors=False)
         return llguidance.LLMatcher(self._native, json.dumps({"grammars": parts}), log_level=0, limits=limits)
 
 

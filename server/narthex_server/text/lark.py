@@ -4,7 +4,9 @@ A rule that is a literal or a pattern matches bytes of text; special tokens are 
 """
 
 import json
+import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 TEXT = "/(?s:.*)/"
@@ -12,6 +14,16 @@ TEXT = "/(?s:.*)/"
 _SPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 """White space between the parts of JSON: enough to indent with, and too little to get lost in."""
 _ESCAPES = 'nrbtf\\"u'
+_SPELLED: Mapping[str, str] = MappingProxyType(
+    {
+        "/": "\\/", "\n": "\\n", "\\\n": "\\n",
+        "\\d": "[0-9]", "\\w": "[0-9A-Za-z_]", "\\s": r"[\t\n\f\r ]",
+        "\\D": "[^0-9]", "\\W": "[^0-9A-Za-z_]", "\\S": r"[^\t\n\f\r ]",
+    }
+)  # fmt: skip
+_SPELLED_APART = re.compile(r"\\.|/|\n", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z_][\w-]*")
+_RULE = re.compile(r"^[ \t]*[?!]*([A-Za-z_][\w-]*)(?:\[[^\]\n]*\])?(?:\.-?\d+)?[ \t]*:", re.MULTILINE)
 
 
 class Spelling(Protocol):
@@ -31,12 +43,29 @@ def literal(text: str) -> str:
 
 
 def pattern(expression: str) -> str:
-    """A regular expression between slashes; slashes in it that are not escaped yet get a backslash."""
-    escaped, slashed = False, ""
-    for character in expression:
-        slashed += "\\/" if character == "/" and not escaped else character
-        escaped = character == "\\" and not escaped
-    return f"/{slashed.replace(chr(10), chr(92) + 'n')}/"
+    """A regular expression between slashes, its classes of digits, words and space those of ASCII, as in RE2."""
+
+    def spelled(found: re.Match[str]) -> str:
+        return _SPELLED.get(found[0], found[0])
+
+    return f"/{_SPELLED_APART.sub(spelled, expression)}/"
+
+
+def depth(grammar: str) -> int:
+    """How many rules deep a reading of the grammar goes that follows every rule where it is first named."""
+    starts = [*_RULE.finditer(grammar)]
+    ends = [*(start.start() for start in starts[1:]), len(grammar)]
+    bodies = {start[1]: grammar[start.end() : end] for start, end in zip(starts, ends, strict=True)}
+    seen, deepest, path = {"start"}, 0, [_NAME.finditer(bodies.get("start", ""))]
+    while path:
+        deepest = max(deepest, len(path))
+        named = next((found[0] for found in path[-1] if found[0] in bodies and found[0] not in seen), None)
+        if named is None:
+            path.pop()
+        else:
+            seen.add(named)
+            path.append(_NAME.finditer(bodies[named]))
+    return deepest
 
 
 def json_value(schema: Mapping[str, Any], *, lenient: bool = False, escapes: str = _ESCAPES) -> str:

@@ -6,7 +6,15 @@ import pytest
 from narthex.v1 import generation_pb2 as wire
 from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
 from narthex_server.errors import InvalidRequest, Unimplemented
-from narthex_server.pipelines.events import Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
+from narthex_server.pipelines.events import (
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallStarted,
+    Usage,
+)
 from narthex_server.services import convert
 from narthex_server.text.messages import Message, ToolCall
 from narthex_server.tools.tool import Log, Progress, ToolResult
@@ -38,7 +46,6 @@ def test_penalties_that_are_off_are_fine():
 @pytest.mark.parametrize(
     "spec",
     [
-        wire.GenerationSpec(text="x", constraint=wire.Constraint(regex="a")),
         wire.GenerationSpec(text="x", response=wire.ResponseOptions(prompt_logprobs=0)),
         wire.GenerationSpec(text="x", stopping=wire.StoppingOptions(min_tokens=2)),
         wire.GenerationSpec(text="x", sampling=wire.SamplingOptions(logit_bias={1: 2.0})),
@@ -111,6 +118,7 @@ def test_a_message_at_fault_is_named(message, field):
         (Started((1, 2)), "started"),
         (TextDelta("x"), "text_delta"),
         (ReasoningDelta("x"), "reasoning_delta"),
+        (ToolCallStarted("1", "t"), "tool_call_started"),
         (ToolCall("1", "t", "{}"), "tool_call"),
         (ToolActivity("1", Progress(1, 2, "half")), "tool_activity"),
         (ToolActivity("1", Log("warning", "here", b'"x"')), "tool_activity"),

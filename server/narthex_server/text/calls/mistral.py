@@ -93,7 +93,7 @@ class MistralParser:
     def _leave(self, pieces: list[Piece]) -> bool:
         """What follows is no call: it is text, together with the mark if nothing came of it."""
         rest = self._rest()
-        self._in_calls = False
+        self._in_calls, self._id = False, ""
         if not self._done:
             pieces.append(self._space + self._mark)
             rest = rest[len(self._mark) :]
@@ -109,7 +109,7 @@ def _dialect(name: str, mark: str) -> Dialect:
         return MistralParser(mark)
 
     def lark(tools: Sequence[ToolRule], spelling: Spelling) -> str:
-        body = '"[" object (", " object)* "]"'
+        body = r'/ ?\[/ object (", " object)* "]"'  # older templates print a space there
         return f"{marked(mark, body, spelling)}\n{json_calls(tools, 'arguments')}"
 
     return Dialect(name, (mark, ARGUMENTS, CALL_ID), parser, lark)
