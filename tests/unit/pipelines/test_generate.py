@@ -7,6 +7,7 @@ from narthex_server.pipelines.events import Finished, FinishReason, Started, Tex
 from narthex_server.pipelines.generate import GeneratePipeline
 from narthex_server.pipelines.models import TextModel
 from narthex_server.pipelines.request import GenerateRequest, SamplingOptions, StoppingOptions
+from narthex_server.text.constraint import Choice, JsonSchema, Regex
 
 Serve = Callable[..., AbstractAsyncContextManager[TextModel]]
 PROMPT = "Say: "
@@ -128,3 +129,26 @@ async def test_abort_ends_with_cancelled(serve: Serve) -> None:
                     model.handle.abort("a")
                 finished = event
         assert isinstance(finished, Finished) and finished.reason is FinishReason.CANCELLED
+
+
+async def test_a_constraint_holds_whatever_the_model_would_say(serve: Serve) -> None:
+    async with serve("Zürich 🙂 日本", opening=PROMPT) as model:
+        options = ("Zürich 🙂 Nippon", "Basel")
+        text, finished = await run(model, GenerateRequest("a", PROMPT, constraint=Choice(options)))
+        assert text == options[0] and finished.reason is FinishReason.STOP
+        text, finished = await run(model, GenerateRequest("b", PROMPT, constraint=Regex("[a-z]{3}")))
+        assert len(text) == 3 and text.isalpha() and text.isascii()
+
+
+async def test_a_constrained_text_that_is_cut_off_says_so(serve: Serve) -> None:
+    constraint, stopping = JsonSchema('{"type": "object", "required": ["a"]}'), StoppingOptions(2)
+    async with serve("no", opening=PROMPT) as model:
+        text, finished = await run(model, GenerateRequest("a", PROMPT, stopping=stopping, constraint=constraint))
+    assert text.startswith("{") and finished.reason is FinishReason.LENGTH
+
+
+async def test_a_constraint_needs_an_end(serve: Serve) -> None:
+    request = GenerateRequest("a", PROMPT, stopping=StoppingOptions(5, ignore_eos=True), constraint=Regex("a"))
+    async with serve("no", opening=PROMPT) as model:
+        with pytest.raises(InvalidRequest, match="ignore_eos"):
+            await run(model, request)

@@ -16,6 +16,7 @@ from narthex_server.pipelines.events import (
     Usage,
 )
 from narthex_server.services import convert
+from narthex_server.text.constraint import Choice, JsonSchema, LarkGrammar, Regex
 from narthex_server.text.messages import Message, ToolCall
 from narthex_server.tools.tool import Log, Progress, ToolResult
 
@@ -135,3 +136,37 @@ def test_every_event_of_the_agent_has_its_place_on_the_wire(event, kind):
 @pytest.mark.parametrize("reason", FinishReason)
 def test_every_finish_reason_has_its_number(reason):
     assert convert.finished_to_wire(Finished(reason, Usage())).finish_reason != 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (wire.Constraint(json_schema=b'{"type": "string"}'), JsonSchema('{"type": "string"}')),
+        (wire.Constraint(regex="a+"), Regex("a+")),
+        (wire.Constraint(lark='start: "a"'), LarkGrammar('start: "a"')),
+        (wire.Constraint(choice=wire.Choice(options=["a", "b"])), Choice(("a", "b"))),
+        (wire.Constraint(), None),
+    ],
+)
+def test_a_constraint_arrives_as_it_is(rule, expected):
+    assert convert.generate_request(wire.GenerationSpec(text="x", constraint=rule), "r").constraint == expected
+
+
+def test_a_schema_that_is_no_utf8_is_refused():
+    with pytest.raises(InvalidRequest, match="json_schema"):
+        convert.constraint_from(wire.Constraint(json_schema=b"\xff"))
+
+
+def test_strict_tools_and_limits_of_thinking_arrive():
+    spec = wire.ChatSpec(messages=[text(wire.ROLE_USER, "x")], tools=[wire.ToolSpec(name="t", strict=True)])
+    assert convert.chat_request(spec, "r").max_thoughts is None
+    spec.reasoning.max_tokens = 0
+    spec.reasoning.enabled = True
+    request = convert.chat_request(spec, "r")
+    assert (request.max_thoughts, request.tools[0].strict) == (0, True)
+    assert request.template_options == {"enable_thinking": True}
+
+
+def test_thoughts_are_counted_on_the_wire():
+    made = convert.finished_to_wire(Finished(FinishReason.STOP, Usage(3, 9, 1, 5)))
+    assert made.usage.reasoning_tokens == 5

@@ -10,6 +10,7 @@ from narthex_server.tools.native.completion import (
     OUTPUT_SCHEMA,
     adapters,
     as_call,
+    constraint,
     sampling,
     schema_of,
     stopping,
@@ -37,6 +38,11 @@ class GenerateTool:
         asked = parsed(arguments)
         model = self._models.get(asked.get("model", ""))
         request = GenerateRequest(
-            context.request_id, asked["prompt"], sampling(asked), stopping(asked), adapters=adapters(asked)
+            context.request_id,
+            asked["prompt"],
+            sampling(asked),
+            stopping(asked),
+            adapters=adapters(asked),
+            constraint=constraint(asked),
         )
         return as_call(model.name, GeneratePipeline(model).stream(request))
