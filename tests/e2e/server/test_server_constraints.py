@@ -26,6 +26,8 @@ TOOLS = [
     wire.ToolSpec(name="get_time", description="The time in a city.", parameters=b'{"additionalProperties": false}'),
 ]
 
+NOTHING = {"maxProperties": 0}
+
 
 @pytest.fixture(scope="module")
 def server(launch, demo):
@@ -96,9 +98,8 @@ async def test_a_rule_that_cannot_be_compiled_is_refused_where_it_is_wrong(stub,
 async def test_a_required_call_comes_and_is_said_to_begin(stub):
     choice = wire.ToolChoice(mode=wire.TOOL_CHOICE_MODE_REQUIRED)
     for seed in range(4):
-        request = ask(
-            "Hello!", tools=TOOLS, tool_choice=choice, sampling=wire.SamplingOptions(temperature=1.2, seed=seed)
-        )
+        sampling = wire.SamplingOptions(temperature=1.2, seed=seed)
+        request = ask("Hello!", tools=TOOLS, tool_choice=choice, sampling=sampling)
         stream = stub.ChatStream(wire.ChatStreamRequest(spec=request.spec), timeout=60)
         events = [event async for event in stream]
         calls = [event.tool_call for event in events if event.HasField("tool_call")]
@@ -108,9 +109,7 @@ async def test_a_required_call_comes_and_is_said_to_begin(stub):
             assert calls and not any(event.HasField("text_delta") for event in events)
         for call in calls:
             assert call.name in {"get_weather", "get_time"}
-            jsonschema.validate(
-                json.loads(call.arguments), SCHEMA if call.name == "get_weather" else {"maxProperties": 0}
-            )
+            jsonschema.validate(json.loads(call.arguments), SCHEMA if call.name == "get_weather" else NOTHING)
 
 
 async def test_a_named_tool_is_the_one_that_is_called(stub):

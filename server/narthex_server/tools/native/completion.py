@@ -27,7 +27,7 @@ OPTIONS: Mapping[str, Any] = {
     },
     "adapter": {"type": "string", "description": "A loaded adapter (LoRA) to answer with"},
     "response_format": {
-        "description": "What the answer has to look like: any text, any JSON object, JSON that fits a schema, or a regex",
+        "description": "What the answer looks like: any text, any JSON object, JSON that fits a schema, or a regex",
         "oneOf": [
             {"type": "object", "properties": {"type": {"enum": ["text", "json_object"]}}, "required": ["type"]},
             {
