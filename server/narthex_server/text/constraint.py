@@ -92,7 +92,7 @@ def read_schema(text: str, field: str) -> Mapping[str, Any]:
 
 def refuse(field: str, what: str) -> NoReturn:
     """Raise InvalidRequest for one field."""
-    raise InvalidRequest(f"{field} {what}", violations=[Violation(field, what)])
+    raise InvalidRequest(f"{field} {what}", reason="INVALID_CONSTRAINT", violations=[Violation(field, what)])
 
 
 def _finite(text: str) -> float:

@@ -6,13 +6,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
-from narthex_server.errors import InvalidRequest, Violation
+from narthex_server.errors import InvalidRequest
+from narthex_server.text.constraint import refuse
 from narthex_server.text.tokenizer import Tokenizer
 
 LARGEST = 1 << 18
@@ -24,6 +25,11 @@ _STATES, _ITEMS = 50_000, 500
 """States of a grammar's lexer, of 1 or 2 kB each, and readings of a text side by side, which bound a step's time."""
 _TOO_COMPLEX = "is too complex to be followed token by token; make its counts, alternatives or nesting smaller"
 _NO_FORCING = '%llguidance {"no_forcing": true}'  # the model chooses the tokens of a text that is certain, too
+
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_BIAS = np.where(_BITS, np.float32(0), np.float32(-np.inf))
+"""What each byte of the tokens' bits adds to eight logits: ten times as fast as spreading bits and choosing by them."""
+_BIAS.setflags(write=False)
 
 _STARTING = threading.Lock()
 """Held while a thread is started with a stack of another size, which is a setting of the whole process."""
@@ -99,11 +105,11 @@ class TokenGrammar:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         width = min(len(logits), 8 * len(bits))
-        forbidden = np.unpackbits(~bits, count=width, bitorder="little").view(np.bool_)
-        np.copyto(logits[:width], -np.inf, where=forbidden)
+        bias = _BIAS.take(bits, axis=0).reshape(-1)[:width]
+        logits[:width] += bias
         logits[width:] = -np.inf
         if logits.max() == -np.inf:
-            np.copyto(logits[:width], 0, where=~forbidden)
+            logits[:width] = bias
 
     def accept(self, token: int) -> None:
         """Go on by a token. Errors: InvalidRequest where the grammar is too complex or did not allow it."""
@@ -152,7 +158,7 @@ class Grammars:
     def compile(self, rules: Rules, field: str) -> TokenGrammar:
         """A grammar at its beginning; takes up to seconds. Errors: InvalidRequest that names `field`, and where."""
         if not self.possible:
-            _refuse(field, "cannot be enforced: this model's tokens have no text of their own, or none ends a text")
+            refuse(field, "cannot be enforced: this model's tokens have no text of their own, or none ends a text")
         with self._lock:
             self._vocabulary = self._vocabulary or self._new_vocabulary()
             vocabulary, matcher = self._vocabulary, self._kept.get(rules)
@@ -161,7 +167,7 @@ class Grammars:
         if matcher is None:
             size = len(rules.text.encode("utf-8", "replace")) + len((rules.answer or "").encode("utf-8", "replace"))
             if size > LARGEST:
-                _refuse(field, f"makes a grammar of {size} bytes; at most {LARGEST} are compiled")
+                refuse(field, f"makes a grammar of {size} bytes; at most {LARGEST} are compiled")
             matcher = _with_deep_stack(lambda: _compiled(vocabulary, rules, field))
             with self._lock:
                 self._kept[rules] = matcher
@@ -181,13 +187,13 @@ def _compiled(vocabulary: Vocabulary, rules: Rules, field: str) -> llguidance.LL
     """A matcher at its beginning, of which the first step is known to work."""
     matcher = vocabulary.matcher(rules)
     if matcher.is_error():
-        _refuse(field, _explained(matcher.get_error()))
+        refuse(field, _explained(matcher.get_error()))
     first = matcher.deep_copy()
     first.compute_bitmask()
     if _stuck(first):
-        _refuse(field, "fits no text that the model's tokens could make")
+        refuse(field, "fits no text that the model's tokens could make")
     if first.is_error():
-        _refuse(field, _TOO_COMPLEX)
+        refuse(field, _TOO_COMPLEX)
     return matcher
 
 
@@ -219,10 +225,6 @@ def _explained(error: str) -> str:
         error = reason[1]
     said = re.split(r"\n|; following|\. Enable| and retrieving|\(at \"| \(in ", error, maxsplit=1)[0].strip()
     return f"cannot be compiled{where}: {said[:300]}"
-
-
-def _refuse(field: str, what: str) -> NoReturn:
-    raise InvalidRequest(f"{field} {what}", reason="INVALID_CONSTRAINT", violations=[Violation(field, what)])
 
 
 def _with_deep_stack(work: Callable[[], T]) -> T:

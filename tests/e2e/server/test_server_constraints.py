@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import subprocess
+import sys
 
 import grpc
 import jsonschema
@@ -129,3 +131,15 @@ async def test_the_model_says_that_it_can_be_constrained(channel):
     reply = await model_pb2_grpc.ModelServiceStub(channel).GetModel(model_pb2.GetModelRequest(name="demo"))
     assert model_pb2.CAPABILITY_CONSTRAINT in reply.model.capabilities
     assert model_pb2.CAPABILITY_REASONING not in reply.model.capabilities
+
+
+def test_the_command_line_holds_answers_to_a_schema(server, tmp_path):
+    def narthex(schema: str) -> subprocess.CompletedProcess[str]:
+        file = tmp_path / "schema.json"
+        file.write_text(schema)
+        command = [sys.executable, "-m", "narthex.cli.main", "chat", "hello", "--no-tools", "--json-schema", str(file)]
+        return subprocess.run([*command, "--server", server.grpc], capture_output=True, text=True, timeout=60)
+
+    assert narthex('{"enum": [17]}').stdout == "17\n"
+    refused = narthex('{"type": "objekt"}')
+    assert refused.returncode == 1 and "Invalid type: objekt" in refused.stderr

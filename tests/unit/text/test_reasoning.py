@@ -1,4 +1,9 @@
+from collections.abc import Callable
+
+import numpy as np
 import pytest
+from narthex_server.text.assets import TextAssets
+from narthex_server.text.grammar import Grammars, Rules
 from narthex_server.text.reasoning import HARMONY, THINK, ChannelSplitter, Reasoning, Splitter, Thought, detect
 
 
@@ -58,3 +63,32 @@ def test_all_channels_but_analysis_are_said(size: int) -> None:
     assert split("<|channel|>final<|message|>Hi", size, reasoning=HARMONY) == ("", "Hi")
     assert split("<|channel|>fin", size, reasoning=HARMONY) == ("", "")
     assert isinstance(HARMONY.splitter(False), ChannelSplitter)
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "prompt", "turn"),
+    [
+        (THINK, "", "<think>\nhm <b>\n</think>\n\nyes"),
+        (THINK, "", "yes"),
+        (THINK, "<think>\n", "hm\n</think>\n\nyes"),
+        (THINK, "</think>\n\n", "yes"),
+        (Reasoning(("[THINK]",), "[/THINK]"), "", "[THINK]hm[/THINK]yes"),
+        (Reasoning(("<|channel>", "thought"), "<channel|>"), "", "<|channel>thought\nhm\n<channel|>yes"),
+        (HARMONY, "", "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes"),
+        (HARMONY, "", "<|channel|>final<|message|>yes"),
+    ],
+)
+@pytest.mark.parametrize("name", ["qwen3", "gpt_oss"])
+def test_a_turns_rules_let_it_think_first_and_then_say_what_it_may(
+    assets: Callable[[str], TextAssets], name: str, reasoning: Reasoning, prompt: str, turn: str
+) -> None:
+    text = assets(name)
+    grammars = Grammars(text.tokenizer, text.eos_ids, text.tokenizer.size)
+    grammar = grammars.compile(Rules(f'{reasoning.lark(prompt, grammars)}\nsaid: "yes" | "no"'), "constraint")
+    for token in text.tokenizer.encode(turn, add_special=False):
+        assert not grammar.complete
+        logits = np.zeros(text.tokenizer.size, np.float32)
+        grammar.mask(logits)
+        assert logits[token] == 0
+        grammar.accept(token)
+    assert grammar.complete
