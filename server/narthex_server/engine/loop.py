@@ -242,6 +242,8 @@ class EngineLoop:
                 continue
             try:
                 token = sequence.choose(logits)
+            except NarthexError as error:  # of its grammar or its options, which are its caller's
+                self._end(sequence, error)
             except Exception as error:
                 self._fail([sequence], error)
             else:
@@ -262,10 +264,7 @@ class EngineLoop:
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:
         names = ", ".join(sequence.request.request_id for sequence in sequences)
-        if isinstance(error, NarthexError):  # the request's own fault
-            failed: NarthexError = error
-        else:
-            failed = failure("engine", f"a step failed for {names or 'no request'}", error)
+        failed = failure("engine", f"a step failed for {names or 'no request'}", error)
         for sequence in sequences:
             self._end(sequence, failed)
 

@@ -8,6 +8,7 @@ from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.errors import FailedPrecondition, InvalidRequest, NarthexError, NotFound
 from narthex_server.text.assets import TextAssets
+from narthex_server.text.grammar import Grammars
 from narthex_server.text.tokenizer import Tokenizer
 
 
@@ -31,6 +32,11 @@ class TextModel:
     handle: EngineHandle
     text: TextAssets
     info: ModelInfo = ModelInfo()
+    grammars: Grammars = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        grammars = Grammars(self.text.tokenizer, self.text.eos_ids, self.handle.vocab_size)
+        object.__setattr__(self, "grammars", grammars)
 
     @property
     def max_context(self) -> int:

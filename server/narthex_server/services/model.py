@@ -9,7 +9,7 @@ from narthex.v1 import model_pb2 as wire
 from narthex_server.engine.adapters import AdapterInfo
 from narthex_server.pipelines.adapters import AdapterLibrary
 from narthex_server.pipelines.models import EmbedModel, Model, Models
-from narthex_server.pipelines.tokens import supports_tools
+from narthex_server.pipelines.tokens import reasons, supports_tools
 from narthex_server.services.complete import complete
 
 Context = ServicerContext[Any, Any]
@@ -67,6 +67,10 @@ def _capabilities(model: Model) -> list[wire.Capability.ValueType]:
         capabilities.append(wire.CAPABILITY_CHAT)
     if supports_tools(model):
         capabilities.append(wire.CAPABILITY_TOOLS)
+    if reasons(model):
+        capabilities.append(wire.CAPABILITY_REASONING)
+    if model.grammars.possible:
+        capabilities.append(wire.CAPABILITY_CONSTRAINT)
     if model.handle.adapts:
         capabilities.append(wire.CAPABILITY_ADAPTERS)
     return capabilities

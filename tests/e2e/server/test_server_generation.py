@@ -255,7 +255,9 @@ BAD = {
     "a catalog tool that is not": (
         chat(tool_execution=wire.TOOL_EXECUTION_SERVER, catalog_tools=["nope"]), "NOT_FOUND", "NOT_FOUND", []
     ),
-    "a constraint": (chat(constraint=wire.Constraint(regex="a+")), "UNIMPLEMENTED", "UNIMPLEMENTED", []),
+    "a constraint": (
+        chat(constraint=wire.Constraint(regex="a(")), "INVALID_ARGUMENT", "INVALID_CONSTRAINT", ["constraint.regex"],
+    ),
     "too many candidates": (
         chat(response=wire.ResponseOptions(logprobs=21)), "INVALID_ARGUMENT", "INVALID_REQUEST", ["response.logprobs"],
     ),

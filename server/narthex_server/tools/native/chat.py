@@ -10,6 +10,7 @@ from narthex_server.tools.native.completion import (
     OUTPUT_SCHEMA,
     adapters,
     as_call,
+    constraint,
     sampling,
     schema_of,
     scoring,
@@ -43,6 +44,7 @@ class ChatTool:
             sampling=sampling(asked),
             stopping=stopping(asked),
             adapters=adapters(asked),
+            constraint=constraint(asked),
             scoring=scoring(asked),
         )
         return as_call(model.name, ChatPipeline(model).stream(request))
