@@ -51,8 +51,8 @@ class GenerationService:
         self, request: wire.GenerateStreamRequest, context: Context
     ) -> AsyncIterator[wire.GenerateStreamResponse]:
         check_options(request.options)
-        spec, model = request.spec, self._models.get(request.spec.model)
-        async with aclosing(self._generation(spec, model)) as events:
+        spec = request.spec
+        async with self._models.use(spec.model) as model, aclosing(self._generation(spec, model)) as events:
             async for event in events:
                 match event:
                     case Started():
@@ -65,10 +65,11 @@ class GenerationService:
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> wire.GenerateResponse:
         check_options(request.options)
-        spec, model = request.spec, self._models.get(request.spec.model)
-        reply = wire.GenerateResponse(request_id=REQUEST_ID.get(), model=model.name)
+        spec = request.spec
+        reply = wire.GenerateResponse(request_id=REQUEST_ID.get())
         text = []
-        async with aclosing(self._generation(spec, model)) as events:
+        async with self._models.use(spec.model) as model, aclosing(self._generation(spec, model)) as events:
+            reply.model = model.name
             async for event in events:
                 match event:
                     case Started():
@@ -85,17 +86,18 @@ class GenerationService:
         self, request: wire.ChatStreamRequest, context: Context
     ) -> AsyncIterator[wire.ChatStreamResponse]:
         check_options(request.options)
-        spec, model = request.spec, self._models.get(request.spec.model)
-        async with aclosing(self._chat(spec, model, context)) as events:
+        spec = request.spec
+        async with self._models.use(spec.model) as model, aclosing(self._chat(spec, model, context)) as events:
             async for event in events:
                 yield convert.agent_event_to_wire(event, REQUEST_ID.get(), model.name, spec.response)
 
     async def Chat(self, request: wire.ChatRequest, context: Context) -> wire.ChatResponse:
         check_options(request.options)
-        spec, model = request.spec, self._models.get(request.spec.model)
-        reply = wire.ChatResponse(request_id=REQUEST_ID.get(), model=model.name)
+        spec = request.spec
+        reply = wire.ChatResponse(request_id=REQUEST_ID.get())
         turns = Turns()
-        async with aclosing(self._chat(spec, model, context)) as events:
+        async with self._models.use(spec.model) as model, aclosing(self._chat(spec, model, context)) as events:
+            reply.model = model.name
             async for event in events:
                 turns.add(event)
                 match event.event:
