@@ -39,10 +39,10 @@ class ModelLoader:
         room = max(config.max_adapters, len(config.adapter))
         xlora, tokenizers = ({entry.name: entry.path for entry in given} for given in (config.xlora, config.tokenizer))
         options = LoadOptions(
-            compute=order.compute or config.compute,
+            compute=order.wanted.compute or config.compute,
             threads=config.threads,
-            slots=order.max_slots or config.max_slots,
-            max_context=order.max_context or config.max_context,
+            slots=order.wanted.max_slots or config.max_slots,
+            max_context=order.wanted.max_context or config.max_context,
             cache_dir=config.cache_dir,
             adapters=Limits(room, config.max_adapter_rank, config.max_adapter_bytes) if room else None,
             xlora=xlora.get(order.name),

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args
@@ -49,14 +49,21 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """Which model to load, and how; what is empty or 0 is the server's default."""
+class Wanted:
+    """How a model is to be loaded; what is empty or 0 is the server's default."""
 
-    name: str
-    path: Path
     compute: str = ""
     max_context: int = 0
     max_slots: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which model to load under which name, and how."""
+
+    name: str
+    path: Path
+    wanted: Wanted = Wanted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +175,16 @@ class ModelLibrary(Models):
         entry = self._entries.get(name) or self._entries[self.find(name).name]
         return entry.listed()
 
-    async def load_named(self, order: Order) -> AsyncGenerator[LoadProgress | Listed]:
+    async def load_named(
+        self,
+        name: str,
+        path: str,
+        wanted: Wanted = Wanted(),
+    ) -> AsyncGenerator[LoadProgress | Listed]:
         """Load what a caller names below the root, as `load` does. Errors: also PermissionDenied."""
-        file = self._root.find(str(order.path))
+        file = self._root.find(path)
         try:
-            async with aclosing(self.load(replace(order, path=file))) as events:
+            async with aclosing(self.load(Order(name, file, wanted))) as events:
                 async for event in events:
                     yield event
         except NarthexError as error:
@@ -268,7 +280,7 @@ class ModelLibrary(Models):
         finally:
             reports.end()
             if reports.cancelled:
-                await asyncio.to_thread(memory.trim)
+                await in_thread(memory.trim)
 
     async def _reload(self, entry: _Entry) -> Model:
         async with entry.turn:
@@ -401,15 +413,15 @@ class _Reports:
 
 def _check(order: Order) -> None:
     """Errors: InvalidRequest that names the fields at fault."""
-    found = []
+    found, wanted = [], order.wanted
     if not _NAME.fullmatch(order.name):
         found.append(Violation("name", "must be 1 to 128 of letters, digits, `_`, `-`, `.`, `:` and `/`"))
-    if order.compute and order.compute not in get_args(Compute):
-        found.append(Violation("compute", f"must be one of {', '.join(get_args(Compute))}, got {order.compute!r:.40}"))
-    if order.max_context and order.max_context < _SHORTEST_CONTEXT:
-        found.append(Violation("max_context", f"must be at least {_SHORTEST_CONTEXT}, got {order.max_context}"))
-    if order.max_slots > _MOST_SLOTS:
-        found.append(Violation("max_slots", f"must be at most {_MOST_SLOTS}, got {order.max_slots}"))
+    if wanted.compute and wanted.compute not in get_args(Compute):
+        found.append(Violation("compute", f"must be one of {', '.join(get_args(Compute))}, got {wanted.compute!r:.40}"))
+    if wanted.max_context and wanted.max_context < _SHORTEST_CONTEXT:
+        found.append(Violation("max_context", f"must be at least {_SHORTEST_CONTEXT}, got {wanted.max_context}"))
+    if wanted.max_slots > _MOST_SLOTS:
+        found.append(Violation("max_slots", f"must be at most {_MOST_SLOTS}, got {wanted.max_slots}"))
     refuse(tuple(found))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from narthex_server.errors import InvalidModelFile, NarthexError
+from narthex_server.errors import InvalidModelFile
 from narthex_server.runtime.stepper import open_session
 
 _TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
@@ -48,8 +48,6 @@ class OnnxEncoderSession:
     def __init__(self, graph: Path, *, alone: bool, max_len: int, threads: int) -> None:
         try:
             self._session: Any = open_session(graph, threads)
-        except NarthexError:
-            raise
         except Exception as error:  # the library has a class for each of its status codes, without a common root
             reason = str(error).splitlines()[0][:300]
             raise InvalidModelFile(f"{graph}: ONNX Runtime cannot load it: {reason}") from error

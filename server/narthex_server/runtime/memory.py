@@ -41,11 +41,13 @@ def check_room(needed: int) -> None:
 
 @contextmanager
 def allocating() -> Iterator[None]:
-    """Tell an allocation that failed inside the block as ResourceExhausted, whoever made it."""
+    """Tell an allocation that failed inside the block as ResourceExhausted, whoever made it and called it otherwise."""
     try:
         yield
+    except ResourceExhausted:
+        raise
     except Exception as error:
-        if not _is_allocation(error):
+        if not any(map(_is_allocation, _causes(error))):
             raise
         free = available()
         said = "" if free is None else f"; {free} bytes are available"
@@ -63,7 +65,13 @@ def trim() -> None:
         libc.malloc_trim(0)
 
 
-def _is_allocation(error: Exception) -> bool:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_allocation(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     runtimes = type(error).__module__.startswith("onnxruntime")

@@ -11,7 +11,6 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from narthex_server.runtime.memory import allocating
 from narthex_server.runtime.slot_cache import Numbers, SlotCache
 
 _BINDINGS = 64
@@ -19,7 +18,7 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 
 def open_session(graph: Path, threads: int) -> Any:
-    """Start ONNX Runtime on a graph, on the CPU. Errors: ResourceExhausted; those of ONNX Runtime."""
+    """Start ONNX Runtime on a graph, on the CPU."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -27,8 +26,7 @@ def open_session(graph: Path, threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Shapes change with every chunk: remembering an allocation plan for each costs memory and saves nothing.
     options.enable_mem_pattern = False
-    with allocating():
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def fetching_only() -> Any:

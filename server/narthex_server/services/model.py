@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +10,7 @@ from narthex.v1 import model_pb2 as wire
 
 from narthex_server.engine.adapters import AdapterInfo
 from narthex_server.pipelines.adapters import AdapterLibrary
-from narthex_server.pipelines.library import Listed, LoadProgress, ModelLibrary, Order, State
+from narthex_server.pipelines.library import Listed, LoadProgress, ModelLibrary, State, Wanted
 from narthex_server.pipelines.models import EmbedModel, Model
 from narthex_server.pipelines.tokens import supports_tools
 from narthex_server.progress import Stage
@@ -54,8 +53,8 @@ class ModelService:
     async def LoadModel(
         self, request: wire.LoadModelRequest, context: Context
     ) -> AsyncIterator[wire.LoadModelResponse]:
-        order = Order(request.name, Path(request.path), request.compute, request.max_context, request.max_slots)
-        async with aclosing(self._models.load_named(order)) as events:
+        wanted = Wanted(request.compute, request.max_context, request.max_slots)
+        async with aclosing(self._models.load_named(request.name, request.path, wanted)) as events:
             async for event in events:
                 match event:
                     case LoadProgress(stage, fraction):

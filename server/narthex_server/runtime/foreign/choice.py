@@ -7,12 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from narthex_server.errors import InvalidModelFile, NarthexError
+from narthex_server.errors import InvalidModelFile
 from narthex_server.runtime.foreign.in_place import InPlaceSession
 from narthex_server.runtime.foreign.padded import PaddedSession
 from narthex_server.runtime.foreign.ports import Ports
 from narthex_server.runtime.foreign.single import SingleSession
-from narthex_server.runtime.memory import allocating
 from narthex_server.runtime.session import Shape
 from narthex_server.runtime.stepper import open_session
 
@@ -36,11 +35,8 @@ def open_foreign(graph: Path, ports: Ports, shape: Shape) -> ForeignSession:
     """
     try:
         session = open_session(graph, shape.threads)
-        with allocating():
-            single = SingleSession(session, ports, shape)
-            alone = _trial(single)
-    except NarthexError:
-        raise
+        single = SingleSession(session, ports, shape)
+        alone = _trial(single)
     except Exception as error:  # the runtime has a class of its own for every status, and no common one
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidModelFile(f"{graph}: ONNX Runtime cannot run the graph: {reason}") from error
