@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,13 +92,15 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
     compute, quantization = settle(options.compute, source.weights)
     check_memory(source.weights)
     max_len = _context(source.config, options.max_context)
-    text = source.text()
+    # ONNX Runtime starts a session on one core and without Python's lock; a large vocabulary takes as long.
+    with ThreadPoolExecutor(1) as beside, graph_cache(options.cache_dir) as cache:
+        reading = beside.submit(source.text)
+        graphs = _DecoderGraphs(cache, source, model_type, compute, max_len, options.progress)
+        session = _session(graphs, Shape(options.slots, max_len, options.threads or cores()), options)
+        text = reading.result()
     vocab = int(source.config.get("vocab_size") or 0)
     if text.tokenizer.size > vocab > 0:
         _log.warning("%s: the tokenizer has %d tokens, the model %d: is it its own?", path, text.tokenizer.size, vocab)
-    with graph_cache(options.cache_dir) as cache:
-        graphs = _DecoderGraphs(cache, source, model_type, compute, max_len, options.progress)
-        session = _session(graphs, Shape(options.slots, max_len, options.threads or cores()), options)
     return LoadedModel(
         model_type, session, text, max_len, session.vocab_size, parameters(source.weights),
         compute, quantization,
