@@ -70,7 +70,10 @@ class ServerConfig:
         0, "generated tokens after which an X-LoRA keeps its scalings; 0 is never", minimum=0
     )
     cache_dir: Path = option(
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "narthex", "the graph cache", metavar="DIR"
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "narthex",
+        "the graph cache",
+        metavar="DIR",
+        made=True,
     )
     api_key_file: Path | None = option(None, "accept only these keys (made by `narthex keys new`)")
     log_level: LogLevel = option("info", "the least that is logged, on stderr")

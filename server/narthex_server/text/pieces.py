@@ -37,13 +37,13 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
 
 
-def _latin_spelling() -> dict[int, int | None]:
+def _latin_spelling() -> dict[int, int]:
     """From the alphabet's characters to those that Latin-1 has for the same bytes, and beyond it for all others."""
     others = dict.fromkeys(range(256), 0xFFFF)
     return others | {ord(character): byte for character, byte in byte_alphabet().items()}
 
 
-def _byte_level(token: str, spelling: dict[int, int | None]) -> bytes:
+def _byte_level(token: str, spelling: dict[int, int]) -> bytes:
     if token.isascii():  # which the alphabet spells as itself
         return token.encode()
     try:
