@@ -212,7 +212,7 @@ class ModelLibrary(Models):
             await bringing
             yield entry.listed()
         finally:
-            if not bringing.done():
+            if not bringing.done() and entry.state is State.LOADING:
                 reports.cancel()
                 self._drop(entry)
 
@@ -287,11 +287,11 @@ class ModelLibrary(Models):
             entry.failure, before = "", entry.model
             try:
                 model = await self._made(entry, _Reports())
-                if type(model) is not type(before):
+                try:
+                    await _resume(model, before)
+                except Exception:
                     await self._loader.stop(model)
-                    raise InvalidModelFile(f"what is there now {model.does}; before, the model did not")
-                if isinstance(model, TextModel) and isinstance(before, TextModel):
-                    await restore(model, before)
+                    raise
             except Exception as error:
                 told = self._told(error, entry)
                 entry.state, entry.failure = State.FAILED, told.message
@@ -409,6 +409,14 @@ class _Reports:
 
     def end(self) -> None:
         self._queue.put_nowait(None)
+
+
+async def _resume(model: Model, before: Model | None) -> None:
+    """Make the model what it was. Errors: InvalidModelFile where its files have become something else."""
+    if type(model) is not type(before):
+        raise InvalidModelFile(f"what is there now {model.does}; before, the model did not")
+    if isinstance(model, TextModel) and isinstance(before, TextModel):
+        await restore(model, before)
 
 
 def _check(order: Order) -> None:

@@ -276,27 +276,21 @@ def held(pid: int) -> int:
     return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
 
 
-def write_large(folder: Path) -> int:
-    """The golden llama with layers of 48 MB each; returns the size of its weights."""
-    config = json.loads((GOLDEN / "llama" / "config.json").read_text())
-    wide = 1 << 15
-    config |= {"intermediate_size": wide, "hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config |= {"head_dim": 32, "tie_word_embeddings": True}
-    shapes = {"model.embed_tokens.weight": (config["vocab_size"], 128), "model.norm.weight": (128,)}
-    for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}"
-        shapes |= {f"{prefix}.{name}.weight": (128,) for name in ("input_layernorm", "post_attention_layernorm")}
-        shapes |= {f"{prefix}.self_attn.{name}_proj.weight": (64, 128) for name in "kv"}
-        shapes |= {f"{prefix}.self_attn.{name}_proj.weight": (128, 128) for name in "qo"}
-        shapes |= {f"{prefix}.mlp.{name}_proj.weight": (wide, 128) for name in ("gate", "up")}
-        shapes[f"{prefix}.mlp.down_proj.weight"] = (128, wide)
-    header, at = {}, 0
-    for name, shape in shapes.items():
-        size = 4 * int(np.prod(shape))
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
-        at += size
-    shutil.copytree(GOLDEN / "llama", folder)
-    (folder / "config.json").write_text(json.dumps(config))
+def widen(source: Path, folder: Path) -> int:
+    """The model of a golden folder with feed-forward layers of 65,536 and random weights; returns their size."""
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    narrow, wide = config["intermediate_size"], 1 << 16
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": wide, "dtype": "float32"}))
+    with (folder / "model.safetensors").open("rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    at = 0
+    for name, entry in header.items():
+        if name != "__metadata__":
+            shape = [wide if ".mlp." in name and extent == narrow else extent for extent in entry["shape"]]
+            size = 4 * int(np.prod(shape))
+            entry |= {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
+            at += size
     text = json.dumps(header).encode()
     values = np.random.default_rng(0).normal(0, 0.02, at // 4).astype(np.float32)
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + values.tobytes())
@@ -304,19 +298,26 @@ def write_large(folder: Path) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-async def test_unloading_gives_the_memory_back(launch, nothing, root):
-    size = write_large(root / "large")
+@pytest.mark.parametrize("kind", ["llama", "embed_qwen3"])
+async def test_unloading_gives_the_memory_back(launch, nothing, root, kind):
+    size = widen(GOLDEN / kind, root / f"large_{kind}")
     served = launch("--model-root", str(root), "--mcp-config", str(nothing), "--threads", "1")
     pid = served.process.pid
     async with Client(served.grpc) as client:
-        for name, path in (("small", "demo.gguf"), ("large", "large")):  # what loads also imports, for good
-            await client.load_model(name, path, max_context=256)
-            await client.generate(asking(name))
-            await client.unload_model(name)
+
+        async def once() -> int:
+            """Load, use and unload the model; returns what was held meanwhile."""
+            await client.load_model("large", f"large_{kind}", max_context=64)
+            if kind == "llama":
+                await client.generate(asking("large"))
+            else:
+                await client.embed(EmbedSpec(inputs=[EmbedInput(text="hello")]))
+            meanwhile = held(pid)
+            await client.unload_model("large")
+            return meanwhile
+
+        await once()  # which also imports, for good
         before = held(pid)
         for _ in range(3):
-            await client.load_model("large", "large", max_context=256)
-            await client.generate(asking("large"))
-            assert held(pid) - before > size / 2
-            await client.unload_model("large")
+            assert await once() - before > size / 2
             assert held(pid) - before < size / 5
