@@ -59,7 +59,10 @@ def allocating() -> Iterator[None]:
 
 
 def trim() -> None:
-    """Give memory that is no longer used back to the system, which glibc alone does not do by itself."""
+    """Give memory that is no longer used back to the system, which glibc alone does not do by itself.
+
+    At the end of a thread's arena it keeps up to 64 MiB all the same.
+    """
     gc.collect()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
