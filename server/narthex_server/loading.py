@@ -95,7 +95,13 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
     # ONNX Runtime starts a session on one core and without Python's lock; a large vocabulary takes as long.
     with ThreadPoolExecutor(1) as beside, graph_cache(options.cache_dir) as cache:
         reading = beside.submit(source.text)
-        graphs = _DecoderGraphs(cache, source, model_type, compute, max_len, options.progress)
+
+        def progress(stage: Stage, fraction: float) -> None:
+            if stage is Stage.BUILD:
+                reading.result()  # nothing is built for a tokenizer that turns out to be broken
+            options.progress(stage, fraction)
+
+        graphs = _DecoderGraphs(cache, source, model_type, compute, max_len, progress)
         session = _session(graphs, Shape(options.slots, max_len, options.threads or cores()), options)
         text = reading.result()
     vocab = int(source.config.get("vocab_size") or 0)
