@@ -6,13 +6,16 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from narthex_server.opening import ModelFiles
+from narthex_server.progress import Progress, Stage
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
+from narthex_server.runtime.memory import check_room
+from narthex_server.weights.heard import HeardWeights
 from narthex_server.weights.tensors import WeightSource
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ class Graphs(ABC):
     model_type: str
     compute: str
     max_len: int
+    progress: Progress
 
     def find(self, variant: Variant) -> Path:
         """Return the file of a graph."""
@@ -52,14 +56,17 @@ class Graphs(ABC):
             "compute": self.compute, "max_len": self.max_len, "model_type": self.model_type, "variant": variant.value,
             "formats": formats,
         }  # fmt: skip
-        key = entry_key(self.cache.content_digest(self.source.files), options, [here / name for name in _SOURCES])
+        content = self.cache.content_digest(self.source.files, self.progress)
+        key = entry_key(content, options, [here / name for name in _SOURCES])
         return self.cache.find_or_build(key, lambda folder: self._build(variant, folder))
 
     def _build(self, variant: Variant, folder: Path) -> None:
+        self.progress(Stage.BUILD, 0.0)
         from narthex_server.graph.builder import Compute, GraphBuilder
 
         graph = GraphBuilder(self.model_type, Compute(self.compute))
-        self.add(graph, variant)
+        heard = replace(self.source, weights=HeardWeights(self.source.weights, self.progress))
+        replace(self, source=heard).add(graph, variant)
         graph.save(folder / GRAPH, WEIGHTS)
 
     @abstractmethod
@@ -83,6 +90,11 @@ def settle(wanted: str, weights: WeightSource) -> tuple[str, str]:
 
 def parameters(weights: WeightSource) -> int:
     return sum(tensor.size for name in weights.names() if (tensor := weights.find(name)) is not None)
+
+
+def check_memory(weights: WeightSource) -> None:
+    """Errors: ResourceExhausted where not even the weights, as they are stored, have room."""
+    check_room(sum(tensor.nbytes for name in weights.names() if (tensor := weights.find(name)) is not None))
 
 
 @contextmanager

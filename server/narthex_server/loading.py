@@ -3,17 +3,20 @@
 import logging
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from narthex_server.engine.decoder import DecoderSession
 from narthex_server.errors import InvalidModelFile
-from narthex_server.graphs import Graphs, Variant, graph_cache, parameters, settle
+from narthex_server.graphs import Graphs, Variant, check_memory, graph_cache, parameters, settle
 from narthex_server.models import families
 from narthex_server.opening import check_unquantised, open_model, quantising, tokenizer_folder
+from narthex_server.progress import Progress, Stage, unheard
 from narthex_server.runtime.adapter_bank import Limits
 from narthex_server.runtime.foreign.choice import open_foreign
+from narthex_server.runtime.memory import allocating
 from narthex_server.runtime.session import OrtDecoderSession, Shape
 from narthex_server.runtime.xlora import Classifier, XLoraSession
 from narthex_server.text.assets import TextAssets
@@ -40,7 +43,8 @@ class LoadOptions:
     is loaded a second time with room for them, for the steps that use one. `xlora` is the folder of an X-LoRA on top of
     the model, whose scalings stay as they are after `xlora_frozen_after` generated tokens (0 is never).
     `quantize` names a format for the weights of a model that is not quantised, `topology` a file with others for some.
-    `tokenizer` is a folder whose tokenizer and template are used instead of the model's own.
+    `tokenizer` is a folder whose tokenizer and template are used instead of the model's own. `progress` is told how far
+    the loading is.
     """
 
     compute: str = "auto"
@@ -54,6 +58,7 @@ class LoadOptions:
     quantize: str | None = None
     topology: Path | None = None
     tokenizer: Path | None = None
+    progress: Progress = unheard
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +75,38 @@ class LoadedModel:
     quantization: str
 
 
+@allocating()
 def load(path: Path, options: LoadOptions) -> LoadedModel:
     """Load a Hugging Face folder, a GGUF or GGML file, or a decoder graph: an .onnx file or a folder that has one.
 
     NotFound where there is nothing at `path`, InvalidModelFile where what is there is broken or of an unsupported kind,
-    InvalidRequest where it is to be quantised and is so already, or the topology cannot be used.
+    InvalidRequest where it is to be quantised and is so already, or the topology cannot be used, ResourceExhausted
+    where there is not enough memory.
     """
+    options.progress(Stage.READ, 0.0)
     if (graph := _foreign_graph(path)) is not None:
         return _load_foreign(graph, options)
     source = quantising(open_model(path, tokenizer=options.tokenizer), options.quantize, options.topology)
     model_type = str(source.config.get("model_type"))
     families.check(model_type)
     compute, quantization = settle(options.compute, source.weights)
+    check_memory(source.weights)
     max_len = _context(source.config, options.max_context)
-    text = source.text()
+    # ONNX Runtime starts a session on one core and without Python's lock; a large vocabulary takes as long.
+    with ThreadPoolExecutor(1) as beside, graph_cache(options.cache_dir) as cache:
+        reading = beside.submit(source.text)
+
+        def progress(stage: Stage, fraction: float) -> None:
+            if stage is Stage.BUILD:
+                reading.result()  # nothing is built for a tokenizer that turns out to be broken
+            options.progress(stage, fraction)
+
+        graphs = _DecoderGraphs(cache, source, model_type, compute, max_len, progress)
+        session = _session(graphs, Shape(options.slots, max_len, options.threads or cores()), options)
+        text = reading.result()
     vocab = int(source.config.get("vocab_size") or 0)
     if text.tokenizer.size > vocab > 0:
         _log.warning("%s: the tokenizer has %d tokens, the model %d: is it its own?", path, text.tokenizer.size, vocab)
-    with graph_cache(options.cache_dir) as cache:
-        graphs = _DecoderGraphs(cache, source, model_type, compute, max_len)
-        session = _session(graphs, Shape(options.slots, max_len, options.threads or cores()), options)
     return LoadedModel(
         model_type, session, text, max_len, session.vocab_size, parameters(source.weights),
         compute, quantization,
@@ -124,6 +141,7 @@ def _load_foreign(graph: Path, options: LoadOptions) -> LoadedModel:
         _log.warning("%s computes as it was exported, not in %s", graph, options.compute)
     max_len = min(model.context or options.max_context, options.max_context)
     text = TextAssets.from_folder(tokenizer_folder(options.tokenizer) or model.folder)
+    options.progress(Stage.START, 0.0)
     session = open_foreign(graph, model.ports, Shape(options.slots, max_len, options.threads or cores()))
     compute = f"onnx, {'batched' if session.batched else 'one at a time'}"
     _log.info("%s: %s of weights in %s; %s", graph, model.model_type, model.quantization, compute)
@@ -161,8 +179,12 @@ class _DecoderGraphs(Graphs):
 
 def _session(graphs: Graphs, shape: Shape, options: LoadOptions) -> DecoderSession:
     if options.xlora is None:
+        plain = graphs.find(Variant.PLAIN)
         adapted = graphs.find(Variant.ADAPTED) if options.adapters else None
-        return OrtDecoderSession(graphs.find(Variant.PLAIN), shape, adapted, options.adapters or Limits())
+        options.progress(Stage.START, 0.0)
+        return OrtDecoderSession(plain, shape, adapted, options.adapters or Limits())
     files = read_xlora(options.xlora)
     classifier = Classifier.parse(files.fields, files.layers, files.modules, len(files.experts))
-    return XLoraSession(graphs.find(Variant.XLORA), shape, classifier, files.experts, options.xlora_frozen_after)
+    graph = graphs.find(Variant.XLORA)
+    options.progress(Stage.START, 0.0)
+    return XLoraSession(graph, shape, classifier, files.experts, options.xlora_frozen_after)

@@ -59,6 +59,11 @@ class Adapted:
         self.bank.unload(place)
         self.stepper.forget()
 
+    def close(self) -> None:
+        """Free everything but the measures."""
+        self.stepper.close()
+        self.bank.close()
+
     def choose(self, slot: int, blend: Floats) -> None:
         """From now on a slot computes with so much [capacity] of each adapter."""
         self._blends[slot] = blend
@@ -121,7 +126,7 @@ class OrtDecoderSession(Slotted):
     def close(self) -> None:
         self._stepper.close()
         if self.adapters is not None:
-            self.adapters.stepper.close()
+            self.adapters.close()
         self._cache.close()
         gc.collect()  # what refers to itself would keep the weights until some later collection
 

@@ -1,7 +1,7 @@
 """Wire to domain and back, for text generation."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -72,7 +72,6 @@ LARGEST_SCALE = 100
 
 def generate_request(spec: wire.GenerationSpec, request_id: str) -> GenerateRequest:
     """Raises InvalidRequest with the fields at fault."""
-    refuse(completions_violations(spec))
     match spec.WhichOneof("prompt"):
         case "text":
             prompt: str | tuple[int, ...] = spec.text
@@ -97,7 +96,6 @@ def generate_request(spec: wire.GenerationSpec, request_id: str) -> GenerateRequ
 
 def chat_request(spec: wire.ChatSpec, request_id: str) -> ChatRequest:
     """Raises InvalidRequest with the fields at fault."""
-    refuse(completions_violations(spec))
     if spec.response.echo:
         refuse([Violation("response.echo", "is for prompts; a chat has no text that it continues")])
     if spec.tool_execution == wire.TOOL_EXECUTION_SERVER and completions(spec) > 1:
@@ -122,13 +120,11 @@ def chat_request(spec: wire.ChatSpec, request_id: str) -> ChatRequest:
 
 
 def completions(spec: wire.GenerationSpec | wire.ChatSpec) -> int:
-    """How many completions are asked for."""
-    return spec.n if spec.HasField("n") else 1
-
-
-def completions_violations(spec: wire.GenerationSpec | wire.ChatSpec) -> Iterator[Violation]:
-    if not 1 <= completions(spec) <= MOST_COMPLETIONS:
-        yield Violation("n", f"must be between 1 and {MOST_COMPLETIONS}, got {spec.n}")
+    """How many completions are asked for. Errors: InvalidRequest."""
+    count = spec.n if spec.HasField("n") else 1
+    if not 1 <= count <= MOST_COMPLETIONS:
+        refuse([Violation("n", f"must be between 1 and {MOST_COMPLETIONS}, got {count}")])
+    return count
 
 
 def scoring_from(response: wire.ResponseOptions) -> Scoring:

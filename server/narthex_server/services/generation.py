@@ -52,8 +52,8 @@ class GenerationService:
         self, request: wire.GenerateStreamRequest, context: Context
     ) -> AsyncIterator[wire.GenerateStreamResponse]:
         check_options(request.options)
-        spec, model = request.spec, self._models.get(request.spec.model)
-        async with aclosing(self._generation(spec, model)) as events:
+        spec = request.spec
+        async with self._models.use(spec.model) as model, aclosing(self._generation(spec, model)) as events:
             async for index, event in events:
                 made = wire.GenerateStreamResponse(index=index)
                 match event:
@@ -68,12 +68,13 @@ class GenerationService:
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> wire.GenerateResponse:
         check_options(request.options)
-        spec, model = request.spec, self._models.get(request.spec.model)
-        reply = wire.GenerateResponse(request_id=REQUEST_ID.get(), model=model.name)
+        spec = request.spec
+        reply = wire.GenerateResponse(request_id=REQUEST_ID.get())
         reply.further_completions.extend(wire.Completion() for _ in range(convert.completions(spec) - 1))
         made: list[wire.GenerateResponse | wire.Completion] = [reply, *reply.further_completions]
         texts: list[list[str]] = [[] for _ in made]
-        async with aclosing(self._generation(spec, model)) as events:
+        async with self._models.use(spec.model) as model, aclosing(self._generation(spec, model)) as events:
+            reply.model = model.name
             async for index, event in events:
                 match event:
                     case Started():
@@ -92,19 +93,20 @@ class GenerationService:
         self, request: wire.ChatStreamRequest, context: Context
     ) -> AsyncIterator[wire.ChatStreamResponse]:
         check_options(request.options)
-        spec, model = request.spec, self._models.get(request.spec.model)
-        async with aclosing(self._chat(spec, model, context)) as events:
+        spec = request.spec
+        async with self._models.use(spec.model) as model, aclosing(self._chat(spec, model, context)) as events:
             async for index, event in events:
                 yield convert.agent_event_to_wire(event, REQUEST_ID.get(), model.name, spec.response, index)
 
     async def Chat(self, request: wire.ChatRequest, context: Context) -> wire.ChatResponse:
         check_options(request.options)
-        spec, model = request.spec, self._models.get(request.spec.model)
-        reply = wire.ChatResponse(request_id=REQUEST_ID.get(), model=model.name)
+        spec = request.spec
+        reply = wire.ChatResponse(request_id=REQUEST_ID.get())
         reply.further_completions.extend(wire.ChatCompletion() for _ in range(convert.completions(spec) - 1))
         made: list[wire.ChatResponse | wire.ChatCompletion] = [reply, *reply.further_completions]
         turns = [Turns() for _ in made]
-        async with aclosing(self._chat(spec, model, context)) as events:
+        async with self._models.use(spec.model) as model, aclosing(self._chat(spec, model, context)) as events:
+            reply.model = model.name
             async for index, event in events:
                 turns[index].add(event)
                 match event.event:

@@ -279,6 +279,12 @@ async def test_a_bad_request_gets_a_typed_error_and_the_next_one_works(stub, fai
     assert await answered(stub)
 
 
+async def test_absurdly_many_completions_are_refused_before_there_is_room_for_them(stub, failure):
+    spec = wire.GenerationSpec(text="Hi", n=2**32 - 1)
+    caught = await failure(stub.Generate(wire.GenerateRequest(spec=spec), timeout=10))
+    assert (caught.code, caught.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["n"])
+
+
 @pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", "frequency_penalty", "repetition_penalty"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -3.0])
 async def test_a_sampler_that_makes_no_sense_is_named(stub, failure, field, value):

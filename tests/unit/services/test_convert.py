@@ -58,7 +58,7 @@ def test_what_comes_back_is_asked_for():
 @pytest.mark.parametrize("count", [0, 17, 2**32 - 1])
 def test_too_few_and_too_many_completions_are_refused(count):
     with pytest.raises(InvalidRequest, match="n must be between 1 and 16"):
-        convert.generate_request(wire.GenerationSpec(text="x", n=count), "r")
+        convert.completions(wire.GenerationSpec(text="x", n=count))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from typing import Any, Literal
 from narthex.cli.exits import Exit
 from narthex.cli.main import PROCESSES, installed
 from narthex.cli.serve import BridgeSide, ServerSide, port_problem
-from narthex.settings import SettingsError, config_file, load, option
+from narthex.settings import SECTIONS, SettingsError, config_file, load, option
 
+CHECK = "narthex.cli.config"
 RUNTIME = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
 
 
@@ -61,8 +62,26 @@ def examine(file: Path | None, flags: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("problem", f"{flag} {address}: {problem}", f"end what uses it, or choose another with {flag}")
         else:
             yield Finding("ok", f"{flag} {address} is free")
+    yield from settings(file, flags.get("mcp_config"))
     upstreams = load(Upstreams, "server", flags, file=file, partial=True)
     yield from commands(upstreams.mcp_config) if upstreams.mcp_config else demo()
+
+
+def settings(file: Path | None, mcp_config: str | None) -> Iterator[Finding]:
+    """Whether each process can use all its settings; each is asked, because it alone knows them."""
+    for section in SECTIONS:
+        try:
+            installed(section)
+        except SettingsError:
+            continue  # which is told already
+        flags = ["--config", str(file)] if file else []
+        flags += ["--mcp-config", mcp_config] if mcp_config and section == "server" else []
+        asked = subprocess.run([sys.executable, "-m", CHECK, section, *flags], capture_output=True, text=True)
+        if asked.returncode:
+            for line in asked.stderr.splitlines():
+                yield Finding("problem", line.removeprefix(f"narthex {section}: "), "correct it where it is set")
+        else:
+            yield Finding("ok", f"the {section} can use its settings")
 
 
 def machine() -> Iterator[Finding]:
