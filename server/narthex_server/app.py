@@ -219,6 +219,7 @@ def load_model(named: NamedPath, config: ServerConfig) -> "LoadedModel | LoadedE
     xlora, tokenizers = ({entry.name: entry.path for entry in given} for given in (config.xlora, config.tokenizer))
     options = LoadOptions(
         compute=config.compute,
+        device=config.device,
         threads=config.threads,
         slots=config.max_slots,
         max_context=config.max_context,
@@ -257,7 +258,7 @@ async def start_engines(
 
     options = EngineOptions(config.prefill_chunk, config.max_waiting)
     for name, model in loaded.items():
-        info = ModelInfo(model.model_type, model.parameters, model.quantization, model.compute)
+        info = ModelInfo(model.model_type, model.parameters, model.quantization, model.compute, model.device)
         if isinstance(model, LoadedEmbedder):
             embedder = EmbedderHandle(model.session, model.head, config.max_waiting, embedders.observer(name))
             embedder.start()

@@ -53,7 +53,7 @@ class ModelService:
             vocab_size=model.vocab_size,
             parameters=model.info.parameters,
             compute=model.info.compute,
-            device="cpu",
+            device=model.info.device,
             max_slots=model.slots,
             ready_time=self._ready,
         )
