@@ -19,7 +19,6 @@ from narthex_server.graph.attention import (
     rotates_inside,
 )
 from narthex_server.graph.builder import MICROSOFT, GraphBuilder
-from narthex_server.graph.linear import vector
 from narthex_server.graph.rope import Rope
 
 BLOCK = 256
@@ -63,6 +62,8 @@ class PagedAttention:
     def mix(
         self, layer: int, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads, rope: Rope | None
     ) -> ir.Value:
+        if heads.sink is not None:
+            raise NotOnDevice("this model cannot run on CUDA: its attention has sinks")
         graph, names = self._graph, (f"key.{layer}", f"value.{layer}")
         rope = rope.within(self._max_len) if rope else None
         tables = rotary_tables(graph, rope, self._max_len) if rope else None
@@ -79,11 +80,11 @@ class PagedAttention:
             (query, key, value), (heads.count, heads.kv_count, heads.kv_count), strict=True
         )]  # fmt: skip
         scale = {} if heads.scale is None else {"scale": heads.scale}
-        neither_norms_nor_scales = (None,) * 4
+        neither_sinks_nor_norms_nor_scales = (None,) * 5
         result, *present = graph.ops(
             "PagedAttention", *packed, *past, self._starts, self._past, self._table,
             *(tables if inside and tables else (None, None)), self._places,
-            vector(graph, heads.sink) if heads.sink else None, *neither_norms_nor_scales, self._most,
+            *neither_sinks_nor_norms_nor_scales, self._most,
             outputs=3, domain=MICROSOFT, num_heads=heads.count, kv_num_heads=heads.kv_count,
             do_rotary=int(inside), rotary_interleaved=0, local_window_size=heads.window or -1,
             softcap=heads.softcap, **scale,

@@ -59,6 +59,10 @@ Status cudaGetDeviceProperties(char *properties, int device) {
     *(int *)(properties + 304) = 65536;                                     /* regsPerBlock */
     *(int *)(properties + 308) = 32;                                        /* warpSize */
     *(int *)(properties + 320) = 1024;                                      /* maxThreadsPerBlock */
+    for (int axis = 0; axis < 3; axis++) {
+        *(int *)(properties + 324 + 4 * axis) = 1024;                       /* maxThreadsDim */
+        *(int *)(properties + 336 + 4 * axis) = axis ? 65535 : 2147483647;  /* maxGridSize */
+    }
     *(int *)(properties + 360) = capability / 10;                           /* major */
     *(int *)(properties + 364) = capability % 10;                           /* minor */
     *(int *)(properties + 384) = 16;                                        /* multiProcessorCount */

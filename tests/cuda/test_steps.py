@@ -5,7 +5,7 @@ import pytest
 
 @pytest.mark.parametrize(
     ("model", "compute", "vocab"),
-    [("llama", "float16", 512), ("gemma2", "bfloat16", 560), ("gguf_qwen2/tiny-qwen2-Q4_0.gguf", "auto", 520)],
+    [("llama", "float16", 512), ("gemma2", "bfloat16", 560), ("gguf_qwen2/tiny-qwen2-Q4_0.gguf", "auto", 516)],
 )
 def test_steps_are_captured_once_per_bucket_and_launched_after(model, compute, vocab, on_stub):
     ran = on_stub("steps.py", model, compute)

@@ -13,7 +13,7 @@ from narthex_server.opening import open_model
 from narthex_server.runtime.cache import GraphCache
 from narthex_server.runtime.device import find_cuda
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def placed(graph: Path) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ import numpy as np
 from narthex_server.loading import LoadOptions, load
 from narthex_server.runtime.paged.session import PagedDecoderSession
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def counts(driver: ctypes.CDLL) -> dict[str, int]:

@@ -10,7 +10,7 @@ PLACED = [
 ]  # fmt: skip
 REFUSED = {
     "lfm2": "states", "lfm2_moe": "states", "qwen3_next": "states", "qwen3_5": "states", "qwen2_moe": "experts",
-    "gpt_oss": "experts", "gpt_oss_mxfp4": "experts", "mixtral": "expert", "qwen3_moe": "expert",
+    "gpt_oss": "sinks", "gpt_oss_mxfp4": "sinks", "mixtral": "expert", "qwen3_moe": "expert",
 }  # fmt: skip
 
 
