@@ -22,7 +22,10 @@ REFUSED = [
 ]
 TOO_SMALL = [
     (("llama", "cuda", "auto", 2, {"STUB_BYTES": "1000"}), "the weights do not fit"),
-    (("llama", "cuda", "auto", 64, {"STUB_BYTES": "1000000"}), "bytes of keys and values do not fit; lower --max-slots"),
+    (
+        ("llama", "cuda", "auto", 64, {"STUB_BYTES": "1000000"}),
+        "bytes of keys and values do not fit; lower --max-slots",
+    ),
 ]
 
 

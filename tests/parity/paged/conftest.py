@@ -42,6 +42,17 @@ class FusedMatMul(OpRun):
         return ((wide(a) @ (wide(b).T if transB else wide(b))).astype(a.dtype),)
 
 
+class Pad(OpRun):
+    """With negative numbers too, which the evaluator's own has not."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, pads: Array, mode: str = "constant") -> tuple[Array]:
+        before, after = np.split(pads, 2)
+        kept = x[tuple(slice(max(-b, 0), n - max(-a, 0)) for b, a, n in zip(before, after, x.shape, strict=True))]
+        return (np.pad(kept, [(max(b, 0), max(a, 0)) for b, a in zip(before, after, strict=True)]),)
+
+
 class QuickGelu(OpRun):
     op_domain = "com.microsoft"
 
@@ -67,9 +78,7 @@ class SkipSimplifiedLayerNormalization(OpRun):
 class SkipLayerNormalization(OpRun):
     op_domain = "com.microsoft"
 
-    def _run(
-        self, x: Array, skip: Array, gain: Array, shift: Array, epsilon: float = 1e-5
-    ) -> tuple[Array, ...]:
+    def _run(self, x: Array, skip: Array, gain: Array, shift: Array, epsilon: float = 1e-5) -> tuple[Array, ...]:
         total = wide(x) + wide(skip)
         centred = total - total.mean(axis=-1, keepdims=True)
         normal = rms(centred, gain, epsilon) + wide(shift)
@@ -172,7 +181,7 @@ class PagedAttention(OpRun):
 
 
 OPERATORS = [
-    FusedMatMul, QuickGelu, SimplifiedLayerNormalization, SkipSimplifiedLayerNormalization, SkipLayerNormalization,
+    FusedMatMul, Pad, QuickGelu, SimplifiedLayerNormalization, SkipSimplifiedLayerNormalization, SkipLayerNormalization,
     MatMulNBits, GatherBlockQuantized, RotaryEmbedding, PagedAttention,
 ]  # fmt: skip
 
@@ -242,3 +251,20 @@ def reference(tmp_path_factory: pytest.TempPathFactory, golden_dir: Path) -> Cal
         return ReferenceGraph(graphs.find(Variant.PAGED), compute)
 
     return build
+
+
+@pytest.fixture
+def evaluate() -> Callable[[Path], Callable[[str, dict[str, Array]], Array]]:
+    """Opens a graph; runs it for one of its outputs, with those of the values that it takes."""
+
+    def open_graph(path: Path) -> Callable[[str, dict[str, Array]], Array]:
+        model = load_model(path)
+        evaluator, takes = ReferenceEvaluator(model, new_ops=OPERATORS), [value.name for value in model.graph.input]
+
+        def run(output: str, values: dict[str, Array]) -> Array:
+            (found,) = evaluator.run([output], {name: values[name] for name in takes})
+            return np.asarray(found)
+
+        return run
+
+    return open_graph
