@@ -1,6 +1,7 @@
 """Tokens a second of a model through the engine: decode and prefill at several batch sizes.
 
-    python bench/engine.py [MODEL ...] [--batches 1,4,8,16] [--prompt 512] [--context 64] [--tokens 64] [--device cuda] [--json FILE]
+    python bench/engine.py [MODEL ...] [--device cuda] [--batches 1,4,8,16] [--prompt 512] [--context 64] [--tokens 64]
+                           [--json FILE]
 
 Decode: each request has `context` prompt tokens and generates `tokens`; counted from when all have their first token.
 Prefill: each request has `prompt` tokens and generates one. Every prompt is random, so that no cached prefix helps.

@@ -40,7 +40,8 @@ class LoadOptions:
     """How to load: `device` is auto, cpu, cuda or cuda:N.
 
     `compute` is auto, on the CPU float32 or block8, on a GPU float16 or bfloat16. `threads` 0 is one per core;
-    `cache_dir` None keeps no graph. A slot holds `max_context` tokens, or as many as the model can take where that is fewer. With `adapters` the model
+    `cache_dir` None keeps no graph.
+    A slot holds `max_context` tokens, or as many as the model can take where that is fewer. With `adapters` the model
     is loaded a second time with room for them, for the steps that use one. `xlora` is the folder of an X-LoRA on top of
     the model, whose scalings stay as they are after `xlora_frozen_after` generated tokens (0 is never).
     `quantize` names a format for the weights of a model that is not quantised, `topology` a file with others for some.

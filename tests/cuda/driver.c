@@ -8,7 +8,8 @@
 #include <string.h>
 
 typedef int Status;
-enum { SUCCESS = 0, OUT_OF_MEMORY = 2, DEVICE_TO_HOST = 2 };
+enum { SUCCESS = 0, OUT_OF_MEMORY = 2 };
+enum { HOST_TO_DEVICE = 1, DEVICE_TO_HOST = 2 };
 
 static size_t number(const char *name, size_t usual) {
     const char *given = getenv(name);
@@ -35,8 +36,9 @@ Status cublasLtCreate(void **handle) { return (*handle = malloc(8)) ? SUCCESS : 
 #endif
 
 #ifdef CUDART
-/* What tests look at. A capture must neither wait for the device nor allocate: `stub_forbidden` counts who did. */
-int stub_kernels, stub_captures, stub_launches, stub_forbidden;
+/* What tests look at: kernels, captured graphs and their launches, copies to the device and from it. A capture must
+ * neither wait for the device nor allocate: `stub_forbidden` counts what did. */
+int stub_kernels, stub_captures, stub_launches, stub_sent, stub_fetched, stub_forbidden;
 static int capturing;
 static void *module;
 
@@ -82,9 +84,17 @@ Status cudaMemGetInfo(size_t *available, size_t *all) {
     *available = *all = number("STUB_BYTES", (size_t)16 << 30);
     return SUCCESS;
 }
-Status cudaMemcpy(void *to, const void *from, size_t bytes, int kind) { memmove(to, from, bytes); return forbidden(); }
-Status cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, void *stream) {
+static void copy(void *to, const void *from, size_t bytes, int kind) {
     memmove(to, from, bytes);
+    stub_sent += kind == HOST_TO_DEVICE;
+    stub_fetched += kind == DEVICE_TO_HOST;
+}
+Status cudaMemcpy(void *to, const void *from, size_t bytes, int kind) {
+    copy(to, from, bytes, kind);
+    return forbidden();
+}
+Status cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, void *stream) {
+    copy(to, from, bytes, kind);
     return kind == DEVICE_TO_HOST ? forbidden() : SUCCESS;
 }
 Status cudaMemset(void *to, int value, size_t bytes) { memset(to, value, bytes); return forbidden(); }

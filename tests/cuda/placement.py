@@ -1,4 +1,4 @@
-"""Prints where ONNX Runtime puts each node of the models named: JSON {model: {provider: [operator, …]} or {"refused": why}}."""
+"""Prints where ONNX Runtime puts the nodes of models: JSON {model: {provider: [operator, …]} or {"refused": why}}."""
 
 import json
 import sys

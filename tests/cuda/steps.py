@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def counts(driver: ctypes.CDLL) -> dict[str, int]:
-    names = ("kernels", "captures", "launches", "forbidden")
+    names = ("kernels", "captures", "launches", "sent", "fetched", "forbidden")
     return {name: ctypes.c_int.in_dll(driver, f"stub_{name}").value for name in names}
 
 
@@ -29,8 +29,8 @@ def main(model: str, compute: str) -> None:
         shapes.append(session.decode(0, ids[:3], np.full(3, 80 + step, np.int32), np.arange(3)).shape)
     seen["three"] = counts(driver)
     for step in range(3):
-        shapes.append(session.decode(0, ids[:4], np.full(4, 90 + step, np.int32), np.arange(4)).shape)
-    seen["four"] = counts(driver)
+        shapes.append(session.decode(0, ids[step : step + 4], np.full(4, 90 + step, np.int32), np.arange(4)).shape)
+        seen["four before" if step < 2 else "four"] = counts(driver)
     best = session.decode_best(0, ids[:4], np.full(4, 95, np.int32), np.array([1, 3]))
     shapes += [best.logits.shape, best.tokens.shape]
     seen["best"] = counts(driver)

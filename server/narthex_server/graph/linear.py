@@ -16,7 +16,7 @@ def vector(graph: GraphBuilder, tensor: StoredTensor) -> ir.Value:
 
 
 def packing_of(graph: GraphBuilder, weight: StoredTensor) -> Packing | None:
-    """How the matrix is multiplied as it is stored; None where it is to be, or can only be, multiplied as real numbers."""
+    """How the matrix is multiplied as it is stored; None where it is, or can only be, multiplied as real numbers."""
     return None if graph.compute is Compute.FLOAT32 else weight.format.packing
 
 

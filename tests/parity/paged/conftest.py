@@ -5,6 +5,7 @@ Each computes in float32 and rounds its result to the type of its input, as the 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -165,7 +166,7 @@ class PagedAttention(OpRun):
         for cache, new in ((keys, k), (values, v)):
             cache.reshape(-1, *cache.shape[2:])[places[kept]] = new[kept].astype(cache.dtype)
         out = np.empty_like(q)
-        for i, (begin, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        for i, (begin, end) in enumerate(pairwise(starts)):
             total = past[i] + end - begin
             there = table[i, np.arange(total) // block] * block + np.arange(total) % block
             everything = (wide(cache.reshape(-1, *cache.shape[2:])[there]) for cache in (keys, values))

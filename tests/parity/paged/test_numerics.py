@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from narthex_server.loading import LoadOptions, load
 from narthex_server.runtime.paged.packer import Chunks, Packer
 from narthex_server.runtime.paged.session import PagedDecoderSession
 from narthex_server.runtime.session import Shape
@@ -11,7 +12,8 @@ FOLDERS = [
     "granite", "smollm3", "olmo2", "starcoder2",
 ]  # fmt: skip
 IN_HALF = [
-    "qwen3", "gemma2", "phi3_longrope", "starcoder2", *(f"gguf_llama/tiny-llama-{kind}.gguf" for kind in ("Q8_0", "Q4_0")),
+    "qwen3", "gemma2", "phi3_longrope", "starcoder2",
+    "gguf_llama/tiny-llama-Q8_0.gguf", "gguf_llama/tiny-llama-Q4_0.gguf",
     "gguf_qwen2_k256/tiny-qwen2-k256-Q4_K_M.gguf", "gguf_qwen3_k256/tiny-qwen3-k256-Q6_K.gguf",
 ]  # fmt: skip
 EXACT = 1e-3
@@ -67,6 +69,19 @@ def test_half_types_give_nearly_the_reference_distribution(model, compute, refer
         served(PagedDecoderSession(reference(model, compute), SHAPE), prompts, steps), prompts, strict=True
     ):
         assert divergence(got, wanted(prompt, steps)).max() < DIVERGENCE[compute], prompt.name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compute", ["float16", "bfloat16"])
+@pytest.mark.parametrize("model", sorted({*FOLDERS, *IN_HALF}))
+def test_a_gpu_gives_nearly_the_reference_distribution(model, compute, golden_dir, tmp_path, prompts_of):
+    options = LoadOptions(compute, slots=4, max_context=256, cache_dir=tmp_path, device="cuda")
+    session, prompts, steps = load(golden_dir / model, options).session, prompts_of(model)[:2], 6
+    try:
+        for got, prompt in zip(served(session, prompts, steps), prompts, strict=True):
+            assert divergence(got, wanted(prompt, steps)).max() < DIVERGENCE[compute], prompt.name
+    finally:
+        session.close()
 
 
 def test_a_prompt_and_running_sequences_go_in_one_step(reference, prompts_of):

@@ -54,3 +54,14 @@ def test_weights_are_quantised_as_flags_environment_and_file_say(tmp_path, monke
     monkeypatch.setenv("NARTHEX_QUANTIZE", "q4k")
     assert from_command_line(["--config", str(tmp_path / "narthex.toml")]).quantize == "q4k"
     assert from_command_line(["--quantize", "8"]).quantize == "8"
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])
+def test_a_device_is_named(device):
+    assert ServerConfig(device=device).device == device
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cuda:0,1", "CPU"])
+def test_another_device_is_told_which_there_are(device):
+    with pytest.raises(SettingsError, match="none of auto, cpu, cuda, cuda:N"):
+        ServerConfig(device=device)
