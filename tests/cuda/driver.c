@@ -36,9 +36,9 @@ Status cublasLtCreate(void **handle) { return (*handle = malloc(8)) ? SUCCESS : 
 #endif
 
 #ifdef CUDART
-/* What tests look at: kernels, captured graphs and their launches, copies to the device and from it. A capture must
+/* What tests look at: kernels, those that were captured, captured graphs and their launches, copies to the device and from it. A capture must
  * neither wait for the device nor allocate: `stub_forbidden` counts what did. */
-int stub_kernels, stub_captures, stub_launches, stub_sent, stub_fetched, stub_forbidden;
+int stub_kernels, stub_captured, stub_captures, stub_launches, stub_sent, stub_fetched, stub_forbidden;
 static int capturing;
 static void *module;
 
@@ -114,9 +114,10 @@ Status cudaStreamIsCapturing(void *stream, int *status) { *status = capturing; r
 Status cudaGraphInstantiate(void **executable, void *graph, unsigned long long flags) { return fresh(executable); }
 Status cudaGraphLaunch(void *executable, void *stream) { stub_launches++; return SUCCESS; }
 
-Status cudaLaunchKernel(void) { stub_kernels++; return SUCCESS; }
-Status __cudaLaunchKernel(void) { stub_kernels++; return SUCCESS; }
-Status cudaLaunchKernelExC(void) { stub_kernels++; return SUCCESS; }
+static Status kernel(void) { stub_kernels++; stub_captured += capturing; return SUCCESS; }
+Status cudaLaunchKernel(void) { return kernel(); }
+Status __cudaLaunchKernel(void) { return kernel(); }
+Status cudaLaunchKernelExC(void) { return kernel(); }
 void **__cudaRegisterFatBinary(void *binary) { return &module; }
 const char *cudaGetErrorString(Status status) { return status == OUT_OF_MEMORY ? "out of memory" : "no error"; }
 const char *cudaGetErrorName(Status status) { return status == OUT_OF_MEMORY ? "out of memory" : "no error"; }

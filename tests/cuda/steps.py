@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def counts(driver: ctypes.CDLL) -> dict[str, int]:
-    names = ("kernels", "captures", "launches", "sent", "fetched", "forbidden")
+    names = ("kernels", "captured", "captures", "launches", "sent", "fetched", "forbidden")
     return {name: ctypes.c_int.in_dll(driver, f"stub_{name}").value for name in names}
 
 

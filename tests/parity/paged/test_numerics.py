@@ -17,8 +17,10 @@ IN_HALF = [
     "gguf_qwen2_k256/tiny-qwen2-k256-Q4_K_M.gguf", "gguf_qwen3_k256/tiny-qwen3-k256-Q6_K.gguf",
 ]  # fmt: skip
 EXACT = 1e-3
-DIVERGENCE = {"float16": 1e-3, "bfloat16": 2e-2}
-"""How far, in nats, a row's distribution may be from that in float32."""
+DIVERGENCE = {"float16": 1e-3, "bfloat16": 3e-2}
+"""How far, in nats, any row's distribution may be from that in float32; the worst of 19 models are 3e-4 and 2.1e-2."""
+CLEAR = 0.5
+"""How much the best logit of a row is above the next where rounding may not change which it is."""
 SHAPE = Shape(slots=4, max_len=256, threads=1)
 
 
@@ -51,6 +53,16 @@ def divergence(got, reference):
     return (np.exp(theirs) * (theirs - ours)).sum(axis=-1)
 
 
+def check_close(session, prompts, compute):
+    steps = len(prompts[0].greedy) - 1
+    for got, prompt in zip(served(session, prompts, steps), prompts, strict=True):
+        expected = wanted(prompt, steps)
+        assert divergence(got, expected).max() < DIVERGENCE[compute], prompt.name
+        best = np.sort(expected, axis=-1)
+        clear = best[:, -1] - best[:, -2] > CLEAR
+        assert (got.argmax(axis=-1) == expected.argmax(axis=-1))[clear].all(), prompt.name
+
+
 @pytest.mark.parametrize("model", FOLDERS)
 def test_float32_gives_the_reference_logits(model, reference, prompts_of):
     prompts = prompts_of(model)[:3]
@@ -64,11 +76,7 @@ def test_float32_gives_the_reference_logits(model, reference, prompts_of):
 @pytest.mark.parametrize("compute", ["float16", "bfloat16"])
 @pytest.mark.parametrize("model", IN_HALF)
 def test_half_types_give_nearly_the_reference_distribution(model, compute, reference, prompts_of):
-    prompts, steps = prompts_of(model)[:2], 6
-    for got, prompt in zip(
-        served(PagedDecoderSession(reference(model, compute), SHAPE), prompts, steps), prompts, strict=True
-    ):
-        assert divergence(got, wanted(prompt, steps)).max() < DIVERGENCE[compute], prompt.name
+    check_close(PagedDecoderSession(reference(model, compute), SHAPE), prompts_of(model)[:3], compute)
 
 
 @pytest.mark.gpu
@@ -76,10 +84,9 @@ def test_half_types_give_nearly_the_reference_distribution(model, compute, refer
 @pytest.mark.parametrize("model", sorted({*FOLDERS, *IN_HALF}))
 def test_a_gpu_gives_nearly_the_reference_distribution(model, compute, golden_dir, tmp_path, prompts_of):
     options = LoadOptions(compute, slots=4, max_context=256, cache_dir=tmp_path, device="cuda")
-    session, prompts, steps = load(golden_dir / model, options).session, prompts_of(model)[:2], 6
+    session = load(golden_dir / model, options).session
     try:
-        for got, prompt in zip(served(session, prompts, steps), prompts, strict=True):
-            assert divergence(got, wanted(prompt, steps)).max() < DIVERGENCE[compute], prompt.name
+        check_close(session, prompts_of(model)[:3], compute)
     finally:
         session.close()
 
