@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from typing import Any, Literal
 
 from narthex.settings import Address, NamedPath, SettingsError, option, parse
 
-Compute = Literal["auto", "float32", "block8"]
+Compute = Literal["auto", "float32", "block8", "float16", "bfloat16"]
 Quantize = Literal[
     "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0",
     "q6k", "q5k", "q4k", "q3k", "q2k", "8", "6", "5", "4", "3", "2",
 ]  # fmt: skip
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
 DELEGATE_TOKEN_VARIABLE = "NARTHEX_DELEGATE_TOKEN"
 
 
@@ -42,7 +44,10 @@ class ServerConfig:
         0.0, "seconds without requests after which a model leaves the memory; 0 never", minimum=0
     )
     mcp_config: Path | None = option(None, "the MCP servers to forward: an mcp-config.json")
-    compute: Compute = option("auto", "float32 is exact, block8 uses int8 activations on quantised weights")
+    device: str = option("auto", "auto is a GPU where one can be used; or cpu, cuda, cuda:N", metavar="DEVICE")
+    compute: Compute = option(
+        "auto", "float32 is exact, block8 uses int8 activations on quantised weights; on a GPU float16 or bfloat16"
+    )
     quantize: Quantize | None = option(None, "quantise the weights of a folder as they are loaded", metavar="KIND")
     topology: Path | None = option(None, "other formats for some layers or tensors: a YAML file")
     threads: int = option(0, "threads of the engine; 0 takes the physical cores", minimum=0)
@@ -84,6 +89,8 @@ class ServerConfig:
             raise SettingsError("tls: cert and key belong together; give both or neither")
         if self.tls.client_ca and not self.tls.cert:
             raise SettingsError("tls: client_ca needs cert and key")
+        if not DEVICE.fullmatch(self.device):
+            raise SettingsError(f"--device: {self.device!r} is none of auto, cpu, cuda, cuda:N")
         names = [model.name for model in self.model]
         if twice := {name for name in names if names.count(name) > 1}:
             raise SettingsError(f"--model: the name {min(twice)!r} is given twice")

@@ -9,7 +9,7 @@ from narthex_server.documents import read_object
 from narthex_server.embedding.folder import EmbedderFolder, describes_embedder, number
 from narthex_server.embedding.head import Head, Pooling
 from narthex_server.embedding.session import EncoderSession
-from narthex_server.errors import InvalidModelFile
+from narthex_server.errors import InvalidModelFile, NotOnDevice
 from narthex_server.graphs import Graphs, Variant, check_memory, graph_cache, parameters, settle
 from narthex_server.loading import LoadOptions, cores
 from narthex_server.models import families
@@ -48,6 +48,7 @@ class LoadedEmbedder:
     parameters: int
     compute: str
     quantization: str
+    device: str = "cpu"
 
 
 def is_embedder(path: Path) -> bool:
@@ -67,9 +68,12 @@ def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
     """Load a folder of sentence-transformers or of a plain encoder, or one of its ONNX files.
 
     Safetensors of a known family are preferred to an ONNX file beside them. Errors: InvalidModelFile, NotFound for a
-    tokenizer, InvalidRequest where an ONNX file is to be quantised, ResourceExhausted for too little memory.
+    tokenizer, InvalidRequest where an ONNX file is to be quantised, NotOnDevice where it is to run on a GPU,
+    ResourceExhausted for too little memory.
     """
     options.progress(Stage.READ, 0.0)
+    if options.device.startswith("cuda"):
+        raise NotOnDevice(f"{path}: embedders run on the CPU alone; choose the device auto or cpu")
     if options.xlora is not None:
         raise InvalidModelFile(f"{options.xlora}: an X-LoRA needs a model that generates text, {path} makes embeddings")
     folder = _folder(path)

@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from narthex_server.errors import NotOnDevice
 from narthex_server.opening import ModelFiles
 from narthex_server.progress import Progress, Stage
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
@@ -23,17 +24,23 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 COMPUTE = ("auto", "float32", "block8")
-_SOURCES = ("graph", "models", "weights", "opening.py", "loading.py", "embedders.py")
+HALF = ("float16", "bfloat16")
+_SOURCES = ("graph", "models", "weights", "opening.py", "loading.py", "cuda.py", "embedders.py")
 """All code that has a say in what a graph is like."""
 
 
 class Variant(Enum):
-    """What a graph is built for: generating, also with adapters or the states that X-LoRA reads too, or encoding."""
+    """What a graph is built for: generating, also with adapters or the states that X-LoRA reads too, or encoding.
+
+    PAGED generates over paged caches, and COPY copies their blocks.
+    """
 
     PLAIN = "plain"
     ADAPTED = "adapted"
     XLORA = "xlora"
     ENCODER = "encoder"
+    PAGED = "paged"
+    COPY = "copy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,12 @@ class Graphs(ABC):
 
 
 def settle(wanted: str, weights: WeightSource) -> tuple[str, str]:
-    """Settle `auto`, and name the format that holds most of the weights."""
+    """Settle `auto` for the CPU, and name the format that holds most of the weights.
+
+    Errors: NotOnDevice for a compute that only GPUs have.
+    """
+    if wanted in HALF:
+        raise NotOnDevice(f"compute {wanted} needs a GPU; choose {', '.join(COMPUTE)} or another device")
     if wanted not in COMPUTE:
         raise ValueError(f"compute {wanted!r} is none of {', '.join(COMPUTE)}")
     sizes: dict[str, int] = {}

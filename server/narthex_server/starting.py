@@ -40,6 +40,7 @@ class ModelLoader:
         xlora, tokenizers = ({entry.name: entry.path for entry in given} for given in (config.xlora, config.tokenizer))
         options = LoadOptions(
             compute=order.wanted.compute or config.compute,
+            device=config.device,
             threads=config.threads,
             slots=order.wanted.max_slots or config.max_slots,
             max_context=order.wanted.max_context or config.max_context,
@@ -57,7 +58,7 @@ class ModelLoader:
     def start(self, name: str, loaded: "LoadedModel | LoadedEmbedder") -> Model:
         from narthex_server.embedders import LoadedEmbedder
 
-        info = ModelInfo(loaded.model_type, loaded.parameters, loaded.quantization, loaded.compute)
+        info = ModelInfo(loaded.model_type, loaded.parameters, loaded.quantization, loaded.compute, loaded.device)
         if isinstance(loaded, LoadedEmbedder):
             embedder = EmbedderHandle(
                 loaded.session, loaded.head, self._config.max_waiting, self._embedders.observer(name)

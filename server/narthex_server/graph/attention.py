@@ -66,8 +66,7 @@ class CachedAttention:
         graph, names = self._graph, (f"key.{layer}", f"value.{layer}")
         rope = rope.within(self._max_len) if rope else None
         tables = rotary_tables(graph, rope, self._max_len) if rope else None
-        inside = rope is not None and rope.beyond is None and rope.size == heads.size
-        inside = inside and heads.size % _ROTATED_INSIDE == 0
+        inside = rope is not None and rotates_inside(rope, heads)
         if rope and tables and not inside:
             positions = self._positions(query, rope)
             query = rotate(graph, query, positions, tables, heads.count, rope.size, heads.size)
@@ -105,6 +104,11 @@ class CachedAttention:
         shift = graph.op("Where", long, shift, graph.constant("zero", np.array(0, np.int64)))
         one = graph.constant("one", np.array(1, np.int64))
         return graph.op("Add", positions, graph.op("Unsqueeze", shift, one))
+
+
+def rotates_inside(rope: Rope, heads: Heads) -> bool:
+    """Whether the attention operators can turn these heads themselves."""
+    return rope.beyond is None and rope.size == heads.size and heads.size % _ROTATED_INSIDE == 0
 
 
 def filled_up(

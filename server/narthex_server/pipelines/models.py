@@ -16,12 +16,13 @@ from narthex_server.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Facts for people: the family, how many parameters, how they are stored and computed."""
+    """Facts for people: the family, how many parameters, how they are stored and computed, and where."""
 
     model_type: str = ""
     parameters: int = 0
     quantization: str = ""
     compute: str = ""
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

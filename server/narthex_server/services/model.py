@@ -81,7 +81,7 @@ class ModelService:
 
 
 def _model(listed: Listed) -> wire.Model:
-    known = wire.Model(name=listed.name, state=_STATES[listed.state], failure=listed.failure, device="cpu")
+    known = wire.Model(name=listed.name, state=_STATES[listed.state], failure=listed.failure)
     if (model := listed.model) is not None:
         known.architecture = model.info.model_type
         known.capabilities.extend(_capabilities(model))
@@ -89,6 +89,7 @@ def _model(listed: Listed) -> wire.Model:
         known.vocab_size = model.vocab_size
         known.parameters = model.info.parameters
         known.compute = model.info.compute
+        known.device = model.info.device
         known.max_slots = model.slots
     if listed.ready_time is not None:
         known.ready_time.FromNanoseconds(int(listed.ready_time * 1e9))

@@ -64,3 +64,14 @@ def test_a_model_root_alone_is_a_server_that_waits_for_models(tmp_path):
 def test_a_default_that_can_never_be_there_is_refused():
     with pytest.raises(SettingsError, match="--default-model: there is no model 'x'; served are: m"):
         ServerConfig(model=(NamedPath("m", Path("/x")),), default_model="x")
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])
+def test_a_device_is_named(device):
+    assert ServerConfig(device=device).device == device
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cuda:0,1", "CPU"])
+def test_another_device_is_told_which_there_are(device):
+    with pytest.raises(SettingsError, match="none of auto, cpu, cuda, cuda:N"):
+        ServerConfig(device=device)

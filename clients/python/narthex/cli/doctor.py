@@ -18,7 +18,16 @@ from narthex.cli.serve import BridgeSide, ServerSide, port_problem
 from narthex.settings import SECTIONS, SettingsError, config_file, load, option
 
 CHECK = "narthex.cli.config"
-RUNTIME = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
+RUNTIME = """
+import json, onnxruntime
+from narthex_server.errors import NotOnDevice
+from narthex_server.runtime.device import find_cuda
+try:
+    gpu, missing = str(find_cuda(0)), ""
+except NotOnDevice as reason:
+    gpu, missing = "", reason.message
+print(json.dumps([onnxruntime.__version__, onnxruntime.get_available_providers(), gpu, missing]))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +124,15 @@ def providers() -> Iterator[Finding]:
             "note", f"ONNX Runtime cannot be imported: {reason}", "models need it: pip install 'narthex[server]'"
         )
         return
-    version, available = json.loads(asked.stdout)
+    version, available, gpu, missing = json.loads(asked.stdout)
     yield Finding("ok", f"ONNX Runtime {version} with {', '.join(available)}")
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
-        yield Finding("ok", "no NVIDIA GPU was found; models run on the CPU")
-    elif "CUDAExecutionProvider" not in available:
-        yield Finding(
-            "note", "an NVIDIA GPU is here, and this ONNX Runtime cannot use it", "pip install onnxruntime-gpu"
-        )
+    what, _, advice = missing.rpartition("; ")
+    if gpu:
+        yield Finding("ok", f"{gpu} can be used; models run there unless --device says otherwise")
+    elif shutil.which("nvidia-smi"):
+        yield Finding("note", f"an NVIDIA GPU is here, but models run on the CPU: {what or missing}", advice)
     else:
-        seen = subprocess.run([smi, "-L"], capture_output=True, text=True).stdout.strip()
-        yield Finding("ok", seen.partition("\n")[0] or "nvidia-smi names no GPU; models run on the CPU")
+        yield Finding("ok", f"models run on the CPU: {what or missing}")
 
 
 def commands(file: Path) -> Iterator[Finding]:
