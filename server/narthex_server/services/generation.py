@@ -172,24 +172,26 @@ class GenerationService:
         """
         request, call = convert.chat_request(spec, REQUEST_ID.get()), call_context(context)
         pipeline = ChatPipeline(model)
-        rounds = 1
+        rounds, running = 1, set(range(convert.completions(spec)))
         with self._running.enter(request.request_id, call.principal.tenant, model) as generation:
             if spec.tool_execution == wire.TOOL_EXECUTION_SERVER:
                 loop = AgentLoop(pipeline, self._catalog)
                 events = _first(loop.run(request, call.principal, convert.agent_options(spec), call.deadline))
             else:
-                answers = range(convert.completions(spec))
-                events = _one_round(several([pipeline.stream(request.nth(index)) for index in answers]))
+                events = _one_round(several([pipeline.stream(request.nth(index)) for index in sorted(running)]))
             try:
                 async with aclosing(events):
                     async for index, event in events:
                         rounds = event.round
+                        if isinstance(event.event, Finished):
+                            running.discard(index)
                         yield index, event
             except asyncio.CancelledError:
                 if not generation.aborted:
                     raise
                 generation.task.uncancel()
-                yield 0, AgentEvent(rounds, Finished(FinishReason.CANCELLED, Usage()))
+                for index in sorted(running):
+                    yield index, AgentEvent(rounds, Finished(FinishReason.CANCELLED, Usage()))
 
 
 async def _first(events: AsyncGenerator[AgentEvent]) -> AsyncGenerator[tuple[int, AgentEvent]]:
