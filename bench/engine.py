@@ -1,6 +1,7 @@
 """Tokens a second of a model through the engine: decode and prefill at several batch sizes.
 
-    python bench/engine.py [MODEL ...] [--batches 1,4,8,16] [--prompt 512] [--context 64] [--tokens 64] [--json FILE]
+    python bench/engine.py [MODEL ...] [--device cuda] [--batches 1,4,8,16] [--prompt 512] [--context 64] [--tokens 64]
+                           [--json FILE]
 
 Decode: each request has `context` prompt tokens and generates `tokens`; counted from when all have their first token.
 Prefill: each request has `prompt` tokens and generates one. Every prompt is random, so that no cached prefix helps.
@@ -88,8 +89,9 @@ class Bench:
 
 def start(path: Path, args: argparse.Namespace, slots: int) -> Bench:
     size = max(args.prompt + 1, args.context + args.tokens)
-    model = load(path, LoadOptions(args.compute, args.threads, slots, size, default_cache()))
-    print(f"{path.name}: {model.parameters / 1e6:.0f}M parameters, {model.quantization}, compute {model.compute}")
+    model = load(path, LoadOptions(args.compute, args.threads, slots, size, default_cache(), device=args.device))
+    facts = f"{model.parameters / 1e6:.0f}M parameters, {model.quantization}, compute {model.compute} on {model.device}"
+    print(f"{path.name}: {facts}")
     handle = EngineHandle(model.session)
     handle.start()
     prompt = min(args.prompt, model.max_context - 1)
@@ -136,13 +138,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--compute", default="auto")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     args = parser.parse_args(argv)
     rows = asyncio.run(measure(args))
     figures = json.dumps(
         [
-            {"model": name, "compute": args.compute, "rows": [asdict(row) for row in measured]}
+            {"model": name, "compute": args.compute, "device": args.device, "rows": [asdict(row) for row in measured]}
             for name, measured in rows.items()
         ]
     )

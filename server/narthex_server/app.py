@@ -3,26 +3,21 @@
 import asyncio
 import logging
 import os
-import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from narthex import certificates
 from narthex.keys import KeyRing
-from narthex.settings import Address, NamedPath, SettingsError
+from narthex.settings import Address, SettingsError
 from prometheus_client import CollectorRegistry
 
-from narthex_server import memory, metrics
+from narthex_server import metrics
 from narthex_server.config import DELEGATE_TOKEN_VARIABLE, ServerConfig, Tls
-from narthex_server.embedding.handle import EmbedderHandle
-from narthex_server.engine.handle import EngineHandle
-from narthex_server.engine.options import EngineOptions
 from narthex_server.errors import NarthexError
 from narthex_server.interceptors.auth import AuthInterceptor
 from narthex_server.interceptors.drain import DrainInterceptor
@@ -30,7 +25,8 @@ from narthex_server.interceptors.errors import ErrorInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
 from narthex_server.pipelines.adapters import AdapterLibrary
-from narthex_server.pipelines.models import EmbedModel, ModelInfo, Models, TextModel
+from narthex_server.pipelines.library import ModelLibrary, Order
+from narthex_server.pipelines.models import EmbedModel, Models, TextModel
 from narthex_server.principal import LOCAL
 from narthex_server.services.embedding import EmbeddingService
 from narthex_server.services.generation import GenerationService
@@ -38,6 +34,7 @@ from narthex_server.services.model import ModelService
 from narthex_server.services.registration import contract, register
 from narthex_server.services.tool import ToolService
 from narthex_server.services.upstream import UpstreamService
+from narthex_server.starting import ModelLoader
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.native.chat import ChatTool
 from narthex_server.tools.native.count_tokens import CountTokensTool
@@ -46,20 +43,10 @@ from narthex_server.tools.native.generate import GenerateTool
 from narthex_server.tools.native.list_models import ListModelsTool
 from narthex_server.tools.server import ToolServer
 from narthex_server.tools.tool import NativeTool
+from narthex_server.worker import in_thread
 
 if TYPE_CHECKING:
-    from narthex_server.embedders import LoadedEmbedder
-    from narthex_server.loading import LoadedModel
     from narthex_server.tools.upstream.source import ServerSource
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-ENGINE_GRACE = 1.0
-"""How long an engine waits, in seconds, for requests that the drained gRPC server has already cancelled."""
-
-FEWEST_TOKENS = 16
-"""A model that may cache no more is of no use: its memory for keys and values is as good as gone."""
 
 UPSTREAM_PATIENCE = 8.0
 """How long readiness waits, in seconds, for upstreams that neither came up nor failed; they go on starting after it."""
@@ -106,20 +93,19 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         drain = DrainInterceptor()
         server = grpc_server(config, registry, drain)
         grpc_port = bind(server, config)
+        models = library(config, registry)
+        stack.push_async_callback(models.stop)
         # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
-        loading = asyncio.create_task(load_models(config))
+        loading = asyncio.create_task(load_models(config, models))
         stack.callback(loading.cancel)
         catalog = Catalog(servers=await in_thread(upstreams, config), observer=metrics.ToolMetrics(registry))
         metrics.UpstreamMetrics(registry, catalog.servers)
         stack.push_async_callback(catalog.stop)
         connecting = asyncio.create_task(catalog.start())
         stack.callback(connecting.cancel)
-        models = await start_engines(await loading, config, registry, stack)
+        await loading
         adapters = AdapterLibrary(models, config.adapter_root)
         await load_adapters(config, adapters)
-        generates, embeds = bool(models.of(TextModel)), bool(models.of(EmbedModel))
-        for native in natives(models, generates, embeds):
-            catalog.add_native(native)
         register(
             server,
             {
@@ -133,7 +119,9 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         with suppress(TimeoutError):
             async with asyncio.timeout(UPSTREAM_PATIENCE):
                 await asyncio.shield(connecting)
-        states = await advertise(server, {"GenerationService": generates, "EmbeddingService": embeds})
+        states = await advertise(server)
+        offer = Offer(catalog, states)
+        await models.follow(offer.follow)
         await server.start()
         stack.push_async_callback(stop, server, drain, config.shutdown_grace)
         stack.push_async_callback(states.enter_graceful_shutdown)
@@ -153,6 +141,21 @@ async def stop(server: grpc.aio.Server, drain: DrainInterceptor, grace: float) -
     idle.cancel()
     await server.stop(None)
     await stopping
+
+
+def library(config: ServerConfig, registry: CollectorRegistry) -> ModelLibrary:
+    """A library without models, whose metrics are in the registry."""
+    loader = ModelLoader(config, metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry))
+    observer = metrics.ModelMetrics(registry)
+    models = ModelLibrary(
+        loader,
+        default=config.default_model,
+        root=config.model_root,
+        idle_unload=config.idle_unload,
+        observer=observer,
+    )
+    observer.watch(models.listed)
+    return models
 
 
 def grpc_server(config: ServerConfig, registry: CollectorRegistry, drain: DrainInterceptor) -> grpc.aio.Server:
@@ -202,40 +205,14 @@ def tls_credentials(tls: Tls) -> grpc.ServerCredentials | None:
     )
 
 
-async def load_models(config: ServerConfig) -> dict[str, "LoadedModel | LoadedEmbedder"]:
-    """The configured models by name, loaded one after the other; raises ModelFailed for the first that cannot be."""
-    loaded: dict[str, LoadedModel | LoadedEmbedder] = {}
+async def load_models(config: ServerConfig, models: ModelLibrary) -> None:
+    """Loads the configured models, one after the other; raises ModelFailed for the first that cannot be."""
     for named in config.models():
         try:
-            loaded[named.name] = await in_thread(load_model, named, config)
+            async for _ in models.load(Order(named.name, named.path)):
+                pass
         except (NarthexError, OSError, MemoryError) as error:
             raise ModelFailed(f"model {named.name!r} cannot be loaded: {str(error) or type(error).__name__}") from error
-    return loaded
-
-
-def load_model(named: NamedPath, config: ServerConfig) -> "LoadedModel | LoadedEmbedder":
-    """One model; ONNX Runtime is imported here and nowhere else, so that a tool gateway never has it."""
-    from narthex_server.embedders import is_embedder, load_embedder
-    from narthex_server.loading import LoadOptions, load
-    from narthex_server.runtime.adapter_bank import Limits
-
-    room = max(config.max_adapters, len(config.adapter))
-    xlora, tokenizers = ({entry.name: entry.path for entry in given} for given in (config.xlora, config.tokenizer))
-    options = LoadOptions(
-        compute=config.compute,
-        threads=config.threads,
-        slots=config.max_slots,
-        max_context=config.max_context,
-        cache_dir=config.cache_dir,
-        adapters=Limits(room, config.max_adapter_rank, config.max_adapter_bytes) if room else None,
-        xlora=xlora.get(named.name),
-        xlora_frozen_after=config.xlora_frozen_after,
-        quantize=config.quantize,
-        topology=config.topology,
-        tokenizer=tokenizers.get(named.name),
-        kv=config.kv_cache,
-    )
-    return load_embedder(named.path, options) if is_embedder(named.path) else load(named.path, options)
 
 
 async def load_adapters(config: ServerConfig, adapters: AdapterLibrary) -> None:
@@ -248,82 +225,34 @@ async def load_adapters(config: ServerConfig, adapters: AdapterLibrary) -> None:
             raise ModelFailed(f"adapter {named.name!r} cannot be loaded: {error.message}") from error
 
 
-async def start_engines(
-    loaded: dict[str, "LoadedModel | LoadedEmbedder"],
-    config: ServerConfig,
-    registry: CollectorRegistry,
-    stack: AsyncExitStack,
-) -> Models:
-    """Starts an engine for each model; they end with `stack`, after the calls that use them."""
-    models, engines, embedders = Models(), metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry)
-    if not loaded:
-        return models
-    from narthex_server.embedders import LoadedEmbedder
-
-    generating = sum(not isinstance(model, LoadedEmbedder) for model in loaded.values())
-    room = config.kv_memory or (memory.free() or sys.maxsize) // max(generating, 1)
-    for name, model in loaded.items():
-        info = ModelInfo(model.model_type, model.parameters, model.quantization, model.compute)
-        if isinstance(model, LoadedEmbedder):
-            embedder = EmbedderHandle(model.session, model.head, config.max_waiting, embedders.observer(name))
-            embedder.start()
-            stack.push_async_callback(embedder.stop, ENGINE_GRACE)
-            embedders.watch(name, embedder.requests)
-            own = (model.tokenizer, model.vocab_size, model.lower_case, model.prompts)
-            models.add(EmbedModel(name, embedder, *own, info))
-        else:
-            handle = EngineHandle(model.session, engine_options(name, model, config, room), engines.observer(name))
-            handle.start()
-            stack.push_async_callback(handle.stop, ENGINE_GRACE)
-            engines.watch(name, handle.snapshot)
-            models.add(TextModel(name, handle, model.text, info))
-    return models
-
-
-def engine_options(name: str, model: "LoadedModel", config: ServerConfig, room: int) -> EngineOptions:
-    """How an engine runs that has `room` bytes for keys and values; raises ModelFailed if that is next to nothing."""
-    tokens = room // max(model.session.token_bytes, 1)
-    if tokens < FEWEST_TOKENS:
-        raise ModelFailed(
-            f"model {name!r} needs {model.session.token_bytes} bytes for each token's keys and values, so that "
-            f"{room} bytes are enough for {tokens} only; stop something else, or raise --kv-memory"
-        )
-    return EngineOptions(config.prefill_chunk, config.max_waiting, tokens, config.speculate)
-
-
-def natives(models: Models, generates: bool, embeds: bool) -> Iterator[NativeTool]:
+def natives(models: Models) -> tuple[NativeTool, ...]:
     """The native tools that the models can answer."""
-    if generates:
-        yield from (ChatTool(models), GenerateTool(models), CountTokensTool(models))
-    if embeds:
-        yield EmbedTool(models)
-    if generates or embeds:
-        yield ListModelsTool(models)
+    text = (ChatTool(models), GenerateTool(models), CountTokensTool(models)) if models.of(TextModel) else ()
+    vectors = (EmbedTool(models),) if models.of(EmbedModel) else ()
+    return (*text, *vectors, ListModelsTool(models)) if len(models) else ()
 
 
-async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Like asyncio.to_thread, but a process that is told to stop need not wait for the thread."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
+class Offer:
+    """What the models allow: native tools in the catalog, and the health of the services that need a model."""
 
-    def run() -> None:
-        try:
-            result, error = work(*args, **kwargs), None
-        except BaseException as caught:
-            result, error = None, caught
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, error)
+    def __init__(self, catalog: Catalog, states: health.aio.HealthServicer) -> None:
+        self._catalog = catalog
+        self._states = states
+        self._tools: tuple[str, ...] = ()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(cast(T, result))
-
-    threading.Thread(target=run, daemon=True).start()
-    return await future
+    async def follow(self, models: Models) -> None:
+        """Offers what these models can do, and nothing else."""
+        able = {native.tool.name: native for native in natives(models)}
+        for name in self._tools:
+            if name not in able:
+                self._catalog.remove_native(name)
+        for name, native in able.items():
+            if name not in self._tools:
+                self._catalog.add_native(native)
+        self._tools = tuple(able)
+        for service, kind in (("GenerationService", TextModel), ("EmbeddingService", EmbedModel)):
+            serves = any(isinstance(model, kind) for model in models)
+            await self._states.set(f"narthex.v1.{service}", SERVING if serves else NOT_SERVING)
 
 
 def upstreams(config: ServerConfig) -> Sequence[ToolServer]:
@@ -346,13 +275,11 @@ def upstreams(config: ServerConfig) -> Sequence[ToolServer]:
     return [Upstream(timed(source)) for source in sources]
 
 
-async def advertise(server: grpc.aio.Server, able: Mapping[str, bool]) -> health.aio.HealthServicer:
-    """Adds health, of the whole, of each service that is built, and of those that need a model; and reflection."""
+async def advertise(server: grpc.aio.Server) -> health.aio.HealthServicer:
+    """Adds health, of the whole and of each service that needs no model, and reflection."""
     states = health.aio.HealthServicer()
     for name in ("ToolService", "UpstreamService", "ModelService"):
         await states.set(f"narthex.v1.{name}", SERVING)
-    for name, serves in able.items():
-        await states.set(f"narthex.v1.{name}", SERVING if serves else NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     names = [service.full_name for service in contract()]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

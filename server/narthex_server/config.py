@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from narthex.settings import Address, NamedPath, SettingsError, option, parse
 
-Compute = Literal["auto", "float32", "block8", "int8"]
+Compute = Literal["auto", "float32", "block8", "int8", "float16", "bfloat16"]
 KvCache = Literal["float32", "int8"]
 Quantize = Literal[
     "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0", "q4_1", "q4_0",
@@ -18,6 +19,7 @@ Quantize = Literal[
 ]  # fmt: skip
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
 DELEGATE_TOKEN_VARIABLE = "NARTHEX_DELEGATE_TOKEN"
 
 
@@ -37,11 +39,17 @@ class ServerConfig:
     grpc: Address = option(Address("127.0.0.1", 50051), "where gRPC listens; port 0 takes a free one")
     metrics: Address = option(Address("127.0.0.1", 9464), "where /metrics listens; port 0 takes a free one")
     model: tuple[NamedPath, ...] = option((), "a model folder, .gguf or .onnx file; repeatable", metavar="NAME=PATH")
+    default_model: str = option("", "the model that an empty name means, where several are served", metavar="NAME")
+    model_root: Path | None = option(None, "the folder below which callers may name models to load", metavar="DIR")
+    idle_unload: float = option(
+        0.0, "seconds without requests after which a model leaves the memory; 0 never", minimum=0
+    )
     mcp_config: Path | None = option(None, "the MCP servers to forward: an mcp-config.json")
+    device: str = option("auto", "auto is a GPU where one can be used; or cpu, cuda, cuda:N", metavar="DEVICE")
     compute: Compute = option(
         "auto",
         "float32 is exact, block8 uses int8 activations on quantised weights, int8 also rounds whole channels of the "
-        "weights and is faster with several requests and for prompts",
+        "weights and is faster with several requests and for prompts; on a GPU float16 or bfloat16",
     )
     kv_cache: KvCache = option("float32", "int8 takes a quarter of the memory and is not exact")
     quantize: Quantize | None = option(None, "quantise the weights of a folder as they are loaded", metavar="KIND")
@@ -73,7 +81,10 @@ class ServerConfig:
         0, "generated tokens after which an X-LoRA keeps its scalings; 0 is never", minimum=0
     )
     cache_dir: Path = option(
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "narthex", "the graph cache", metavar="DIR"
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "narthex",
+        "the graph cache",
+        metavar="DIR",
+        made=True,
     )
     api_key_file: Path | None = option(None, "accept only these keys (made by `narthex keys new`)")
     log_level: LogLevel = option("info", "the least that is logged, on stderr")
@@ -84,14 +95,18 @@ class ServerConfig:
             raise SettingsError("tls: cert and key belong together; give both or neither")
         if self.tls.client_ca and not self.tls.cert:
             raise SettingsError("tls: client_ca needs cert and key")
+        if not DEVICE.fullmatch(self.device):
+            raise SettingsError(f"--device: {self.device!r} is none of auto, cpu, cuda, cuda:N")
         names = [model.name for model in self.model]
         if twice := {name for name in names if names.count(name) > 1}:
             raise SettingsError(f"--model: the name {min(twice)!r} is given twice")
-        if self.xlora or self.adapter or self.tokenizer:
+        if self.xlora or self.adapter or self.tokenizer or self.default_model:
             self._check_names({model.name for model in self.models()})
 
     def _check_names(self, served: set[str]) -> None:
         known = ", ".join(sorted(served))
+        if self.default_model and self.default_model not in served and self.model_root is None:
+            raise SettingsError(f"--default-model: there is no model {self.default_model!r}; served are: {known}")
         for option_name, given in (("--xlora", self.xlora), ("--tokenizer", self.tokenizer)):
             for named in given:
                 if named.name not in served:
@@ -103,8 +118,8 @@ class ServerConfig:
 
     @property
     def demo(self) -> bool:
-        """Whether the embedded demo is served: neither a model nor an upstream was named."""
-        return not self.model and self.mcp_config is None
+        """Whether the embedded demo is served: neither models nor upstreams were named."""
+        return not self.model and self.mcp_config is None and self.model_root is None
 
     def models(self) -> tuple[NamedPath, ...]:
         """The models to load: the named ones, or the demo's; none for a tool gateway."""

@@ -9,13 +9,15 @@ from narthex_server.documents import read_object
 from narthex_server.embedding.folder import EmbedderFolder, describes_embedder, number
 from narthex_server.embedding.head import Head, Pooling
 from narthex_server.embedding.session import EncoderSession
-from narthex_server.errors import InvalidModelFile
-from narthex_server.graphs import Graphs, Variant, graph_cache, parameters, settle
+from narthex_server.errors import InvalidModelFile, NotOnDevice
+from narthex_server.graphs import Graphs, Variant, check_memory, graph_cache, parameters, settle
 from narthex_server.loading import LoadOptions, cores
 from narthex_server.models import families
 from narthex_server.models.families import Task
 from narthex_server.opening import check_unquantised, open_model, quantising, tokenizer_folder
+from narthex_server.progress import Stage
 from narthex_server.runtime.encoder import OnnxEncoderSession, OrtEncoderSession
+from narthex_server.runtime.memory import allocating
 from narthex_server.text.tokenizer import Tokenizer
 from narthex_server.weights.headless import Headless
 from narthex_server.weights.onnx_file import OnnxFile
@@ -46,6 +48,7 @@ class LoadedEmbedder:
     parameters: int
     compute: str
     quantization: str
+    device: str = "cpu"
 
 
 def is_embedder(path: Path) -> bool:
@@ -60,12 +63,17 @@ def is_embedder(path: Path) -> bool:
     return headless or families.only_encodes(str(config.get("model_type")))
 
 
+@allocating()
 def load_embedder(path: Path, options: LoadOptions) -> LoadedEmbedder:
     """Load a folder of sentence-transformers or of a plain encoder, or one of its ONNX files.
 
     Safetensors of a known family are preferred to an ONNX file beside them. Errors: InvalidModelFile, NotFound for a
-    tokenizer, InvalidRequest where an ONNX file is to be quantised.
+    tokenizer, InvalidRequest where an ONNX file is to be quantised, NotOnDevice where it is to run on a GPU,
+    ResourceExhausted for too little memory.
     """
+    options.progress(Stage.READ, 0.0)
+    if options.device.startswith("cuda"):
+        raise NotOnDevice(f"{path}: embedders run on the CPU alone; choose the device auto or cpu")
     if options.xlora is not None:
         raise InvalidModelFile(f"{options.xlora}: an X-LoRA needs a model that generates text, {path} makes embeddings")
     folder = _folder(path)
@@ -106,10 +114,13 @@ def _build(folder: Path, max_len: int, options: LoadOptions) -> _Encoder:
     source = quantising(open_model(folder, Task.ENCODE), options.quantize, options.topology)
     source = replace(source, weights=Headless(source.weights))
     compute, quantization = settle(options.compute, source.weights)
+    check_memory(source.weights)
     with graph_cache(options.cache_dir) as cache:
-        graphs = _EncoderGraphs(cache, source, str(source.config["model_type"]), max_len)
-        threads = options.threads or cores()
-        session = OrtEncoderSession(graphs.find(Variant.ENCODER, compute), max_len=max_len, threads=threads)
+        model_type = str(source.config["model_type"])
+        graphs = _EncoderGraphs(cache, source, model_type, max_len, options.progress)
+        graph = graphs.find(Variant.ENCODER, compute)
+        options.progress(Stage.START, 0.0)
+        session = OrtEncoderSession(graph, max_len=max_len, threads=options.threads or cores())
     return _Encoder(session, compute, quantization, parameters(source.weights))
 
 
@@ -117,6 +128,7 @@ def _open(graph: Path, max_len: int, options: LoadOptions) -> _Encoder:
     """A graph that somebody exported: how it computes is settled in it."""
     check_unquantised(graph, options.quantize, options.topology)
     file = OnnxFile(graph)
+    options.progress(Stage.START, 0.0)
     alone = any(node.operator.startswith(_WHOLE_BATCH) for node in file.nodes)
     session = OnnxEncoderSession(graph, alone=alone, max_len=max_len, threads=options.threads or cores())
     count, quantization = weights_in(file)

@@ -10,6 +10,7 @@ NarthexError
 ├── Unauthenticated           no credential, or one that is not known
 ├── PermissionDenied          the credential does not allow this
 ├── FailedPrecondition        right request, wrong state; nothing to change in the request itself
+│   └── NotOnDevice           the device is missing, or cannot run this model in this way
 ├── ResourceExhausted         a limit is reached; retry later
 ├── Unavailable               temporarily impossible: draining, or an upstream is down; retry later
 ├── DeadlineExceeded          the call's or the upstream's time is over
@@ -90,6 +91,10 @@ class PermissionDenied(NarthexError):
 
 class FailedPrecondition(NarthexError):
     reason = "FAILED_PRECONDITION"
+
+
+class NotOnDevice(FailedPrecondition):
+    reason = "NOT_ON_DEVICE"
 
 
 class ResourceExhausted(NarthexError):

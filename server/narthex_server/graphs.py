@@ -6,13 +6,17 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from narthex_server.errors import NotOnDevice
 from narthex_server.opening import ModelFiles
+from narthex_server.progress import Progress, Stage
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
+from narthex_server.runtime.memory import check_room
+from narthex_server.weights.heard import HeardWeights
 from narthex_server.weights.tensors import WeightSource
 
 if TYPE_CHECKING:
@@ -20,7 +24,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 COMPUTE = ("auto", "float32", "block8", "int8")
-_SOURCES = ("graph", "models", "weights", "opening.py", "loading.py", "embedders.py", "calibration.py")
+HALF = ("float16", "bfloat16")
+_SOURCES = (
+    "graph", "models", "weights", "opening.py", "loading.py", "cuda.py", "embedders.py", "calibration.py",
+)  # fmt: skip
 """All code that has a say in what a graph is like."""
 
 
@@ -28,6 +35,7 @@ class Variant(Enum):
     """What a graph is built for.
 
     Generating, also with many tokens at once, with adapters or with the states that X-LoRA reads too; or encoding.
+    PAGED generates over paged caches, and COPY copies their blocks.
     """
 
     PLAIN = "plain"
@@ -35,6 +43,8 @@ class Variant(Enum):
     ADAPTED = "adapted"
     XLORA = "xlora"
     ENCODER = "encoder"
+    PAGED = "paged"
+    COPY = "copy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,7 @@ class Graphs(ABC):
     source: ModelFiles
     model_type: str
     max_len: int
+    progress: Progress
 
     def find(self, variant: Variant, compute: str) -> Path:
         """Return the file of a graph that computes so."""
@@ -55,14 +66,17 @@ class Graphs(ABC):
             "compute": compute, "max_len": self.max_len, "model_type": self.model_type, "variant": variant.value,
             "formats": formats, **self.options(),
         }  # fmt: skip
-        key = entry_key(self.cache.content_digest(self.source.files), options, [here / name for name in _SOURCES])
+        content = self.cache.content_digest(self.source.files, self.progress)
+        key = entry_key(content, options, [here / name for name in _SOURCES])
         return self.cache.find_or_build(key, lambda folder: self._build(variant, compute, folder))
 
     def _build(self, variant: Variant, compute: str, folder: Path) -> None:
+        self.progress(Stage.BUILD, 0.0)
         from narthex_server.graph.builder import Compute, GraphBuilder
 
         graph = GraphBuilder(self.model_type, Compute(compute))
-        self.add(graph, variant)
+        heard = replace(self.source, weights=HeardWeights(self.source.weights, self.progress))
+        replace(self, source=heard).add(graph, variant)
         graph.save(folder / GRAPH, WEIGHTS)
 
     def options(self) -> Mapping[str, object]:
@@ -75,7 +89,12 @@ class Graphs(ABC):
 
 
 def settle(wanted: str, weights: WeightSource) -> tuple[str, str]:
-    """Settle `auto`, and name the format that holds most of the weights."""
+    """Settle `auto` for the CPU, and name the format that holds most of the weights.
+
+    Errors: NotOnDevice for a compute that only GPUs have.
+    """
+    if wanted in HALF:
+        raise NotOnDevice(f"compute {wanted} needs a GPU; choose {', '.join(COMPUTE)} or another device")
     if wanted not in COMPUTE:
         raise ValueError(f"compute {wanted!r} is none of {', '.join(COMPUTE)}")
     sizes: dict[str, int] = {}
@@ -90,6 +109,11 @@ def settle(wanted: str, weights: WeightSource) -> tuple[str, str]:
 
 def parameters(weights: WeightSource) -> int:
     return sum(tensor.size for name in weights.names() if (tensor := weights.find(name)) is not None)
+
+
+def check_memory(weights: WeightSource) -> None:
+    """Errors: ResourceExhausted where not even the weights, as they are stored, have room."""
+    check_room(sum(tensor.nbytes for name in weights.names() if (tensor := weights.find(name)) is not None))
 
 
 @contextmanager

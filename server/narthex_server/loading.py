@@ -3,19 +3,25 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from narthex_server.calibration import peaks
+from narthex_server.cuda import PagedGraphs, open_paged
+from narthex_server.cuda import settle as settle_cuda
 from narthex_server.engine.decoder import DecoderSession
-from narthex_server.errors import InvalidModelFile
-from narthex_server.graphs import Graphs, Variant, graph_cache, parameters, settle
+from narthex_server.errors import InvalidModelFile, NotOnDevice, ResourceExhausted
+from narthex_server.graphs import Graphs, Variant, check_memory, graph_cache, parameters, settle
 from narthex_server.models import families
 from narthex_server.opening import check_unquantised, open_model, quantising, tokenizer_folder
+from narthex_server.progress import Progress, Stage, unheard
 from narthex_server.runtime.adapter_bank import Limits
+from narthex_server.runtime.device import Cpu, Cuda, Device, choose
 from narthex_server.runtime.foreign.choice import open_foreign
+from narthex_server.runtime.memory import allocating
 from narthex_server.runtime.session import OrtDecoderSession, Shape
 from narthex_server.runtime.xlora import Classifier, XLoraSession
 from narthex_server.text.assets import TextAssets
@@ -38,14 +44,15 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How to load: `compute` is auto, float32, block8 or int8; `threads` 0 is one per core; `cache_dir` None keeps no
-    graph; `kv` is what keys and values are stored as, float32 or int8.
+    """How to load: `device` is auto, cpu, cuda or cuda:N.
 
-    A slot holds `max_context` tokens, or as many as the model can take where that is fewer. With `adapters` the model
-    is loaded a second time with room for them, for the steps that use one. `xlora` is the folder of an X-LoRA on top of
-    the model, whose scalings stay as they are after `xlora_frozen_after` generated tokens (0 is never).
-    `quantize` names a format for the weights of a model that is not quantised, `topology` a file with others for some.
-    `tokenizer` is a folder whose tokenizer and template are used instead of the model's own.
+    `compute` is auto, on the CPU float32, block8 or int8, on a GPU float16 or bfloat16. `kv` is what the CPU keeps keys
+    and values as, float32 or int8. `threads` 0 is one per core; `cache_dir` None keeps no graph. A slot holds
+    `max_context` tokens, or as many as the model can take where that is fewer. With `adapters` the model is loaded a
+    second time with room for them, for the steps that use one. `xlora` is the folder of an X-LoRA on top of the model,
+    whose scalings stay as they are after `xlora_frozen_after` generated tokens (0 is never). `quantize` names a format
+    for the weights of a model that is not quantised, `topology` a file with others for some. `tokenizer` is a folder
+    whose tokenizer and template are used instead of the model's own. `progress` is told how far the loading is.
     """
 
     compute: str = "auto"
@@ -59,12 +66,14 @@ class LoadOptions:
     quantize: str | None = None
     topology: Path | None = None
     tokenizer: Path | None = None
+    progress: Progress = unheard
+    device: str = "cpu"
     kv: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that is ready to run; `quantization` is the format of most of its weights."""
+    """A model that is ready to run on `device`; `quantization` is the format of most of its weights."""
 
     model_type: str
     session: DecoderSession
@@ -74,39 +83,70 @@ class LoadedModel:
     parameters: int
     compute: str
     quantization: str
+    device: str = "cpu"
 
 
+@allocating()
 def load(path: Path, options: LoadOptions) -> LoadedModel:
     """Load a Hugging Face folder, a GGUF or GGML file, or a decoder graph: an .onnx file or a folder that has one.
 
     NotFound where there is nothing at `path`, InvalidModelFile where what is there is broken or of an unsupported kind,
-    InvalidRequest where it is to be quantised and is so already, or the topology cannot be used.
+    InvalidRequest where it is to be quantised and is so already, or the topology cannot be used. NotOnDevice where the
+    device is missing or cannot run the model in this way, and ResourceExhausted where there is not enough memory; of a
+    GPU both mean the CPU where the device is `auto`.
     """
+    options.progress(Stage.READ, 0.0)
+    device = choose(options.device)
+    if isinstance(device, Cuda):
+        try:
+            return _load(path, options, device)
+        except (NotOnDevice, ResourceExhausted) as reason:
+            if options.device != "auto":
+                raise
+            _log.warning("%s runs on the CPU: %s", path, reason.message)
+    return _load(path, options, Cpu())
+
+
+def _load(path: Path, options: LoadOptions, device: Device) -> LoadedModel:
+    if isinstance(device, Cuda) and (options.adapters is not None or options.xlora is not None):
+        raise NotOnDevice("adapters run on the CPU alone; leave them out, or choose the device cpu")
     if (graph := _foreign_graph(path)) is not None:
+        if isinstance(device, Cuda):
+            raise NotOnDevice(f"{graph}: graphs that others built run on the CPU alone; choose the device cpu")
         return _load_foreign(graph, options)
     source = quantising(open_model(path, tokenizer=options.tokenizer), options.quantize, options.topology)
     model_type = str(source.config.get("model_type"))
     families.check(model_type)
-    compute, quantization = settle(options.compute, source.weights)
+    if isinstance(device, Cuda):
+        compute, (_, quantization) = settle_cuda(options.compute, device), settle("auto", source.weights)
+    else:
+        compute, quantization = settle(options.compute, source.weights)
+        check_memory(source.weights)
+        if compute == "int8":
+            _log.warning("%s: compute int8 rounds the weights once more; docs/models.md says what that costs", path)
     max_len = _context(source.config, options.max_context)
-    text = source.text()
+    # ONNX Runtime starts a session on one core and without Python's lock; a large vocabulary takes as long.
+    with ThreadPoolExecutor(1) as beside, graph_cache(options.cache_dir) as kept:
+        reading = beside.submit(source.text)
+
+        def progress(stage: Stage, fraction: float) -> None:
+            if stage is Stage.BUILD:
+                reading.result()  # nothing is built for a tokenizer that turns out to be broken
+            options.progress(stage, fraction)
+
+        given = (kept, source, model_type, max_len, progress)
+        shape = Shape(options.slots, max_len, options.threads or cores(), options.kv == "int8")
+        if isinstance(device, Cuda):
+            session: DecoderSession = open_paged(PagedGraphs(*given), compute, shape, device)
+        else:
+            session = _session(_DecoderGraphs(*given), compute, shape, options, reading.result)
+        text = reading.result()
     vocab = int(source.config.get("vocab_size") or 0)
     if text.tokenizer.size > vocab > 0:
         _log.warning("%s: the tokenizer has %d tokens, the model %d: is it its own?", path, text.tokenizer.size, vocab)
-    if compute == "int8":
-        _log.warning("%s: compute int8 rounds the weights once more; docs/models.md says what that costs", path)
-    with graph_cache(options.cache_dir) as kept:
-        graphs = _DecoderGraphs(kept, source, model_type, max_len)
-        session = _session(
-            graphs,
-            compute,
-            Shape(options.slots, max_len, options.threads or cores(), options.kv == "int8"),
-            options,
-            text,
-        )
     return LoadedModel(
         model_type, session, text, max_len, session.vocab_size, parameters(source.weights),
-        compute, quantization,
+        compute, quantization, str(device),
     )  # fmt: skip
 
 
@@ -138,6 +178,7 @@ def _load_foreign(graph: Path, options: LoadOptions) -> LoadedModel:
         _log.warning("%s computes as it was exported, not in %s with caches of %s", graph, options.compute, options.kv)
     max_len = min(model.context or options.max_context, options.max_context)
     text = TextAssets.from_folder(tokenizer_folder(options.tokenizer) or model.folder)
+    options.progress(Stage.START, 0.0)
     session = open_foreign(graph, model.ports, Shape(options.slots, max_len, options.threads or cores()))
     compute = f"onnx, {'batched' if session.batched else 'one at a time'}"
     _log.info("%s: %s of weights in %s; %s", graph, model.model_type, model.quantization, compute)
@@ -182,7 +223,7 @@ class _DecoderGraphs(Graphs):
 
 
 def _session(
-    graphs: _DecoderGraphs, compute: str, shape: Shape, options: LoadOptions, text: TextAssets
+    graphs: _DecoderGraphs, compute: str, shape: Shape, options: LoadOptions, text: Callable[[], TextAssets]
 ) -> DecoderSession:
     int8 = compute == "int8"
     narrow = settle("auto", graphs.source.weights)[0] if int8 else compute
@@ -192,13 +233,14 @@ def _session(
         graph = graphs.find(Variant.XLORA, narrow)
         if options.kv != "float32" or int8:
             _log.warning("%s: with an X-LoRA the model computes as %s with caches of float32", options.xlora, narrow)
+        options.progress(Stage.START, 0.0)
         return XLoraSession(graph, shape, classifier, files.experts, options.xlora_frozen_after)
     if options.kv == "int8":
-        found = cache(partial(_peaks, graphs, narrow, shape, text.tokenizer))
-        graphs = replace(graphs, peaks=found)
+        graphs = replace(graphs, peaks=cache(lambda plain=graphs: _peaks(plain, narrow, shape, text().tokenizer)))
     plain = graphs.find(Variant.PLAIN, narrow)
     wide = graphs.find(Variant.WIDE, compute) if int8 else None
     adapted = graphs.find(Variant.ADAPTED, narrow) if options.adapters else None
+    options.progress(Stage.START, 0.0)
     return OrtDecoderSession(plain, shape, adapted, options.adapters or Limits(), wide)
 
 

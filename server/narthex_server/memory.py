@@ -7,15 +7,19 @@ RESERVE = 10
 _GROUP = Path("/sys/fs/cgroup")
 
 
+def available() -> int | None:
+    """Bytes that this process may still take without swapping or being killed; None where the system does not say."""
+    return min((room for room in (_machine(), _container()) if room is not None), default=None)
+
+
 def free() -> int | None:
-    """Bytes that may still be taken: of the machine, or of the container where that is less; None if nobody says.
+    """Bytes that keys and values may take of what is available; None where the system does not say.
 
     Weights that are mapped from files count as taken: the system could drop them, and would read them again each step.
     """
-    found = [room for room in (_machine(), _container()) if room is not None]
-    if not found:
+    if (room := available()) is None:
         return None
-    room = max(min(found) - _fields(Path("/proc/self/status")).get("RssFile", 0), 0)
+    room = max(room - _fields(Path("/proc/self/status")).get("RssFile", 0), 0)
     return room - room // RESERVE
 
 

@@ -1,4 +1,4 @@
-"""What the server tells Prometheus beyond gRPC: engine, embedders, tools, … docs/metrics.md lists every name."""
+"""What the server tells Prometheus beyond gRPC: engines, embedders, models, … docs/metrics.md lists every name."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from narthex_server.embedding.loop import BatchReport
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
+from narthex_server.pipelines.library import Listed, State
 from narthex_server.tools.server import ServerState, ServerStatus
 
 MODEL = ("model_name",)
@@ -28,6 +29,7 @@ FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
 BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10)
 REQUEST = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960)
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
+LOAD = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600)
 TOOL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 EMBEDDED = ("ok", "cancelled", "error")
 FINISHED = ("stop", "length", "cancelled", "error")
@@ -86,6 +88,10 @@ class EngineMetrics(Collector):
     def watch(self, model: str, snapshot: Callable[[], EngineStats]) -> None:
         """Takes in an engine's levels and counts."""
         self._engines[model] = snapshot
+
+    def unwatch(self, model: str) -> None:
+        """The engine is gone, and its levels and counts with it; what was observed stays."""
+        self._engines.pop(model, None)
 
     def collect(self) -> Iterable[Metric]:
         stats = {model: snapshot() for model, snapshot in self._engines.items()}
@@ -177,6 +183,10 @@ class EmbeddingMetrics(Collector):
         """Takes in an embedder's level."""
         self._running[model] = running
 
+    def unwatch(self, model: str) -> None:
+        """The embedder is gone, and its level with it; what was observed stays."""
+        self._running.pop(model, None)
+
     def collect(self) -> Iterable[Metric]:
         text = "Requests whose vectors are being made, or wait for it."
         level = GaugeMetricFamily("narthex_embedding_requests_running", text, labels=MODEL)
@@ -207,6 +217,34 @@ class EmbedderObserver:
     def on_finished(self, outcome: str, seconds: float) -> None:
         self._requests[outcome].inc()
         self._request.observe(seconds)
+
+
+class ModelMetrics(Collector):
+    """Where the models of a server are in their lives, read when Prometheus asks, and how long loading took."""
+
+    def __init__(self, target: CollectorRegistry) -> None:
+        self._load = Histogram(
+            "narthex_model_load_seconds", "From the begin of a load to the model's being ready.", MODEL, buckets=LOAD,
+            registry=target,
+        )  # fmt: skip
+        self._listed: Callable[[], Iterable[Listed]] = tuple
+        target.register(self)
+
+    def watch(self, listed: Callable[[], Iterable[Listed]]) -> None:
+        """Takes in the models."""
+        self._listed = listed
+
+    def on_loaded(self, model: str, seconds: float) -> None:
+        self._load.labels(model).observe(seconds)
+
+    def collect(self) -> Iterable[Metric]:
+        found = GaugeMetricFamily(
+            "narthex_model_state", "1 for the state that a model is in.", labels=(*MODEL, "state")
+        )
+        for listed in self._listed():
+            for state in State:
+                found.add_metric([listed.name, state.value], float(listed.state is state))
+        yield found
 
 
 class ToolMetrics:

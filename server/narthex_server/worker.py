@@ -1,4 +1,4 @@
-"""A thread that alone touches a session, as the event loop sees it."""
+"""Threads as the event loop sees them: one that alone touches a session, and those for a single piece of work."""
 
 import asyncio
 import logging
@@ -6,7 +6,8 @@ import queue
 import threading
 import uuid
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from contextlib import suppress
+from typing import Generic, ParamSpec, TypeVar, cast
 
 from narthex_server.errors import InternalError, Unavailable
 
@@ -16,6 +17,8 @@ STOP_SECONDS = 30.0
 """How long native code may still take once everything is cancelled, before its thread is given up."""
 
 M = TypeVar("M")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Worker(Generic[M]):
@@ -86,3 +89,28 @@ def failure(name: str, what: str, error: Exception) -> InternalError:
     error_id = uuid.uuid4().hex[:12]
     log.error("error %s: %s", error_id, what, exc_info=error)
     return InternalError(f"the {name} failed; error id {error_id}", metadata={"error_id": error_id})
+
+
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Like asyncio.to_thread, but a process that is told to stop need not wait for the thread."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result, error = work(*args, **kwargs), None
+        except BaseException as caught:
+            result, error = None, caught
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(T, result))
+
+    threading.Thread(target=run, daemon=True).start()
+    return await future

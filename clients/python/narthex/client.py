@@ -103,6 +103,35 @@ class Client:
         """All models that the server serves."""
         return list((await self._unary(self._models.ListModels, models.ListModelsRequest())).models)
 
+    def load_model_stream(
+        self, name: str, path: str, *, compute: str = "", max_context: int = 0, max_slots: int = 0
+    ) -> AsyncIterator[models.LoadModelResponse]:
+        """Load a model; how far it is as it goes, the last event is `model`. Leaving it early gives the load up.
+
+        `path` is below the server's folder of models; what is empty or 0 is the server's default.
+        """
+        request = models.LoadModelRequest(
+            name=name, path=path, compute=compute, max_context=max_context, max_slots=max_slots
+        )
+        return self._stream(self._models.LoadModel, request)
+
+    async def load_model(
+        self, name: str, path: str, *, compute: str = "", max_context: int = 0, max_slots: int = 0
+    ) -> models.Model:
+        """Load a model, as `load_model_stream` does; the model when it is ready."""
+        model = None
+        events = self.load_model_stream(name, path, compute=compute, max_context=max_context, max_slots=max_slots)
+        async for event in events:
+            if event.HasField("model"):
+                model = event.model
+        if model is None:
+            raise NarthexError(grpc.StatusCode.INTERNAL, "NO_MODEL", f"the loading of {name} ended without a model")
+        return model
+
+    async def unload_model(self, name: str) -> None:
+        """Unload a model, once its running requests have ended."""
+        await self._unary(self._models.UnloadModel, models.UnloadModelRequest(name=name))
+
     async def list_adapters(self, model: str = "") -> list[models.Adapter]:
         """The adapters of a model, or of all."""
         return list((await self._unary(self._models.ListAdapters, models.ListAdaptersRequest(model=model))).adapters)

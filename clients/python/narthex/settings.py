@@ -63,9 +63,14 @@ class NamedPath:
         return cls(name, Path(path).expanduser())
 
 
-def option(default: T, help: str, *, flag: str = "", metavar: str = "", minimum: float | None = None) -> T:
-    """A dataclass field with what flags and checks need: `flag` where the flag's name is not the field's."""
-    metadata = {"help": help, "flag": flag, "metavar": metavar, "minimum": minimum}
+def option(
+    default: T, help: str, *, flag: str = "", metavar: str = "", minimum: float | None = None, made: bool = False
+) -> T:
+    """A dataclass field with what flags and checks need: `flag` where the flag's name is not the field's.
+
+    A path that is `made` need not be there.
+    """
+    metadata = {"help": help, "flag": flag, "metavar": metavar, "minimum": minimum, "made": made}
     return field(default=default, metadata=metadata)
 
 
@@ -294,6 +299,19 @@ def flattened(tree: Any, above: str = "") -> Iterator[tuple[str, str]]:
             yield above + declared.name, _shown(value)
         else:
             yield from flattened(value, f"{above}{declared.name}.")
+
+
+def missing(tree: Any, above: str = "") -> Iterator[tuple[str, Path]]:
+    """Every path of a filled tree at which there is nothing, with its dotted key, though something should be there."""
+    for declared in fields(tree):
+        value = getattr(tree, declared.name)
+        if "help" not in declared.metadata:
+            yield from missing(value, f"{above}{declared.name}.")
+        elif not declared.metadata["made"]:
+            for item in value if isinstance(value, tuple) else (value,):
+                path = item.path if isinstance(item, NamedPath) else item
+                if isinstance(path, Path) and not path.exists():
+                    yield above + declared.name, path
 
 
 def _base(kind: Any) -> Any:

@@ -9,7 +9,7 @@ from narthex_server.agent.events import AgentEvent, ToolCallResult
 from narthex_server.agent.results import result_text
 from narthex_server.errors import NotFound, Violation
 from narthex_server.pipelines.chat import ChatPipeline
-from narthex_server.pipelines.events import Finished, FinishReason, ReasoningDelta, TextDelta, Usage
+from narthex_server.pipelines.events import Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
 from narthex_server.pipelines.request import ChatRequest, ToolChoice, refuse
 from narthex_server.pipelines.tokens import supports_tools
 from narthex_server.principal import Principal
@@ -122,8 +122,8 @@ class AgentLoop:
                         turn.reasoning += text
                     case ToolCall():
                         turn.calls += (event,)
-                    case _ if number > 1:
-                        continue  # Started: said once
+                    case Started() if number > 1:
+                        continue  # said once
                 yield AgentEvent(number, event)
 
     def _offered(self, principal: Principal, names: tuple[str, ...], own: frozenset[str]) -> list[Tool]:

@@ -114,7 +114,7 @@ class EmbedderHandle:
     async def stop(self, grace: float) -> None:
         """Refuse new requests, give running ones `grace` seconds, cancel the rest, then close the session."""
         if await self._worker.stop(grace, Stop(), running=self.requests):
-            self._session.close()
+            await asyncio.to_thread(self._session.close)
 
     def _admit(self) -> None:
         self._worker.check()

@@ -173,7 +173,7 @@ class EngineHandle:
     async def stop(self, grace: float) -> None:
         """Refuses new requests, gives running ones `grace` seconds, cancels the rest, then closes the session."""
         if await self._worker.stop(grace, Drain(), Stop(), running=lambda: len(self._streams)):
-            self._session.close()
+            await asyncio.to_thread(self._session.close)
 
     def _change(self, message: Callable[[int], Message]) -> asyncio.Future[None]:
         """Has the thread change its adapters."""

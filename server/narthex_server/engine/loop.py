@@ -299,9 +299,11 @@ class EngineLoop:
         """The sequence's next token; None if it failed."""
         try:
             return sequence.choose(logits)
+        except NarthexError as error:  # of its grammar or its options, which are its caller's
+            self._end(sequence, error)
         except Exception as error:
             self._fail([sequence], error)
-            return None
+        return None
 
     def _accept(self, sequence: Sequence, token: int, now: float) -> bool:
         """Whether the sequence goes on after this token."""
@@ -321,10 +323,7 @@ class EngineLoop:
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:
         names = ", ".join(sequence.request.request_id for sequence in sequences)
-        if isinstance(error, NarthexError):  # the request's own fault
-            failed: NarthexError = error
-        else:
-            failed = failure("engine", f"a step failed for {names or 'no request'}", error)
+        failed = failure("engine", f"a step failed for {names or 'no request'}", error)
         for sequence in sequences:
             self._end(sequence, failed)
 

@@ -85,8 +85,7 @@ class CachedAttention:
         graph, names = self._graph, (f"key.{layer}", f"value.{layer}")
         rope = rope.within(self._max_len) if rope else None
         tables = rotary_tables(graph, rope, self._max_len) if rope else None
-        inside = rope is not None and rope.beyond is None and rope.size == heads.size
-        inside = inside and heads.size % _ROTATED_INSIDE == 0
+        inside = rope is not None and rotates_inside(rope, heads)
         if rope and tables and not inside:
             positions = self._positions(query, rope)
             query = rotate(graph, query, positions, tables, heads.count, rope.size, heads.size)
@@ -152,6 +151,11 @@ def _cache_units(
     named = (("key", keys), ("value", peaks.values))
     units = [graph.constant(f"{name}_unit.{layer}", (array / 127).astype(np.float32).ravel()) for name, array in named]
     return (*(() if heads.sink else (None, None, None)), *units)
+
+
+def rotates_inside(rope: Rope, heads: Heads) -> bool:
+    """Whether the attention operators can turn these heads themselves."""
+    return rope.beyond is None and rope.size == heads.size and heads.size % _ROTATED_INSIDE == 0
 
 
 def filled_up(

@@ -12,12 +12,12 @@ _INT8_ACTIVATIONS = 4
 
 
 def vector(graph: GraphBuilder, tensor: StoredTensor) -> ir.Value:
-    """A stored tensor as a float32 weight."""
+    """A stored tensor as a weight of real numbers."""
     return graph.weight(tensor.name, np.float32, tensor.shape, tensor.dense)
 
 
 def packing_of(graph: GraphBuilder, weight: StoredTensor) -> Packing | None:
-    """How the matrix is multiplied as it is stored; None where it is to be, or can only be, multiplied as float32."""
+    """How the matrix is multiplied as it is stored; None where it is, or can only be, multiplied as real numbers."""
     return None if graph.compute is Compute.FLOAT32 else weight.format.packing
 
 
@@ -61,10 +61,14 @@ def linear(graph: GraphBuilder, x: ir.Value, weight: StoredTensor, bias: StoredT
 def _block_sums(graph: GraphBuilder, x: ir.Value, blocks: int, block: int) -> ir.Value:
     """Sum x [..., columns] over blocks of columns, [..., columns/block].
 
-    A product with ones, because ReduceSum gives no rows a wrong shape.
+    A product with ones, because ReduceSum gives no rows a wrong shape; Einsum has no bfloat16, but no graph that is not
+    in float32 runs without rows.
     """
     leading = len(x.shape) - 1 if x.shape is not None else 2
     extents = np.array([0] * leading + [blocks, block], np.int64)
     split = graph.constant(f"split.{leading}.{blocks}.{block}", extents)
+    if graph.dtype != ir.DataType.FLOAT:
+        last = graph.constant("last_axis", np.array([-1], np.int64))
+        return graph.op("ReduceSum", graph.op("Reshape", x, split), last, keepdims=0)
     ones = graph.constant(f"ones.{block}", np.ones(block, np.float32))
     return graph.op("Einsum", graph.op("Reshape", x, split), ones, equation="...bk,k->...b")

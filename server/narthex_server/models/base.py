@@ -221,9 +221,9 @@ class Decoder:
         flat = graph.constant("flat", np.array([-1, hidden], np.int64))
         chosen = graph.op("Gather", graph.op("Reshape", stream.value(), flat), rows, axis=0)
         normal = self.normalise(chosen, self.final_norm)
-        normal.type, normal.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("rows", hidden))
+        normal.type, normal.shape = ir.TensorType(graph.dtype), ir.Shape(("rows", hidden))
         logits = self.adapters.head("lm_head", normal, self.head(normal), hidden, vocab, rows)
-        graph.output(self.logits(logits), "logits", ir.DataType.FLOAT, ("rows", vocab))
+        graph.output(graph.as_float32(self.logits(logits)), "logits", ir.DataType.FLOAT, ("rows", vocab))
         return normal
 
     def encode(self, tokens: ir.Value) -> None:

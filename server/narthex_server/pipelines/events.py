@@ -89,6 +89,14 @@ class ReasoningDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallStarted:
+    """The model has begun to write a call of one of the tools; its ToolCall has the same id."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The last event; `stop_string` or `stop_token_id` is what ended it, if the caller asked for that one.
 
@@ -104,4 +112,4 @@ class Finished:
 
 
 GenerateEvent = Started | TextDelta | Finished
-ChatEvent = Started | TextDelta | ReasoningDelta | ToolCall | Finished
+ChatEvent = Started | TextDelta | ReasoningDelta | ToolCallStarted | ToolCall | Finished

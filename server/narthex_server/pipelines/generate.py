@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 
 from narthex_server.pipelines.completion import Piece, Scores, complete, prepare
+from narthex_server.pipelines.constraining import text_grammar
 from narthex_server.pipelines.events import Finished, GenerateEvent, Started, TextDelta
 from narthex_server.pipelines.models import TextModel
 from narthex_server.pipelines.request import GenerateRequest
@@ -25,6 +27,9 @@ class GeneratePipeline:
         model, prompt = self.model, request.prompt
         ids = await encode(model, prompt) if isinstance(prompt, str) else prompt
         engine_request = prepare(model, request, ids)
+        if request.constraint is not None:
+            grammar = await text_grammar(model, request.constraint, request.stopping)
+            engine_request = replace(engine_request, grammar=grammar)
         if engine_request.prompt_logprobs is None:
             yield Started(ids)
             for event in self._echo(request, ids):

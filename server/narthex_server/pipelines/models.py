@@ -1,29 +1,36 @@
 """The models that are being served."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.errors import FailedPrecondition, InvalidRequest, NarthexError, NotFound
 from narthex_server.text.assets import TextAssets
+from narthex_server.text.grammar import Grammars
 from narthex_server.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Facts for people: the family, how many parameters, how they are stored and computed."""
+    """Facts for people: the family, how many parameters, how they are stored and computed, and where."""
 
     model_type: str = ""
     parameters: int = 0
     quantization: str = ""
     compute: str = ""
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
 class TextModel:
-    """A text model that is ready: its engine, and what it needs to read and write text."""
+    """A text model: its engine, what it needs to read and write text, and the folders of its adapters by their names.
+
+    While it is not in memory its engine takes no requests; all else works.
+    """
 
     does: ClassVar[str] = "generates text"
 
@@ -31,6 +38,12 @@ class TextModel:
     handle: EngineHandle
     text: TextAssets
     info: ModelInfo = ModelInfo()
+    adapters: dict[str, Path] = field(default_factory=dict)
+    grammars: Grammars = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        grammars = Grammars(self.text.tokenizer, self.text.eos_ids, self.handle.vocab_size)
+        object.__setattr__(self, "grammars", grammars)
 
     @property
     def max_context(self) -> int:
@@ -49,7 +62,7 @@ class TextModel:
 
 @dataclass(frozen=True, slots=True)
 class EmbedModel:
-    """An embedder that is ready; `prompts` are the instructions that its author gives, by name."""
+    """An embedder; `prompts` are the instructions that its author gives, by name."""
 
     does: ClassVar[str] = "makes embeddings"
 
@@ -77,28 +90,36 @@ M = TypeVar("M", TextModel, EmbedModel)
 
 
 class Models:
-    """Models of both kinds by name; an empty name is the default of its kind, or the only one."""
+    """Models of both kinds by name; an empty name is the `default` where that is of the kind, or else the only one."""
 
-    def __init__(self) -> None:
+    def __init__(self, default: str = "") -> None:
         self._models: dict[str, Model] = {}
-        self._default = ""
+        self._default = default
 
-    def add(self, model: Model, default: bool = False) -> None:
+    def add(self, model: Model) -> None:
         """Serves `model` in place of one of the same name."""
         self._models[model.name] = model
-        if default:
-            self._default = model.name
 
     def remove(self, name: str) -> Model:
         """Ends serving a model; stopping its engine is the caller's business. Errors: NotFound."""
         model = self.find(name)
         del self._models[model.name]
-        if self._default == model.name:
-            self._default = ""
         return model
 
+    @asynccontextmanager
+    async def use(self, name: str = "") -> AsyncIterator[TextModel]:
+        """The text model of a name, which stays in memory while the block runs. Errors: as `get`."""
+        async with self._held(self.get(name)) as model:
+            yield model
+
+    @asynccontextmanager
+    async def use_embedder(self, name: str = "") -> AsyncIterator[EmbedModel]:
+        """The embedder of a name, which stays in memory while the block runs. Errors: as `get`."""
+        async with self._held(self.embedder(name)) as model:
+            yield model
+
     def get(self, name: str = "") -> TextModel:
-        """The text model of a name.
+        """The text model of a name, for what needs no engine.
 
         Errors: NotFound, listing what there is; FailedPrecondition for a model of the other kind; InvalidRequest for an
         empty name that could mean several.
@@ -106,12 +127,14 @@ class Models:
         return self._pick(name, TextModel)
 
     def embedder(self, name: str = "") -> EmbedModel:
-        """The embedder of a name. Errors: as `get`."""
+        """The embedder of a name, for what needs no engine. Errors: as `get`."""
         return self._pick(name, EmbedModel)
 
     def find(self, name: str = "") -> Model:
         """The model of a name, of whatever kind. Errors: as `get`, the kind apart."""
-        name = name or self._default or (next(iter(self._models)) if len(self._models) == 1 else "")
+        if not name:
+            only = next(iter(self._models)) if len(self._models) == 1 else ""
+            name = self._default if self._default in self._models else only
         if (model := self._models.get(name)) is None:
             raise self._missing(name, tuple(self._models), "")
         return model
@@ -134,6 +157,11 @@ class Models:
 
     def __len__(self) -> int:
         return len(self._models)
+
+    @asynccontextmanager
+    async def _held(self, model: M) -> AsyncIterator[M]:
+        """A model as long as it is used: these are always there."""
+        yield model
 
     def _default_of(self, kind: type[Model]) -> str:
         names = [name for name, model in self._models.items() if isinstance(model, kind)]

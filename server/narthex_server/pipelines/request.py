@@ -8,6 +8,7 @@ from narthex_server.engine.logprobs import MOST_CANDIDATES
 from narthex_server.engine.request import AdapterUse, Dry, Sampling
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.text.assets import GenerationDefaults
+from narthex_server.text.constraint import Constraint
 from narthex_server.text.messages import Message, ToolSpec
 from narthex_server.text.tokenizer import Tokenizer
 
@@ -148,6 +149,7 @@ class GenerateRequest:
     stopping: StoppingOptions = StoppingOptions()
     skip_special: bool = True
     adapters: tuple[AdapterUse, ...] = ()
+    constraint: Constraint | None = None
     scoring: Scoring = Scoring()
     echo: bool = False
     index: int = 0
@@ -172,7 +174,10 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A conversation to continue by one turn; `template_options` are more variables for the chat template."""
+    """A conversation to continue by one turn; `template_options` are more variables for the chat template.
+
+    A turn thinks for at most `max_thoughts` tokens, and what it says after that, or calls instead, fits `constraint`.
+    """
 
     request_id: str
     messages: tuple[Message, ...]
@@ -183,6 +188,8 @@ class ChatRequest:
     template_options: Mapping[str, object] = field(default_factory=dict)
     skip_special: bool = True
     adapters: tuple[AdapterUse, ...] = ()
+    constraint: Constraint | None = None
+    max_thoughts: int | None = None
     scoring: Scoring = Scoring()
     index: int = 0
 

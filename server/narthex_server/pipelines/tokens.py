@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.pipelines.models import TextModel
 from narthex_server.pipelines.request import ChatRequest, refuse
+from narthex_server.text import reasoning
 from narthex_server.text.calls.detect import detect
 from narthex_server.text.calls.parser import Dialect
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
+from narthex_server.text.reasoning import Reasoning
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SMALL = 2_048
@@ -18,12 +20,12 @@ SMALL = 2_048
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation ready for the engine; the assistant's turn begins with `opening`, which is given."""
+    """A conversation ready for the engine; `dialect` where tools are offered, `reasoning` where the model thinks."""
 
     ids: tuple[int, ...]
     text: str
     dialect: Dialect | None
-    opening: str = ""
+    reasoning: Reasoning | None = None
 
 
 async def encode(model: TextModel, text: str, add_special: bool = True) -> tuple[int, ...]:
@@ -55,6 +57,11 @@ async def encode_chat(model: TextModel, request: ChatRequest) -> ChatPrompt:
 def supports_tools(model: TextModel) -> bool:
     """Whether the model's template knows how to offer tools."""
     return model.text.template is not None and detect(model.text.template.source) is not None
+
+
+def reasons(model: TextModel) -> bool:
+    """Whether the model's template is for one whose thoughts can be told from its text."""
+    return model.text.template is not None and reasoning.detect(model.text.template.source) is not None
 
 
 def check_ids(model: TextModel, ids: Sequence[int], field: str) -> None:
@@ -89,10 +96,9 @@ def _chat(model: TextModel, request: ChatRequest, tools: tuple[ToolSpec, ...], d
     if dialect and dialect.write:
         messages = tuple(_written(message, dialect.write) for message in messages)
     text = template.render(messages, tools, options=request.template_options)
-    opening = dialect.opening(request.tool_choice.name) if dialect and request.tool_choice.forced else ""
     # The template prints special tokens, BOS included, itself.
-    ids = tuple(model.text.tokenizer.encode(text + opening, add_special=False))
-    return ChatPrompt(ids, text, dialect, opening)
+    ids = tuple(model.text.tokenizer.encode(text, add_special=False))
+    return ChatPrompt(ids, text, dialect, reasoning.detect(template.source))
 
 
 def _written(message: Message, write: Callable[[Sequence[ToolCall]], str]) -> Message:

@@ -150,6 +150,11 @@ class AdapterBank:
             known = self._bound[windows] = Bound(windows, self._views(windows))
         return known
 
+    def close(self) -> None:
+        """Let go of all factors."""
+        self._modules.clear()
+        self._bound.clear()
+
     @property
     def modules(self) -> tuple[str, ...]:
         """What can be adapted, in the order of the scales."""

@@ -7,7 +7,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
+
+from narthex_server.progress import Progress, Stage, unheard
 
 GRAPH = "model.onnx"
 WEIGHTS = "weights.bin"
@@ -48,14 +51,17 @@ class GraphCache:
             if entry.stat().st_mtime < oldest:
                 shutil.rmtree(entry, ignore_errors=True)
 
-    def content_digest(self, files: Iterable[Path]) -> str:
+    def content_digest(self, files: Iterable[Path], progress: Progress = unheard) -> str:
         """Digest the files' content; one that has the path, inode, size and time of a known one is not read again."""
         whole = hashlib.blake2b(digest_size=16)
-        for file in files:
-            whole.update(self._file_digest(file).encode())
+        sizes = {file: file.stat().st_size for file in files}
+        total, before = max(sum(sizes.values()), 1), 0
+        for file, size in sizes.items():
+            whole.update(self._file_digest(file, partial(_read, progress, before, total)).encode())
+            before += size
         return whole.hexdigest()
 
-    def _file_digest(self, file: Path) -> str:
+    def _file_digest(self, file: Path, heard: Callable[[int], None]) -> str:
         stat = file.stat()
         identity = f"{file.resolve()}\0{stat.st_ino}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
         memo = self._digests / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
@@ -65,11 +71,16 @@ class GraphCache:
         with file.open("rb") as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
+                heard(stream.tell())
         self._digests.mkdir(parents=True, exist_ok=True)
         draft = memo.with_name(f".{memo.name}.{os.getpid()}")
         draft.write_text(digest.hexdigest())
         draft.replace(memo)
         return digest.hexdigest()
+
+
+def _read(progress: Progress, before: int, total: int, here: int) -> None:
+    progress(Stage.READ, (before + here) / total)
 
 
 def entry_key(content: str, options: Mapping[str, object], code: Iterable[Path]) -> str:

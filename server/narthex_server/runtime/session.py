@@ -65,6 +65,11 @@ class Adapted:
         self.bank.unload(place)
         self.stepper.forget()
 
+    def close(self) -> None:
+        """Free everything but the measures."""
+        self.stepper.close()
+        self.bank.close()
+
     def choose(self, slot: int, blend: Floats) -> None:
         """From now on a slot computes with so much [capacity] of each adapter."""
         self._blends[slot] = blend
@@ -141,7 +146,7 @@ class OrtDecoderSession(Slotted):
         self._stepper.close()
         self._wide.close()
         if self.adapters is not None:
-            self.adapters.stepper.close()
+            self.adapters.close()
         self._cache.close()
         gc.collect()  # what refers to itself would keep the weights until some later collection
 

@@ -117,7 +117,7 @@ class XLoraSession:
         self.max_len = shape.max_len
         self._shape = shape
         self._classifier = classifier
-        self._experts = self._bank.inputs(range(len(experts))).buffers
+        self._experts: Mapping[str, Floats] = self._bank.inputs(range(len(experts))).buffers
         self._columns = _columns(self._bank.modules, classifier, experts)
         self._cache, self._first_cache = (cache_of(session, shape.slots, shape.max_len) for _ in range(2))
         self._stepper = Stepper(session, self._cache, "logits")
@@ -195,6 +195,8 @@ class XLoraSession:
     def close(self) -> None:
         self._stepper.close()
         self._first_pass.close()
+        self._bank.close()
+        self._experts = {}
         self._cache.close()
         self._first_cache.close()
         gc.collect()

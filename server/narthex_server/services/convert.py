@@ -1,7 +1,7 @@
-"""Wire to domain and back, for text generation; what the engine cannot do yet is refused rather than ignored."""
+"""Wire to domain and back, for text generation."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +11,7 @@ from narthex.v1 import generation_pb2 as wire
 from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
 from narthex_server.agent.loop import AgentOptions
 from narthex_server.engine.request import AdapterUse
-from narthex_server.errors import Unimplemented, Violation
+from narthex_server.errors import Violation
 from narthex_server.pipelines.events import (
     Finished,
     FinishReason,
@@ -20,6 +20,7 @@ from narthex_server.pipelines.events import (
     Started,
     TextDelta,
     TokenLogprob,
+    ToolCallStarted,
 )
 from narthex_server.pipelines.request import (
     ChatRequest,
@@ -34,6 +35,7 @@ from narthex_server.pipelines.request import refuse as refuse_all
 from narthex_server.pipelines.several import MOST_COMPLETIONS
 from narthex_server.services.tool import event_to_wire as tool_event_to_wire
 from narthex_server.services.tool import result_to_wire
+from narthex_server.text.constraint import Choice, Constraint, JsonSchema, LarkGrammar, Regex
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
 from narthex_server.tools.tool import Progress
 
@@ -69,9 +71,7 @@ LARGEST_SCALE = 100
 
 
 def generate_request(spec: wire.GenerationSpec, request_id: str) -> GenerateRequest:
-    """Raises InvalidRequest with the fields at fault, Unimplemented for what is not built yet."""
-    _refuse_unbuilt(spec)
-    refuse(completions_violations(spec))
+    """Raises InvalidRequest with the fields at fault."""
     match spec.WhichOneof("prompt"):
         case "text":
             prompt: str | tuple[int, ...] = spec.text
@@ -88,21 +88,18 @@ def generate_request(spec: wire.GenerationSpec, request_id: str) -> GenerateRequ
         stopping_from(spec.stopping),
         skip_special=_default_true(spec.response, "skip_special_tokens"),
         adapters=adapters_from(spec.adapters),
+        constraint=constraint_from(spec.constraint),
         scoring=scoring_from(spec.response),
         echo=spec.response.echo,
     )
 
 
 def chat_request(spec: wire.ChatSpec, request_id: str) -> ChatRequest:
-    """Raises InvalidRequest with the fields at fault, Unimplemented for what is not built yet."""
-    _refuse_unbuilt(spec)
-    refuse(completions_violations(spec))
+    """Raises InvalidRequest with the fields at fault."""
     if spec.response.echo:
         refuse([Violation("response.echo", "is for prompts; a chat has no text that it continues")])
     if spec.tool_execution == wire.TOOL_EXECUTION_SERVER and completions(spec) > 1:
         refuse([Violation("n", "must be 1 where the server runs the tools")])
-    if spec.reasoning.HasField("max_tokens"):
-        raise _unbuilt("reasoning.max_tokens")
     options = template_options(spec.template_arguments)
     if spec.reasoning.HasField("enabled"):
         options = {**options, "enable_thinking": spec.reasoning.enabled}
@@ -116,18 +113,18 @@ def chat_request(spec: wire.ChatSpec, request_id: str) -> ChatRequest:
         options,
         skip_special=_default_true(spec.response, "skip_special_tokens"),
         adapters=adapters_from(spec.adapters),
+        constraint=constraint_from(spec.constraint),
+        max_thoughts=spec.reasoning.max_tokens if spec.reasoning.HasField("max_tokens") else None,
         scoring=scoring_from(spec.response),
     )
 
 
 def completions(spec: wire.GenerationSpec | wire.ChatSpec) -> int:
-    """How many completions are asked for."""
-    return spec.n if spec.HasField("n") else 1
-
-
-def completions_violations(spec: wire.GenerationSpec | wire.ChatSpec) -> Iterator[Violation]:
-    if not 1 <= completions(spec) <= MOST_COMPLETIONS:
-        yield Violation("n", f"must be between 1 and {MOST_COMPLETIONS}, got {spec.n}")
+    """How many completions are asked for. Errors: InvalidRequest."""
+    count = spec.n if spec.HasField("n") else 1
+    if not 1 <= count <= MOST_COMPLETIONS:
+        refuse([Violation("n", f"must be between 1 and {MOST_COMPLETIONS}, got {count}")])
+    return count
 
 
 def scoring_from(response: wire.ResponseOptions) -> Scoring:
@@ -135,6 +132,23 @@ def scoring_from(response: wire.ResponseOptions) -> Scoring:
         response.logprobs if response.HasField("logprobs") else None,
         response.prompt_logprobs if response.HasField("prompt_logprobs") else None,
     )
+
+
+def constraint_from(constraint: wire.Constraint) -> Constraint | None:
+    """None where no rule is set; whether the rule makes sense is found when it is compiled."""
+    match constraint.WhichOneof("rule"):
+        case "json_schema":
+            try:
+                return JsonSchema(constraint.json_schema.decode())
+            except UnicodeDecodeError:
+                refuse([Violation("constraint.json_schema", "must be JSON in UTF-8")])
+        case "regex":
+            return Regex(constraint.regex)
+        case "lark":
+            return LarkGrammar(constraint.lark)
+        case "choice":
+            return Choice(tuple(constraint.choice.options))
+    return None
 
 
 def template_options(data: bytes) -> Mapping[str, object]:
@@ -196,7 +210,7 @@ def tools_from(tools: Iterable[wire.ToolSpec]) -> tuple[ToolSpec, ...]:
         _json_object(parameters, f"tools[{index}].parameters")
         if not tool.name:
             refuse([Violation(f"tools[{index}].name", "must not be empty")])
-        found.append(ToolSpec(tool.name, tool.description, parameters.decode()))
+        found.append(ToolSpec(tool.name, tool.description, parameters.decode(), tool.strict))
     return tuple(found)
 
 
@@ -227,6 +241,8 @@ def agent_event_to_wire(
             made.text_delta.CopyFrom(delta_to_wire(delta, response))
         case ReasoningDelta(text):
             made.reasoning_delta.text = text
+        case ToolCallStarted(call_id, name):
+            made.tool_call_started.id, made.tool_call_started.name = call_id, name
         case ToolCall() as call:
             made.tool_call.CopyFrom(call_to_wire(call))
         case ToolActivity(call_id, activity):
@@ -295,6 +311,7 @@ def finished_to_wire(finished: Finished) -> common.Finished:
             cached_tokens=usage.cached_tokens,
             speculated_tokens=usage.speculated_tokens,
             accepted_tokens=usage.accepted_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
         ),
     )
     if finished.stop_string is not None:
@@ -365,14 +382,5 @@ def _dry(options: wire.DryOptions) -> DryOptions:
     )
 
 
-def _refuse_unbuilt(spec: wire.GenerationSpec | wire.ChatSpec) -> None:
-    if spec.HasField("constraint"):
-        raise _unbuilt("constraint")
-
-
 def _default_true(options: wire.ResponseOptions, field: str) -> bool:
     return bool(getattr(options, field)) if options.HasField(field) else True  # type: ignore[arg-type]
-
-
-def _unbuilt(field: str) -> Unimplemented:
-    return Unimplemented(f"{field} is in the contract, but this server does not have it yet; leave it unset")

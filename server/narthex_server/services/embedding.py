@@ -37,17 +37,20 @@ class EmbeddingService:
 
     async def Embed(self, request: wire.EmbedRequest, context: Context) -> wire.EmbedResponse:
         check_options(request.options)
-        model = self._models.embedder(request.spec.model)
         asked = _request(request.spec)
-        size = (asked.dimensions or model.handle.dimensions) * _BYTES_OF_A_NUMBER
+        async with self._models.use_embedder(request.spec.model) as model:
+            self._check_size(asked, model.handle.dimensions)
+            made = await EmbedPipeline(model).run(asked)
+        if made.vectors.size <= _MANY:
+            return _answer(model.name, made)
+        return await asyncio.to_thread(_answer, model.name, made)
+
+    def _check_size(self, asked: EmbedRequest, dimensions: int) -> None:
+        size = (asked.dimensions or dimensions) * _BYTES_OF_A_NUMBER
         if len(asked.inputs) * size > self._max_bytes:
             most = self._max_bytes // size
             description = f"their vectors exceed a message of {self._max_bytes} bytes; send at most {most} at a time"
             refuse((Violation("inputs", description),))
-        made = await EmbedPipeline(model).run(asked)
-        if made.vectors.size <= _MANY:
-            return _answer(model.name, made)
-        return await asyncio.to_thread(_answer, model.name, made)
 
 
 def _answer(model: str, made: Embeddings) -> wire.EmbedResponse:

@@ -52,8 +52,8 @@ class GenerationService:
         self, request: wire.GenerateStreamRequest, context: Context
     ) -> AsyncIterator[wire.GenerateStreamResponse]:
         check_options(request.options)
-        spec, model = request.spec, self._models.get(request.spec.model)
-        async with aclosing(self._generation(spec, model)) as events:
+        spec = request.spec
+        async with self._models.use(spec.model) as model, aclosing(self._generation(spec, model)) as events:
             async for index, event in events:
                 made = wire.GenerateStreamResponse(index=index)
                 match event:
@@ -68,12 +68,13 @@ class GenerationService:
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> wire.GenerateResponse:
         check_options(request.options)
-        spec, model = request.spec, self._models.get(request.spec.model)
-        reply = wire.GenerateResponse(request_id=REQUEST_ID.get(), model=model.name)
+        spec = request.spec
+        reply = wire.GenerateResponse(request_id=REQUEST_ID.get())
         reply.further_completions.extend(wire.Completion() for _ in range(convert.completions(spec) - 1))
         made: list[wire.GenerateResponse | wire.Completion] = [reply, *reply.further_completions]
         texts: list[list[str]] = [[] for _ in made]
-        async with aclosing(self._generation(spec, model)) as events:
+        async with self._models.use(spec.model) as model, aclosing(self._generation(spec, model)) as events:
+            reply.model = model.name
             async for index, event in events:
                 match event:
                     case Started():
@@ -92,19 +93,20 @@ class GenerationService:
         self, request: wire.ChatStreamRequest, context: Context
     ) -> AsyncIterator[wire.ChatStreamResponse]:
         check_options(request.options)
-        spec, model = request.spec, self._models.get(request.spec.model)
-        async with aclosing(self._chat(spec, model, context)) as events:
+        spec = request.spec
+        async with self._models.use(spec.model) as model, aclosing(self._chat(spec, model, context)) as events:
             async for index, event in events:
                 yield convert.agent_event_to_wire(event, REQUEST_ID.get(), model.name, spec.response, index)
 
     async def Chat(self, request: wire.ChatRequest, context: Context) -> wire.ChatResponse:
         check_options(request.options)
-        spec, model = request.spec, self._models.get(request.spec.model)
-        reply = wire.ChatResponse(request_id=REQUEST_ID.get(), model=model.name)
+        spec = request.spec
+        reply = wire.ChatResponse(request_id=REQUEST_ID.get())
         reply.further_completions.extend(wire.ChatCompletion() for _ in range(convert.completions(spec) - 1))
         made: list[wire.ChatResponse | wire.ChatCompletion] = [reply, *reply.further_completions]
         turns = [Turns() for _ in made]
-        async with aclosing(self._chat(spec, model, context)) as events:
+        async with self._models.use(spec.model) as model, aclosing(self._chat(spec, model, context)) as events:
+            reply.model = model.name
             async for index, event in events:
                 turns[index].add(event)
                 match event.event:
@@ -170,24 +172,26 @@ class GenerationService:
         """
         request, call = convert.chat_request(spec, REQUEST_ID.get()), call_context(context)
         pipeline = ChatPipeline(model)
-        rounds = 1
+        rounds, running = 1, set(range(convert.completions(spec)))
         with self._running.enter(request.request_id, call.principal.tenant, model) as generation:
             if spec.tool_execution == wire.TOOL_EXECUTION_SERVER:
                 loop = AgentLoop(pipeline, self._catalog)
                 events = _first(loop.run(request, call.principal, convert.agent_options(spec), call.deadline))
             else:
-                answers = range(convert.completions(spec))
-                events = _one_round(several([pipeline.stream(request.nth(index)) for index in answers]))
+                events = _one_round(several([pipeline.stream(request.nth(index)) for index in sorted(running)]))
             try:
                 async with aclosing(events):
                     async for index, event in events:
                         rounds = event.round
+                        if isinstance(event.event, Finished):
+                            running.discard(index)
                         yield index, event
             except asyncio.CancelledError:
                 if not generation.aborted:
                     raise
                 generation.task.uncancel()
-                yield 0, AgentEvent(rounds, Finished(FinishReason.CANCELLED, Usage()))
+                for index in sorted(running):
+                    yield index, AgentEvent(rounds, Finished(FinishReason.CANCELLED, Usage()))
 
 
 async def _first(events: AsyncGenerator[AgentEvent]) -> AsyncGenerator[tuple[int, AgentEvent]]:

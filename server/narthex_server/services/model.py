@@ -1,35 +1,71 @@
 """ModelService: what is served, and what it can do."""
 
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from types import MappingProxyType
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc.aio import ServicerContext
 from narthex.v1 import model_pb2 as wire
 
 from narthex_server.engine.adapters import AdapterInfo
 from narthex_server.pipelines.adapters import AdapterLibrary
-from narthex_server.pipelines.models import EmbedModel, Model, Models
-from narthex_server.pipelines.tokens import supports_tools
+from narthex_server.pipelines.library import Listed, LoadProgress, ModelLibrary, State, Wanted
+from narthex_server.pipelines.models import EmbedModel, Model
+from narthex_server.pipelines.tokens import reasons, supports_tools
+from narthex_server.progress import Stage
 from narthex_server.services.complete import complete
+
+_STATES: Mapping[State, wire.ModelState.ValueType] = MappingProxyType(
+    {
+        State.LOADING: wire.MODEL_STATE_LOADING,
+        State.READY: wire.MODEL_STATE_READY,
+        State.IDLE: wire.MODEL_STATE_IDLE,
+        State.UNLOADING: wire.MODEL_STATE_UNLOADING,
+        State.FAILED: wire.MODEL_STATE_FAILED,
+    }
+)
+_STAGES: Mapping[Stage, wire.LoadStage.ValueType] = MappingProxyType(
+    {
+        Stage.READ: wire.LOAD_STAGE_READ,
+        Stage.BUILD: wire.LOAD_STAGE_BUILD,
+        Stage.START: wire.LOAD_STAGE_START,
+    }
+)
 
 Context = ServicerContext[Any, Any]
 
 
 @complete(wire.DESCRIPTOR.services_by_name["ModelService"])
 class ModelService:
-    """Lists the models of the configuration and changes their adapters; it cannot load models yet."""
+    """Lists, loads and unloads models and their adapters."""
 
-    def __init__(self, models: Models, adapters: AdapterLibrary) -> None:
+    def __init__(self, models: ModelLibrary, adapters: AdapterLibrary) -> None:
         self._models = models
         self._adapters = adapters
-        self._ready = Timestamp()
-        self._ready.GetCurrentTime()
 
     async def ListModels(self, request: wire.ListModelsRequest, context: Context) -> wire.ListModelsResponse:
-        return wire.ListModelsResponse(models=[self._to_wire(model) for model in self._models])
+        return wire.ListModelsResponse(models=[_model(listed) for listed in self._models.listed()])
 
     async def GetModel(self, request: wire.GetModelRequest, context: Context) -> wire.GetModelResponse:
-        return wire.GetModelResponse(model=self._to_wire(self._models.find(request.name)))
+        return wire.GetModelResponse(model=_model(self._models.describe(request.name)))
+
+    async def LoadModel(
+        self, request: wire.LoadModelRequest, context: Context
+    ) -> AsyncIterator[wire.LoadModelResponse]:
+        wanted = Wanted(request.compute, request.max_context, request.max_slots)
+        async with aclosing(self._models.load_named(request.name, request.path, wanted)) as events:
+            async for event in events:
+                match event:
+                    case LoadProgress(stage, fraction):
+                        progress = wire.LoadProgress(stage=_STAGES[stage], fraction=fraction)
+                        yield wire.LoadModelResponse(progress=progress)
+                    case Listed():
+                        yield wire.LoadModelResponse(model=_model(event))
+
+    async def UnloadModel(self, request: wire.UnloadModelRequest, context: Context) -> wire.UnloadModelResponse:
+        await self._models.unload(request.name)
+        return wire.UnloadModelResponse()
 
     async def ListAdapters(self, request: wire.ListAdaptersRequest, context: Context) -> wire.ListAdaptersResponse:
         found = self._adapters.list(request.model)
@@ -43,20 +79,21 @@ class ModelService:
         await self._adapters.unload(request.model, request.name)
         return wire.UnloadAdapterResponse()
 
-    def _to_wire(self, model: Model) -> wire.Model:
-        return wire.Model(
-            name=model.name,
-            state=wire.MODEL_STATE_READY,
-            architecture=model.info.model_type,
-            capabilities=_capabilities(model),
-            max_context=model.max_context,
-            vocab_size=model.vocab_size,
-            parameters=model.info.parameters,
-            compute=model.info.compute,
-            device="cpu",
-            max_slots=model.slots,
-            ready_time=self._ready,
-        )
+
+def _model(listed: Listed) -> wire.Model:
+    known = wire.Model(name=listed.name, state=_STATES[listed.state], failure=listed.failure)
+    if (model := listed.model) is not None:
+        known.architecture = model.info.model_type
+        known.capabilities.extend(_capabilities(model))
+        known.max_context = model.max_context
+        known.vocab_size = model.vocab_size
+        known.parameters = model.info.parameters
+        known.compute = model.info.compute
+        known.device = model.info.device
+        known.max_slots = model.slots
+    if listed.ready_time is not None:
+        known.ready_time.FromNanoseconds(int(listed.ready_time * 1e9))
+    return known
 
 
 def _capabilities(model: Model) -> list[wire.Capability.ValueType]:
@@ -67,6 +104,10 @@ def _capabilities(model: Model) -> list[wire.Capability.ValueType]:
         capabilities.append(wire.CAPABILITY_CHAT)
     if supports_tools(model):
         capabilities.append(wire.CAPABILITY_TOOLS)
+    if reasons(model):
+        capabilities.append(wire.CAPABILITY_REASONING)
+    if model.grammars.possible:
+        capabilities.append(wire.CAPABILITY_CONSTRAINT)
     if model.handle.adapts:
         capabilities.append(wire.CAPABILITY_ADAPTERS)
     return capabilities

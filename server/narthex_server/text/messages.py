@@ -29,8 +29,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """A tool that the model may call; `parameters` is its JSON Schema as text."""
+    """A tool that the model may call; `parameters` is its JSON Schema as text, which arguments fit where `strict`."""
 
     name: str
     description: str
     parameters: str
+    strict: bool = False

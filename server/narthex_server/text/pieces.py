@@ -13,15 +13,15 @@ def piece_bytes(backend: tokenizers.Tokenizer) -> tuple[tuple[bytes, ...] | None
 
     None where the decoder is of another kind (WordPiece and the like) and tokens have no bytes of their own.
     """
-    decoder = json.loads(backend.to_str())["decoder"] if backend.decoder is not None else None
+    decoder = json.loads(backend.decoder.__getstate__()) if backend.decoder is not None else None
     steps = decoder["decoders"] if decoder and decoder["type"] == "Sequence" else [decoder] if decoder else []
     kinds = {step["type"] for step in steps}
     vocabulary = backend.get_vocab(with_added_tokens=True)
     table = [b""] * (max(vocabulary.values(), default=-1) + 1)
     if kinds == {"ByteLevel"}:
-        alphabet = byte_alphabet()
+        spelling = _latin_spelling()
         for token, index in vocabulary.items():
-            table[index] = _byte_level(token, alphabet)
+            table[index] = _byte_level(token, spelling)
         return tuple(table), False
     if kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"} and kinds & {"ByteFallback", "Metaspace"}:
         for token, index in vocabulary.items():
@@ -37,10 +37,18 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
 
 
-def _byte_level(token: str, alphabet: dict[str, int]) -> bytes:
+def _latin_spelling() -> dict[int, int]:
+    """From the alphabet's characters to those that Latin-1 has for the same bytes, and beyond it for all others."""
+    others = dict.fromkeys(range(256), 0xFFFF)
+    return others | {ord(character): byte for character, byte in byte_alphabet().items()}
+
+
+def _byte_level(token: str, spelling: dict[int, int]) -> bytes:
+    if token.isascii():  # which the alphabet spells as itself
+        return token.encode()
     try:
-        return bytes(alphabet[character] for character in token)
-    except KeyError:  # an added token, which is plain text
+        return token.translate(spelling).encode("latin-1")
+    except UnicodeEncodeError:  # an added token, which is plain text
         return token.encode()
 
 

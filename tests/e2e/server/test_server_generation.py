@@ -255,7 +255,9 @@ BAD = {
     "a catalog tool that is not": (
         chat(tool_execution=wire.TOOL_EXECUTION_SERVER, catalog_tools=["nope"]), "NOT_FOUND", "NOT_FOUND", []
     ),
-    "a constraint": (chat(constraint=wire.Constraint(regex="a+")), "UNIMPLEMENTED", "UNIMPLEMENTED", []),
+    "a constraint": (
+        chat(constraint=wire.Constraint(regex="a(")), "INVALID_ARGUMENT", "INVALID_CONSTRAINT", ["constraint.regex"],
+    ),
     "too many candidates": (
         chat(response=wire.ResponseOptions(logprobs=21)), "INVALID_ARGUMENT", "INVALID_REQUEST", ["response.logprobs"],
     ),
@@ -275,6 +277,12 @@ async def test_a_bad_request_gets_a_typed_error_and_the_next_one_works(stub, fai
     caught = await failure(stub.ChatStream(wire.ChatStreamRequest(spec=spec)))
     assert (caught.code.name, caught.reason, caught.fields) == (code, reason, fields), caught.text
     assert await answered(stub)
+
+
+async def test_absurdly_many_completions_are_refused_before_there_is_room_for_them(stub, failure):
+    spec = wire.GenerationSpec(text="Hi", n=2**32 - 1)
+    caught = await failure(stub.Generate(wire.GenerateRequest(spec=spec), timeout=10))
+    assert (caught.code, caught.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["n"])
 
 
 @pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", "frequency_penalty", "repetition_penalty"])

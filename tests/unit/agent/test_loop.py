@@ -9,7 +9,14 @@ from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
 from narthex_server.agent.loop import AgentLoop, AgentOptions
 from narthex_server.errors import InvalidRequest, NotFound
 from narthex_server.pipelines.chat import ChatPipeline
-from narthex_server.pipelines.events import Finished, FinishReason, ReasoningDelta, Started, TextDelta
+from narthex_server.pipelines.events import (
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallStarted,
+)
 from narthex_server.pipelines.models import TextModel
 from narthex_server.pipelines.request import ChatRequest, StoppingOptions, ToolChoice
 from narthex_server.principal import LOCAL
@@ -86,7 +93,7 @@ async def test_results_are_fed_back_until_the_model_answers(serve: Serve) -> Non
     async with serve(f"Let me see.\n{call('inc')}", "It is 2.") as model:
         events = await run(model, [tool])
     assert [type(each.event) for each in events if not isinstance(each.event, TextDelta | ReasoningDelta)] == [
-        *(Started, ToolCall, ToolActivity, ToolCallResult, Finished),
+        *(Started, ToolCallStarted, ToolCall, ToolActivity, ToolCallResult, Finished),
     ]
     assert (text(events, 1), text(events, 2)) == ("Let me see.", "It is 2.")
     assert tool.seen == [b'{"a": 1}'] and results(events)["inc"] == result("2")

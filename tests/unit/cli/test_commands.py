@@ -57,6 +57,26 @@ def test_config_check_shows_what_is_in_effect(narthex, tmp_path):
     )
 
 
+def test_config_check_and_doctor_name_paths_at_which_there_is_nothing(narthex, tmp_path):
+    file = tmp_path / "narthex.toml"
+    (tmp_path / "here").mkdir()
+    file.write_text(
+        '[server]\nmodel_root = "here"\ntopology = "none.yml"\ncache_dir = "made-later"\n'
+        '[server.model]\nm = "gone.gguf"\n'
+        '[bridge.server_tls]\nca = "no.pem"\n'
+    )
+    failed = narthex("config", "check", "--config", str(file))
+    assert failed.returncode == 2
+    told = [
+        f"server.{key}: there is nothing at {tmp_path / name}"
+        for key, name in (("model", "gone.gguf"), ("topology", "none.yml"))
+    ]
+    told.append(f"bridge.server_tls.ca: there is nothing at {tmp_path / 'no.pem'}")
+    assert failed.stderr.count("there is nothing at") == 3 and all(line in failed.stderr for line in told)
+    examined = narthex("doctor", "--config", str(file), NARTHEX_GRPC="127.0.0.1:0", NARTHEX_METRICS="127.0.0.1:0")
+    assert examined.returncode == 1 and all(f"problem  {line}" in examined.stdout for line in told)
+
+
 @pytest.mark.parametrize(("section", "key", "meant"), [("server", "max_slot", "max_slots"), ("bridge", "htpp", "http")])
 def test_config_check_names_the_nearest_key(narthex, tmp_path, section, key, meant):
     file = tmp_path / "narthex.toml"

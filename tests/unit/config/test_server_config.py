@@ -54,3 +54,24 @@ def test_weights_are_quantised_as_flags_environment_and_file_say(tmp_path, monke
     monkeypatch.setenv("NARTHEX_QUANTIZE", "q4k")
     assert from_command_line(["--config", str(tmp_path / "narthex.toml")]).quantize == "q4k"
     assert from_command_line(["--quantize", "8"]).quantize == "8"
+
+
+def test_a_model_root_alone_is_a_server_that_waits_for_models(tmp_path):
+    config = from_command_line(["--model-root", str(tmp_path), "--default-model", "later", "--idle-unload", "1.5"])
+    assert (config.models(), config.upstreams(), config.idle_unload) == ((), {}, 1.5)
+
+
+def test_a_default_that_can_never_be_there_is_refused():
+    with pytest.raises(SettingsError, match="--default-model: there is no model 'x'; served are: m"):
+        ServerConfig(model=(NamedPath("m", Path("/x")),), default_model="x")
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])
+def test_a_device_is_named(device):
+    assert ServerConfig(device=device).device == device
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cuda:0,1", "CPU"])
+def test_another_device_is_told_which_there_are(device):
+    with pytest.raises(SettingsError, match="none of auto, cpu, cuda, cuda:N"):
+        ServerConfig(device=device)

@@ -7,6 +7,7 @@ from narthex.settings import Address
 from narthex_server import metrics
 from narthex_server.embedding.loop import BatchReport
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
+from narthex_server.pipelines.library import Listed, State
 from narthex_server.tools.server import ServerState, ServerStatus
 
 DEMO = {"model_name": "demo"}
@@ -31,6 +32,36 @@ def test_levels_and_counts_are_read_when_asked(registry):
     spec = (f"spec_decode_num_{name}" for name in ("drafts", "draft_tokens", "accepted_tokens"))
     names = ("num_preemptions", *spec)
     assert [registry.get_sample_value(f"narthex_{name}_total", DEMO) for name in names] == [2, 3, 20, 11]
+
+
+def test_the_levels_of_a_model_end_with_it(registry):
+    engines, embedders = metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry)
+    engines.watch("demo", lambda: EngineStats(4, running=1))
+    embedders.watch("demo", lambda: 2)
+    engines.observer("demo").on_step(StepReport(1, 0, 0.01))
+    for watched in (engines, embedders):
+        watched.unwatch("demo")
+        watched.unwatch("demo")
+    for level in ("num_requests_running", "num_slots", "embedding_requests_running"):
+        assert registry.get_sample_value(f"narthex_{level}", DEMO) is None
+    assert registry.get_sample_value("narthex_engine_step_seconds_count", DEMO) == 1
+
+
+def test_each_model_is_in_one_state_and_its_loads_are_timed(registry):
+    models = metrics.ModelMetrics(registry)
+    listed = [Listed("demo", State.LOADING)]
+    models.watch(lambda: listed)
+
+    def state(name: str) -> float | None:
+        return registry.get_sample_value("narthex_model_state", DEMO | {"state": name})
+
+    assert (state("loading"), state("ready")) == (1, 0)
+    models.on_loaded("demo", 1.5)
+    listed[:] = [Listed("demo", State.READY)]
+    assert (state("loading"), state("ready")) == (0, 1)
+    assert registry.get_sample_value("narthex_model_load_seconds_sum", DEMO) == 1.5
+    listed.clear()
+    assert state("ready") is None
 
 
 def test_an_ended_request_is_timed_in_each_of_its_parts(registry):

@@ -1,9 +1,11 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from narthex_server.errors import InvalidModelFile, InvalidRequest
 from narthex_server.loading import LoadOptions, load
+from narthex_server.progress import Stage
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 GGUF = GOLDEN / "gguf_llama" / "tiny-llama-Q8_0.gguf"
@@ -81,3 +83,41 @@ def test_an_unknown_compute_mode_is_a_mistake_of_the_caller(tmp_path):
 def test_an_unknown_quantisation_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(InvalidRequest, match="quantize: 'q9_k' is none of q8_0, q6_k"):
         load(GOLDEN / "llama", LoadOptions(cache_dir=tmp_path, quantize="q9_k"))
+
+
+def test_stages_are_told_in_order_and_a_graph_in_the_cache_is_not_built(tmp_path):
+    def stages() -> list[Stage]:
+        told = []
+        progress = lambda stage, fraction: told.append((stage, fraction))  # noqa: E731
+        load(GGUF, LoadOptions(slots=1, max_context=64, cache_dir=tmp_path, progress=progress)).session.close()
+        fractions = {stage: [fraction for found, fraction in told if found is stage] for stage in Stage}
+        assert all(found == sorted(found) for found in fractions.values())
+        return list(dict.fromkeys(stage for stage, _ in told))
+
+    assert stages() == [Stage.READ, Stage.BUILD, Stage.START]
+    assert stages() == [Stage.READ, Stage.START]
+
+
+def test_a_load_can_be_given_up_at_every_step(tmp_path):
+    class Enough(Exception):
+        pass
+
+    for stage in Stage:
+
+        def progress(now: Stage, fraction: float, last: Stage = stage) -> None:
+            if now is last:
+                raise Enough
+
+        with pytest.raises(Enough):
+            load(GGUF, LoadOptions(slots=1, max_context=64, cache_dir=tmp_path, progress=progress))
+        drafts = [entry for entry in tmp_path.glob("graphs/*") if entry.name.startswith(".draft")]
+        assert not drafts
+
+
+def test_nothing_is_built_for_a_broken_tokenizer(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN / "llama", folder)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(InvalidModelFile, match=r"tokenizer\.json"):
+        load(folder, LoadOptions(cache_dir=tmp_path / "cache"))
+    assert not [*(tmp_path / "cache").glob("graphs/*")]

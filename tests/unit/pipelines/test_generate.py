@@ -13,6 +13,7 @@ from narthex_server.pipelines.request import (
     Scoring,
     StoppingOptions,
 )
+from narthex_server.text.constraint import Choice, JsonSchema, Regex
 
 Serve = Callable[..., AbstractAsyncContextManager[TextModel]]
 PROMPT = "Say: "
@@ -220,3 +221,38 @@ def test_each_completion_has_its_own_seed_and_the_first_scores_the_prompt() -> N
     assert [request.nth(index).sampling.seed for index in range(3)] == [2**64 - 1, 0, 1]
     assert [request.nth(index).scoring for index in range(2)] == [Scoring(1, 1), Scoring(1, None)]
     assert GenerateRequest("a", "x").nth(3).sampling.seed is None
+
+
+async def test_a_constraint_holds_whatever_the_model_would_say(serve: Serve) -> None:
+    async with serve("Zürich 🙂 日本", opening=PROMPT) as model:
+        options = ("Zürich 🙂 Nippon", "Basel")
+        text, finished = await run(model, GenerateRequest("a", PROMPT, constraint=Choice(options)))
+        assert text == options[0] and finished.reason is FinishReason.STOP
+        text, finished = await run(model, GenerateRequest("b", PROMPT, constraint=Regex("[a-z]{3}")))
+        assert len(text) == 3 and text.isalpha() and text.isascii()
+
+
+async def test_a_constrained_text_that_is_cut_off_says_so(serve: Serve) -> None:
+    constraint, stopping = JsonSchema('{"type": "object", "required": ["a"]}'), StoppingOptions(2)
+    async with serve("no", opening=PROMPT) as model:
+        text, finished = await run(model, GenerateRequest("a", PROMPT, stopping=stopping, constraint=constraint))
+    assert text.startswith("{") and finished.reason is FinishReason.LENGTH
+
+
+async def test_a_constraint_needs_an_end(serve: Serve) -> None:
+    request = GenerateRequest("a", PROMPT, stopping=StoppingOptions(5, ignore_eos=True), constraint=Regex("a"))
+    async with serve("no", opening=PROMPT) as model:
+        with pytest.raises(InvalidRequest, match="ignore_eos"):
+            await run(model, request)
+
+
+async def test_min_tokens_hold_where_a_constraint_allows_more_and_yield_where_it_is_satisfied(serve: Serve) -> None:
+    async with serve("Zürich", opening=PROMPT) as model:
+        size = len(model.text.tokenizer.encode("Zürich", add_special=False))
+        for rule, least, wanted in (("Zürich.{0,4}", 0, 0), ("Zürich.{0,4}", size + 2, 2), ("Zürich", size + 2, 0)):
+            stopping = StoppingOptions(40, min_tokens=least)
+            request = GenerateRequest("a", PROMPT, stopping=stopping, constraint=Regex(rule))
+            text, finished = await run(model, request)
+            assert text.startswith("Zürich") and finished.reason is FinishReason.STOP
+            assert finished.usage.completion_tokens >= size + wanted
+            assert wanted or text == "Zürich"

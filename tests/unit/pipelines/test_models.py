@@ -20,9 +20,15 @@ async def test_an_empty_name_is_the_only_or_the_default_model(serve: Serve) -> N
         models.add(second)
         with pytest.raises(InvalidRequest, match="qwen3, other"):
             models.get()
-        models.add(second, default=True)
-        assert models.get() is second
-        assert models.remove("other") is second and models.get() is first and len(models) == 1
+        models.remove("other")
+        assert models.get() is first and len(models) == 1
+        named = Models(default="other")
+        named.add(first)
+        assert named.get() is first
+        named.add(second)
+        assert named.get() is named.find() is second and named.default == "other"
+        async with named.use() as used:
+            assert used is second
 
 
 async def test_unknown_names_are_answered_with_those_there_are(serve: Serve) -> None:

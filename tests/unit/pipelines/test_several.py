@@ -9,6 +9,7 @@ from narthex_server.pipelines.generate import GeneratePipeline
 from narthex_server.pipelines.models import TextModel
 from narthex_server.pipelines.request import GenerateRequest, SamplingOptions, StoppingOptions
 from narthex_server.pipelines.several import several
+from narthex_server.text.constraint import Regex
 
 Serve = Callable[..., AbstractAsyncContextManager[TextModel]]
 
@@ -89,6 +90,20 @@ async def test_completions_share_a_model_and_free_it(serve: Serve) -> None:
                 if isinstance(event, Finished):
                     aborted.append(event.reason)
         assert aborted == [FinishReason.CANCELLED] * 3
+
+
+async def test_each_follows_the_constraint_on_its_own_and_draws_with_its_own_seed(serve: Serve) -> None:
+    async with serve("no", opening="Say: ") as model:
+        pipeline, rule = GeneratePipeline(model), Regex("[a-z]{12}")
+
+        async def texts(seed: int, count: int) -> list[str]:
+            request = GenerateRequest("a", "Say: ", SamplingOptions(seed=seed), constraint=rule)
+            events = [event async for event in several([pipeline.stream(request.nth(n)) for n in range(count)])]
+            return ["".join(e.text for i, e in events if i == n and isinstance(e, TextDelta)) for n in range(count)]
+
+        made = await texts(7, 4)
+        assert len(set(made)) == 4 and all(len(text) == 12 and text.isalpha() for text in made)
+        assert made == [*await texts(7, 2), *await texts(9, 1), *await texts(10, 1)]
 
 
 async def test_what_all_would_refuse_is_refused_before_anything(serve: Serve) -> None:

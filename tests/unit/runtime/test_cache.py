@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+from narthex_server.progress import Stage
 from narthex_server.runtime.cache import GRAPH, GraphCache, entry_key
 
 
@@ -85,3 +86,18 @@ def test_an_entry_that_nothing_used_for_a_month_makes_room(tmp_path):
     cache.find_or_build("used", write_graph)
     cache.find_or_build("new", write_graph)
     assert sorted(entry.name for entry in (tmp_path / "graphs").iterdir()) == ["new", "used"]
+
+
+def test_reading_is_told_over_all_files_and_can_be_given_up(tmp_path):
+    cache, files, told = GraphCache(tmp_path / "cache"), [tmp_path / name for name in "ab"], []
+    for file in files:
+        file.write_bytes(bytes(1000))
+    cache.content_digest(files, lambda stage, fraction: told.append((stage, fraction)))
+    assert told == [(Stage.READ, 0.5), (Stage.READ, 1.0)]
+    files[0].write_bytes(b"changed")
+
+    def give_up(stage: Stage, fraction: float) -> None:
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        cache.content_digest(files, give_up)

@@ -1,9 +1,9 @@
-"""Wire to domain: what is unset stays unset, what makes no sense is named, what is not built is refused."""
+"""Wire to domain: what is unset stays unset, what makes no sense is named."""
 
 import pytest
 from narthex.v1 import generation_pb2 as wire
 from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
-from narthex_server.errors import InvalidRequest, Unimplemented
+from narthex_server.errors import InvalidRequest
 from narthex_server.pipelines.events import (
     Finished,
     FinishReason,
@@ -12,10 +12,12 @@ from narthex_server.pipelines.events import (
     Started,
     TextDelta,
     TokenLogprob,
+    ToolCallStarted,
     Usage,
 )
 from narthex_server.pipelines.request import DryOptions, Scoring
 from narthex_server.services import convert
+from narthex_server.text.constraint import Choice, JsonSchema, LarkGrammar, Regex
 from narthex_server.text.messages import Message, ToolCall
 from narthex_server.tools.tool import Log, Progress, ToolResult
 
@@ -56,7 +58,7 @@ def test_what_comes_back_is_asked_for():
 @pytest.mark.parametrize("count", [0, 17, 2**32 - 1])
 def test_too_few_and_too_many_completions_are_refused(count):
     with pytest.raises(InvalidRequest, match="n must be between 1 and 16"):
-        convert.generate_request(wire.GenerationSpec(text="x", n=count), "r")
+        convert.completions(wire.GenerationSpec(text="x", n=count))
 
 
 @pytest.mark.parametrize(
@@ -83,17 +85,6 @@ def test_log_probabilities_have_their_place_on_the_wire():
         Started((4, 5), (PositionLogprobs(token),)), "r", "m", wire.ResponseOptions(prompt_logprobs=0)
     )
     assert [one.HasField("chosen") for one in made.prompt.logprobs] == [False, True]
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        wire.GenerationSpec(text="x", constraint=wire.Constraint(regex="a")),
-    ],
-)
-def test_what_is_not_built_is_refused_rather_than_ignored(spec):
-    with pytest.raises(Unimplemented):
-        convert.generate_request(spec, "r")
 
 
 def test_adapters_count_once_unless_they_say_otherwise():
@@ -157,6 +148,7 @@ def test_a_message_at_fault_is_named(message, field):
         (Started((1, 2)), "started"),
         (TextDelta("x"), "text_delta"),
         (ReasoningDelta("x"), "reasoning_delta"),
+        (ToolCallStarted("1", "t"), "tool_call_started"),
         (ToolCall("1", "t", "{}"), "tool_call"),
         (ToolActivity("1", Progress(1, 2, "half")), "tool_activity"),
         (ToolActivity("1", Log("warning", "here", b'"x"')), "tool_activity"),
@@ -179,3 +171,37 @@ def test_usage_counts_guesses_too():
     usage = Usage(3, 2, 1, speculated_tokens=8, accepted_tokens=5) + Usage(1, 1, 0, speculated_tokens=1)
     made = convert.finished_to_wire(Finished(FinishReason.STOP, usage)).usage
     assert (made.speculated_tokens, made.accepted_tokens) == (9, 5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (wire.Constraint(json_schema=b'{"type": "string"}'), JsonSchema('{"type": "string"}')),
+        (wire.Constraint(regex="a+"), Regex("a+")),
+        (wire.Constraint(lark='start: "a"'), LarkGrammar('start: "a"')),
+        (wire.Constraint(choice=wire.Choice(options=["a", "b"])), Choice(("a", "b"))),
+        (wire.Constraint(), None),
+    ],
+)
+def test_a_constraint_arrives_as_it_is(rule, expected):
+    assert convert.generate_request(wire.GenerationSpec(text="x", constraint=rule), "r").constraint == expected
+
+
+def test_a_schema_that_is_no_utf8_is_refused():
+    with pytest.raises(InvalidRequest, match="json_schema"):
+        convert.constraint_from(wire.Constraint(json_schema=b"\xff"))
+
+
+def test_strict_tools_and_limits_of_thinking_arrive():
+    spec = wire.ChatSpec(messages=[text(wire.ROLE_USER, "x")], tools=[wire.ToolSpec(name="t", strict=True)])
+    assert convert.chat_request(spec, "r").max_thoughts is None
+    spec.reasoning.max_tokens = 0
+    spec.reasoning.enabled = True
+    request = convert.chat_request(spec, "r")
+    assert (request.max_thoughts, request.tools[0].strict) == (0, True)
+    assert request.template_options == {"enable_thinking": True}
+
+
+def test_thoughts_are_counted_on_the_wire():
+    made = convert.finished_to_wire(Finished(FinishReason.STOP, Usage(3, 9, 1, 5)))
+    assert made.usage.reasoning_tokens == 5

@@ -8,8 +8,8 @@ from narthex_server.text.calls.detect import detect
 from narthex_server.text.calls.hermes import HERMES
 from narthex_server.text.calls.lfm2 import LFM2, parse_calls, write_calls
 from narthex_server.text.calls.llama3 import LLAMA3
-from narthex_server.text.calls.mistral import GRANITE, MISTRAL
-from narthex_server.text.calls.parser import Dialect
+from narthex_server.text.calls.mistral import GRANITE, MISTRAL, MISTRAL_NAMED
+from narthex_server.text.calls.parser import CallBegun, Dialect
 from narthex_server.text.messages import ToolCall
 
 Parsed = list[str | tuple[str, str]]
@@ -20,9 +20,14 @@ def parse(dialect: Dialect, text: str, size: int) -> Parsed:
     parser = dialect.parser()
     pieces = [piece for at in range(0, len(text), size) for piece in parser.feed(text[at : at + size])]
     found: Parsed = []
+    begun: CallBegun | None = None
     for piece in [*pieces, *parser.finish()]:
-        if isinstance(piece, ToolCall):
+        if isinstance(piece, CallBegun):
+            assert begun is None or piece.id != begun.id
+            begun = piece
+        elif isinstance(piece, ToolCall):
             assert len(piece.id) == 9 and piece.id.isalnum()
+            assert begun is None or piece.id != begun.id or piece.name == begun.name
             found.append((piece.name, piece.arguments))
         elif found and isinstance(found[-1], str):
             found[-1] += piece
@@ -110,15 +115,32 @@ def test_a_json_answer_is_not_kept_waiting_once_its_first_key_is_no_calls() -> N
 
 def test_each_call_comes_as_soon_as_it_is_complete() -> None:
     parser = MISTRAL.parser()
-    (call,) = parser.feed('[TOOL_CALLS] [{"name": "f", "arguments": {}}, {"na')
-    assert isinstance(call, ToolCall)
+    begun, call = parser.feed('[TOOL_CALLS] [{"name": "f", "arguments": {}}, {"na')
+    assert isinstance(begun, CallBegun) and isinstance(call, ToolCall) and call.id == begun.id
 
 
-@pytest.mark.parametrize("dialect", [HERMES, LLAMA3, MISTRAL, GRANITE])
-def test_an_opening_leads_to_the_call_that_it_names(dialect: Dialect) -> None:
-    assert parse(dialect, dialect.opening("f") + '{"a": 1}}', 3)[0] == ("f", '{"a": 1}')
-    free = parse(dialect, dialect.opening("") + 'f", "arguments": {}}', 3)
-    assert free[0] == ("f", "{}")
+@pytest.mark.parametrize(
+    ("dialect", "begin", "end"),
+    [
+        (HERMES, '<tool_call>\n{"name": "f", ', '"arguments": {}}\n</tool_call>'),
+        (LLAMA3, '{"name": "f", ', '"parameters": {}}'),
+        (MISTRAL, '[TOOL_CALLS][{"name": "f", ', '"arguments": {}}]'),
+        (GRANITE, '<|tool_call|>[{"name": "f", ', '"arguments": {}}]'),
+        (MISTRAL_NAMED, "[TOOL_CALLS]f[ARGS]{", "}"),
+        (LFM2, "<|tool_call_start|>[f(", ")]<|tool_call_end|>"),
+    ],
+)
+def test_a_call_is_known_to_begin_as_soon_as_its_name_is_there(dialect: Dialect, begin: str, end: str) -> None:
+    parser = dialect.parser()
+    (begun,) = [piece for character in begin for piece in parser.feed(character)]
+    assert isinstance(begun, CallBegun) and begun.name == "f"
+    (call,) = [*parser.feed(end), *parser.finish()]
+    assert isinstance(call, ToolCall) and (call.id, call.name, call.arguments) == (begun.id, "f", "{}")
+
+
+def test_a_name_with_dashes_is_read_in_pythons_notation_too() -> None:
+    (call,) = parse_calls("[get-the-time(zone='x-y')]")
+    assert (call.name, call.arguments) == ("get-the-time", '{"zone": "x-y"}')
 
 
 def test_deeply_nested_json_is_text() -> None:
@@ -139,6 +161,7 @@ def test_the_dialect_is_found_in_the_template(assets: Callable[[str], TextAssets
         template = assets(name).template
         assert template is not None and detect(template.source) is dialect, name
     assert detect("{{ messages[0].content }}") is None
+    assert detect("{{ tools }}[TOOL_CALLS]{{ name }}[ARGS]") is MISTRAL_NAMED
 
 
 def test_what_a_template_prints_for_a_call_is_read_back(assets: Callable[[str], TextAssets]) -> None:
@@ -184,7 +207,7 @@ FRAGMENTS = (
 )
 
 
-@pytest.mark.parametrize("dialect", [HERMES, LLAMA3, MISTRAL, GRANITE, LFM2])
+@pytest.mark.parametrize("dialect", [HERMES, LLAMA3, MISTRAL, MISTRAL_NAMED, GRANITE, LFM2])
 def test_no_text_is_lost_and_no_cut_matters_whatever_a_model_writes(dialect: Dialect) -> None:
     chance = random.Random(7)
     for _ in range(300):

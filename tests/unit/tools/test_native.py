@@ -130,3 +130,20 @@ async def test_wrong_arguments_are_named(call, name, arguments, field):
 async def test_an_unknown_model_is_not_found(call):
     with pytest.raises(NotFound, match="served are: demo"):
         await call("chat", {**HELLO, "model": "other"})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fits"),
+    [
+        ({"type": "regex", "regex": "[ab]{3}"}, lambda text: len(text) == 3 and {*text} <= {*"ab"}),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": [7, 8]}}},
+            lambda text: json.loads(text) in (7, 8),
+        ),
+        ({"type": "text"}, bool),
+    ],
+)
+async def test_answers_have_the_form_that_is_asked_for(call, wanted, fits):
+    for name, asked in (("chat", HELLO), ("generate", {"prompt": "The", "max_tokens": 9})):
+        facts = json.loads((await call(name, {**asked, "response_format": wanted}))[-1].structured_content)
+        assert fits(facts["text"]), facts

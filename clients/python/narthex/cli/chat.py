@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import sys
+from pathlib import Path
 
 from narthex.cli.connection import add_connection_flags, call
 from narthex.cli.exits import Exit
@@ -17,6 +18,7 @@ from narthex.v1.generation_pb2 import (
     ChatMessage,
     ChatSpec,
     ChatStreamResponse,
+    Constraint,
     StoppingOptions,
 )
 
@@ -29,8 +31,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME", help="a loaded adapter; repeatable")
     parser.add_argument("--system", default="", metavar="TEXT", help="instructions to the model")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="per answer; without it, what fits the context")
+    parser.add_argument("--json-schema", type=_content, metavar="FILE", help="answer with JSON that fits this schema")
     parser.add_argument("--no-tools", action="store_true", help="answer without tools")
     add_connection_flags(parser)
+
+
+def _content(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{name} cannot be read: {error.strerror}") from error
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,6 +78,7 @@ async def _turn(client: Client, arguments: argparse.Namespace, history: list[Cha
         tool_execution=TOOL_EXECUTION_CLIENT if arguments.no_tools else TOOL_EXECUTION_SERVER,
         stopping=StoppingOptions(max_tokens=arguments.max_tokens),
         adapters=[AdapterUse(name=name) for name in arguments.adapter],
+        constraint=Constraint(json_schema=arguments.json_schema) if arguments.json_schema is not None else None,
     )
     transcript = Transcript()
     async for event in client.chat_stream(spec):

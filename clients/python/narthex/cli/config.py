@@ -9,7 +9,7 @@ from pathlib import Path
 
 from narthex.cli.exits import Exit
 from narthex.cli.main import installed
-from narthex.settings import SECTIONS, config_file, flattened, parse, read_section
+from narthex.settings import SECTIONS, config_file, flattened, missing, parse, read_section
 
 TREES = {"server": "ServerConfig", "bridge": "BridgeConfig"}
 
@@ -32,9 +32,13 @@ def run(arguments: argparse.Namespace) -> int:
 def show(section: str, argv: Sequence[str]) -> int:
     """Prints the effective settings of one process; only this child of the check imports its configuration."""
     tree = getattr(importlib.import_module(f"{installed(section)}.config"), TREES[section])
-    for key, value in flattened(parse(tree, section, argv, prog=f"narthex {section}", description="")):
+    filled = parse(tree, section, argv, prog=f"narthex {section}", description="")
+    for key, value in flattened(filled):
         print(f"{section}.{key} = {value}")
-    return Exit.OK
+    absent = list(missing(filled))
+    for key, path in absent:
+        print(f"narthex {section}: {section}.{key}: there is nothing at {path}", file=sys.stderr)
+    return Exit.USAGE if absent else Exit.OK
 
 
 if __name__ == "__main__":

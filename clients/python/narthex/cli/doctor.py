@@ -15,9 +15,19 @@ from typing import Any, Literal
 from narthex.cli.exits import Exit
 from narthex.cli.main import PROCESSES, installed
 from narthex.cli.serve import BridgeSide, ServerSide, port_problem
-from narthex.settings import SettingsError, config_file, load, option
+from narthex.settings import SECTIONS, SettingsError, config_file, load, option
 
-RUNTIME = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
+CHECK = "narthex.cli.config"
+RUNTIME = """
+import json, onnxruntime
+from narthex_server.errors import NotOnDevice
+from narthex_server.runtime.device import find_cuda
+try:
+    gpu, missing = str(find_cuda(0)), ""
+except NotOnDevice as reason:
+    gpu, missing = "", reason.message
+print(json.dumps([onnxruntime.__version__, onnxruntime.get_available_providers(), gpu, missing]))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +71,26 @@ def examine(file: Path | None, flags: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("problem", f"{flag} {address}: {problem}", f"end what uses it, or choose another with {flag}")
         else:
             yield Finding("ok", f"{flag} {address} is free")
+    yield from settings(file, flags.get("mcp_config"))
     upstreams = load(Upstreams, "server", flags, file=file, partial=True)
     yield from commands(upstreams.mcp_config) if upstreams.mcp_config else demo()
+
+
+def settings(file: Path | None, mcp_config: str | None) -> Iterator[Finding]:
+    """Whether each process can use all its settings; each is asked, because it alone knows them."""
+    for section in SECTIONS:
+        try:
+            installed(section)
+        except SettingsError:
+            continue  # which is told already
+        flags = ["--config", str(file)] if file else []
+        flags += ["--mcp-config", mcp_config] if mcp_config and section == "server" else []
+        asked = subprocess.run([sys.executable, "-m", CHECK, section, *flags], capture_output=True, text=True)
+        if asked.returncode:
+            for line in asked.stderr.splitlines():
+                yield Finding("problem", line.removeprefix(f"narthex {section}: "), "correct it where it is set")
+        else:
+            yield Finding("ok", f"the {section} can use its settings")
 
 
 def machine() -> Iterator[Finding]:
@@ -96,18 +124,15 @@ def providers() -> Iterator[Finding]:
             "note", f"ONNX Runtime cannot be imported: {reason}", "models need it: pip install 'narthex[server]'"
         )
         return
-    version, available = json.loads(asked.stdout)
+    version, available, gpu, missing = json.loads(asked.stdout)
     yield Finding("ok", f"ONNX Runtime {version} with {', '.join(available)}")
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
-        yield Finding("ok", "no NVIDIA GPU was found; models run on the CPU")
-    elif "CUDAExecutionProvider" not in available:
-        yield Finding(
-            "note", "an NVIDIA GPU is here, and this ONNX Runtime cannot use it", "pip install onnxruntime-gpu"
-        )
+    what, _, advice = missing.rpartition("; ")
+    if gpu:
+        yield Finding("ok", f"{gpu} can be used; models run there unless --device says otherwise")
+    elif shutil.which("nvidia-smi"):
+        yield Finding("note", f"an NVIDIA GPU is here, but models run on the CPU: {what or missing}", advice)
     else:
-        seen = subprocess.run([smi, "-L"], capture_output=True, text=True).stdout.strip()
-        yield Finding("ok", seen.partition("\n")[0] or "nvidia-smi names no GPU; models run on the CPU")
+        yield Finding("ok", f"models run on the CPU: {what or missing}")
 
 
 def commands(file: Path) -> Iterator[Finding]:

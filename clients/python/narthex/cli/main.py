@@ -18,7 +18,7 @@ COMMANDS = {  # each is a module here with `add(parser)` and `run(arguments) -> 
     "serve": "serve models and tools on this machine: a server and a bridge, supervised",
     "chat": "talk to a served model in the terminal",
     "tools": "list the tools of a server, or call one",
-    "models": "list the models of a server",
+    "models": "list the models of a server, load or unload one",
     "adapters": "list the adapters of a server, load or unload one",
     "quantize": "write a model folder with quantised weights",
     "doctor": "look at this machine and say what to do",

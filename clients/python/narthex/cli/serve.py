@@ -43,6 +43,12 @@ class EitherSide:
 
 PASSED_ON = {  # flags of the server that are shown here too; every other flag of the server is passed on as well
     "--model": ("NAME=PATH", "a model folder, .gguf or .onnx file; repeatable"),
+    "--model-root": ("DIR", "the folder below which callers may name models to load"),
+    "--default-model": ("NAME", "the model that an empty name means, where several are served"),
+    "--idle-unload": (
+        "SECONDS",
+        "after so long without requests a model leaves the memory, until the next; 0 is never",
+    ),
     "--mcp-config": ("FILE", "the MCP servers to forward: an mcp-config.json"),
     "--threads": ("N", "threads of the engine; 0 takes the physical cores"),
     "--max-slots": ("N", "sequences that decode together, per model"),

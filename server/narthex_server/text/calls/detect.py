@@ -3,11 +3,12 @@
 from narthex_server.text.calls.hermes import HERMES
 from narthex_server.text.calls.lfm2 import LFM2
 from narthex_server.text.calls.llama3 import LLAMA3
-from narthex_server.text.calls.mistral import GRANITE, MISTRAL
+from narthex_server.text.calls.mistral import GRANITE, MISTRAL, MISTRAL_NAMED
 from narthex_server.text.calls.parser import Dialect
 
 _SIGNS = (
     ("<tool_call>", HERMES),
+    ("[ARGS]", MISTRAL_NAMED),
     ("[TOOL_CALLS]", MISTRAL),
     ("<|tool_call|>", GRANITE),
     ("<|tool_call_start|>", LFM2),

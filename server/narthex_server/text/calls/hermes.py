@@ -1,13 +1,22 @@
 """Calls as `<tool_call>{"name": …, "arguments": {…}}</tool_call>`: Hermes, Qwen, SmolLM and many others."""
 
-import json
 from collections.abc import Sequence
 
-from narthex_server.text.calls.json_text import ObjectEnd, call_from_object, skip_space
-from narthex_server.text.calls.parser import Dialect, Piece
+from narthex_server.text.calls.json_text import (
+    ObjectEnd,
+    call_from_object,
+    json_calls,
+    name_begun,
+    new_id,
+    skip_space,
+)
+from narthex_server.text.calls.parser import CallBegun, Dialect, Piece, marked
+from narthex_server.text.calls.rule import ToolRule
+from narthex_server.text.lark import Spelling
 from narthex_server.text.stop import partial_suffix
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_BREAK = '"\\n"'
 
 
 class HermesParser:
@@ -18,6 +27,7 @@ class HermesParser:
         self._space = ""  # in front of the call, for the case that it is none
         self._end: ObjectEnd | None = None  # inside a call: looks for the end of its JSON
         self._close_from = 0
+        self._id = ""  # of the call that has begun
         self._after_call = False
 
     def feed(self, text: str) -> Sequence[Piece]:
@@ -33,7 +43,7 @@ class HermesParser:
             return [held] if held and not (self._after_call and held.isspace()) else []
         self._end = None
         # A model may end its turn, or run out of tokens, right before the closing mark.
-        call = call_from_object(held.removeprefix(OPEN))
+        call = call_from_object(held.removeprefix(OPEN), self._id)
         return [call] if call else [self._space + held]
 
     def _outside(self, pieces: list[Piece]) -> bool:
@@ -43,7 +53,7 @@ class HermesParser:
             self._space = self._held[len(before) : start]
             self._emit(pieces, before)
             self._held = self._held[start:]
-            self._end, self._close_from = ObjectEnd(), 0
+            self._end, self._close_from, self._id = ObjectEnd(), 0, ""
             return True
         keep = partial_suffix(self._held, OPEN)
         sure = self._held[: len(self._held) - keep].rstrip()
@@ -55,6 +65,9 @@ class HermesParser:
         assert self._end is not None
         body = self._held[len(OPEN) :]
         start = skip_space(body, 0)
+        if not self._id and (name := name_begun(body[start:])):
+            self._id = new_id()
+            pieces.append(CallBegun(self._id, name))
         if not self._close_from and body[start : start + 1] == "{":
             end = self._end.find(body[start:])
             if end is None:
@@ -63,7 +76,7 @@ class HermesParser:
         close = body.find(CLOSE, self._close_from)
         if close < 0:
             return False
-        call = call_from_object(body[:close])
+        call = call_from_object(body[:close], self._id)
         stop = len(OPEN) + close + len(CLOSE)
         if call:
             pieces.append(call)
@@ -80,8 +93,9 @@ class HermesParser:
             self._after_call = False
 
 
-def _opening(name: str) -> str:
-    return f'{OPEN}\n{{"name": {json.dumps(name)}, "arguments": ' if name else f'{OPEN}\n{{"name": "'
+def _lark(tools: Sequence[ToolRule], spelling: Spelling) -> str:
+    body = f'"\\n" object "\\n" {spelling.mark(CLOSE)}'
+    return f"{marked(OPEN, body, spelling, between=_BREAK)}\n{json_calls(tools, 'arguments')}"
 
 
-HERMES = Dialect("hermes", (OPEN, CLOSE), HermesParser, _opening)
+HERMES = Dialect("hermes", (OPEN, CLOSE), HermesParser, _lark)

@@ -4,12 +4,16 @@ import json
 import re
 import secrets
 import string
+from collections.abc import Sequence
 from typing import NoReturn
 
+from narthex_server.text.calls.rule import ToolRule
+from narthex_server.text.lark import literal
 from narthex_server.text.messages import ToolCall
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _ID_LETTERS = string.ascii_letters + string.digits
+_NAME_FIRST = re.compile(r'\{\s{0,20}"name"\s{0,20}:\s{0,20}("(?:[^"\\]|\\.){1,256}")\s{0,20},')
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -83,17 +87,28 @@ class ObjectEnd:
         return None
 
 
-def call_from_object(text: str) -> ToolCall | None:
+def new_id() -> str:
+    """An id for a call: nine letters and digits, which Mistral's templates insist on and all others accept."""
+    return "".join(secrets.choice(_ID_LETTERS) for _ in range(9))
+
+
+def name_begun(text: str) -> str | None:
+    """The name in a JSON object that is being written and starts with it; None if it does not, or not yet."""
+    found = _NAME_FIRST.match(text)
+    return _string(found[1]) if found else None
+
+
+def call_from_object(text: str, call_id: str = "") -> ToolCall | None:
     """The call that a JSON object with `name` and `arguments` (or `parameters`) stands for; None if it is not one."""
     found = members(text)
     if found is None or "name" not in found:
         return None
     name = _string(found["name"])
-    return make_call(name, found.get("arguments", found.get("parameters", ""))) if name else None
+    return make_call(name, found.get("arguments", found.get("parameters", "")), call_id) if name else None
 
 
-def make_call(name: str, arguments: str) -> ToolCall | None:
-    """A call with a new id; None if `arguments` is neither empty nor a JSON object, nor a string that holds one."""
+def make_call(name: str, arguments: str, call_id: str = "") -> ToolCall | None:
+    """A call, with a new id if none is given; None unless `arguments` is a JSON object, a string of one, or empty."""
     text = arguments.strip()
     if text.startswith('"'):
         text = (_string(text) or "").strip()
@@ -101,8 +116,17 @@ def make_call(name: str, arguments: str) -> ToolCall | None:
         text = "{}"
     if members(text) is None:
         return None
-    # Nine letters and digits: what Mistral's templates insist on and all others accept.
-    return ToolCall("".join(secrets.choice(_ID_LETTERS) for _ in range(9)), name, text)
+    return ToolCall(call_id or new_id(), name, text)
+
+
+def json_calls(tools: Sequence[ToolRule], key: str) -> str:
+    """Lark's rule `object`: a call of one of these tools as a JSON object, its arguments under `key`."""
+    heads = [f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "{key}": ' for tool in tools]
+    written = [f'{literal(head)} {tool.arguments()} "}}"' for head, tool in zip(heads, tools, strict=True)]
+    return "\n".join([
+        f"object: {' | '.join(f'object-{index}' for index in range(len(tools)))}",
+        *(f"object-{index}: {rule}" for index, rule in enumerate(written)),
+    ])  # fmt: skip
 
 
 def _string(text: str) -> str | None:

@@ -1,11 +1,12 @@
 """Calls as a turn that is `{"name": …, "parameters": {…}}`, several divided by `;`: Llama 3.1 and later."""
 
-import json
 import re
 from collections.abc import Sequence
 
-from narthex_server.text.calls.json_text import ObjectEnd, call_from_object
-from narthex_server.text.calls.parser import Dialect, Piece
+from narthex_server.text.calls.json_text import ObjectEnd, call_from_object, json_calls, name_begun, new_id
+from narthex_server.text.calls.parser import CallBegun, Dialect, Piece
+from narthex_server.text.calls.rule import ToolRule
+from narthex_server.text.lark import Spelling
 
 MARK = "<|python_tag|>"
 _KEYS = frozenset({"name", "parameters", "arguments", "type", "function", "id"})
@@ -18,6 +19,7 @@ class Llama3Parser:
     def __init__(self) -> None:
         self._held = ""
         self._end = ObjectEnd()
+        self._id = ""  # of the call that has begun
         self._plain = self._called = False
 
     def feed(self, text: str) -> Sequence[Piece]:
@@ -31,15 +33,18 @@ class Llama3Parser:
                 self._plain = True
                 break
             value = self._held[start:]
+            if not self._id and (name := name_begun(value)):
+                self._id = new_id()
+                pieces.append(CallBegun(self._id, name))
             end = self._end.find(value)
             if end is None:
                 return pieces
-            call = call_from_object(value[:end])
+            call = call_from_object(value[:end], self._id)
             if call is None:
                 self._plain = True
                 break
             pieces.append(call)
-            self._called = True
+            self._called, self._id = True, ""
             self._held = value[end:]
             self._end = ObjectEnd()
         if self._held:
@@ -69,8 +74,15 @@ class Llama3Parser:
         return start
 
 
-def _opening(name: str) -> str:
-    return f'{{"name": {json.dumps(name)}, "parameters": ' if name else '{"name": "'
+def _lark(tools: Sequence[ToolRule], spelling: Spelling) -> str:
+    return "\n".join([
+        f'calls: {spelling.mark(MARK)}? object ("; " object)*' if spelling.special(MARK) else _CALLS,
+        "turn: calls | PLAIN",
+        # What the parser takes for text: anything that does not start like an object.
+        r"PLAIN: /([ \t\r\n;,]*[^{ \t\r\n;,](?s:.*))?/",
+        json_calls(tools, "parameters"),
+    ])  # fmt: skip
 
 
-LLAMA3 = Dialect("llama3", (MARK,), Llama3Parser, _opening)
+_CALLS = 'calls: object ("; " object)*'
+LLAMA3 = Dialect("llama3", (MARK,), Llama3Parser, _lark)

@@ -1,11 +1,12 @@
 """Calls as `[TOOL_CALLS] [{"name": …, "arguments": {…}}, …]` or `[TOOL_CALLS]name[ARGS]{…}`: Mistral, Granite."""
 
-import json
 import re
 from collections.abc import Sequence
 
-from narthex_server.text.calls.json_text import ObjectEnd, call_from_object, make_call
-from narthex_server.text.calls.parser import CallParser, Dialect, Piece
+from narthex_server.text.calls.json_text import ObjectEnd, call_from_object, json_calls, make_call, name_begun, new_id
+from narthex_server.text.calls.parser import CallBegun, CallParser, Dialect, Piece, marked
+from narthex_server.text.calls.rule import ToolRule
+from narthex_server.text.lark import Spelling, literal
 from narthex_server.text.stop import partial_suffix
 
 MARK = "[TOOL_CALLS]"
@@ -24,6 +25,7 @@ class MistralParser:
         self._in_calls = False
         self._done = 0  # characters of `_held` that already came out as calls
         self._end = ObjectEnd()
+        self._id = ""  # of the call that has begun
 
     def feed(self, text: str) -> Sequence[Piece]:
         self._held += text
@@ -73,10 +75,14 @@ class MistralParser:
             if not named and _NAME_BEGUN.fullmatch(body):
                 return False  # may become `name[ARGS]`
             return self._leave(pieces)
+        if not self._id and (name := named[1] if named else name_begun(value)):
+            self._id = new_id()
+            pieces.append(CallBegun(self._id, name))
         end = self._end.find(value)
         if end is None:
             return False
-        call = make_call(named[1], value[:end]) if named else call_from_object(value[:end])
+        call_id, self._id = self._id, ""
+        call = make_call(named[1], value[:end], call_id) if named else call_from_object(value[:end], call_id)
         if call is None:
             return self._leave(pieces)
         pieces.append(call)
@@ -87,7 +93,7 @@ class MistralParser:
     def _leave(self, pieces: list[Piece]) -> bool:
         """What follows is no call: it is text, together with the mark if nothing came of it."""
         rest = self._rest()
-        self._in_calls = False
+        self._in_calls, self._id = False, ""
         if not self._done:
             pieces.append(self._space + self._mark)
             rest = rest[len(self._mark) :]
@@ -102,11 +108,20 @@ def _dialect(name: str, mark: str) -> Dialect:
     def parser() -> CallParser:
         return MistralParser(mark)
 
-    def opening(tool: str) -> str:
-        return f'{mark}[{{"name": {json.dumps(tool)}, "arguments": ' if tool else f'{mark}[{{"name": "'
+    def lark(tools: Sequence[ToolRule], spelling: Spelling) -> str:
+        body = r'/ ?\[/ object (", " object)* "]"'  # older templates print a space there
+        return f"{marked(mark, body, spelling)}\n{json_calls(tools, 'arguments')}"
 
-    return Dialect(name, (mark, ARGUMENTS, CALL_ID), parser, opening)
+    return Dialect(name, (mark, ARGUMENTS, CALL_ID), parser, lark)
+
+
+def _named(tools: Sequence[ToolRule], spelling: Spelling) -> str:
+    options = [f"{literal(tool.name)} {spelling.mark(ARGUMENTS)} {tool.arguments()}" for tool in tools]
+    rules = [f"named-{index}: {option}" for index, option in enumerate(options)]
+    one = f"named: {' | '.join(f'named-{index}' for index in range(len(tools)))}"
+    return "\n".join([marked(MARK, "named", spelling, between='""'), one, *rules])
 
 
 MISTRAL = _dialect("mistral", MARK)
 GRANITE = _dialect("granite", "<|tool_call|>")
+MISTRAL_NAMED = Dialect("mistral-named", (MARK, ARGUMENTS, CALL_ID), MistralParser, _named)

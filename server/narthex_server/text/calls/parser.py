@@ -4,15 +4,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from narthex_server.text.calls.rule import ToolRule
+from narthex_server.text.lark import TEXT, Spelling, until
 from narthex_server.text.messages import ToolCall
 
-Piece = str | ToolCall
+
+@dataclass(frozen=True, slots=True)
+class CallBegun:
+    """A call that is being written; a ToolCall with this id follows if it becomes one."""
+
+    id: str
+    name: str
+
+
+Piece = str | CallBegun | ToolCall
 
 
 class CallParser(Protocol):
     """Finds tool calls in one assistant's turn while it is written.
 
-    Text comes out as it is, or as part of a ToolCall; what looks like a call but is not one is text.
+    Text comes out as it is, or as part of a ToolCall; what looks like a call but is not one is text. CallBegun comes
+    before those calls whose name is known early.
     """
 
     def feed(self, text: str) -> Sequence[Piece]:
@@ -28,13 +40,23 @@ class CallParser(Protocol):
 class Dialect:
     """How a family of models writes calls.
 
-    `markers` are strings that must reach the parser even where they are special tokens. `opening` is what a turn starts
-    with that calls the named tool, or any tool for an empty name. `write` is there where templates leave the calls of
-    earlier turns out: it gives them as the model wrote them.
+    `markers` are strings that must reach the parser even where they are special tokens. `lark` gives a grammar's rules
+    `calls`, one or more calls of these tools, and `turn`, text and such calls. `write` is there where templates leave
+    the calls of earlier turns out: it gives them as the model wrote them.
     """
 
     name: str
     markers: tuple[str, ...]
     parser: Callable[[], CallParser]
-    opening: Callable[[str], str]
+    lark: Callable[[Sequence[ToolRule], Spelling], str]
     write: Callable[[Sequence[ToolCall]], str] | None = None
+
+
+def marked(mark: str, body: str, spelling: Spelling, between: str = "") -> str:
+    """Rules `calls` and `turn` for calls that are `mark` and then `body`; `between` divides several of them.
+
+    Without `between` a body holds all calls of a turn.
+    """
+    opened = f"{spelling.mark(mark)} {body}"
+    calls = f"{opened} ({between} {opened})*" if between else opened
+    return f"calls: {calls}\nturn: (begun {body})* RAW\nRAW: {TEXT}\n{until(mark, 'begun', spelling)}"

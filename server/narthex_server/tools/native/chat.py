@@ -1,6 +1,7 @@
 """The `chat` tool: a conversation, answered by a model of this server."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from narthex_server.pipelines.chat import ChatPipeline
 from narthex_server.pipelines.models import Models
@@ -10,6 +11,7 @@ from narthex_server.tools.native.completion import (
     OUTPUT_SCHEMA,
     adapters,
     as_call,
+    constraint,
     sampling,
     schema_of,
     scoring,
@@ -34,15 +36,20 @@ class ChatTool:
     def __init__(self, models: Models) -> None:
         self._models = models
 
-    def call(self, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
+    async def call(self, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         asked = parsed(arguments)
-        model = self._models.get(asked.get("model", ""))
         request = ChatRequest(
             request_id=context.request_id,
             messages=messages(asked["messages"]),
             sampling=sampling(asked),
             stopping=stopping(asked),
             adapters=adapters(asked),
+            constraint=constraint(asked),
             scoring=scoring(asked),
         )
-        return as_call(model.name, ChatPipeline(model).stream(request))
+        async with (
+            self._models.use(asked.get("model", "")) as model,
+            aclosing(as_call(model.name, ChatPipeline(model).stream(request))) as events,
+        ):
+            async for event in events:
+                yield event

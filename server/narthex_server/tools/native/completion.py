@@ -11,6 +11,7 @@ from narthex_server.engine.request import AdapterUse
 from narthex_server.pipelines.events import ChatEvent, Finished, GenerateEvent, ReasoningDelta, TokenLogprob
 from narthex_server.pipelines.events import TextDelta as TextPiece
 from narthex_server.pipelines.request import SamplingOptions, Scoring, StoppingOptions
+from narthex_server.text.constraint import Constraint, JsonSchema, Regex
 from narthex_server.tools.tool import TextDelta, ToolEvent, ToolResult
 
 OPTIONS: Mapping[str, Any] = {
@@ -45,6 +46,29 @@ OPTIONS: Mapping[str, Any] = {
         "description": "Text that ends the answer, which is not part of it",
     },
     "adapter": {"type": "string", "description": "A loaded adapter (LoRA) to answer with"},
+    "response_format": {
+        "description": "What the answer looks like: any text, any JSON object, JSON that fits a schema, or a regex",
+        "oneOf": [
+            {"type": "object", "properties": {"type": {"enum": ["text", "json_object"]}}, "required": ["type"]},
+            {
+                "type": "object",
+                "properties": {
+                    "type": {"const": "json_schema"},
+                    "json_schema": {
+                        "type": "object",
+                        "properties": {"name": {"type": "string"}, "schema": {"type": "object"}},
+                        "required": ["schema"],
+                    },
+                },
+                "required": ["type", "json_schema"],
+            },
+            {
+                "type": "object",
+                "properties": {"type": {"const": "regex"}, "regex": {"type": "string"}},
+                "required": ["type", "regex"],
+            },
+        ],
+    },
 }  # fmt: skip
 
 _COUNT = {"type": "integer"}
@@ -108,6 +132,17 @@ def scoring(arguments: Mapping[str, Any]) -> Scoring:
 
 def adapters(arguments: Mapping[str, Any]) -> tuple[AdapterUse, ...]:
     return (AdapterUse(arguments["adapter"]),) if "adapter" in arguments else ()
+
+
+def constraint(arguments: Mapping[str, Any]) -> Constraint | None:
+    match arguments.get("response_format"):
+        case {"type": "json_object"}:
+            return JsonSchema('{"type": "object"}')
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            return JsonSchema(orjson.dumps(schema).decode())
+        case {"type": "regex", "regex": str(pattern)}:
+            return Regex(pattern)
+    return None
 
 
 async def as_call(

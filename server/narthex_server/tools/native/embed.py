@@ -63,16 +63,15 @@ class EmbedTool:
 
     async def call(self, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         asked = parsed(arguments)
-        model = self._models.embedder(asked.get("model", ""))
         texts = asked["input"]
-        made = await EmbedPipeline(model).run(
-            EmbedRequest(
-                inputs=(texts,) if isinstance(texts, str) else tuple(texts),
-                instruction=asked.get("instruction", ""),
-                dimensions=asked.get("dimensions", 0),
-                truncate=asked.get("truncate", False),
-            )
+        request = EmbedRequest(
+            inputs=(texts,) if isinstance(texts, str) else tuple(texts),
+            instruction=asked.get("instruction", ""),
+            dimensions=asked.get("dimensions", 0),
+            truncate=asked.get("truncate", False),
         )
+        async with self._models.use_embedder(asked.get("model", "")) as model:
+            made = await EmbedPipeline(model).run(request)
         facts = orjson.dumps(
             {
                 "model": model.name,

@@ -1,6 +1,7 @@
 """The `generate` tool: a prompt, continued by a model of this server."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from narthex_server.pipelines.generate import GeneratePipeline
 from narthex_server.pipelines.models import Models
@@ -10,6 +11,7 @@ from narthex_server.tools.native.completion import (
     OUTPUT_SCHEMA,
     adapters,
     as_call,
+    constraint,
     sampling,
     schema_of,
     scoring,
@@ -34,15 +36,20 @@ class GenerateTool:
     def __init__(self, models: Models) -> None:
         self._models = models
 
-    def call(self, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
+    async def call(self, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         asked = parsed(arguments)
-        model = self._models.get(asked.get("model", ""))
         request = GenerateRequest(
             context.request_id,
             asked["prompt"],
             sampling(asked),
             stopping(asked),
             adapters=adapters(asked),
+            constraint=constraint(asked),
             scoring=scoring(asked),
         )
-        return as_call(model.name, GeneratePipeline(model).stream(request))
+        async with (
+            self._models.use(asked.get("model", "")) as model,
+            aclosing(as_call(model.name, GeneratePipeline(model).stream(request))) as events,
+        ):
+            async for event in events:
+                yield event

@@ -1,8 +1,9 @@
 from types import SimpleNamespace
 
 import pytest
-from narthex_server.app import ModelFailed, engine_options
 from narthex_server.config import ServerConfig
+from narthex_server.errors import ResourceExhausted
+from narthex_server.starting import engine_options
 
 
 def model(token_bytes):
@@ -15,5 +16,7 @@ def test_memory_becomes_tokens_of_this_model():
 
 
 def test_memory_for_next_to_nothing_is_refused_with_the_numbers():
-    with pytest.raises(ModelFailed, match=r"1000 bytes for each token.*3000 bytes are enough for 3 only.*--kv-memory"):
+    with pytest.raises(
+        ResourceExhausted, match=r"1000 bytes for each token.*3000 bytes are enough for 3 only.*--kv-memory"
+    ):
         engine_options("m", model(1000), ServerConfig(), 3000)

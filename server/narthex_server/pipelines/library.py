@@ -1,0 +1,439 @@
+"""Models that come and go while the server runs."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol, cast, get_args
+
+from narthex_server.config import Compute
+from narthex_server.errors import (
+    AlreadyExists,
+    Cancelled,
+    InternalError,
+    InvalidModelFile,
+    NarthexError,
+    Unavailable,
+    Violation,
+)
+from narthex_server.pipelines.adapters import restore
+from narthex_server.pipelines.models import M, Model, Models, TextModel
+from narthex_server.pipelines.request import refuse
+from narthex_server.pipelines.root import Root
+from narthex_server.progress import Progress, Stage
+from narthex_server.runtime import memory
+from narthex_server.worker import in_thread
+
+_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+_SHORTEST_CONTEXT, _MOST_SLOTS = 16, 1024
+_SHARES = {Stage.READ: (0.0, 0.4), Stage.BUILD: (0.4, 0.8), Stage.START: (0.8, 1.0)}
+"""Which part of the whole a stage is."""
+_STEP = 0.01
+
+_log = logging.getLogger(__name__)
+
+
+class State(Enum):
+    """Where a model is in its life; an idle one is not in memory until the next request."""
+
+    LOADING = "loading"
+    READY = "ready"
+    IDLE = "idle"
+    UNLOADING = "unloading"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a model is to be loaded; what is empty or 0 is the server's default."""
+
+    compute: str = ""
+    max_context: int = 0
+    max_slots: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which model to load under which name, and how."""
+
+    name: str
+    path: Path
+    wanted: Wanted = Wanted()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a load is; `fraction` is of the whole, 0 to 1, and never falls."""
+
+    stage: Stage
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model as it is now; `model` is None until it has been loaded once, `ready_time` in seconds since 1970."""
+
+    name: str
+    state: State
+    model: Model | None = None
+    failure: str = ""
+    ready_time: float | None = None
+
+
+Follower = Callable[[Models], Awaitable[None]]
+
+
+async def _nobody(models: Models) -> None:
+    """The Follower where there is none."""
+
+
+class Loader(Protocol):
+    """Makes running models of files, and ends them."""
+
+    def load(self, order: Order, progress: Progress) -> Any:
+        """In a thread: read, build, start a session. Errors: those of loading, and what `progress` raises."""
+        ...
+
+    def start(self, name: str, loaded: Any) -> Model:
+        """On the event loop: start the thread that runs what `load` gave."""
+        ...
+
+    async def stop(self, model: Model) -> None:
+        """End the thread and free the memory; what the model says of itself stays readable."""
+        ...
+
+
+class LibraryObserver(Protocol):
+    """Called on the event loop; must be quick and must not raise."""
+
+    def on_loaded(self, model: str, seconds: float) -> None:
+        """A model is ready, so long after its load began."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    order: Order
+    state: State = State.LOADING
+    model: Model | None = None
+    failure: str = ""
+    ready_time: float | None = None
+    users: int = 0
+    unused: asyncio.Event = field(default_factory=asyncio.Event)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the model goes into memory or out of it."""
+    timer: asyncio.TimerHandle | None = None
+    reload: "asyncio.Task[Model] | None" = None
+
+    def listed(self) -> Listed:
+        return Listed(self.order.name, self.state, self.model, self.failure, self.ready_time)
+
+
+class ModelLibrary(Models):
+    """Loads models one at a time, lends them to requests, and unloads them, also those that nobody uses for a while.
+
+    Callers may load only what is below `root`, nothing where it is None. A model that nobody has used for
+    `idle_unload` seconds leaves the memory and is loaded again for the next request; 0 is never.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        *,
+        default: str = "",
+        root: Path | None = None,
+        idle_unload: float = 0.0,
+        observer: LibraryObserver | None = None,
+    ) -> None:
+        super().__init__(default)
+        self._loader = loader
+        self._root = Root(root, "models", "--model-root")
+        self._idle_unload = idle_unload
+        self._observer = observer
+        self._follower: Follower = _nobody
+        self._following = asyncio.Lock()
+        self._entries: dict[str, _Entry] = {}
+        self._loading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def follow(self, follower: Follower) -> None:
+        """Have `follower` know the models that requests may name, now and whenever they are others."""
+        self._follower = follower
+        await self._changed()
+
+    def listed(self) -> tuple[Listed, ...]:
+        """All models, also those that are not ready, in the order in which they came."""
+        return tuple(entry.listed() for entry in self._entries.values())
+
+    def describe(self, name: str = "") -> Listed:
+        """One of them; an empty name as for `find`. Errors: NotFound, InvalidRequest."""
+        entry = self._entries.get(name) or self._entries[self.find(name).name]
+        return entry.listed()
+
+    async def load_named(
+        self,
+        name: str,
+        path: str,
+        wanted: Wanted = Wanted(),
+    ) -> AsyncGenerator[LoadProgress | Listed]:
+        """Load what a caller names below the root, as `load` does. Errors: also PermissionDenied."""
+        file = self._root.find(path)
+        try:
+            async with aclosing(self.load(Order(name, file, wanted))) as events:
+                async for event in events:
+                    yield event
+        except NarthexError as error:
+            raise self._root.conceal(error, file) from error
+
+    async def load(self, order: Order) -> AsyncGenerator[LoadProgress | Listed]:
+        """Load a model after those that are being loaded: yields how far it is, then the model.
+
+        Closing it before its end gives the load up: the name is free at once, the memory as soon as the thread notices.
+        Errors: InvalidRequest, AlreadyExists, NotFound, InvalidModelFile, ResourceExhausted.
+        """
+        _check(order)
+        if (there := self._entries.get(order.name)) is not None:
+            raise AlreadyExists(
+                f"there is a model {order.name!r} already ({there.state.value}); unload it, or use another name",
+                reason="MODEL_EXISTS",
+            )
+        entry = self._entries[order.name] = _Entry(order)
+        entry.unused.set()
+        reports = _Reports()
+        bringing = self._spawn(self._bring(entry, reports))
+        try:
+            while (report := await reports.next()) is not None:
+                yield report
+            await bringing
+            yield entry.listed()
+        finally:
+            if not bringing.done() and entry.state is State.LOADING:
+                reports.cancel()
+                self._drop(entry)
+
+    async def unload(self, name: str) -> None:
+        """Refuse new requests at once, let running ones end, free the memory; goes on even if the caller is gone.
+
+        Errors: NotFound; Unavailable while it is being loaded or unloaded.
+        """
+        if (entry := self._entries.get(name)) is None:
+            raise self._missing(name, tuple(self._entries), "")
+        if entry.state in (State.LOADING, State.UNLOADING):
+            raise _busy(entry)
+        before, entry.state = entry.state, State.UNLOADING
+        self._quiet(entry)
+        self.remove(name)
+        await asyncio.shield(self._spawn(self._leave(entry, before)))
+
+    async def stop(self) -> None:
+        """End everything: loads are given up, engines stop, each as its loader sees fit."""
+        for task in self._tasks:
+            task.cancel()
+        entries, self._entries = self._entries, {}
+        for entry in entries.values():
+            self._quiet(entry)
+        ready = [entry.model for entry in entries.values() if entry.state in (State.READY, State.UNLOADING)]
+        await asyncio.gather(*(self._loader.stop(model) for model in ready if model is not None))
+
+    @asynccontextmanager
+    async def _held(self, model: M) -> AsyncIterator[M]:
+        entry = self._entries[model.name]
+        self._quiet(entry)
+        entry.users += 1
+        entry.unused.clear()
+        try:
+            yield cast(M, await self._awake(entry))
+        finally:
+            entry.users -= 1
+            if not entry.users:
+                entry.unused.set()
+                self._watch(entry)
+
+    async def _awake(self, entry: _Entry) -> Model:
+        """The model in memory: all who find it elsewhere wait for one load, and share its failure."""
+        if entry.state is State.READY and entry.model is not None:
+            return entry.model
+        if entry.state is State.UNLOADING:
+            raise _busy(entry)
+        if entry.reload is None:
+            entry.state = State.LOADING
+            entry.reload = self._spawn(self._reload(entry))
+        return await asyncio.shield(entry.reload)
+
+    async def _bring(self, entry: _Entry, reports: "_Reports") -> None:
+        try:
+            model = await self._made(entry, reports)
+            if reports.cancelled:
+                await self._loader.stop(model)
+                return
+            await self._seat(entry, model)
+        except Cancelled:
+            pass
+        except BaseException:
+            self._drop(entry)
+            raise
+        finally:
+            reports.end()
+            if reports.cancelled:
+                await in_thread(memory.trim)
+
+    async def _reload(self, entry: _Entry) -> Model:
+        async with entry.turn:
+            entry.failure, before = "", entry.model
+            try:
+                model = await self._made(entry, _Reports())
+                try:
+                    await _resume(model, before)
+                except Exception:
+                    await self._loader.stop(model)
+                    raise
+            except Exception as error:
+                told = self._told(error, entry)
+                entry.state, entry.failure = State.FAILED, told.message
+                raise told from error
+            finally:
+                entry.reload = None
+            await self._seat(entry, model)
+            return model
+
+    async def _made(self, entry: _Entry, reports: "_Reports") -> Model:
+        """A model from its files, once the loads before it are over."""
+        async with self._loading:
+            reports(Stage.READ, 0.0)
+            began = time.monotonic()
+            loaded = await in_thread(self._loader.load, entry.order, reports)
+            model = self._loader.start(entry.order.name, loaded)
+        seconds = time.monotonic() - began
+        _log.info("model %s is loaded after %.2f s", entry.order.name, seconds)
+        if self._observer is not None:
+            self._observer.on_loaded(entry.order.name, seconds)
+        return model
+
+    async def _doze(self, entry: _Entry) -> None:
+        async with entry.turn:
+            if entry.users or entry.state is not State.READY or entry.model is None:
+                return
+            entry.state = State.IDLE
+            _log.info("model %s leaves the memory: nobody used it for %g s", entry.order.name, self._idle_unload)
+            await self._loader.stop(entry.model)
+
+    async def _leave(self, entry: _Entry, state: State) -> None:
+        await self._changed()
+        await entry.unused.wait()
+        async with entry.turn:
+            if state is State.READY and entry.model is not None:
+                await self._loader.stop(entry.model)
+        self._drop(entry)
+        entry.model = None
+
+    async def _seat(self, entry: _Entry, model: Model) -> None:
+        entry.state, entry.model, entry.ready_time = State.READY, model, time.time()
+        self.add(model)
+        self._watch(entry)
+        await self._changed()
+
+    def _watch(self, entry: _Entry) -> None:
+        """Begin to count the time without requests."""
+        if self._idle_unload and entry.state is State.READY and not entry.users:
+            self._quiet(entry)
+            loop = asyncio.get_running_loop()
+            entry.timer = loop.call_later(self._idle_unload, lambda: self._spawn(self._doze(entry)))
+
+    def _quiet(self, entry: _Entry) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+
+    async def _changed(self) -> None:
+        async with self._following:  # the last one to be told knows the newest
+            await self._follower(self)
+
+    def _drop(self, entry: _Entry) -> None:
+        """Free the name."""
+        if self._entries.get(entry.order.name) is entry:
+            del self._entries[entry.order.name]
+
+    def _missing(self, name: str, known: Any, kind: str) -> NarthexError:
+        if name and (entry := self._entries.get(name)) is not None:
+            return _busy(entry)
+        return super()._missing(name, known, kind)
+
+    def _told(self, error: Exception, entry: _Entry) -> NarthexError:
+        """What callers may know of a reload's failure: no places on the server, and nothing of what is not typed."""
+        if isinstance(error, NarthexError) and not isinstance(error, InternalError):
+            return self._root.conceal(error, entry.order.path)
+        _log.error("model %s cannot be loaded again", entry.order.name, exc_info=error)
+        return InternalError(f"model {entry.order.name!r} cannot be loaded again; the log says why")
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """A task that outlives whoever asked for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # who waited may be gone
+        return task
+
+
+class _Reports:
+    """The progress of one load on its way from the thread to whoever asked for it."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
+        self._stage: Stage | None = None
+        self._told = 0.0
+
+    def __call__(self, stage: Stage, fraction: float) -> None:
+        """In the loading thread. Errors: Cancelled where nobody wants the model any more."""
+        if self.cancelled:
+            raise Cancelled("the load was given up")
+        first, last = _SHARES[stage]
+        whole = max(self._told, first + (last - first) * fraction)
+        if stage is not self._stage or whole - self._told >= _STEP:
+            self._stage, self._told = stage, whole
+            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                self._loop.call_soon_threadsafe(self._queue.put_nowait, LoadProgress(stage, whole))
+
+    async def next(self) -> LoadProgress | None:
+        """The next one; None after the last."""
+        return await self._queue.get()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def end(self) -> None:
+        self._queue.put_nowait(None)
+
+
+async def _resume(model: Model, before: Model | None) -> None:
+    """Make the model what it was. Errors: InvalidModelFile where its files have become something else."""
+    if type(model) is not type(before):
+        raise InvalidModelFile(f"what is there now {model.does}; before, the model did not")
+    if isinstance(model, TextModel) and isinstance(before, TextModel):
+        await restore(model, before)
+
+
+def _check(order: Order) -> None:
+    """Errors: InvalidRequest that names the fields at fault."""
+    found, wanted = [], order.wanted
+    if not _NAME.fullmatch(order.name):
+        found.append(Violation("name", "must be 1 to 128 of letters, digits, `_`, `-`, `.`, `:` and `/`"))
+    if wanted.compute and wanted.compute not in get_args(Compute):
+        found.append(Violation("compute", f"must be one of {', '.join(get_args(Compute))}, got {wanted.compute!r:.40}"))
+    if wanted.max_context and wanted.max_context < _SHORTEST_CONTEXT:
+        found.append(Violation("max_context", f"must be at least {_SHORTEST_CONTEXT}, got {wanted.max_context}"))
+    if wanted.max_slots > _MOST_SLOTS:
+        found.append(Violation("max_slots", f"must be at most {_MOST_SLOTS}, got {wanted.max_slots}"))
+    refuse(tuple(found))
+
+
+def _busy(entry: _Entry) -> Unavailable:
+    name, state = entry.order.name, entry.state.value
+    reason = f"MODEL_{state.upper()}"
+    return Unavailable(f"model {name!r} is {state}; retry later", reason=reason, metadata={"model": name})
