@@ -20,6 +20,7 @@ def catalogue(cache: Path, threads: int) -> dict[str, PeerKind]:
     build = llama_cpp(cache)
     kinds = (
         PeerKind(NARTHEX, Own(), "narthex"),
+        PeerKind("narthex-kv8", Own(), "narthex", ("--kv", "int8"), "lossless weights, keys and values as int8"),
         PeerKind("narthex-int8", Own(), "narthex", ("--compute", "int8"), "weights int8 per channel, not lossless"),
         PeerKind("llama.cpp", build, "llama_cpp", (), "flash attention as by default (auto)"),
         PeerKind("llama.cpp-noflash", build, "llama_cpp", ("--flash", "off"), "flash attention off"),

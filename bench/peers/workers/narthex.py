@@ -1,23 +1,26 @@
-"""narthex, through the engine's handle in this process."""
+"""narthex, through the engine's handle in this process; without drafts, since random weights repeat themselves."""
 
 import argparse
 import asyncio
 import itertools
+import os
 import time
 from contextlib import aclosing
 from pathlib import Path
 
+from narthex.cli.environment import server_environment
 from narthex_server.engine.handle import EngineHandle
+from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Sampling, Tokens
 from narthex_server.loading import LoadOptions, load
 
-from bench.peers.workers.worker import Prompts, serve
+from bench.peers.workers.worker import Prompts, serve, start_afresh
 
 
 class Narthex:
-    def __init__(self, path: Path, slots: int, size: int, threads: int, compute: str) -> None:
+    def __init__(self, path: Path, options: LoadOptions) -> None:
         self._loop = asyncio.Runner()
-        self._handle = EngineHandle(load(path, LoadOptions(compute, threads, slots, size)).session)
+        self._handle = EngineHandle(load(path, options).session, EngineOptions(speculate=False))
         self._loop.run(self._start())
         self._numbers = itertools.count()
 
@@ -49,8 +52,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, required=True, help="tokens in a slot")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--compute", default="auto")
+    parser.add_argument("--kv", default="float32")
     args = parser.parse_args()
-    serve(lambda: Narthex(args.model, args.slots, args.size, args.threads, args.compute))
+    environ = server_environment(os.environ)
+    if environ != dict(os.environ):  # as the command line starts the server
+        os.environ.update(environ)
+        start_afresh()
+    options = LoadOptions(args.compute, args.threads, args.slots, args.size, kv=args.kv)
+    serve(lambda: Narthex(args.model, options))
 
 
 if __name__ == "__main__":
