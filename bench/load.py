@@ -73,7 +73,7 @@ async def measure(args: argparse.Namespace) -> dict[str, list[Round]]:
     size = PROMPT[1] + OUTPUT[1] + 24
 
     def ours(log: Path) -> AbstractAsyncContextManager[Server]:
-        return narthex_server(args.model, args.slots, size, args.threads, args.compute, log)
+        return narthex_server(args.model, args.slots, size, args.threads, args.compute, args.longest_pause, log)
 
     def theirs(log: Path) -> AbstractAsyncContextManager[Server]:
         return llama_server(build, args.model, args.slots, size, args.threads, log)
@@ -125,6 +125,7 @@ def main() -> int:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compute", default="auto")
+    parser.add_argument("--longest-pause", type=float, default=0.04, help="narthex's own option")
     parser.add_argument("--cache", type=Path, default=DEFAULT, help="where the peers are installed")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

@@ -2,9 +2,9 @@
 
     python -m bench quality [MODEL ...] [--tokens 512]
 
-Each way reads the same text; the divergence is Kullback-Leibler, in nats, from the model's float32. Folders that are not
-quantised are also read as Q8_0 and Q4_0. Random models (the golden ones) have no perplexity that means anything, but they
-move like others.
+Each way reads the same text; the divergence is Kullback-Leibler, in nats, from the model's float32. Folders that are
+not quantised are also read as Q8_0 and Q4_0. Random models (the golden ones) have no perplexity that means anything,
+but they move like others.
 """
 
 import argparse

@@ -25,7 +25,9 @@ async def measure(args: argparse.Namespace) -> tuple[list[float], list[float]]:
     bare: list[float] = []
     through: list[float] = []
     measurement = Measurement(args.batch, args.context, args.tokens)
-    serving = narthex_server(args.model, args.batch, size, args.threads, args.compute, args.cache / "stack-server.log")
+    serving = narthex_server(
+        args.model, args.batch, size, args.threads, args.compute, 0.04, args.cache / "stack-server.log"
+    )
     async with serving as server:
         engine = await asyncio.to_thread(Peer, kind, (str(args.model), *sizes), args.cache / "stack-engine.log")
         try:

@@ -81,7 +81,7 @@ async def run(args: argparse.Namespace) -> None:
     streams = [int(text) for text in args.streams.split(",")]
     options = LoadOptions(args.compute, args.threads, max(streams) + 1, args.prompt + 300, default_cache())
     model = load(args.model, options)
-    handle = EngineHandle(model.session, EngineOptions(speculate=False))
+    handle = EngineHandle(model.session, EngineOptions(speculate=False, longest_pause=args.longest_pause))
     handle.start()
     print(f"{args.model.name}, compute {model.compute}, a prompt of {args.prompt} tokens")
     print("streams   calm p50     p99   busy p50     p99   p99 ratio  TTFT alone  TTFT beside (s)")
@@ -101,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--prompt", type=int, default=4000)
     parser.add_argument("--compute", default="auto")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--longest-pause", type=float, default=EngineOptions().longest_pause)
     asyncio.run(run(parser.parse_args(argv)))
     return 0
 

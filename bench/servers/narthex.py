@@ -36,12 +36,14 @@ class NarthexServer:
 
 @contextlib.asynccontextmanager
 async def narthex_server(
-    path: Path, slots: int, size: int, threads: int, compute: str, log: Path
+    path: Path, slots: int, size: int, threads: int, compute: str, pause: float, log: Path
 ) -> AsyncIterator[NarthexServer]:
+    # Without drafts: random weights repeat themselves, so that more guesses are right than with real ones.
     command = [
         sys.executable, "-m", "narthex.cli.main", "server", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0",
         "--model", f"{MODEL}={path}", "--max-slots", str(slots), "--max-context", str(size),
-        "--threads", str(threads), "--compute", compute,
+        "--threads", str(threads), "--compute", compute, "--no-speculate",
+        "--longest-pause", str(pause),
     ]  # fmt: skip
     async with process(command, log, os.environ) as child:
         assert child.stdout is not None

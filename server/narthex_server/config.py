@@ -59,6 +59,10 @@ class ServerConfig:
     max_context: int = option(8192, "tokens of prompt and answer per sequence, at most", minimum=16)
     prefill_chunk: int = option(256, "tokens of a prompt that run between two decode steps", minimum=1)
     kv_memory: int = option(0, "bytes of keys and values, per model; 0 shares out what is free", minimum=0)
+    longest_pause: float = option(
+        0.04, "seconds that a prompt may hold up running streams at a time; more answers sooner, less flows smoother",
+        minimum=0,
+    )  # fmt: skip
     speculate: bool = option(True, "guess tokens from what the text repeats, where that is faster")
     max_waiting: int = option(256, "requests that may wait for a slot, per model", minimum=0)
     max_message_bytes: int = option(16 * 1024 * 1024, "the largest gRPC message, either way", minimum=1024)

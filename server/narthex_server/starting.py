@@ -103,4 +103,4 @@ def engine_options(name: str, model: "LoadedModel", config: ServerConfig, room: 
             reason="OUT_OF_MEMORY",
             metadata={"token_bytes": str(model.session.token_bytes), "available_bytes": str(room)},
         )
-    return EngineOptions(config.prefill_chunk, config.max_waiting, tokens, config.speculate)
+    return EngineOptions(config.prefill_chunk, config.max_waiting, tokens, config.speculate, config.longest_pause)

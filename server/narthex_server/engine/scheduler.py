@@ -13,9 +13,6 @@ SMALLEST = 4
 """Prompt tokens that a step takes however long that is: fewer cost nearly as much, for all keys so far are read."""
 STALL = 2.0
 """How long a part of a prompt may take beside running streams, whose next tokens it delays, in decode steps."""
-
-UNNOTICED = 0.01
-"""Seconds that it may take in any case: nobody sees so short a pause of a stream, and prompts of small models gain."""
 GROWTH = 1.5
 """What twice the tokens take at least: a size that was not tried for a while knows nothing of the tokens since."""
 
@@ -48,6 +45,7 @@ class Scheduler:
         self._pace = pace
         self._speculation = speculation
         self._most = options.prefill_tokens
+        self._pause = options.longest_pause
 
     def find(self, key: int) -> Sequence | None:
         found = (s for group in (self.running, self.waiting) for s in group if s.key == key)
@@ -129,7 +127,7 @@ class Scheduler:
 
     def _budget(self, rows: int) -> int:
         """Prompt tokens beside running streams: a power of two, because sessions bind buffers for each size."""
-        longest = max(STALL * (self._pace.of(Run.DECODE, rows) or 0.0), UNNOTICED)
+        longest = max(STALL * (self._pace.of(Run.DECODE, rows) or 0.0), self._pause)
         size, known = SMALLEST, self._pace.known(Run.CHUNK, SMALLEST)
         seconds = known or 0.0
         while known is not None and 2 * size <= self._most:  # sizes are tried one after the other

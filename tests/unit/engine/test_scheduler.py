@@ -16,7 +16,8 @@ def pace():
 @pytest.fixture
 def scheduler(decoder, pace):
     slots = Slots(decoder)
-    return Scheduler(slots, pace, Speculation(slots, pace, False), EngineOptions(prefill_tokens=64))
+    options = EngineOptions(prefill_tokens=64, longest_pause=0.01)
+    return Scheduler(slots, pace, Speculation(slots, pace, False), options)
 
 
 def admit(scheduler, key, size):
@@ -45,6 +46,15 @@ def test_beside_running_streams_a_prompt_takes_about_two_decode_steps(scheduler,
         pace.note(Run.CHUNK, size, size * seconds_a_token)
     plan = scheduler.schedule()
     assert plan.rows == [stream] and plan.chunks == [Chunk(prompt, budget)]
+
+
+def test_where_two_steps_take_less_the_longest_pause_counts(scheduler, pace):
+    admit(scheduler, 0, 1)
+    prompt = admit(scheduler, 1, 100)
+    pace.note(Run.DECODE, 1, 0.001)
+    for size in (4, 8, 16, 32):
+        pace.note(Run.CHUNK, size, size * 0.0006)
+    assert scheduler.schedule().chunks == [Chunk(prompt, 16)]
 
 
 def test_sizes_are_tried_one_after_the_other_until_one_takes_too_long(scheduler, pace):
