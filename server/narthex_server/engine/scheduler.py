@@ -13,7 +13,6 @@ SMALLEST = 4
 """Prompt tokens that a step takes however long that is: fewer cost nearly as much, for all keys so far are read."""
 STALL = 2.0
 """How long a part of a prompt may take beside running streams, whose next tokens it delays, in decode steps."""
-
 UNNOTICED = 0.01
 """Seconds that it may take in any case: nobody sees so short a pause of a stream, and prompts of small models gain."""
 GROWTH = 1.5
