@@ -25,8 +25,9 @@ from narthex_server.interceptors.errors import ErrorInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
 from narthex_server.pipelines.adapters import AdapterLibrary
-from narthex_server.pipelines.library import ModelLibrary, Order
+from narthex_server.pipelines.library import ModelLibrary
 from narthex_server.pipelines.models import EmbedModel, Models, TextModel
+from narthex_server.pipelines.order import Order
 from narthex_server.principal import LOCAL
 from narthex_server.services.embedding import EmbeddingService
 from narthex_server.services.generation import GenerationService

@@ -1,16 +1,14 @@
 """How large a model's keys and values become, found by reading a text of many kinds: int8 caches are scaled by it."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from narthex_server.graph.peaks import Peaks
 from narthex_server.runtime.session import OrtDecoderSession
 from narthex_server.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from narthex_server.graph.attention import Peaks
 
 TOKENS = 1024
 MARGIN = 1.2
@@ -42,10 +40,8 @@ little nutmeg.
 """
 
 
-def peaks(session: OrtDecoderSession, tokenizer: Tokenizer) -> Mapping[int, "Peaks"]:
+def peaks(session: OrtDecoderSession, tokenizer: Tokenizer) -> Mapping[int, Peaks]:
     """The maxima of every layer after the text; the session's caches are float32, and its first slot is used."""
-    from narthex_server.graph.attention import Peaks
-
     text = [token for token in tokenizer.encode(TEXT, add_special=True) if token < session.vocab_size]
     # Words that the text lacks may be extreme: as many tokens are drawn from all that there are.
     drawn = np.random.default_rng(0).integers(session.vocab_size, size=TOKENS).tolist()

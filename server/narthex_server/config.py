@@ -54,7 +54,7 @@ class ServerConfig:
     kv_cache: KvCache = option("float32", "int8 takes a quarter of the memory and is not exact")
     quantize: Quantize | None = option(None, "quantise the weights of a folder as they are loaded", metavar="KIND")
     topology: Path | None = option(None, "other formats for some layers or tensors: a YAML file")
-    threads: int = option(0, "threads of the engine; 0 takes the physical cores", minimum=0)
+    threads: int = option(0, "threads of the engine; 0 takes all cores that the process may use", minimum=0)
     max_slots: int = option(8, "sequences that decode together, per model", minimum=1)
     max_context: int = option(8192, "tokens of prompt and answer per sequence, at most", minimum=16)
     prefill_chunk: int = option(256, "tokens of a prompt that run between two decode steps", minimum=1)

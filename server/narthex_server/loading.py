@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from narthex_server.cuda import PagedGraphs, open_paged
 from narthex_server.cuda import settle as settle_cuda
 from narthex_server.engine.decoder import DecoderSession
 from narthex_server.errors import InvalidModelFile, NotOnDevice, ResourceExhausted
+from narthex_server.graph.peaks import Peaks
 from narthex_server.graphs import Graphs, Variant, check_memory, graph_cache, parameters, settle
 from narthex_server.models import families
 from narthex_server.opening import check_unquantised, open_model, quantising, tokenizer_folder
@@ -25,13 +26,11 @@ from narthex_server.runtime.memory import allocating
 from narthex_server.runtime.session import OrtDecoderSession, Shape
 from narthex_server.runtime.xlora import Classifier, XLoraSession
 from narthex_server.text.assets import TextAssets
-from narthex_server.text.tokenizer import Tokenizer
 from narthex_server.weights.onnx_folder import find_graph, read_onnx
 from narthex_server.weights.safetensors import INDEX, SINGLE
 from narthex_server.weights.xlora import read_xlora
 
 if TYPE_CHECKING:
-    from narthex_server.graph.attention import Peaks
     from narthex_server.graph.builder import GraphBuilder
 
 _log = logging.getLogger(__name__)
@@ -110,6 +109,8 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
 def _load(path: Path, options: LoadOptions, device: Device) -> LoadedModel:
     if isinstance(device, Cuda) and (options.adapters is not None or options.xlora is not None):
         raise NotOnDevice("adapters run on the CPU alone; leave them out, or choose the device cpu")
+    if isinstance(device, Cuda) and options.kv != "float32":
+        raise NotOnDevice("caches of int8 are for the CPU alone; leave out --kv-cache, or choose the device cpu")
     if (graph := _foreign_graph(path)) is not None:
         if isinstance(device, Cuda):
             raise NotOnDevice(f"{graph}: graphs that others built run on the CPU alone; choose the device cpu")
@@ -197,7 +198,7 @@ def cores() -> int:
 class _DecoderGraphs(Graphs):
     """Those of a model that generates; its caches are int8 where `peaks` makes known how large their values become."""
 
-    peaks: Callable[[], "Mapping[int, Peaks]"] | None = None
+    peaks: Callable[[], Mapping[int, Peaks]] | None = None
 
     def options(self) -> Mapping[str, object]:
         return {"kv": "float32" if self.peaks is None else "int8"}
@@ -225,29 +226,35 @@ class _DecoderGraphs(Graphs):
 def _session(
     graphs: _DecoderGraphs, compute: str, shape: Shape, options: LoadOptions, text: Callable[[], TextAssets]
 ) -> DecoderSession:
-    int8 = compute == "int8"
-    narrow = settle("auto", graphs.source.weights)[0] if int8 else compute
+    narrow = settle("auto", graphs.source.weights)[0] if compute == "int8" else compute
     if options.xlora is not None:
-        files = read_xlora(options.xlora)
-        classifier = Classifier.parse(files.fields, files.layers, files.modules, len(files.experts))
-        graph = graphs.find(Variant.XLORA, narrow)
-        if options.kv != "float32" or int8:
+        if narrow != compute or options.kv != "float32":
             _log.warning("%s: with an X-LoRA the model computes as %s with caches of float32", options.xlora, narrow)
-        options.progress(Stage.START, 0.0)
-        return XLoraSession(graph, shape, classifier, files.experts, options.xlora_frozen_after)
+        return _xlora_session(graphs, narrow, shape, options, options.xlora)
     if options.kv == "int8":
-        graphs = replace(graphs, peaks=cache(lambda plain=graphs: _peaks(plain, narrow, shape, text().tokenizer)))
+        graphs = replace(graphs, peaks=cache(partial(_peaks, graphs, narrow, shape, text)))
     plain = graphs.find(Variant.PLAIN, narrow)
-    wide = graphs.find(Variant.WIDE, compute) if int8 else None
+    wide = graphs.find(Variant.WIDE, compute) if narrow != compute else None
     adapted = graphs.find(Variant.ADAPTED, narrow) if options.adapters else None
     options.progress(Stage.START, 0.0)
     return OrtDecoderSession(plain, shape, adapted, options.adapters or Limits(), wide)
 
 
-def _peaks(graphs: _DecoderGraphs, compute: str, shape: Shape, tokenizer: Tokenizer) -> "Mapping[int, Peaks]":
+def _xlora_session(
+    graphs: _DecoderGraphs, compute: str, shape: Shape, options: LoadOptions, folder: Path
+) -> XLoraSession:
+    files = read_xlora(folder)
+    classifier = Classifier.parse(files.fields, files.layers, files.modules, len(files.experts))
+    graph = graphs.find(Variant.XLORA, compute)
+    options.progress(Stage.START, 0.0)
+    return XLoraSession(graph, shape, classifier, files.experts, options.xlora_frozen_after)
+
+
+def _peaks(graphs: _DecoderGraphs, compute: str, shape: Shape, text: Callable[[], TextAssets]) -> Mapping[int, Peaks]:
     """What a session with caches of float32 finds; it is gone before the one with caches of int8 is there."""
-    session = OrtDecoderSession(graphs.find(Variant.PLAIN, compute), replace(shape, slots=1, int8=False))
+    plain = graphs.find(Variant.PLAIN, compute)
+    session = OrtDecoderSession(plain, replace(shape, slots=1, int8_cache=False))
     try:
-        return peaks(session, tokenizer)
+        return peaks(session, text().tokenizer)
     finally:
         session.close()

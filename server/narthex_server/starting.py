@@ -10,8 +10,8 @@ from narthex_server.engine.options import EngineOptions
 from narthex_server.errors import ResourceExhausted
 from narthex_server.memory import free
 from narthex_server.metrics import EmbeddingMetrics, EngineMetrics
-from narthex_server.pipelines.library import Order
 from narthex_server.pipelines.models import EmbedModel, Model, ModelInfo, TextModel
+from narthex_server.pipelines.order import Order
 from narthex_server.progress import Progress
 from narthex_server.runtime import memory
 from narthex_server.worker import in_thread
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 ENGINE_GRACE = 1.0
 """How long an engine waits, in seconds, for requests that were cancelled already."""
-
-
 FEWEST_TOKENS = 16
 """A model that may cache no more is of no use: its memory for keys and values is as good as gone."""
 

@@ -9,7 +9,8 @@ from narthex_server import metrics
 from narthex_server.config import ServerConfig
 from narthex_server.engine.request import EngineRequest, Sampling
 from narthex_server.errors import InvalidModelFile
-from narthex_server.pipelines.library import ModelLibrary, Order, Wanted
+from narthex_server.pipelines.library import ModelLibrary
+from narthex_server.pipelines.order import Order, Wanted
 from narthex_server.starting import ModelLoader
 
 ROOT = Path(__file__).parents[2]

@@ -11,12 +11,12 @@ from typing import Any
 from narthex_server.engine.adapters import AdapterInfo, Adapters
 from narthex_server.engine.decoder import DecoderSession
 from narthex_server.engine.logprobs import PositionLogprobs
-from narthex_server.engine.loop import (
+from narthex_server.engine.loop import EngineLoop
+from narthex_server.engine.messages import (
     Abort,
     Batch,
     Drain,
     Ended,
-    EngineLoop,
     LoadAdapter,
     Message,
     Stop,

@@ -4,18 +4,26 @@ import logging
 import queue
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
 
-from narthex_server.engine.adapters import Mixture
 from narthex_server.engine.decoder import AdapterPlaces, DecoderSession, Logits
-from narthex_server.engine.logprobs import PositionLogprobs
-from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
+from narthex_server.engine.messages import (
+    Abort,
+    Batch,
+    Drain,
+    Ended,
+    LoadAdapter,
+    Message,
+    Settled,
+    Stop,
+    Submit,
+    UnloadAdapter,
+)
+from narthex_server.engine.observer import EngineStats, StepReport
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.pace import Pace
-from narthex_server.engine.request import EngineRequest, Finished, FinishReason
+from narthex_server.engine.request import Finished, FinishReason
 from narthex_server.engine.runner import Runner
-from narthex_server.engine.scheduler import Scheduler
+from narthex_server.engine.scheduler import Chunk, Scheduler
 from narthex_server.engine.sequence import Sequence
 from narthex_server.engine.slots import Slots
 from narthex_server.engine.speculation import Draft, Speculation
@@ -23,82 +31,6 @@ from narthex_server.errors import InternalError, NarthexError, Unavailable
 from narthex_server.worker import failure
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    key: int
-    request: EngineRequest
-    submitted: float
-    mixture: Mixture | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Abort:
-    key: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Refuse what finds no slot; let run what runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Cancel everything and end the thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadAdapter:
-    """Put an adapter that was checked in an empty place."""
-
-    ticket: int
-    place: int
-    adapter: Any
-
-
-@dataclass(frozen=True, slots=True)
-class UnloadAdapter:
-    """Empty a place once nothing that was submitted before uses it."""
-
-    ticket: int
-    place: int
-
-
-Message = Submit | Abort | LoadAdapter | UnloadAdapter | Drain | Stop
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """An adapter is loaded or gone, or could not be."""
-
-    ticket: int
-    error: NarthexError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A request's end: one of `finished` and `error`; no report if it never reached the thread."""
-
-    key: int
-    report: RequestReport | None
-    finished: Finished | None = None
-    error: NarthexError | None = None
-
-
-@dataclass(slots=True)
-class Batch:
-    """Everything that one wake-up of the event loop delivers; `last` when the thread ends."""
-
-    tokens: list[tuple[int, int]] = field(default_factory=list)
-    logprobs: list[tuple[int, PositionLogprobs]] = field(default_factory=list)
-    """Of the tokens, in their order, for the requests that asked."""
-    prompts: list[tuple[int, list[PositionLogprobs]]] = field(default_factory=list)
-    ended: list[Ended] = field(default_factory=list)
-    settled: list[Settled] = field(default_factory=list)
-    step: StepReport | None = None
-    stats: EngineStats | None = None
-    last: bool = False
 
 
 class EngineLoop:
@@ -234,9 +166,7 @@ class EngineLoop:
             self._verify(draft)
         for chunk in plan.chunks:
             self._flush()
-            self._attempt([chunk.sequence], lambda: [self._runner.prefill(chunk)])  # noqa: B023 (called at once)
-            if chunk.sequence.scored is not None and (scores := chunk.sequence.scored.take()):
-                self._batch.prompts.append((chunk.sequence.key, scores))
+            self._prefill(chunk)
         if plan.rows or plan.drafts or plan.chunks:
             self._audited = False
             self._steps += 1
@@ -275,6 +205,13 @@ class EngineLoop:
         for sequence, logits in zip(sequences, rows, strict=True):
             if logits is not None and (token := self._draw(sequence, logits)) is not None:
                 self._accept(sequence, token, now)
+
+    def _prefill(self, chunk: Chunk) -> None:
+        """Computes a part of a prompt, and sends what was scored of it."""
+        sequence = chunk.sequence
+        self._attempt([sequence], lambda: [self._runner.prefill(chunk)])
+        if sequence.scored is not None and (scores := sequence.scored.take()):
+            self._batch.prompts.append((sequence.key, scores))
 
     def _verify(self, draft: Draft) -> None:
         """Draws from the logits of a draft's tokens as long as what is drawn is what was guessed, and once more."""

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from narthex_server.graph.builder import MICROSOFT, Attribute, GraphBuilder
 from narthex_server.graph.linear import vector
 from narthex_server.graph.norm import rms_norm
+from narthex_server.graph.peaks import Peaks
 from narthex_server.graph.rope import Rope
 from narthex_server.weights.tensors import StoredTensor
 
@@ -39,18 +39,6 @@ class Heads:
     scale: float | None = None
     softcap: float = 0.0
     sink: StoredTensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Peaks:
-    """The absolute maxima of a layer's rotated keys and values, float32 [kv_heads, size], all above 0.
-
-    `pairs` [kv_heads, size/2] are those of the lengths of two keys that rotate together where all of a head does.
-    """
-
-    keys: NDArray[np.float32]
-    pairs: NDArray[np.float32]
-    values: NDArray[np.float32]
 
 
 class Attention(Protocol):
@@ -100,7 +88,7 @@ class CachedAttention:
         result, *present = graph.ops(
             "GroupQueryAttention", *inputs, *past, self._seqlens_k, self._total,
             *(tables if inside and tables else (None, None)), *sink_after_positions_and_bias(graph, heads),
-            *(_cache_units(graph, layer, peaks, rope, heads) if peaks else ()),
+            *(_units(graph, layer, peaks, rope, heads) if peaks else ()),
             outputs=3, domain=MICROSOFT, num_heads=heads.count, kv_num_heads=heads.kv_count,
             do_rotary=int(inside), rotary_interleaved=0, local_window_size=heads.window or -1,
             softcap=heads.softcap, scale=heads.scale or 0.0, **(_INT8_CACHE if peaks else {}),
@@ -139,17 +127,12 @@ def undivided(query: ir.Value, key: ir.Value, value: ir.Value) -> tuple[ir.Value
     return whole, None, None
 
 
-def _cache_units(
+def _units(
     graph: GraphBuilder, layer: int, peaks: Peaks, rope: Rope | None, heads: Heads
 ) -> tuple[ir.Value | None, ...]:
-    """What one unit of each channel of an int8 cache means: the inputs of GroupQueryAttention after the sink."""
-    keys = peaks.keys
-    if rope is not None:  # at some position all of a pair lies in either of its channels
-        half = rope.size // 2
-        pairs = peaks.pairs if rope.size == heads.size else np.hypot(keys[:, :half], keys[:, half : 2 * half])
-        keys = np.concatenate((pairs, pairs, keys[:, 2 * half :]), axis=1)
-    named = (("key", keys), ("value", peaks.values))
-    units = [graph.constant(f"{name}_unit.{layer}", (array / 127).astype(np.float32).ravel()) for name, array in named]
+    """The inputs of GroupQueryAttention after the sink: what one unit of an int8 cache's channels means."""
+    named = zip(("key", "value"), peaks.units(rope.size if rope else 0), strict=True)
+    units = [graph.constant(f"{name}_unit.{layer}", values) for name, values in named]
     return (*(() if heads.sink else (None, None, None)), *units)
 
 

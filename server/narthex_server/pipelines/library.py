@@ -2,16 +2,14 @@
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol, cast, get_args
+from typing import Any, Protocol, cast
 
-from narthex_server.config import Compute
 from narthex_server.errors import (
     AlreadyExists,
     Cancelled,
@@ -19,21 +17,16 @@ from narthex_server.errors import (
     InvalidModelFile,
     NarthexError,
     Unavailable,
-    Violation,
 )
 from narthex_server.pipelines.adapters import restore
+from narthex_server.pipelines.loader import Loader
 from narthex_server.pipelines.models import M, Model, Models, TextModel
-from narthex_server.pipelines.request import refuse
+from narthex_server.pipelines.order import Order, Wanted
+from narthex_server.pipelines.reports import LoadProgress, Reports
 from narthex_server.pipelines.root import Root
-from narthex_server.progress import Progress, Stage
+from narthex_server.progress import Stage
 from narthex_server.runtime import memory
 from narthex_server.worker import in_thread
-
-_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
-_SHORTEST_CONTEXT, _MOST_SLOTS = 16, 1024
-_SHARES = {Stage.READ: (0.0, 0.4), Stage.BUILD: (0.4, 0.8), Stage.START: (0.8, 1.0)}
-"""Which part of the whole a stage is."""
-_STEP = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -46,32 +39,6 @@ class State(Enum):
     IDLE = "idle"
     UNLOADING = "unloading"
     FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """How a model is to be loaded; what is empty or 0 is the server's default."""
-
-    compute: str = ""
-    max_context: int = 0
-    max_slots: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """Which model to load under which name, and how."""
-
-    name: str
-    path: Path
-    wanted: Wanted = Wanted()
-
-
-@dataclass(frozen=True, slots=True)
-class LoadProgress:
-    """How far a load is; `fraction` is of the whole, 0 to 1, and never falls."""
-
-    stage: Stage
-    fraction: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +57,6 @@ Follower = Callable[[Models], Awaitable[None]]
 
 async def _nobody(models: Models) -> None:
     """The Follower where there is none."""
-
-
-class Loader(Protocol):
-    """Makes running models of files, and ends them."""
-
-    def load(self, order: Order, progress: Progress) -> Any:
-        """In a thread: read, build, start a session. Errors: those of loading, and what `progress` raises."""
-        ...
-
-    def start(self, name: str, loaded: Any) -> Model:
-        """On the event loop: start the thread that runs what `load` gave."""
-        ...
-
-    async def stop(self, model: Model) -> None:
-        """End the thread and free the memory; what the model says of itself stays readable."""
-        ...
 
 
 class LibraryObserver(Protocol):
@@ -175,12 +126,7 @@ class ModelLibrary(Models):
         entry = self._entries.get(name) or self._entries[self.find(name).name]
         return entry.listed()
 
-    async def load_named(
-        self,
-        name: str,
-        path: str,
-        wanted: Wanted = Wanted(),
-    ) -> AsyncGenerator[LoadProgress | Listed]:
+    async def load_named(self, name: str, path: str, wanted: Wanted) -> AsyncGenerator[LoadProgress | Listed]:
         """Load what a caller names below the root, as `load` does. Errors: also PermissionDenied."""
         file = self._root.find(path)
         try:
@@ -196,7 +142,7 @@ class ModelLibrary(Models):
         Closing it before its end gives the load up: the name is free at once, the memory as soon as the thread notices.
         Errors: InvalidRequest, AlreadyExists, NotFound, InvalidModelFile, ResourceExhausted.
         """
-        _check(order)
+        order.check()
         if (there := self._entries.get(order.name)) is not None:
             raise AlreadyExists(
                 f"there is a model {order.name!r} already ({there.state.value}); unload it, or use another name",
@@ -204,7 +150,7 @@ class ModelLibrary(Models):
             )
         entry = self._entries[order.name] = _Entry(order)
         entry.unused.set()
-        reports = _Reports()
+        reports = Reports()
         bringing = self._spawn(self._bring(entry, reports))
         try:
             while (report := await reports.next()) is not None:
@@ -265,7 +211,7 @@ class ModelLibrary(Models):
             entry.reload = self._spawn(self._reload(entry))
         return await asyncio.shield(entry.reload)
 
-    async def _bring(self, entry: _Entry, reports: "_Reports") -> None:
+    async def _bring(self, entry: _Entry, reports: Reports) -> None:
         try:
             model = await self._made(entry, reports)
             if reports.cancelled:
@@ -286,7 +232,7 @@ class ModelLibrary(Models):
         async with entry.turn:
             entry.failure, before = "", entry.model
             try:
-                model = await self._made(entry, _Reports())
+                model = await self._made(entry, Reports())
                 try:
                     await _resume(model, before)
                 except Exception:
@@ -301,7 +247,7 @@ class ModelLibrary(Models):
             await self._seat(entry, model)
             return model
 
-    async def _made(self, entry: _Entry, reports: "_Reports") -> Model:
+    async def _made(self, entry: _Entry, reports: Reports) -> Model:
         """A model from its files, once the loads before it are over."""
         async with self._loading:
             reports(Stage.READ, 0.0)
@@ -379,58 +325,12 @@ class ModelLibrary(Models):
         return task
 
 
-class _Reports:
-    """The progress of one load on its way from the thread to whoever asked for it."""
-
-    def __init__(self) -> None:
-        self.cancelled = False
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
-        self._stage: Stage | None = None
-        self._told = 0.0
-
-    def __call__(self, stage: Stage, fraction: float) -> None:
-        """In the loading thread. Errors: Cancelled where nobody wants the model any more."""
-        if self.cancelled:
-            raise Cancelled("the load was given up")
-        first, last = _SHARES[stage]
-        whole = max(self._told, first + (last - first) * fraction)
-        if stage is not self._stage or whole - self._told >= _STEP:
-            self._stage, self._told = stage, whole
-            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                self._loop.call_soon_threadsafe(self._queue.put_nowait, LoadProgress(stage, whole))
-
-    async def next(self) -> LoadProgress | None:
-        """The next one; None after the last."""
-        return await self._queue.get()
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-    def end(self) -> None:
-        self._queue.put_nowait(None)
-
-
 async def _resume(model: Model, before: Model | None) -> None:
     """Make the model what it was. Errors: InvalidModelFile where its files have become something else."""
     if type(model) is not type(before):
         raise InvalidModelFile(f"what is there now {model.does}; before, the model did not")
     if isinstance(model, TextModel) and isinstance(before, TextModel):
         await restore(model, before)
-
-
-def _check(order: Order) -> None:
-    """Errors: InvalidRequest that names the fields at fault."""
-    found, wanted = [], order.wanted
-    if not _NAME.fullmatch(order.name):
-        found.append(Violation("name", "must be 1 to 128 of letters, digits, `_`, `-`, `.`, `:` and `/`"))
-    if wanted.compute and wanted.compute not in get_args(Compute):
-        found.append(Violation("compute", f"must be one of {', '.join(get_args(Compute))}, got {wanted.compute!r:.40}"))
-    if wanted.max_context and wanted.max_context < _SHORTEST_CONTEXT:
-        found.append(Violation("max_context", f"must be at least {_SHORTEST_CONTEXT}, got {wanted.max_context}"))
-    if wanted.max_slots > _MOST_SLOTS:
-        found.append(Violation("max_slots", f"must be at most {_MOST_SLOTS}, got {wanted.max_slots}"))
-    refuse(tuple(found))
 
 
 def _busy(entry: _Entry) -> Unavailable:

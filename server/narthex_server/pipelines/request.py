@@ -1,6 +1,6 @@
 """What a caller asks of a text model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -199,11 +199,11 @@ class ChatRequest:
         return replace(self, sampling=self.sampling.nth(index), scoring=scoring, index=index)
 
 
-def refuse(violations: tuple[Violation, ...]) -> None:
-    """Raises InvalidRequest if there are any."""
-    if violations:
-        text = "; ".join(f"{violation.field} {violation.description}" for violation in violations)
-        raise InvalidRequest(text, violations=violations)
+def refuse(violations: Iterable[Violation]) -> None:
+    """Raises InvalidRequest that names all of them, if there are any."""
+    if found := tuple(violations):
+        text = "; ".join(f"{violation.field} {violation.description}" for violation in found)
+        raise InvalidRequest(text, violations=found)
 
 
 def _settle(asked: T | None, suggested: T | None, otherwise: T) -> T:

@@ -1,7 +1,6 @@
 """A decoder on ONNX Runtime: ragged decode over a range of slots, prefill of one slot."""
 
 import gc
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narthex_server.runtime.adapter_bank import Adapter, AdapterBank, Limits
+from narthex_server.runtime.crossing import crossing
 from narthex_server.runtime.slot_cache import SlotCache
 from narthex_server.runtime.slotted import Slotted
 from narthex_server.runtime.stepper import NO_OTHERS, Others, Stepper, Tokens, open_session
 
 Floats = NDArray[np.float32]
 ROW = np.zeros(1, np.int64)
-WIDTHS = (2, 3, 4, 6, 8)
-"""How many tokens a step may have to have so that the graph for many is the faster one."""
-_TRIALS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many sequences of how many tokens a session holds, as what, and the threads that compute them."""
+    """How many sequences of how many tokens a session holds, and the threads that compute them.
+
+    `int8_cache` says that the graph keeps keys and values as int8, for which other kernels are faster.
+    """
 
     slots: int
     max_len: int
     threads: int
-    int8: bool = False
+    int8_cache: bool = False
 
     def check(self, first: int, past: NDArray[np.int32], length: int) -> None:
         """Raise ValueError for slots that there are not, or more tokens than a slot takes."""
@@ -44,7 +44,7 @@ class Adapted:
     """A second graph over the same cache, for steps in which some row uses adapters; each slot has its own blend."""
 
     def __init__(self, graph: Path, shape: Shape, limits: Limits, cache: SlotCache) -> None:
-        session = open_session(graph, shape.threads, shape.int8)
+        session = open_session(graph, shape.threads, shape.int8_cache)
         self.bank = AdapterBank(session.get_modelmeta().custom_metadata_map["adapted"], limits)
         self.stepper = Stepper(session, cache, "logits")
         self._blends = np.zeros((shape.slots, limits.count), np.float32)
@@ -97,7 +97,7 @@ class OrtDecoderSession(Slotted):
     ) -> None:  # fmt: skip
         self.slots = shape.slots
         self.max_len = shape.max_len
-        session = open_session(graph, shape.threads, shape.int8)
+        session = open_session(graph, shape.threads, shape.int8_cache)
         self._shape = shape
         self._cache = cache_of(session, shape.slots, shape.max_len)
         self._stepper = Stepper(session, self._cache, "logits")
@@ -108,8 +108,10 @@ class OrtDecoderSession(Slotted):
         self._long_prompt = long_prompt(session, shape)
         self._wide_from = 0
         if wide is not None:
-            self._wide = Stepper(open_session(wide, shape.threads, shape.int8), self._cache, "logits")
-            self._wide_from = self._crossing()
+            self._wide = Stepper(open_session(wide, shape.threads, shape.int8_cache), self._cache, "logits")
+            self._wide_from = crossing(self._stepper, self._wide, self.max_len)
+            self._cache.reset(0)
+            self._cache.release(0)
 
     def decode(
         self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int32], live: NDArray[np.int64]
@@ -157,26 +159,6 @@ class OrtDecoderSession(Slotted):
                 return self.adapters.stepper.run(tokens, others)
         stepper = self._stepper if tokens.batch.size < self._wide_from else self._wide
         return stepper.run(tokens, NO_OTHERS)
-
-    def _crossing(self) -> int:
-        """From how many tokens on the graph for many is the faster one here; small models need more than large ones."""
-
-        def seconds(stepper: Stepper, width: int) -> float:
-            start, none = np.zeros(1, np.int32), np.zeros((1, width), np.int64)
-            tokens = Tokens(0, none, start, np.array([width], np.int32), ROW, ROW)
-            begun = time.perf_counter()
-            stepper.run(tokens)
-            return time.perf_counter() - begun
-
-        for width in (width for width in WIDTHS if width <= self.max_len):
-            # In turns, and the best of some: what else the machine does must not decide.
-            trials = [(seconds(self._stepper, width), seconds(self._wide, width)) for _ in range(1 + _TRIALS)]
-            narrow, wide = map(min, zip(*trials[1:], strict=True))
-            if wide < narrow:
-                break
-        self._cache.reset(0)
-        self._cache.release(0)
-        return width
 
 
 def cache_of(session: Any, slots: int, max_len: int) -> SlotCache:

@@ -23,11 +23,11 @@ from narthex_server.pipelines.events import (
 )
 from narthex_server.pipelines.generate import GeneratePipeline
 from narthex_server.pipelines.models import Models, TextModel
-from narthex_server.pipelines.request import ChatRequest
+from narthex_server.pipelines.request import ChatRequest, refuse
 from narthex_server.pipelines.several import several
 from narthex_server.pipelines.tokens import decode, encode, encode_chat
 from narthex_server.principal import CALLER, REQUEST_ID
-from narthex_server.services import convert
+from narthex_server.services import replies, requests
 from narthex_server.services.call import call_context, check_options
 from narthex_server.services.complete import complete
 from narthex_server.services.running import Running
@@ -58,19 +58,19 @@ class GenerationService:
                 made = wire.GenerateStreamResponse(index=index)
                 match event:
                     case Started():
-                        started = convert.started_to_wire(event, REQUEST_ID.get(), model.name, spec.response)
+                        started = replies.started_to_wire(event, REQUEST_ID.get(), model.name, spec.response)
                         made.started.CopyFrom(started)
                     case TextDelta():
-                        made.text_delta.CopyFrom(convert.delta_to_wire(event, spec.response))
+                        made.text_delta.CopyFrom(replies.delta_to_wire(event, spec.response))
                     case Finished():
-                        made.finished.CopyFrom(convert.finished_to_wire(event))
+                        made.finished.CopyFrom(replies.finished_to_wire(event))
                 yield made
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> wire.GenerateResponse:
         check_options(request.options)
         spec = request.spec
         reply = wire.GenerateResponse(request_id=REQUEST_ID.get())
-        reply.further_completions.extend(wire.Completion() for _ in range(convert.completions(spec) - 1))
+        reply.further_completions.extend(wire.Completion() for _ in range(requests.completions(spec) - 1))
         made: list[wire.GenerateResponse | wire.Completion] = [reply, *reply.further_completions]
         texts: list[list[str]] = [[] for _ in made]
         async with self._models.use(spec.model) as model, aclosing(self._generation(spec, model)) as events:
@@ -78,14 +78,14 @@ class GenerationService:
             async for index, event in events:
                 match event:
                     case Started():
-                        convert.fill_prompt(reply.prompt, event, spec.response)
+                        replies.fill_prompt(reply.prompt, event, spec.response)
                     case TextDelta():
                         texts[index].append(event.text)
                     case Finished():
-                        convert.fill_end(made[index], event, spec.response)
-                        usage = convert.finished_to_wire(event).usage
+                        replies.fill_end(made[index], event, spec.response)
+                        usage = replies.finished_to_wire(event).usage
         for completion, text in zip(made, texts, strict=True):
-            completion.text = "".join(text) if convert.wants_text(spec.response) else ""
+            completion.text = "".join(text) if replies.wants_text(spec.response) else ""
         reply.finished.usage.CopyFrom(usage)
         return reply
 
@@ -96,13 +96,13 @@ class GenerationService:
         spec = request.spec
         async with self._models.use(spec.model) as model, aclosing(self._chat(spec, model, context)) as events:
             async for index, event in events:
-                yield convert.agent_event_to_wire(event, REQUEST_ID.get(), model.name, spec.response, index)
+                yield replies.agent_event_to_wire(event, REQUEST_ID.get(), model.name, spec.response, index)
 
     async def Chat(self, request: wire.ChatRequest, context: Context) -> wire.ChatResponse:
         check_options(request.options)
         spec = request.spec
         reply = wire.ChatResponse(request_id=REQUEST_ID.get())
-        reply.further_completions.extend(wire.ChatCompletion() for _ in range(convert.completions(spec) - 1))
+        reply.further_completions.extend(wire.ChatCompletion() for _ in range(requests.completions(spec) - 1))
         made: list[wire.ChatResponse | wire.ChatCompletion] = [reply, *reply.further_completions]
         turns = [Turns() for _ in made]
         async with self._models.use(spec.model) as model, aclosing(self._chat(spec, model, context)) as events:
@@ -111,19 +111,19 @@ class GenerationService:
                 turns[index].add(event)
                 match event.event:
                     case Started():
-                        convert.fill_prompt(reply.prompt, event.event, spec.response)
+                        replies.fill_prompt(reply.prompt, event.event, spec.response)
                     case Finished() as finished:
-                        convert.fill_end(made[index], finished, spec.response)
-                        usage = convert.finished_to_wire(finished).usage
+                        replies.fill_end(made[index], finished, spec.response)
+                        usage = replies.finished_to_wire(finished).usage
         reply.finished.usage.CopyFrom(usage)
-        reply.messages.extend(map(convert.message_to_wire, turns[0].messages()))
+        reply.messages.extend(map(replies.message_to_wire, turns[0].messages()))
         for completion, said in zip(reply.further_completions, turns[1:], strict=True):
-            completion.message.CopyFrom(convert.message_to_wire(said.messages()[-1]))
+            completion.message.CopyFrom(replies.message_to_wire(said.messages()[-1]))
         return reply
 
     async def Abort(self, request: wire.AbortRequest, context: Context) -> wire.AbortResponse:
         if not 1 <= len(request.request_ids) <= MOST_ABORTED:
-            convert.refuse([Violation("request_ids", f"must be 1 to {MOST_ABORTED}, got {len(request.request_ids)}")])
+            refuse([Violation("request_ids", f"must be 1 to {MOST_ABORTED}, got {len(request.request_ids)}")])
         tenant = CALLER.get().tenant
         ended = [request_id for request_id in request.request_ids if self._running.abort(request_id, tenant)]
         return wire.AbortResponse(aborted_request_ids=ended)
@@ -144,8 +144,8 @@ class GenerationService:
         model = self._models.get(request.model)
         if request.WhichOneof("input") == "chat":
             chat = request.chat
-            options = convert.template_options(chat.template_arguments)
-            messages, tools = convert.messages_from(chat.messages), convert.tools_from(chat.tools)
+            options = requests.template_options(chat.template_arguments)
+            messages, tools = requests.messages_from(chat.messages), requests.tools_from(chat.tools)
             prompt = await encode_chat(model, ChatRequest(REQUEST_ID.get(), messages, tools, template_options=options))
             return prompt.ids
         special = request.add_special_tokens if request.HasField("add_special_tokens") else True
@@ -155,9 +155,9 @@ class GenerationService:
         self, spec: wire.GenerationSpec, model: TextModel
     ) -> AsyncGenerator[tuple[int, GenerateEvent]]:
         """The events of all completions, each with its completion's index."""
-        request = convert.generate_request(spec, REQUEST_ID.get())
+        request = requests.generate_request(spec, REQUEST_ID.get())
         pipeline = GeneratePipeline(model)
-        streams = [pipeline.stream(request.nth(index)) for index in range(convert.completions(spec))]
+        streams = [pipeline.stream(request.nth(index)) for index in range(requests.completions(spec))]
         with self._running.enter(request.request_id, CALLER.get().tenant, model):
             async with aclosing(several(streams)) as events:
                 async for event in events:
@@ -170,13 +170,13 @@ class GenerationService:
 
         Each event comes with the index of its answer.
         """
-        request, call = convert.chat_request(spec, REQUEST_ID.get()), call_context(context)
+        request, call = requests.chat_request(spec, REQUEST_ID.get()), call_context(context)
         pipeline = ChatPipeline(model)
-        rounds, running = 1, set(range(convert.completions(spec)))
+        rounds, running = 1, set(range(requests.completions(spec)))
         with self._running.enter(request.request_id, call.principal.tenant, model) as generation:
             if spec.tool_execution == wire.TOOL_EXECUTION_SERVER:
                 loop = AgentLoop(pipeline, self._catalog)
-                events = _first(loop.run(request, call.principal, convert.agent_options(spec), call.deadline))
+                events = _first(loop.run(request, call.principal, requests.agent_options(spec), call.deadline))
             else:
                 events = _one_round(several([pipeline.stream(request.nth(index)) for index in sorted(running)]))
             try:

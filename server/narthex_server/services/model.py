@@ -10,8 +10,10 @@ from narthex.v1 import model_pb2 as wire
 
 from narthex_server.engine.adapters import AdapterInfo
 from narthex_server.pipelines.adapters import AdapterLibrary
-from narthex_server.pipelines.library import Listed, LoadProgress, ModelLibrary, State, Wanted
+from narthex_server.pipelines.library import Listed, ModelLibrary, State
 from narthex_server.pipelines.models import EmbedModel, Model
+from narthex_server.pipelines.order import Wanted
+from narthex_server.pipelines.reports import LoadProgress
 from narthex_server.pipelines.tokens import reasons, supports_tools
 from narthex_server.progress import Stage
 from narthex_server.services.complete import complete

@@ -6,7 +6,7 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 from narthex_server.engine.handle import EngineHandle
-from narthex_server.engine.loop import Batch, Ended, Submit
+from narthex_server.engine.messages import Batch, Ended, Submit
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, FinishReason, Sampling, Tokens
 from narthex_server.errors import ContextOverflow, InternalError, InvalidRequest, ResourceExhausted, Unavailable

@@ -16,7 +16,9 @@ from narthex_server.errors import (
     PermissionDenied,
     Unavailable,
 )
-from narthex_server.pipelines.library import LoadProgress, ModelLibrary, Order, State, Wanted
+from narthex_server.pipelines.library import ModelLibrary, State
+from narthex_server.pipelines.order import Order, Wanted
+from narthex_server.pipelines.reports import LoadProgress
 from narthex_server.progress import Stage
 
 
@@ -78,7 +80,7 @@ async def libraries(serve, tmp_path) -> AsyncIterator[Libraries]:
 
 
 async def load(library: ModelLibrary, name: str = "m", path: str = "x") -> list:
-    return [event async for event in library.load_named(name, path)]
+    return [event async for event in library.load_named(name, path, Wanted())]
 
 
 def state(library: ModelLibrary, name: str = "m") -> State:
@@ -107,9 +109,9 @@ async def test_a_load_tells_its_stages_and_ends_with_the_model(libraries):
 @pytest.mark.parametrize(
     ("order", "field"),
     [
-        (("", "x"), "name"),
-        (("a b", "x"), "name"),
-        (("m", ""), "path"),
+        (("", "x", Wanted()), "name"),
+        (("a b", "x", Wanted()), "name"),
+        (("m", "", Wanted()), "path"),
         (("m", "x", Wanted(compute="int3")), "compute"),
         (("m", "x", Wanted(max_context=15)), "max_context"),
         (("m", "x", Wanted(max_slots=1025)), "max_slots"),
@@ -152,7 +154,7 @@ async def test_a_failed_load_leaves_nothing_behind_and_names_no_place(libraries,
 async def test_a_load_that_is_given_up_frees_the_name_at_once_and_ends_in_the_thread(libraries):
     library, loader = libraries()
     loader.gate.clear()
-    async with aclosing(library.load_named("m", "x")) as events:
+    async with aclosing(library.load_named("m", "x", Wanted())) as events:
         await anext(events)
         assert await asyncio.to_thread(loader.began.wait, 20)
         assert state(library) is State.LOADING

@@ -50,7 +50,7 @@ PASSED_ON = {  # flags of the server that are shown here too; every other flag o
         "after so long without requests a model leaves the memory, until the next; 0 is never",
     ),
     "--mcp-config": ("FILE", "the MCP servers to forward: an mcp-config.json"),
-    "--threads": ("N", "threads of the engine; 0 takes the physical cores"),
+    "--threads": ("N", "threads of the engine; 0 takes all cores that the process may use"),
     "--max-slots": ("N", "sequences that decode together, per model"),
     "--max-context": ("N", "tokens of prompt and answer per sequence, at most"),
     "--quantize": ("KIND", "quantise the weights of a folder as they are loaded: q8_0, q6_k, q5_k, q4_k, q4_0, …"),

@@ -2,24 +2,11 @@
 
 import pytest
 from narthex.v1 import generation_pb2 as wire
-from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
 from narthex_server.errors import InvalidRequest
-from narthex_server.pipelines.events import (
-    Finished,
-    FinishReason,
-    PositionLogprobs,
-    ReasoningDelta,
-    Started,
-    TextDelta,
-    TokenLogprob,
-    ToolCallStarted,
-    Usage,
-)
 from narthex_server.pipelines.request import DryOptions, Scoring
-from narthex_server.services import convert
+from narthex_server.services import replies, requests
 from narthex_server.text.constraint import Choice, JsonSchema, LarkGrammar, Regex
-from narthex_server.text.messages import Message, ToolCall
-from narthex_server.tools.tool import Log, Progress, ToolResult
+from narthex_server.text.messages import Message
 
 
 def text(role: wire.Role.ValueType, *parts: str) -> wire.ChatMessage:
@@ -27,38 +14,38 @@ def text(role: wire.Role.ValueType, *parts: str) -> wire.ChatMessage:
 
 
 def test_unset_samplers_are_left_to_the_model():
-    options = convert.sampling_from(wire.SamplingOptions(temperature=0, seed=2**64 - 1))
+    options = requests.sampling_from(wire.SamplingOptions(temperature=0, seed=2**64 - 1))
     assert (options.temperature, options.seed) == (0, 2**64 - 1)
     assert (options.top_k, options.top_p, options.min_p) == (None, None, None)
 
 
 def test_every_sampling_option_has_its_place():
     dry = wire.DryOptions(multiplier=0, base=2, allowed_length=0, window=9, sequence_breakers=["x"])
-    options = convert.sampling_from(
+    options = requests.sampling_from(
         wire.SamplingOptions(
             frequency_penalty=0.5, presence_penalty=0, repetition_penalty=1.5, dry=dry, logit_bias={7: 1, 2: -3},
             allowed_token_ids=[4, 1],
         )
     )  # fmt: skip
     assert (options.frequency_penalty, options.presence_penalty, options.repetition_penalty) == (0.5, 0, 1.5)
-    assert options.dry == DryOptions(0, 2, 0, 9, ("x",)) and convert.sampling_from(wire.SamplingOptions()).dry is None
+    assert options.dry == DryOptions(0, 2, 0, 9, ("x",)) and requests.sampling_from(wire.SamplingOptions()).dry is None
     assert options.logit_bias == ((2, -3), (7, 1)) and options.allowed_token_ids == (4, 1)
-    assert convert.sampling_from(wire.SamplingOptions(dry=wire.DryOptions())).dry == DryOptions()
+    assert requests.sampling_from(wire.SamplingOptions(dry=wire.DryOptions())).dry == DryOptions()
 
 
 def test_what_comes_back_is_asked_for():
     response = wire.ResponseOptions(logprobs=0, prompt_logprobs=3, echo=True)
-    request = convert.generate_request(
+    request = requests.generate_request(
         wire.GenerationSpec(text="x", response=response, stopping=wire.StoppingOptions(min_tokens=3)), "r"
     )
     assert (request.scoring, request.echo, request.stopping.min_tokens) == (Scoring(0, 3), True, 3)
-    assert convert.generate_request(wire.GenerationSpec(text="x"), "r").scoring == Scoring()
+    assert requests.generate_request(wire.GenerationSpec(text="x"), "r").scoring == Scoring()
 
 
 @pytest.mark.parametrize("count", [0, 17, 2**32 - 1])
 def test_too_few_and_too_many_completions_are_refused(count):
     with pytest.raises(InvalidRequest, match="n must be between 1 and 16"):
-        convert.completions(wire.GenerationSpec(text="x", n=count))
+        requests.completions(wire.GenerationSpec(text="x", n=count))
 
 
 @pytest.mark.parametrize(
@@ -71,25 +58,13 @@ def test_too_few_and_too_many_completions_are_refused(count):
 def test_what_makes_no_sense_for_a_chat_is_refused(spec, field):
     spec.messages.append(text(wire.ROLE_USER, "x"))
     with pytest.raises(InvalidRequest) as caught:
-        convert.chat_request(spec, "r")
+        requests.chat_request(spec, "r")
     assert [violation.field for violation in caught.value.violations] == [field]
-
-
-def test_log_probabilities_have_their_place_on_the_wire():
-    token = TokenLogprob(5, b"\xf0", -0.5, 1)
-    delta = convert.delta_to_wire(TextDelta("", (5,), (PositionLogprobs(token, (token,)),)), wire.ResponseOptions())
-    (position,) = delta.logprobs
-    assert position.chosen == position.candidates[0]
-    assert (position.chosen.token_id, position.chosen.token, position.chosen.rank) == (5, b"\xf0", 1)
-    made = convert.started_to_wire(
-        Started((4, 5), (PositionLogprobs(token),)), "r", "m", wire.ResponseOptions(prompt_logprobs=0)
-    )
-    assert [one.HasField("chosen") for one in made.prompt.logprobs] == [False, True]
 
 
 def test_adapters_count_once_unless_they_say_otherwise():
     uses = [wire.AdapterUse(name="a"), wire.AdapterUse(name="b", scale=-0.5), wire.AdapterUse(name="c", scale=0)]
-    found = convert.generate_request(wire.GenerationSpec(text="x", adapters=uses), "r").adapters
+    found = requests.generate_request(wire.GenerationSpec(text="x", adapters=uses), "r").adapters
     assert [(use.name, use.scale) for use in found] == [("a", 1.0), ("b", -0.5), ("c", 0.0)]
 
 
@@ -105,24 +80,24 @@ def test_adapters_count_once_unless_they_say_otherwise():
 def test_an_adapter_without_name_or_with_an_absurd_scale_is_refused(use, field):
     spec = wire.ChatSpec(messages=[wire.ChatMessage(role=wire.ROLE_USER)], adapters=[wire.AdapterUse(name="b"), use])
     with pytest.raises(InvalidRequest, match=rf"adapters\[1\]\.{field}"):
-        convert.chat_request(spec, "r")
+        requests.chat_request(spec, "r")
 
 
 @pytest.mark.parametrize("spec", [wire.GenerationSpec(), wire.GenerationSpec(text="")])
 def test_a_prompt_must_be_there(spec):
     with pytest.raises(InvalidRequest, match="prompt"):
-        convert.generate_request(spec, "r")
+        requests.generate_request(spec, "r")
 
 
 def test_messages_keep_their_order_parts_and_calls():
     assistant = text(wire.ROLE_ASSISTANT, "a", "b")
     assistant.tool_calls.add(id="1", name="t", arguments=b'{"n": 123456789012345678901234567890}')
     tool = wire.ChatMessage(role=wire.ROLE_TOOL, tool_call_id="1", content=[wire.ContentPart(text="r")])
-    system, said, answer = convert.messages_from([text(wire.ROLE_SYSTEM, "s"), assistant, tool])
+    system, said, answer = requests.messages_from([text(wire.ROLE_SYSTEM, "s"), assistant, tool])
     assert system == Message("system", "s")
     assert said.content == "ab" and said.tool_calls[0].arguments == '{"n": 123456789012345678901234567890}'
     assert answer == Message("tool", "r", tool_call_id="1")
-    assert convert.message_to_wire(said).tool_calls[0] == assistant.tool_calls[0]
+    assert replies.message_to_wire(said).tool_calls[0] == assistant.tool_calls[0]
 
 
 @pytest.mark.parametrize(
@@ -138,39 +113,8 @@ def test_messages_keep_their_order_parts_and_calls():
 )
 def test_a_message_at_fault_is_named(message, field):
     with pytest.raises(InvalidRequest) as caught:
-        convert.messages_from([message])
+        requests.messages_from([message])
     assert caught.value.violations[0].field == field
-
-
-@pytest.mark.parametrize(
-    ("event", "kind"),
-    [
-        (Started((1, 2)), "started"),
-        (TextDelta("x"), "text_delta"),
-        (ReasoningDelta("x"), "reasoning_delta"),
-        (ToolCallStarted("1", "t"), "tool_call_started"),
-        (ToolCall("1", "t", "{}"), "tool_call"),
-        (ToolActivity("1", Progress(1, 2, "half")), "tool_activity"),
-        (ToolActivity("1", Log("warning", "here", b'"x"')), "tool_activity"),
-        (ToolCallResult("1", "t", ToolResult(b"[]")), "tool_result"),
-        (Finished(FinishReason.TOOL_ROUNDS, Usage(3, 2, 1)), "finished"),
-    ],
-)
-def test_every_event_of_the_agent_has_its_place_on_the_wire(event, kind):
-    made = convert.agent_event_to_wire(AgentEvent(2, event), "r", "m", wire.ResponseOptions())
-    assert made.WhichOneof("event") == kind
-    assert made.round == (0 if kind == "started" else 2)
-
-
-@pytest.mark.parametrize("reason", FinishReason)
-def test_every_finish_reason_has_its_number(reason):
-    assert convert.finished_to_wire(Finished(reason, Usage())).finish_reason != 0
-
-
-def test_usage_counts_guesses_too():
-    usage = Usage(3, 2, 1, speculated_tokens=8, accepted_tokens=5) + Usage(1, 1, 0, speculated_tokens=1)
-    made = convert.finished_to_wire(Finished(FinishReason.STOP, usage)).usage
-    assert (made.speculated_tokens, made.accepted_tokens) == (9, 5)
 
 
 @pytest.mark.parametrize(
@@ -184,24 +128,19 @@ def test_usage_counts_guesses_too():
     ],
 )
 def test_a_constraint_arrives_as_it_is(rule, expected):
-    assert convert.generate_request(wire.GenerationSpec(text="x", constraint=rule), "r").constraint == expected
+    assert requests.generate_request(wire.GenerationSpec(text="x", constraint=rule), "r").constraint == expected
 
 
 def test_a_schema_that_is_no_utf8_is_refused():
     with pytest.raises(InvalidRequest, match="json_schema"):
-        convert.constraint_from(wire.Constraint(json_schema=b"\xff"))
+        requests.constraint_from(wire.Constraint(json_schema=b"\xff"))
 
 
 def test_strict_tools_and_limits_of_thinking_arrive():
     spec = wire.ChatSpec(messages=[text(wire.ROLE_USER, "x")], tools=[wire.ToolSpec(name="t", strict=True)])
-    assert convert.chat_request(spec, "r").max_thoughts is None
+    assert requests.chat_request(spec, "r").max_thoughts is None
     spec.reasoning.max_tokens = 0
     spec.reasoning.enabled = True
-    request = convert.chat_request(spec, "r")
+    request = requests.chat_request(spec, "r")
     assert (request.max_thoughts, request.tools[0].strict) == (0, True)
     assert request.template_options == {"enable_thinking": True}
-
-
-def test_thoughts_are_counted_on_the_wire():
-    made = convert.finished_to_wire(Finished(FinishReason.STOP, Usage(3, 9, 1, 5)))
-    assert made.usage.reasoning_tokens == 5

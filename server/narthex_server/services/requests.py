@@ -1,27 +1,15 @@
-"""Wire to domain and back, for text generation."""
+"""Wire to domain, for text generation."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 
-from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
 from narthex_server.agent.loop import AgentOptions
 from narthex_server.engine.request import AdapterUse
 from narthex_server.errors import Violation
-from narthex_server.pipelines.events import (
-    Finished,
-    FinishReason,
-    PositionLogprobs,
-    ReasoningDelta,
-    Started,
-    TextDelta,
-    TokenLogprob,
-    ToolCallStarted,
-)
 from narthex_server.pipelines.request import (
     ChatRequest,
     DryOptions,
@@ -30,14 +18,11 @@ from narthex_server.pipelines.request import (
     Scoring,
     StoppingOptions,
     ToolChoice,
+    refuse,
 )
-from narthex_server.pipelines.request import refuse as refuse_all
 from narthex_server.pipelines.several import MOST_COMPLETIONS
-from narthex_server.services.tool import event_to_wire as tool_event_to_wire
-from narthex_server.services.tool import result_to_wire
 from narthex_server.text.constraint import Choice, Constraint, JsonSchema, LarkGrammar, Regex
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
-from narthex_server.tools.tool import Progress
 
 ROLES: Mapping[int, str] = MappingProxyType(
     {
@@ -47,16 +32,7 @@ ROLES: Mapping[int, str] = MappingProxyType(
         wire.ROLE_TOOL: "tool",
     }
 )
-REASONS: Mapping[FinishReason, common.FinishReason.ValueType] = MappingProxyType(
-    {
-        FinishReason.STOP: common.FINISH_REASON_STOP,
-        FinishReason.LENGTH: common.FINISH_REASON_LENGTH,
-        FinishReason.TOOL_CALLS: common.FINISH_REASON_TOOL_CALLS,
-        FinishReason.TOOL_ROUNDS: common.FINISH_REASON_TOOL_ROUNDS,
-        FinishReason.CANCELLED: common.FINISH_REASON_CANCELLED,
-    }
-)
-CHOICES: Mapping[int, str] = MappingProxyType(
+_CHOICES: Mapping[int, str] = MappingProxyType(
     {
         wire.TOOL_CHOICE_MODE_UNSPECIFIED: "auto",
         wire.TOOL_CHOICE_MODE_AUTO: "auto",
@@ -64,8 +40,6 @@ CHOICES: Mapping[int, str] = MappingProxyType(
         wire.TOOL_CHOICE_MODE_REQUIRED: "required",
     }
 )
-
-
 LARGEST_SCALE = 100
 """What an adapter's effect may be multiplied by: far beyond what any adapter was made for, and far from overflow."""
 
@@ -193,7 +167,7 @@ def adapters_from(uses: Iterable[wire.AdapterUse]) -> tuple[AdapterUse, ...]:
 
 
 def tool_choice_from(choice: wire.ToolChoice) -> ToolChoice:
-    return ToolChoice(name=choice.name) if choice.name else ToolChoice(CHOICES.get(choice.mode, "auto"))
+    return ToolChoice(name=choice.name) if choice.name else ToolChoice(_CHOICES.get(choice.mode, "auto"))
 
 
 def messages_from(messages: Sequence[wire.ChatMessage]) -> tuple[Message, ...]:
@@ -214,128 +188,9 @@ def tools_from(tools: Iterable[wire.ToolSpec]) -> tuple[ToolSpec, ...]:
     return tuple(found)
 
 
-def message_to_wire(message: Message) -> wire.ChatMessage:
-    return wire.ChatMessage(
-        role=next(number for number, role in ROLES.items() if role == message.role),  # type: ignore[arg-type]
-        content=[wire.ContentPart(text=message.content)] if message.content else [],
-        tool_calls=map(call_to_wire, message.tool_calls),
-        tool_call_id=message.tool_call_id,
-        name=message.name,
-        reasoning=message.reasoning,
-    )
-
-
-def call_to_wire(call: ToolCall) -> wire.ToolCall:
-    return wire.ToolCall(id=call.id, name=call.name, arguments=call.arguments.encode())
-
-
-def agent_event_to_wire(
-    event: AgentEvent, request_id: str, model: str, response: wire.ResponseOptions, index: int = 0
-) -> wire.ChatStreamResponse:
-    made = wire.ChatStreamResponse(round=event.round, index=index)
-    match event.event:
-        case Started() as started:
-            made.round = 0
-            made.started.CopyFrom(started_to_wire(started, request_id, model, response))
-        case TextDelta() as delta:
-            made.text_delta.CopyFrom(delta_to_wire(delta, response))
-        case ReasoningDelta(text):
-            made.reasoning_delta.text = text
-        case ToolCallStarted(call_id, name):
-            made.tool_call_started.id, made.tool_call_started.name = call_id, name
-        case ToolCall() as call:
-            made.tool_call.CopyFrom(call_to_wire(call))
-        case ToolActivity(call_id, activity):
-            made.tool_activity.tool_call_id = call_id
-            reported = tool_event_to_wire(activity)
-            if isinstance(activity, Progress):
-                made.tool_activity.progress.CopyFrom(reported.progress)
-            else:
-                made.tool_activity.log.CopyFrom(reported.log)
-        case ToolCallResult(call_id, name, result):
-            made.tool_result.tool_call_id, made.tool_result.name = call_id, name
-            made.tool_result.result.CopyFrom(result_to_wire(result))
-        case Finished() as finished:
-            made.finished.CopyFrom(finished_to_wire(finished))
-    return made
-
-
-def started_to_wire(started: Started, request_id: str, model: str, response: wire.ResponseOptions) -> wire.Started:
-    made = wire.Started(request_id=request_id, model=model)
-    fill_prompt(made.prompt, started, response)
-    return made
-
-
-def fill_prompt(prompt: wire.PromptInfo, started: Started, response: wire.ResponseOptions) -> None:
-    if response.prompt_token_ids:
-        prompt.token_ids.extend(started.prompt_ids)
-    if response.HasField("prompt_logprobs"):
-        prompt.logprobs.add()  # nothing says how probable the first is
-        prompt.logprobs.extend(map(logprobs_to_wire, started.logprobs))
-
-
-def logprobs_to_wire(position: PositionLogprobs) -> common.PositionLogprobs:
-    return common.PositionLogprobs(
-        chosen=_logprob(position.chosen), candidates=[_logprob(candidate) for candidate in position.candidates]
-    )
-
-
-def _logprob(token: TokenLogprob) -> common.TokenLogprob:
-    return common.TokenLogprob(token_id=token.token, token=token.data, logprob=token.logprob, rank=token.rank)
-
-
-def wants_text(response: wire.ResponseOptions) -> bool:
-    return _default_true(response, "text")
-
-
 def agent_options(spec: wire.ChatSpec) -> AgentOptions:
     rounds = spec.max_tool_rounds if spec.HasField("max_tool_rounds") else AgentOptions().max_tool_rounds
     return AgentOptions(tuple(spec.catalog_tools), rounds)
-
-
-def delta_to_wire(delta: TextDelta, response: wire.ResponseOptions) -> common.TextDelta:
-    return common.TextDelta(
-        text=delta.text if wants_text(response) else "",
-        token_ids=delta.token_ids if response.token_ids else (),
-        logprobs=map(logprobs_to_wire, delta.logprobs),
-    )
-
-
-def finished_to_wire(finished: Finished) -> common.Finished:
-    usage = finished.usage
-    made = common.Finished(
-        finish_reason=REASONS[finished.reason],
-        usage=common.Usage(
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            speculated_tokens=usage.speculated_tokens,
-            accepted_tokens=usage.accepted_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-        ),
-    )
-    if finished.stop_string is not None:
-        made.stop_string = finished.stop_string
-    elif finished.stop_token_id is not None:
-        made.stop_token_id = finished.stop_token_id
-    return made
-
-
-def fill_end(
-    made: wire.GenerateResponse | wire.Completion | wire.ChatResponse | wire.ChatCompletion,
-    finished: Finished,
-    response: wire.ResponseOptions,
-) -> None:
-    """What the end of a completion says of it alone: why, its tokens and their probabilities, but not the usage."""
-    made.finished.CopyFrom(finished_to_wire(finished))
-    made.finished.ClearField("usage")
-    made.token_ids.extend(finished.token_ids if response.token_ids else ())
-    made.logprobs.extend(map(logprobs_to_wire, finished.logprobs))
-
-
-def refuse(violations: Iterable[Violation]) -> None:
-    """Raises InvalidRequest that names all of them, if there are any."""
-    refuse_all(tuple(violations))
 
 
 def _message(message: wire.ChatMessage, path: str) -> Message:
