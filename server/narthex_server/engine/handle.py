@@ -131,9 +131,10 @@ class EngineHandle:
                 self._inbox.put(Abort(key))
                 self._forget(key)
 
-    def abort(self, request_id: str) -> bool:
-        """Ends all requests of an id with Finished(CANCELLED); False if there is none."""
-        keys = [key for key, stream in self._streams.items() if stream.request_id == request_id]
+    def abort(self, request_id: str, index: int | None = None) -> bool:
+        """Ends all requests of an id, or that of one index, with Finished(CANCELLED); False if there is none."""
+        named = [(key, stream) for key, stream in self._streams.items() if stream.request_id == request_id]
+        keys = [key for key, stream in named if index is None or stream.index == index]
         for key in keys:
             self._inbox.put(Abort(key))
         return bool(keys)

@@ -4,10 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 
 from narthex_server.engine.grammar import Grammar
 from narthex_server.engine.logprobs import MOST_CANDIDATES, PositionLogprobs
 from narthex_server.errors import Violation
+
+MOST_NAMED = 16
+"""Biases at fault that are named one by one: a caller may send a million."""
 
 
 class FinishReason(Enum):
@@ -84,7 +88,7 @@ class Sampling:
             for token, bias in self.logit_bias
             if not -100 <= bias <= 100
         )
-        return (*found, *biased, *(self.dry.validate(f"{prefix}.dry") if self.dry else ()))
+        return (*found, *islice(biased, MOST_NAMED), *(self.dry.validate(f"{prefix}.dry") if self.dry else ()))
 
     def outside(self, vocab_size: int, prefix: str = "sampling") -> tuple[Violation, ...]:
         """The fields with token ids that a model of this vocabulary does not have, as paths below `prefix`."""

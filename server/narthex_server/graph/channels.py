@@ -18,12 +18,22 @@ _ZERO = 128
 def per_channel(graph: GraphBuilder, x: ir.Value, weight: StoredTensor) -> ir.Value:
     """x [..., columns] times the transpose of weight [rows, columns]; x as `linear` takes it."""
     rows, columns = weight.shape
+    found: list[NDArray[np.float32]] = []
+
+    def whole() -> NDArray[np.int8]:
+        values = weight.dense()
+        found.append(steps(values))
+        return rounded(values, found[0]).T.copy()
+
+    def channel() -> NDArray[np.float32]:
+        return (found[0] if found else steps(weight.dense())) / np.float32(_LARGEST)
+
     largest = graph.shared((x, "largest"), lambda: _largest(graph, x))
     product = graph.op(
         "MatMulIntegerToFloat", graph.shared((x, "whole"), lambda: _whole(graph, x, largest)),
-        graph.weight(f"{weight.name}.whole", np.int8, (columns, rows), lambda: rounded(weight.dense()).T.copy()),
+        graph.weight(f"{weight.name}.whole", np.int8, (columns, rows), whole),
         graph.constant("unit", np.array(1, np.float32)),
-        graph.weight(f"{weight.name}.channel", np.float32, (rows,), lambda: steps(weight.dense()) / _LARGEST),
+        graph.weight(f"{weight.name}.channel", np.float32, (rows,), channel),
         graph.constant("zero_point", np.array(_ZERO, np.uint8)),
         domain=MICROSOFT,
     )  # fmt: skip
@@ -36,10 +46,10 @@ def steps(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return largest
 
 
-def rounded(values: NDArray[np.float32]) -> NDArray[np.int8]:
+def rounded(values: NDArray[np.float32], units: NDArray[np.float32]) -> NDArray[np.int8]:
     """The channels as integers between -127 and 127, [rows, columns]."""
-    unit = steps(values)[:, None]
-    return np.rint(np.divide(values, unit, out=np.zeros_like(values), where=unit > 0)).astype(np.int8)
+    units = np.where(units > 0, units, np.float32(1))[:, None]
+    return np.rint(values / units).astype(np.int8)
 
 
 def _largest(graph: GraphBuilder, x: ir.Value) -> ir.Value:

@@ -1,11 +1,12 @@
 """One run of the engine as text: tokens to characters, stop strings, limits."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
-from narthex_server.engine.request import EngineRequest, PromptScores, Tokens
-from narthex_server.errors import ContextOverflow, InvalidRequest
+from narthex_server.engine.request import EngineEvent, EngineRequest, PromptScores, Tokens
+from narthex_server.engine.request import Finished as EngineFinished
+from narthex_server.errors import ContextOverflow, InvalidRequest, NarthexError
 from narthex_server.pipelines.events import Finished, FinishReason, PositionLogprobs, Usage
 from narthex_server.pipelines.logprobs import Speller
 from narthex_server.pipelines.models import TextModel
@@ -88,23 +89,36 @@ async def complete(
                 logprobs += scored
                 yield Piece(text, event.ids[:fresh], scored)
                 if stops.matched is not None:
-                    usage = Usage(len(request.prompt), len(ids))
+                    model.handle.abort(request.request_id, request.index)
+                    usage = replace(await _spent(events, request), completion_tokens=len(ids))
                     yield Finished(FinishReason.STOP, usage, stops.matched, None, tuple(ids), logprobs)
                     return
             else:
                 tail = stops.feed(detokenizer.finish()) + stops.finish()
                 if tail:
                     yield Piece(tail, ())
-                spent = event.usage
-                usage = Usage(
-                    spent.prompt_tokens, spent.completion_tokens, spent.cached_tokens,
-                    speculated_tokens=spent.speculated_tokens, accepted_tokens=spent.accepted_tokens,
-                )  # fmt: skip
                 reason = FinishReason(event.reason.value)
-                finished = Finished(reason, usage, stops.matched, None, tuple(ids), logprobs)
+                finished = Finished(reason, _usage(event), stops.matched, None, tuple(ids), logprobs)
                 if event.stop_id is not None and event.stop_id in stopping.stop_token_ids:
                     finished = replace(finished, stop_token_id=event.stop_id)
                 yield finished
+
+
+async def _spent(events: AsyncGenerator[EngineEvent], request: EngineRequest) -> Usage:
+    """What a request that was just aborted took; what may have failed since its text was complete is nobody's."""
+    with suppress(NarthexError):
+        async for event in events:
+            if isinstance(event, EngineFinished):
+                return _usage(event)
+    return Usage(len(request.prompt))
+
+
+def _usage(finished: EngineFinished) -> Usage:
+    spent = finished.usage
+    return Usage(
+        spent.prompt_tokens, spent.completion_tokens, spent.cached_tokens,
+        speculated_tokens=spent.speculated_tokens, accepted_tokens=spent.accepted_tokens,
+    )  # fmt: skip
 
 
 def _overflow(prompt: int, max_tokens: int | None, context: int) -> ContextOverflow:

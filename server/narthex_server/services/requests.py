@@ -218,7 +218,7 @@ def _json_object(data: bytes, path: str) -> str:
     try:
         text = data.decode()
         fits = isinstance(json.loads(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         fits = False
     if not fits:
         refuse([Violation(path, "must be a JSON object, in UTF-8")])

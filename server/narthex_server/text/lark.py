@@ -54,7 +54,7 @@ def pattern(expression: str) -> str:
 def depth(grammar: str) -> int:
     """How many rules deep a reading of the grammar goes that follows every rule where it is first named."""
     starts = [*_RULE.finditer(grammar)]
-    ends = [*(start.start() for start in starts[1:]), len(grammar)]
+    ends = [*(start.start() for start in starts), len(grammar)][1:]
     bodies = {start[1]: grammar[start.end() : end] for start, end in zip(starts, ends, strict=True)}
     seen, deepest, path = {"start"}, 0, [_NAME.finditer(bodies.get("start", ""))]
     while path:

@@ -157,7 +157,7 @@ def tool_value(tool: ToolSpec) -> dict[str, object]:
     """A tool as templates expect it. Errors: InvalidRequest when its parameters are not a JSON object."""
     try:
         parameters = json.loads(tool.parameters or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the parameters of tool {tool.name!r} are not JSON: {error}") from error
     if not isinstance(parameters, dict):
         raise InvalidRequest(f"the parameters of tool {tool.name!r} are not a JSON object")

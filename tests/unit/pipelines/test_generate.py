@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
 
 import pytest
 from narthex_server.errors import ContextOverflow, InvalidRequest
@@ -13,6 +14,7 @@ from narthex_server.pipelines.request import (
     Scoring,
     StoppingOptions,
 )
+from narthex_server.pipelines.several import several
 from narthex_server.text.constraint import Choice, JsonSchema, Regex
 
 Serve = Callable[..., AbstractAsyncContextManager[TextModel]]
@@ -53,6 +55,33 @@ async def test_a_stop_string_ends_it_and_frees_the_slot(serve: Serve) -> None:
             assert (text, finished.stop_string, finished.reason) == (expected, "three", FinishReason.STOP)
             said = model.text.tokenizer.decode(finished.token_ids)
             assert said.startswith("one two three") and finished.usage.completion_tokens == len(finished.token_ids)
+
+
+async def test_what_was_cached_and_guessed_is_told_where_a_stop_string_ends_it(serve: Serve) -> None:
+    said = "one two one two one two one two one two three four"
+    async with serve(said, opening=PROMPT * 10) as model:
+        alone = GenerateRequest("a", PROMPT * 10)
+        async with aclosing(GeneratePipeline(model).stream(alone)) as events:
+            whole = [event async for event in events][-1]
+        stopped = GenerateRequest("a", PROMPT * 10, stopping=StoppingOptions(stop=("three",)))
+        async with aclosing(GeneratePipeline(model).stream(stopped)) as events:
+            finished = [event async for event in events][-1]
+        assert isinstance(whole, Finished) and isinstance(finished, Finished)
+        assert finished.usage.cached_tokens == finished.usage.prompt_tokens - 1
+        assert finished.usage.completion_tokens == len(finished.token_ids) < whole.usage.completion_tokens
+
+
+async def test_a_stop_string_in_one_of_several_completions_ends_that_one_alone(serve: Serve) -> None:
+    async with serve("one two three four", opening=PROMPT) as model:
+        stopping = StoppingOptions(stop=("two",))
+        request = GenerateRequest("a", PROMPT)
+        streams = [GeneratePipeline(model).stream(replace(request, stopping=stopping)),
+                   GeneratePipeline(model).stream(request.nth(1))]  # fmt: skip
+        texts = ["", ""]
+        async with aclosing(several(streams)) as events:
+            async for index, event in events:
+                texts[index] += event.text if isinstance(event, TextDelta) else ""
+        assert texts == ["one ", "one two three four"]
 
 
 async def test_max_tokens_ends_it_with_length(serve: Serve) -> None:

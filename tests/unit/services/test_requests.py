@@ -2,6 +2,11 @@
 
 import pytest
 from narthex.v1 import generation_pb2 as wire
+<<<<<<< HEAD:tests/unit/services/test_requests.py
+=======
+from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
+from narthex_server.engine.request import Sampling
+>>>>>>> qa:tests/unit/services/test_convert.py
 from narthex_server.errors import InvalidRequest
 from narthex_server.pipelines.request import DryOptions, Scoring
 from narthex_server.services import replies, requests
@@ -129,6 +134,34 @@ def test_a_message_at_fault_is_named(message, field):
 )
 def test_a_constraint_arrives_as_it_is(rule, expected):
     assert requests.generate_request(wire.GenerationSpec(text="x", constraint=rule), "r").constraint == expected
+
+
+DEEP = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (wire.ChatSpec(template_arguments=DEEP), "template_arguments"),
+        (wire.ChatSpec(tools=[wire.ToolSpec(name="t", parameters=DEEP)]), "tools[0].parameters"),
+        (
+            wire.ChatSpec(
+                messages=[wire.ChatMessage(role=wire.ROLE_ASSISTANT, tool_calls=[wire.ToolCall(arguments=DEEP)])]
+            ),
+            "messages[1].tool_calls[0].arguments",
+        ),
+    ],
+)
+def test_json_without_bottom_is_refused_by_field(spec, field):
+    whole = wire.ChatSpec(messages=[text(wire.ROLE_USER, "x")])
+    whole.MergeFrom(spec)
+    with pytest.raises(InvalidRequest) as caught:
+        convert.chat_request(whole, "r")
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
+def test_of_a_million_biases_at_fault_a_few_are_named():
+    assert 8 <= len(Sampling(logit_bias=tuple((token, 1000.0) for token in range(1_000_000))).validate()) < 100
 
 
 def test_a_schema_that_is_no_utf8_is_refused():

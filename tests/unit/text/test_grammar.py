@@ -233,6 +233,8 @@ def test_the_grammar_wins_where_all_that_it_allows_is_ruled_out(demo: Walker) ->
         (JsonSchema('"\\ud800"'), "must be"),
         (JsonSchema('{"items": ' * 50_000), "nested too deeply"),
         (JsonSchema('{"items": ' * 500 + "{}" + "}" * 500), "nested too deeply"),
+        (LarkGrammar(""), "start"),
+        (LarkGrammar("no rule"), "at line 1"),
         (JsonSchema('{"type": "objekt"}'), "Invalid type: objekt"),
         (JsonSchema('{"not": {}}'), "not"),
         (JsonSchema('{"oneOf": [{"type": "string"}, {"minLength": 2}]}'), "oneOf"),
@@ -258,6 +260,7 @@ def test_long_chains_of_references_break_nothing(demo: Walker) -> None:
 def test_how_deep_rules_go_is_counted_whatever_their_order_and_loops() -> None:
     assert lark.depth('b: "x" c\nstart: a | b\na[lazy]: start | b\n?c.2: D\n!D: /:/') == 5
     assert lark.depth('a: "x"') == 1
+    assert lark.depth("no rule") == 1
 
 
 def test_a_grammar_that_gets_out_of_hand_ends_its_request_with_an_error(demo: Walker) -> None:
