@@ -49,7 +49,8 @@ def steps(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def rounded(values: NDArray[np.float32], units: NDArray[np.float32]) -> NDArray[np.int8]:
     """The channels as integers between -127 and 127, [rows, columns]."""
     units = np.where(units > 0, units, np.float32(1))[:, None]
-    return np.rint(values / units).astype(np.int8)
+    whole: NDArray[np.int8] = np.rint(values / units).astype(np.int8)
+    return whole
 
 
 def _largest(graph: GraphBuilder, x: ir.Value) -> ir.Value:

@@ -2,11 +2,7 @@
 
 import pytest
 from narthex.v1 import generation_pb2 as wire
-<<<<<<< HEAD:tests/unit/services/test_requests.py
-=======
-from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
 from narthex_server.engine.request import Sampling
->>>>>>> qa:tests/unit/services/test_convert.py
 from narthex_server.errors import InvalidRequest
 from narthex_server.pipelines.request import DryOptions, Scoring
 from narthex_server.services import replies, requests
@@ -156,7 +152,7 @@ def test_json_without_bottom_is_refused_by_field(spec, field):
     whole = wire.ChatSpec(messages=[text(wire.ROLE_USER, "x")])
     whole.MergeFrom(spec)
     with pytest.raises(InvalidRequest) as caught:
-        convert.chat_request(whole, "r")
+        requests.chat_request(whole, "r")
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
