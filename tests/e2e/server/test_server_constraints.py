@@ -33,7 +33,8 @@ NOTHING = {"maxProperties": 0}
 
 @pytest.fixture(scope="module")
 def server(launch, demo):
-    return launch("--model", demo, "--max-slots", "4")
+    # With int8 activations logits depend a little on how prompts are cut, and seeds would not always repeat.
+    return launch("--model", demo, "--max-slots", "4", "--compute", "float32")
 
 
 @pytest.fixture
