@@ -73,10 +73,8 @@ class ModelLoader:
             self._embedders.watch(name, embedder.requests)
             own = (loaded.tokenizer, loaded.vocab_size, loaded.lower_case, loaded.prompts)
             return EmbedModel(name, embedder, *own, info)
-        # The models of the configuration share what is left; one that is loaded later takes of what is left then.
-        room = self._config.kv_memory or (free() or sys.maxsize) // max(len(self._config.models()), 1)
         try:
-            options = engine_options(name, loaded, self._config, room)
+            options = engine_options(name, loaded, self._config, cache_room(self._config, free()))
         except ResourceExhausted:
             loaded.session.close()
             raise
@@ -89,6 +87,14 @@ class ModelLoader:
         await model.handle.stop(ENGINE_GRACE)
         (self._embedders if isinstance(model, EmbedModel) else self._engines).unwatch(model.name)
         await in_thread(memory.trim)
+
+
+def cache_room(config: ServerConfig, left: int | None) -> int:
+    """Bytes for the keys and values of one model: what is configured, or its share of what is left, None if unknown.
+
+    The models of the configuration share it; one that is loaded later takes of what is left then.
+    """
+    return config.kv_memory or (sys.maxsize if left is None else left) // max(len(config.models()), 1)
 
 
 def engine_options(name: str, model: "LoadedModel", config: ServerConfig, room: int) -> EngineOptions:

@@ -18,7 +18,7 @@ _ZERO = 128
 def per_channel(graph: GraphBuilder, x: ir.Value, weight: StoredTensor) -> ir.Value:
     """x [..., columns] times the transpose of weight [rows, columns]; x as `linear` takes it."""
     rows, columns = weight.shape
-    found: list[NDArray[np.float32]] = []
+    found: list[NDArray[np.float32]] = []  # by the first of the two, so that the weight is made once
 
     def whole() -> NDArray[np.int8]:
         values = weight.dense()
@@ -28,13 +28,14 @@ def per_channel(graph: GraphBuilder, x: ir.Value, weight: StoredTensor) -> ir.Va
     def channel() -> NDArray[np.float32]:
         return (found[0] if found else steps(weight.dense())) / np.float32(_LARGEST)
 
+    unit, zero = _unit_and_zero(graph)
     largest = graph.shared((x, "largest"), lambda: _largest(graph, x))
     product = graph.op(
         "MatMulIntegerToFloat", graph.shared((x, "whole"), lambda: _whole(graph, x, largest)),
         graph.weight(f"{weight.name}.whole", np.int8, (columns, rows), whole),
-        graph.constant("unit", np.array(1, np.float32)),
+        unit,
         graph.weight(f"{weight.name}.channel", np.float32, (rows,), channel),
-        graph.constant("zero_point", np.array(_ZERO, np.uint8)),
+        zero,
         domain=MICROSOFT,
     )  # fmt: skip
     return graph.op("Mul", product, largest)
@@ -42,8 +43,8 @@ def per_channel(graph: GraphBuilder, x: ir.Value, weight: StoredTensor) -> ir.Va
 
 def steps(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """What one unit of a channel's integers means, [rows]."""
-    largest: NDArray[np.float32] = np.abs(values).max(axis=1) / np.float32(_LARGEST)
-    return largest
+    found: NDArray[np.float32] = np.abs(values).max(axis=1) / np.float32(_LARGEST)
+    return found
 
 
 def rounded(values: NDArray[np.float32], units: NDArray[np.float32]) -> NDArray[np.int8]:
@@ -63,8 +64,8 @@ def _largest(graph: GraphBuilder, x: ir.Value) -> ir.Value:
 def _whole(graph: GraphBuilder, x: ir.Value, largest: ir.Value) -> ir.Value:
     """The tokens as integers between 1 and 255, zero is 128; a token of zeros becomes anything, its scale being 0."""
     scale = graph.op("Div", graph.constant("largest", np.array(_LARGEST, np.float32)), largest)
-    unit, zero = (
-        graph.constant("unit", np.array(1, np.float32)),
-        graph.constant("zero_point", np.array(_ZERO, np.uint8)),
-    )
-    return graph.op("QuantizeLinear", graph.op("Mul", x, scale), unit, zero)
+    return graph.op("QuantizeLinear", graph.op("Mul", x, scale), *_unit_and_zero(graph))
+
+
+def _unit_and_zero(graph: GraphBuilder) -> tuple[ir.Value, ir.Value]:
+    return graph.constant("unit", np.array(1, np.float32)), graph.constant("zero_point", np.array(_ZERO, np.uint8))

@@ -154,11 +154,6 @@ class GenerateRequest:
     echo: bool = False
     index: int = 0
 
-    def nth(self, index: int) -> "GenerateRequest":
-        """The request of one of several completions; the first one scores the prompt for all."""
-        scoring = replace(self.scoring, prompt=None) if index else self.scoring
-        return replace(self, sampling=self.sampling.nth(index), scoring=scoring, index=index)
-
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
@@ -193,10 +188,14 @@ class ChatRequest:
     scoring: Scoring = Scoring()
     index: int = 0
 
-    def nth(self, index: int) -> "ChatRequest":
-        """The request of one of several answers; the first one scores the prompt for all."""
-        scoring = replace(self.scoring, prompt=None) if index else self.scoring
-        return replace(self, sampling=self.sampling.nth(index), scoring=scoring, index=index)
+
+R = TypeVar("R", GenerateRequest, ChatRequest)
+
+
+def nth(request: R, index: int) -> R:
+    """The request of one of several completions, from 0; the first one scores the prompt for all."""
+    scoring = replace(request.scoring, prompt=None) if index else request.scoring
+    return replace(request, sampling=request.sampling.nth(index), scoring=scoring, index=index)
 
 
 def refuse(violations: Iterable[Violation]) -> None:

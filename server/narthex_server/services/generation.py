@@ -23,7 +23,7 @@ from narthex_server.pipelines.events import (
 )
 from narthex_server.pipelines.generate import GeneratePipeline
 from narthex_server.pipelines.models import Models, TextModel
-from narthex_server.pipelines.request import ChatRequest, refuse
+from narthex_server.pipelines.request import ChatRequest, nth, refuse
 from narthex_server.pipelines.several import several
 from narthex_server.pipelines.tokens import decode, encode, encode_chat
 from narthex_server.principal import CALLER, REQUEST_ID
@@ -157,7 +157,7 @@ class GenerationService:
         """The events of all completions, each with its completion's index."""
         request = requests.generate_request(spec, REQUEST_ID.get())
         pipeline = GeneratePipeline(model)
-        streams = [pipeline.stream(request.nth(index)) for index in range(requests.completions(spec))]
+        streams = [pipeline.stream(nth(request, index)) for index in range(requests.completions(spec))]
         with self._running.enter(request.request_id, CALLER.get().tenant, model):
             async with aclosing(several(streams)) as events:
                 async for event in events:
@@ -178,7 +178,7 @@ class GenerationService:
                 loop = AgentLoop(pipeline, self._catalog)
                 events = _first(loop.run(request, call.principal, requests.agent_options(spec), call.deadline))
             else:
-                events = _one_round(several([pipeline.stream(request.nth(index)) for index in sorted(running)]))
+                events = _one_round(several([pipeline.stream(nth(request, index)) for index in sorted(running)]))
             try:
                 async with aclosing(events):
                     async for index, event in events:

@@ -13,6 +13,7 @@ from narthex_server.pipelines.request import (
     SamplingOptions,
     Scoring,
     StoppingOptions,
+    nth,
 )
 from narthex_server.pipelines.several import several
 from narthex_server.text.constraint import Choice, JsonSchema, Regex
@@ -247,9 +248,9 @@ async def test_breakers_are_the_tokens_that_hold_them(serve: Serve) -> None:
 
 def test_each_completion_has_its_own_seed_and_the_first_scores_the_prompt() -> None:
     request = GenerateRequest("a", "x", SamplingOptions(seed=2**64 - 1), scoring=Scoring(1, 1))
-    assert [request.nth(index).sampling.seed for index in range(3)] == [2**64 - 1, 0, 1]
-    assert [request.nth(index).scoring for index in range(2)] == [Scoring(1, 1), Scoring(1, None)]
-    assert GenerateRequest("a", "x").nth(3).sampling.seed is None
+    assert [nth(request, index).sampling.seed for index in range(3)] == [2**64 - 1, 0, 1]
+    assert [nth(request, index).scoring for index in range(2)] == [Scoring(1, 1), Scoring(1, None)]
+    assert nth(GenerateRequest("a", "x"), 3).sampling.seed is None
 
 
 async def test_a_constraint_holds_whatever_the_model_would_say(serve: Serve) -> None:

@@ -7,7 +7,7 @@ from narthex_server.errors import InvalidRequest, Unavailable
 from narthex_server.pipelines.events import Finished, FinishReason, GenerateEvent, Started, TextDelta, Usage
 from narthex_server.pipelines.generate import GeneratePipeline
 from narthex_server.pipelines.models import TextModel
-from narthex_server.pipelines.request import GenerateRequest, SamplingOptions, StoppingOptions
+from narthex_server.pipelines.request import GenerateRequest, SamplingOptions, StoppingOptions, nth
 from narthex_server.pipelines.several import several
 from narthex_server.text.constraint import Regex
 
@@ -71,19 +71,19 @@ async def test_completions_share_a_model_and_free_it(serve: Serve) -> None:
     async with serve("word " * 200, opening="Say: ") as model:
         request = GenerateRequest("a", "Say: ", SamplingOptions(0), StoppingOptions(8))
         pipeline = GeneratePipeline(model)
-        events = [event async for event in several([pipeline.stream(request.nth(n)) for n in range(5)])]
+        events = [event async for event in several([pipeline.stream(nth(request, n)) for n in range(5)])]
         texts = ["".join(e.text for i, e in events if i == n and isinstance(e, TextDelta)) for n in range(5)]
         assert len(set(texts)) == 1 and texts[0]
         end = events[-1][1]
         assert isinstance(end, Finished) and end.usage.completion_tokens == 40
         longer = GenerateRequest("a", "Say: ", SamplingOptions(0), StoppingOptions(500))
-        async with aclosing(several([pipeline.stream(longer.nth(n)) for n in range(3)])) as merged:
+        async with aclosing(several([pipeline.stream(nth(longer, n)) for n in range(3)])) as merged:
             async for _, event in merged:
                 if isinstance(event, TextDelta):
                     break
         assert not model.handle.abort("a")
         aborted = []
-        async with aclosing(several([pipeline.stream(longer.nth(n)) for n in range(3)])) as merged:
+        async with aclosing(several([pipeline.stream(nth(longer, n)) for n in range(3)])) as merged:
             async for _, event in merged:
                 if isinstance(event, TextDelta):
                     model.handle.abort("a")
@@ -98,7 +98,7 @@ async def test_each_follows_the_constraint_on_its_own_and_draws_with_its_own_see
 
         async def texts(seed: int, count: int) -> list[str]:
             request = GenerateRequest("a", "Say: ", SamplingOptions(seed=seed), constraint=rule)
-            events = [event async for event in several([pipeline.stream(request.nth(n)) for n in range(count)])]
+            events = [event async for event in several([pipeline.stream(nth(request, n)) for n in range(count)])]
             return ["".join(e.text for i, e in events if i == n and isinstance(e, TextDelta)) for n in range(count)]
 
         made = await texts(7, 4)
@@ -110,4 +110,4 @@ async def test_what_all_would_refuse_is_refused_before_anything(serve: Serve) ->
     async with serve("x") as model:
         pipeline, request = GeneratePipeline(model), GenerateRequest("a", "x", SamplingOptions(top_p=2))
         with pytest.raises(InvalidRequest):
-            await anext(several([pipeline.stream(request.nth(n)) for n in range(3)]))
+            await anext(several([pipeline.stream(nth(request, n)) for n in range(3)]))

@@ -70,19 +70,19 @@ def test_a_slot_that_is_cut_keeps_what_comes_before(open_session):
 
 def test_a_cut_slot_gives_back_the_pages_of_what_it_forgets(open_session):
     session = open_session(1, 512)
-    for buffer in session._cache.positions:
-        buffer.rows[:] = 1
+    cached = session.cached(0, 512).values()
+    for rows in cached:
+        rows[:] = 1
     session.release(0, 100)
-    for buffer in session._cache.positions:
-        assert buffer.rows[0, :, :100].all()
-        per_page = PAGE // buffer.rows[0, 0, 0].nbytes
-        assert not buffer.rows[0, :, 100 + per_page : -per_page].any()
+    for rows in cached:
+        assert rows[:, :100].all()
+        per_page = PAGE // rows[0, 0].nbytes
+        assert not rows[:, 100 + per_page : -per_page].any()
 
 
 def test_a_token_takes_a_key_and_a_value_in_every_layer(open_session):
     session = open_session(3, 64)
-    positions = session._cache.positions
-    assert session.token_bytes * 3 * 64 == sum(buffer.rows.nbytes for buffer in positions)
+    assert session.token_bytes * 64 == sum(rows.nbytes for rows in session.cached(0, 64).values())
 
 
 def test_runs_of_as_many_rows_share_their_output(open_session):

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 from narthex_server.config import ServerConfig
 from narthex_server.errors import ResourceExhausted
-from narthex_server.starting import engine_options
+from narthex_server.starting import cache_room, engine_options
 
 
 def model(token_bytes):
@@ -20,3 +20,15 @@ def test_memory_for_next_to_nothing_is_refused_with_the_numbers():
         ResourceExhausted, match=r"1000 bytes for each token.*3000 bytes are enough for 3 only.*--kv-memory"
     ):
         engine_options("m", model(1000), ServerConfig(), 3000)
+
+
+def test_without_memory_left_nothing_is_shared_out():
+    assert cache_room(ServerConfig(), 0) == 0
+
+
+def test_where_the_system_does_not_say_all_slots_may_fill():
+    assert cache_room(ServerConfig(), None) > 1 << 60
+
+
+def test_what_is_configured_wins_over_what_is_left():
+    assert cache_room(ServerConfig(kv_memory=5), 100) == 5
