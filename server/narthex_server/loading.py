@@ -120,7 +120,10 @@ def _load(path: Path, options: LoadOptions, device: Device) -> LoadedModel:
     if isinstance(device, Cuda):
         compute, (_, quantization) = settle_cuda(options.compute, device), settle("auto", source.weights)
     else:
-        compute, quantization = settle(options.compute, source.weights)
+        exact = options.xlora is not None and options.compute == "int8"
+        compute, quantization = settle("auto" if exact else options.compute, source.weights)
+        if options.xlora is not None and (exact or options.kv != "float32"):
+            _log.warning("%s: with an X-LoRA the model computes as %s with caches of float32", options.xlora, compute)
         check_memory(source.weights)
         if compute == "int8":
             _log.warning("%s: compute int8 rounds the weights once more; docs/models.md says what that costs", path)
@@ -230,9 +233,7 @@ def _session(
     if options.xlora is not None:
         files = read_xlora(options.xlora)
         classifier = Classifier.parse(files.fields, files.layers, files.modules, len(files.experts))
-        graph = graphs.find(Variant.XLORA, narrow)
-        if options.kv != "float32" or int8:
-            _log.warning("%s: with an X-LoRA the model computes as %s with caches of float32", options.xlora, narrow)
+        graph = graphs.find(Variant.XLORA, compute)
         options.progress(Stage.START, 0.0)
         return XLoraSession(graph, shape, classifier, files.experts, options.xlora_frozen_after)
     if options.kv == "int8":
