@@ -121,7 +121,10 @@ def _load(path: Path, options: LoadOptions, device: Device) -> LoadedModel:
     if isinstance(device, Cuda):
         compute, (_, quantization) = settle_cuda(options.compute, device), settle("auto", source.weights)
     else:
-        compute, quantization = settle(options.compute, source.weights)
+        exact = options.xlora is not None and options.compute == "int8"
+        compute, quantization = settle("auto" if exact else options.compute, source.weights)
+        if options.xlora is not None and (exact or options.kv != "float32"):
+            _log.warning("%s: with an X-LoRA the model computes as %s with caches of float32", options.xlora, compute)
         check_memory(source.weights)
         if compute == "int8":
             _log.warning("%s: compute int8 rounds the weights once more; docs/models.md says what that costs", path)
@@ -136,7 +139,9 @@ def _load(path: Path, options: LoadOptions, device: Device) -> LoadedModel:
             options.progress(stage, fraction)
 
         given = (kept, source, model_type, max_len, progress)
-        shape = Shape(options.slots, max_len, options.threads or cores(), options.kv == "int8")
+        shape = Shape(
+            options.slots, max_len, options.threads or cores(), options.kv == "int8" and options.xlora is None
+        )
         if isinstance(device, Cuda):
             session: DecoderSession = open_paged(PagedGraphs(*given), compute, shape, device)
         else:
@@ -228,9 +233,7 @@ def _session(
 ) -> DecoderSession:
     narrow = settle("auto", graphs.source.weights)[0] if compute == "int8" else compute
     if options.xlora is not None:
-        if narrow != compute or options.kv != "float32":
-            _log.warning("%s: with an X-LoRA the model computes as %s with caches of float32", options.xlora, narrow)
-        return _xlora_session(graphs, narrow, shape, options, options.xlora)
+        return _xlora_session(graphs, compute, shape, options, options.xlora)
     if options.kv == "int8":
         graphs = replace(graphs, peaks=cache(partial(_peaks, graphs, narrow, shape, text)))
     plain = graphs.find(Variant.PLAIN, narrow)

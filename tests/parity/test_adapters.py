@@ -114,6 +114,15 @@ def xlora(request, cache):
     session.close()
 
 
+def test_a_model_with_an_xlora_says_what_it_computes_as_whatever_was_asked(cache):
+    options = LoadOptions(
+        "int8", 2, slots=1, max_context=32, cache_dir=cache, xlora=GOLDEN / "xlora_llama" / "xlora", kv="int8"
+    )
+    loaded = load(GOLDEN / "llama", options)
+    loaded.session.close()
+    assert loaded.compute == "float32"
+
+
 def test_xlora_gives_the_reference_scalings_logits_and_tokens(xlora):
     session, prompts, tensors = xlora
     for prompt in prompts:

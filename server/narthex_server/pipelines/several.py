@@ -74,8 +74,9 @@ class _Cost:
     def add(self, event: E) -> E | Finished:
         if not isinstance(event, Finished):
             return event
-        usage = event.usage
-        if self._usage.prompt_tokens:  # the others find it in the cache
-            usage = replace(usage, prompt_tokens=0, cached_tokens=0)
+        before, usage = self._usage, event.usage
         self._usage += usage
+        if before.prompt_tokens:  # all but the one that computed it found it in the cache
+            cached = min(before.cached_tokens, usage.cached_tokens)
+            self._usage = replace(self._usage, prompt_tokens=before.prompt_tokens, cached_tokens=cached)
         return replace(event, usage=self._usage)

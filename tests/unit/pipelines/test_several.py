@@ -51,6 +51,12 @@ async def test_all_events_come_in_the_order_of_their_stream(sizes: tuple[int, ..
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (2, sum(sizes))
 
 
+@pytest.mark.parametrize("sizes", [(1, 9), (9, 1)])
+async def test_what_completions_copied_of_each_other_is_not_what_the_prompt_had_cached(sizes: tuple[int, int]) -> None:
+    last = [event async for _, event in several(Streams(*sizes).all())][-1]
+    assert isinstance(last, Finished) and last.usage == Usage(2, 10, 0)
+
+
 async def test_an_error_in_one_ends_all() -> None:
     streams = Streams(9, 2, 9, fails=1)
     with pytest.raises(Unavailable):
