@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from narthex_server.engine.decoder import DecoderSession, Saved
+from narthex_server.engine.decoder import DecoderSession
+from narthex_server.engine.marks import Mark, Marks
 from narthex_server.engine.sequence import Leader, Sequence
 
 DEAD_ROW_TOKENS = 1024
@@ -25,9 +26,6 @@ WAIT_MIN = 32
 HEADROOM = 16
 """Tokens that each sequence should be able to add before the budget is used up, or none is let in beside it."""
 
-FEWEST_MARKS, MOST_MARKS, MARK_BYTES = 2, 8, 1 << 26
-"""Saved states of one slot: as many as take so many bytes, but a prompt's and an answer's, and no more than help."""
-
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -35,14 +33,6 @@ class Kept:
 
     tokens: NDArray[np.int64]
     kind: Hashable
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """The state of a slot after its first `length` tokens."""
-
-    length: int
-    state: Saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +59,7 @@ class Slots:
         self.active: dict[int, Sequence] = {}
         self._kept: dict[int, Kept] = {}
         """By slot, least recently used first."""
-        self._marks: dict[int, list[Mark]] = {}
-        self._most_marks = min(max(MARK_BYTES // max(session.state_bytes, 1), FEWEST_MARKS), MOST_MARKS)
+        self.marks = Marks(session)
         self._debt = 0
         self.moves = 0
         self.found = 0
@@ -141,7 +130,6 @@ class Slots:
         if slot == prefix.slot and self.held[slot] > prefix.length:
             self._session.release(slot, prefix.length)
         self._kept.pop(slot, None)
-        self._marks.setdefault(slot, [])
         self._settle(sequence, slot)
         self.held[slot] = sequence.cached = prefix.length
 
@@ -171,7 +159,7 @@ class Slots:
             self._drop(slot)
             return
         if self._session.state_bytes:
-            self._save(slot, cached)
+            self.marks.save(slot, cached)
         self._kept[slot] = Kept(sequence.tokens[:length].copy(), sequence.kind)
         self.held[slot] = length
 
@@ -181,7 +169,7 @@ class Slots:
         for slot, held in enumerate(self.held.tolist()):
             if held != (expected := len(self._kept[slot].tokens) if slot in self._kept else 0):
                 wrong.append(f"slot {slot} holds {held} tokens, not {expected}")
-        wrong += [f"slot {slot} has marks and keeps nothing" for slot in self._marks if slot not in self._kept]
+        wrong += [f"slot {slot} has marks and keeps nothing" for slot in self.marks.slots if slot not in self._kept]
         if (total := int(self.held.sum())) > self.budget:
             wrong.append(f"{total} tokens are cached, of {self.budget} that may be")
         return wrong
@@ -200,7 +188,7 @@ class Slots:
     def mark(self, sequence: Sequence) -> None:
         """Saves the state after a part of a prompt, for prompts that begin like it."""
         if self._session.state_bytes:
-            self._save(sequence.slot, sequence.cached)
+            self.marks.save(sequence.slot, sequence.cached)
 
     def close_gaps(self, rows: Rows[Sequence]) -> None:
         """Moves rows together once their gaps have cost as much as the move does."""
@@ -224,14 +212,14 @@ class Slots:
         if refuge is not None:
             self._session.copy(gap, refuge, int(self.held[gap]))
             self._kept[refuge], self.held[refuge] = self._kept.pop(gap), self.held[gap]
-            self._marks[refuge] = self._marks.pop(gap, [])
+            self.marks.move(gap, refuge)
         self._drop(gap)
         sequence = self.active[edge]
         self._session.copy(edge, gap, sequence.cached)
         del self.active[edge]
         self._settle(sequence, gap)
         self.held[gap] = sequence.cached
-        self._marks[gap] = self._marks.pop(edge, [])
+        self.marks.move(edge, gap)
         self._drop(edge)
         self.moves += 1
 
@@ -263,17 +251,8 @@ class Slots:
         """So much of a slot's first `common` tokens as can be gone on from."""
         if not self._session.state_bytes:
             return Prefix(slot, common)
-        marks = [mark for mark in self._marks.get(slot, ()) if mark.length <= common]
-        return Prefix(slot, marks[-1].length, marks[-1]) if marks else Prefix(slot, 0)
-
-    def _save(self, slot: int, length: int) -> None:
-        marks = self._marks.setdefault(slot, [])
-        if not marks or marks[-1].length < length:
-            marks.append(Mark(length, self._session.save(slot)))
-        if len(marks) > self._most_marks:
-            # The last two are a prompt's end and an answer's; of the others that whose neighbours are closest goes.
-            before = [0, *(mark.length for mark in marks)]
-            del marks[min(range(len(marks) - 2), key=lambda index: marks[index + 1].length - before[index])]
+        mark = self.marks.last(slot, common)
+        return Prefix(slot, mark.length, mark) if mark else Prefix(slot, 0)
 
     def _leader(self, sequence: Sequence, found: int) -> Leader | None:
         """Who is computing so much more of the sequence's prompt than was found that it is worth waiting for."""
@@ -289,14 +268,13 @@ class Slots:
     def _reuse(self, sequence: Sequence, prefix: Prefix, slot: int) -> None:
         """Puts a prefix in the slot, which may be its own, and counts it."""
         source, common = prefix.slot, prefix.length
-        marks = [mark for mark in self._marks.get(source, ()) if mark.length <= common]
         if slot != source:
             self._session.copy(source, slot, common)
             if source in self._kept:
                 self._kept[source] = self._kept.pop(source)  # used just now
         if prefix.mark:
             self._session.restore(slot, prefix.mark.state)
-        self._marks[slot] = marks
+        self.marks.copy(source, slot, common)
         if not sequence.preempted:
             sequence.reused = common
             self.found += common
@@ -328,7 +306,7 @@ class Slots:
 
     def _drop(self, slot: int) -> None:
         self._kept.pop(slot, None)
-        self._marks.pop(slot, None)
+        self.marks.drop(slot)
         self.held[slot] = 0
         self._session.release(slot)
 

@@ -81,7 +81,7 @@ async def test_a_long_prompt_does_not_stall_running_streams(make_decoder, runnin
 
 async def test_closing_the_iterator_frees_the_slot_within_a_step(make_decoder, running, recorder):
     decoder = make_decoder(max_len=8192)
-    async with running(decoder, observer=recorder) as handle:
+    async with running(decoder, EngineOptions(speculate=False), recorder) as handle:
         async with aclosing(handle.generate(request("a", (1, 2), 8000))) as stream:
             await anext(stream)
             gate = decoder.before = Gate()

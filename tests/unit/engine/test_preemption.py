@@ -139,15 +139,15 @@ async def test_one_that_does_not_fit_now_waits_and_nobody_overtakes_it(make_deco
 
 
 async def test_a_preempted_request_can_be_cancelled_while_it_waits(make_decoder, running, collect, recorder):
-    decoder = make_decoder()
-    async with running(decoder, EngineOptions(kv_tokens=128), recorder) as handle:
-        old = asyncio.create_task(collect(handle, request("old", range(20), 100)))
+    decoder = make_decoder(max_len=4096)
+    async with running(decoder, EngineOptions(kv_tokens=2048), recorder) as handle:
+        old = asyncio.create_task(collect(handle, request("old", range(20), 1900)))
         got = 0
-        async for event in handle.generate(request("young", range(1, 21), 100)):
+        async for event in handle.generate(request("young", range(1, 21), 1900)):
             got += len(getattr(event, "ids", ()))
             if handle.snapshot().preemptions:
                 handle.abort("young")
         assert event.reason is FinishReason.CANCELLED and event.usage.completion_tokens == got
-        assert len((await old)[0]) == 100
+        assert len((await old)[0]) == 1900
         await recorder.finished(2)
         assert (handle.snapshot().running, handle.snapshot().waiting) == (0, 0)
