@@ -148,6 +148,8 @@ class GenerationService:
             messages, tools = requests.messages_from(chat.messages), requests.tools_from(chat.tools)
             prompt = await encode_chat(model, ChatRequest(REQUEST_ID.get(), messages, tools, template_options=options))
             return prompt.ids
+        if request.WhichOneof("input") is None:
+            refuse([Violation("text", "either this or chat must be set")])
         special = request.add_special_tokens if request.HasField("add_special_tokens") else True
         return await encode(model, request.text, special)
 

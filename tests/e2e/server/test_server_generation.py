@@ -213,6 +213,12 @@ async def test_text_and_tokens_turn_into_each_other(stub):
     assert 0 < counted.tokens < counted.max_context
 
 
+async def test_counting_nothing_is_refused(stub):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.CountTokens(wire.CountTokensRequest())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_models_are_listed_with_what_they_can_do(channel):
     models = model_pb2_grpc.ModelServiceStub(channel)
     listed = (await models.ListModels(model_pb2.ListModelsRequest())).models

@@ -77,7 +77,7 @@ async def test_a_stop_string_in_one_of_several_completions_ends_that_one_alone(s
         stopping = StoppingOptions(stop=("two",))
         request = GenerateRequest("a", PROMPT)
         streams = [GeneratePipeline(model).stream(replace(request, stopping=stopping)),
-                   GeneratePipeline(model).stream(request.nth(1))]  # fmt: skip
+                   GeneratePipeline(model).stream(nth(request, 1))]  # fmt: skip
         texts = ["", ""]
         async with aclosing(several(streams)) as events:
             async for index, event in events:
