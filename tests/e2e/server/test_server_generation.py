@@ -95,7 +95,7 @@ async def test_tokens_and_prompt_come_with_their_log_probabilities(stub):
     for again, before in ((events[0].started.prompt.logprobs, reply.prompt.logprobs), (streamed, reply.logprobs)):
         pairs = list(zip((getattr(one, "chosen", one) for one in again), (one.chosen for one in before), strict=True))
         assert all(one.token_id == other.token_id for one, other in pairs)
-        # Drafts and parts of prompts are computed by other kernels than single tokens, with the last digits of their own.
+        # Drafts and parts of prompts are computed by other kernels than single tokens, with last digits of their own.
         assert all(math.isclose(one.logprob, other.logprob, abs_tol=0.02) for one, other in pairs)
     assert all(len(event.text_delta.token_ids) == len(event.text_delta.logprobs) for event in events)
 
