@@ -10,7 +10,6 @@ from typing import Any
 
 from narthex_server.engine.adapters import AdapterInfo, Adapters
 from narthex_server.engine.decoder import DecoderSession
-from narthex_server.engine.logprobs import PositionLogprobs
 from narthex_server.engine.loop import EngineLoop
 from narthex_server.engine.messages import (
     Abort,
@@ -26,6 +25,7 @@ from narthex_server.engine.messages import (
 from narthex_server.engine.observer import EngineObserver, EngineStats
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineEvent, EngineRequest, PromptScores, Tokens
+from narthex_server.engine.sampling.logprobs import PositionLogprobs
 from narthex_server.errors import (
     ContextOverflow,
     InvalidRequest,

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from narthex_server.engine.adapters import Mixture
-from narthex_server.engine.logprobs import PositionLogprobs
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
 from narthex_server.engine.request import EngineRequest, Finished
+from narthex_server.engine.sampling.logprobs import PositionLogprobs
 from narthex_server.errors import NarthexError
 
 

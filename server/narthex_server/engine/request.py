@@ -7,7 +7,7 @@ from enum import Enum
 from itertools import islice
 
 from narthex_server.engine.grammar import Grammar
-from narthex_server.engine.logprobs import MOST_CANDIDATES, PositionLogprobs
+from narthex_server.engine.sampling.logprobs import MOST_CANDIDATES, PositionLogprobs
 from narthex_server.errors import Violation
 
 MOST_NAMED = 16

@@ -7,11 +7,11 @@ import numpy as np
 
 from narthex_server.engine.adapters import Mixture
 from narthex_server.engine.decoder import Logits
-from narthex_server.engine.logprobs import ScoredPrompt
 from narthex_server.engine.lookup import Lookup
 from narthex_server.engine.observer import RequestReport
 from narthex_server.engine.request import EngineRequest, Usage
-from narthex_server.engine.sampler import Sampler
+from narthex_server.engine.sampling.logprobs import ScoredPrompt
+from narthex_server.engine.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True, slots=True)

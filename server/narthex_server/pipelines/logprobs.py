@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from narthex_server.engine import logprobs as engine
+from narthex_server.engine.sampling import logprobs as engine
 from narthex_server.pipelines.events import PositionLogprobs, TokenLogprob
 from narthex_server.text.tokenizer import Tokenizer
 

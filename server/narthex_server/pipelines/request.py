@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from narthex_server.engine.logprobs import MOST_CANDIDATES
 from narthex_server.engine.request import AdapterUse, Dry, Sampling
+from narthex_server.engine.sampling.logprobs import MOST_CANDIDATES
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.text.assets import GenerationDefaults
 from narthex_server.text.constraint import Constraint

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from narthex_server.engine.logprobs import MOST_CANDIDATES
 from narthex_server.engine.request import AdapterUse
+from narthex_server.engine.sampling.logprobs import MOST_CANDIDATES
 from narthex_server.pipelines.events import ChatEvent, Finished, GenerateEvent, ReasoningDelta, TokenLogprob
 from narthex_server.pipelines.events import TextDelta as TextPiece
 from narthex_server.pipelines.request import SamplingOptions, Scoring, StoppingOptions

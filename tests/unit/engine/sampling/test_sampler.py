@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from narthex_server.engine.request import Dry, EngineRequest, Sampling
-from narthex_server.engine.sampler import Sampler
+from narthex_server.engine.sampling.sampler import Sampler
 from narthex_server.errors import InvalidRequest
 
 VOCAB = 40

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from narthex_server.engine.dry import DryPenalty
 from narthex_server.engine.request import Dry
+from narthex_server.engine.sampling.dry import DryPenalty
 
 
 def longest_repeat(tokens, token, dry):

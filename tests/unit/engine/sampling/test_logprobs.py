@@ -4,9 +4,9 @@ import asyncio
 
 import numpy as np
 import pytest
-from narthex_server.engine.logprobs import Distribution, ScoredPrompt
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Finished, PromptScores, Sampling, Tokens
+from narthex_server.engine.sampling.logprobs import Distribution, ScoredPrompt
 from narthex_server.errors import InvalidRequest
 
 

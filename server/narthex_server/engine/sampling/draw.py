@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narthex_server.engine.decoder import Logits
-from narthex_server.engine.largest import Values, heaviest, largest
 from narthex_server.engine.request import Sampling
+from narthex_server.engine.sampling.largest import Values, heaviest, largest
 
 COLDEST = 1e-6
 """Below this temperature every draw is the best token, and division leaves float32."""

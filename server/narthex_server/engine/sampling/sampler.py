@@ -6,15 +6,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from narthex_server.engine.allowed import AllowedTokens
-from narthex_server.engine.bias import LogitBias
 from narthex_server.engine.decoder import Logits
-from narthex_server.engine.draw import BadLogits, sample
-from narthex_server.engine.dry import DryPenalty
-from narthex_server.engine.logprobs import Distribution, PositionLogprobs
-from narthex_server.engine.minimum import MinimumLength
-from narthex_server.engine.penalties import Penalties
 from narthex_server.engine.request import EngineRequest
+from narthex_server.engine.sampling.allowed import AllowedTokens
+from narthex_server.engine.sampling.bias import LogitBias
+from narthex_server.engine.sampling.draw import BadLogits, sample
+from narthex_server.engine.sampling.dry import DryPenalty
+from narthex_server.engine.sampling.logprobs import Distribution, PositionLogprobs
+from narthex_server.engine.sampling.minimum import MinimumLength
+from narthex_server.engine.sampling.penalties import Penalties
 from narthex_server.errors import InvalidRequest
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from narthex_server.engine.largest import heaviest, largest
+from narthex_server.engine.sampling.largest import heaviest, largest
 
 
 def rows(count):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narthex_server.engine.decoder import Logits
-from narthex_server.engine.largest import largest
+from narthex_server.engine.sampling.largest import largest
 
 MOST_CANDIDATES = 20
 

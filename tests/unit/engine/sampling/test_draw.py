@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from narthex_server.engine.draw import BadLogits, sample
 from narthex_server.engine.request import Sampling
+from narthex_server.engine.sampling.draw import BadLogits, sample
 
 LOGITS = np.log(np.array([0.5, 0.02, 0.3, 0.08, 0.1], np.float32))
 

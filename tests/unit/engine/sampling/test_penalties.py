@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from narthex_server.engine.penalties import Penalties
 from narthex_server.engine.request import Sampling
+from narthex_server.engine.sampling.penalties import Penalties
 
 
 def by_formula(logits, tokens, prompt, sampling):
