@@ -45,7 +45,7 @@ class ServerConfig:
         0.0, "seconds without requests after which a model leaves the memory; 0 never", minimum=0
     )
     mcp_config: Path | None = option(None, "the MCP servers to forward: an mcp-config.json")
-    device: str = option("auto", "auto is a GPU where one can be used; or cpu, cuda, cuda:N", metavar="DEVICE")
+    device: str = option("cpu", "cpu, cuda, cuda:N, or auto for a GPU where one can be used", metavar="DEVICE")
     compute: Compute = option(
         "auto",
         "float32 is exact, block8 uses int8 activations on quantised weights, int8 also rounds whole channels of the "

@@ -128,7 +128,7 @@ def providers() -> Iterator[Finding]:
     yield Finding("ok", f"ONNX Runtime {version} with {', '.join(available)}")
     what, _, advice = missing.rpartition("; ")
     if gpu:
-        yield Finding("ok", f"{gpu} can be used; models run there unless --device says otherwise")
+        yield Finding("ok", f"{gpu} can be used; models run there with --device auto or cuda")
     elif shutil.which("nvidia-smi"):
         yield Finding("note", f"an NVIDIA GPU is here, but models run on the CPU: {what or missing}", advice)
     else:
