@@ -16,8 +16,8 @@ from narthex_server.models import families
 from narthex_server.models.families import Task
 from narthex_server.opening import check_unquantised, open_model, quantising, tokenizer_folder
 from narthex_server.progress import Stage
+from narthex_server.runtime.allocation import allocating
 from narthex_server.runtime.encoder import OnnxEncoderSession, OrtEncoderSession
-from narthex_server.runtime.memory import allocating
 from narthex_server.text.tokenizer import Tokenizer
 from narthex_server.weights.headless import Headless
 from narthex_server.weights.onnx_file import OnnxFile

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from narthex_server.errors import NotOnDevice
 from narthex_server.opening import ModelFiles
 from narthex_server.progress import Progress, Stage
+from narthex_server.runtime.allocation import check_room
 from narthex_server.runtime.cache import GRAPH, WEIGHTS, GraphCache, entry_key
-from narthex_server.runtime.memory import check_room
 from narthex_server.weights.heard import HeardWeights
 from narthex_server.weights.tensors import WeightSource
 

@@ -20,9 +20,9 @@ from narthex_server.models import families
 from narthex_server.opening import check_unquantised, open_model, quantising, tokenizer_folder
 from narthex_server.progress import Progress, Stage, unheard
 from narthex_server.runtime.adapter_bank import Limits
+from narthex_server.runtime.allocation import allocating
 from narthex_server.runtime.device import Cpu, Cuda, Device, choose
 from narthex_server.runtime.foreign.choice import open_foreign
-from narthex_server.runtime.memory import allocating
 from narthex_server.runtime.session import OrtDecoderSession, Shape
 from narthex_server.runtime.xlora import Classifier, XLoraSession
 from narthex_server.text.assets import TextAssets

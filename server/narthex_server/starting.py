@@ -13,7 +13,7 @@ from narthex_server.metrics import EmbeddingMetrics, EngineMetrics
 from narthex_server.pipelines.models import EmbedModel, Model, ModelInfo, TextModel
 from narthex_server.pipelines.order import Order
 from narthex_server.progress import Progress
-from narthex_server.runtime import memory
+from narthex_server.runtime import allocation
 from narthex_server.worker import in_thread
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class ModelLoader:
     async def stop(self, model: Model) -> None:
         await model.handle.stop(ENGINE_GRACE)
         (self._embedders if isinstance(model, EmbedModel) else self._engines).unwatch(model.name)
-        await in_thread(memory.trim)
+        await in_thread(allocation.trim)
 
 
 def cache_room(config: ServerConfig, left: int | None) -> int:

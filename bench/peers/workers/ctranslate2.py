@@ -1,6 +1,5 @@
 """CTranslate2: a model of the file's shape with random weights in its own int8 format, written where it is missing."""
 
-import argparse
 import time
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import ctranslate2
 import numpy as np
 from ctranslate2.specs import common_spec, transformer_spec
 
-from bench.peers.workers.worker import Prompts, serve, start_afresh
+from bench.peers.workers.worker import Prompts, arguments, serve, start_afresh
 from bench.shapes import HEAD, SHAPES, SPREAD, Shape
 
 
@@ -65,12 +64,7 @@ class CTranslate2:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path, help="named for its shape; the folder is made beside it")
-    parser.add_argument("--slots", type=int, required=True, help="not used")
-    parser.add_argument("--size", type=int, required=True, help="not used")
-    parser.add_argument("--threads", type=int, required=True)
-    args = parser.parse_args()
+    args = arguments(__doc__).parse_args()
     shape = args.model.stem.split("-")[0]
     folder = args.model.parent / f"{shape}-ctranslate2-int8"
     if not folder.exists():

@@ -4,7 +4,6 @@ Its own builder needs PyTorch, so the graph is made here as that builder makes i
 activations, float32 embeddings, GroupQueryAttention with rotation inside.
 """
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime_genai as og
 
-from bench.peers.workers.worker import Prompts, serve, start_afresh
+from bench.peers.workers.worker import Prompts, arguments, serve, start_afresh
 from bench.shapes import HEAD, SHAPES, SPREAD, Shape
 
 BLOCK, CONTEXT = 32, 2048
@@ -163,12 +162,7 @@ class GenAi:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="named for its shape; the folder is made beside it")
-    parser.add_argument("--slots", type=int, required=True, help="not used")
-    parser.add_argument("--size", type=int, required=True, help="not used")
-    parser.add_argument("--threads", type=int, required=True)
-    args = parser.parse_args()
+    args = arguments(__doc__).parse_args()
     shape = args.model.stem.split("-")[0]
     folder = args.model.parent / f"{shape}-genai-int4-{args.threads}"
     if not folder.exists():

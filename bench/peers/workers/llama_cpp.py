@@ -1,6 +1,5 @@
 """llama.cpp through its C interface: one llama_decode for all sequences of a step, the greatest logit by NumPy."""
 
-import argparse
 import time
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.peers.workers.worker import Prompts, serve
+from bench.peers.workers.worker import Prompts, arguments, serve
 
 BATCH = 512
 FLASH = {
@@ -81,11 +80,7 @@ class LlamaCpp:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--slots", type=int, required=True)
-    parser.add_argument("--size", type=int, required=True, help="tokens in a slot")
-    parser.add_argument("--threads", type=int, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--flash", choices=FLASH, default="auto")
     args = parser.parse_args()
     serve(lambda: LlamaCpp(args.model, args.slots, args.size, args.threads, args.flash))

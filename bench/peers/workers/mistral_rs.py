@@ -5,7 +5,6 @@ token shorter than the one before. What the streams carry is text, and tokens wi
 came is interpolated between the first and the last, which the usage tells to a millisecond.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from mistralrs import ChatCompletionRequest, Runner, Which
 
-from bench.peers.workers.worker import Prompts, serve
+from bench.peers.workers.worker import Prompts, arguments, serve
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
@@ -51,12 +50,7 @@ def text(prompt: Sequence[int]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--slots", type=int, required=True)
-    parser.add_argument("--size", type=int, required=True, help="tokens in a slot; not used")
-    parser.add_argument("--threads", type=int, required=True, help="not used: RAYON_NUM_THREADS decides")
-    args = parser.parse_args()
+    args = arguments(__doc__).parse_args()
     serve(lambda: MistralRs(args.model, args.slots))
 
 

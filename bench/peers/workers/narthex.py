@@ -1,6 +1,5 @@
 """narthex, through the engine's handle in this process; without drafts, since random weights repeat themselves."""
 
-import argparse
 import asyncio
 import itertools
 import os
@@ -14,7 +13,7 @@ from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.request import EngineRequest, Sampling, Tokens
 from narthex_server.loading import LoadOptions, load
 
-from bench.peers.workers.worker import Prompts, serve, start_afresh
+from bench.peers.workers.worker import Prompts, arguments, serve, start_afresh
 
 
 class Narthex:
@@ -46,11 +45,7 @@ class Narthex:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--slots", type=int, required=True)
-    parser.add_argument("--size", type=int, required=True, help="tokens in a slot")
-    parser.add_argument("--threads", type=int, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--compute", default="auto")
     parser.add_argument("--kv", default="float32")
     args = parser.parse_args()

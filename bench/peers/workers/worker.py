@@ -1,5 +1,6 @@
 """A process that has loaded one model and answers one measurement at a time, as lines of JSON."""
 
+import argparse
 import json
 import os
 import sys
@@ -20,6 +21,16 @@ class Runner(Protocol):
     def generate(self, prompts: Prompts, tokens: int) -> list[list[float]]:
         """Continue each prompt greedily by exactly `tokens`; when each token came, by time.perf_counter."""
         ...
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """What the driver tells every worker; some have no use for all of it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--slots", type=int, required=True, help="sequences at once")
+    parser.add_argument("--size", type=int, required=True, help="tokens in a slot")
+    parser.add_argument("--threads", type=int, required=True)
+    return parser
 
 
 def memory(field: str) -> int:

@@ -66,7 +66,7 @@ async def complete(
     stops = StopStrings(stopping.stop, stopping.include_stop)
     speller = Speller(model.text.tokenizer)
     ids: list[int] = []
-    logprobs: tuple[PositionLogprobs, ...] = ()
+    logprobs: list[PositionLogprobs] = []
     scores: tuple[PositionLogprobs, ...] | None = () if request.prompt_logprobs is not None else None
     async with aclosing(model.handle.generate(request)) as events:
         async for event in events:
@@ -91,14 +91,14 @@ async def complete(
                 if stops.matched is not None:
                     model.handle.abort(request.request_id, request.index)
                     usage = replace(await _spent(events, request), completion_tokens=len(ids))
-                    yield Finished(FinishReason.STOP, usage, stops.matched, None, tuple(ids), logprobs)
+                    yield Finished(FinishReason.STOP, usage, stops.matched, None, tuple(ids), tuple(logprobs))
                     return
             else:
                 tail = stops.feed(detokenizer.finish()) + stops.finish()
                 if tail:
                     yield Piece(tail, ())
                 reason = FinishReason(event.reason.value)
-                finished = Finished(reason, _usage(event), stops.matched, None, tuple(ids), logprobs)
+                finished = Finished(reason, _usage(event), stops.matched, None, tuple(ids), tuple(logprobs))
                 if event.stop_id is not None and event.stop_id in stopping.stop_token_ids:
                     finished = replace(finished, stop_token_id=event.stop_id)
                 yield finished

@@ -25,7 +25,7 @@ from narthex_server.pipelines.order import Order, Wanted
 from narthex_server.pipelines.reports import LoadProgress, Reports
 from narthex_server.pipelines.root import Root
 from narthex_server.progress import Stage
-from narthex_server.runtime import memory
+from narthex_server.runtime import allocation
 from narthex_server.worker import in_thread
 
 _log = logging.getLogger(__name__)
@@ -226,7 +226,7 @@ class ModelLibrary(Models):
         finally:
             reports.end()
             if reports.cancelled:
-                await in_thread(memory.trim)
+                await in_thread(allocation.trim)
 
     async def _reload(self, entry: _Entry) -> Model:
         async with entry.turn:

@@ -61,7 +61,8 @@ class Vocabulary:
         self._lock = threading.Lock()
 
     def __call__(self, text: str) -> list[int]:
-        raise NotImplementedError("nothing is tokenized: no_forcing")
+        """Part of the library's interface, for texts that a grammar makes certain; no_forcing keeps it from asking."""
+        raise RuntimeError(f"asked for the tokens of a text: {_NO_FORCING} is not heeded")
 
     def __reduce__(self) -> tuple[object, ...]:
         special, ends = frozenset(self.special_token_ids), frozenset(self.ends)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from narthex_server.errors import ResourceExhausted
-from narthex_server.runtime import memory
+from narthex_server.runtime import allocation
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -39,23 +39,23 @@ def test_a_load_for_which_there_is_no_memory_is_an_error_and_no_crash(tmp_path, 
 
 @LINUX
 def test_weights_that_have_no_room_are_refused_with_the_numbers():
-    memory.check_room(1)
+    allocation.check_room(1)
     with pytest.raises(ResourceExhausted, match=str(1 << 60)) as caught:
-        memory.check_room(1 << 60)
+        allocation.check_room(1 << 60)
     assert caught.value.metadata["needed_bytes"] == str(1 << 60)
     assert 0 < int(caught.value.metadata["available_bytes"]) < 1 << 60
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no memory")])
 def test_failed_allocations_are_told_as_such(error):
-    with pytest.raises(ResourceExhausted, match="not enough memory"), memory.allocating():
+    with pytest.raises(ResourceExhausted, match="not enough memory"), allocation.allocating():
         raise error
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(OSError, match="disk"), memory.allocating():
+    with pytest.raises(OSError, match="disk"), allocation.allocating():
         raise OSError(errno.EIO, "disk")
 
 
 def test_trimming_can_be_done_at_any_time():
-    memory.trim()
+    allocation.trim()
