@@ -18,6 +18,7 @@ from narthex_bridge.backend import Backend
 from narthex_bridge.caller import authenticator
 from narthex_bridge.catalog import Catalog
 from narthex_bridge.config import BridgeConfig
+from narthex_bridge.connection import Connection
 from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
@@ -36,7 +37,8 @@ class Bridge:
         self._metrics = Metrics()
         self._sessions = SessionStore(config.max_sessions, config.session_idle_s)
         self._metrics.sessions.set_function(lambda: len(self._sessions))
-        self._backend = Backend(config, _credential(config))
+        self._connection = Connection(config, _credential(config))
+        self._backend = Backend(self._connection)
         self._catalog = Catalog(self._backend, self._sessions.notify_list_changed)
         self._dispatcher = Dispatcher(self._backend, self._catalog, self._metrics, config.max_calls)
         keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else None
@@ -98,7 +100,7 @@ class Bridge:
     async def _readyz(self) -> HttpResponse:
         if self._dispatcher.draining:
             return HttpResponse(503, b'{"status":"draining"}')
-        if not await self._backend.healthy():
+        if not await self._connection.healthy():
             return HttpResponse(503, b'{"status":"the server cannot be reached or does not serve"}')
         return HttpResponse(200, b'{"status":"ready"}')
 
@@ -123,7 +125,7 @@ class Bridge:
         for task in self._background:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        await self._backend.close()
+        await self._connection.close()
 
 
 def _credential(config: BridgeConfig) -> str:
