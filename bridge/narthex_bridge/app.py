@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -13,20 +14,27 @@ from quart import Quart, Response
 from werkzeug.exceptions import HTTPException
 
 from narthex_bridge import gate, metrics
+from narthex_bridge.answers import Answers
 from narthex_bridge.asgi import Application, Front
 from narthex_bridge.backend import Backend
 from narthex_bridge.caller import authenticator
+from narthex_bridge.calls import Calls
 from narthex_bridge.catalog import Catalog
+from narthex_bridge.changes import Changes
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.connection import Connection
 from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
+from narthex_bridge.endpoints.stateless import StatelessEndpoint
 from narthex_bridge.gate import Gate, refusal
+from narthex_bridge.held import HeldCalls
 from narthex_bridge.http import HttpResponse
 from narthex_bridge.metrics import Metrics
+from narthex_bridge.protocol.seal import Seal
 from narthex_bridge.sessions import SessionStore
+from narthex_bridge.watches import Watches
 
 
 class Bridge:
@@ -39,8 +47,14 @@ class Bridge:
         self._metrics.sessions.set_function(lambda: len(self._sessions))
         self._connection = Connection(config, _credential(config))
         self._backend = Backend(self._connection)
-        self._catalog = Catalog(self._backend, self._sessions.notify_list_changed)
-        self._dispatcher = Dispatcher(self._backend, self._catalog, self._metrics, config.max_calls)
+        changes, seal = Changes(), Seal(secrets.token_bytes(32))
+        changes.listen(self._sessions.list_changed)
+        self._catalog = Catalog(self._backend, changes, seal)
+        self._held = HeldCalls(config.max_calls, config.input_timeout_s)
+        self._watches = Watches(self._backend)
+        calls = Calls(self._backend, seal, self._held)
+        answers = Answers(self._backend, self._catalog, calls, changes, self._watches)
+        self._dispatcher = Dispatcher(answers, self._metrics, config.max_calls)
         keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else None
         self._gate = Gate(config, authenticator(keys))
         self._background: list[asyncio.Task[None]] = []
@@ -66,7 +80,8 @@ class Bridge:
         ):
             view = self._view(pattern, answer)
             app.add_url_rule(pattern, pattern, view, methods=["GET"], provide_automatic_options=False)
-        mcp = McpEndpoint(self._config, self._sessions, self._dispatcher)
+        stateless = StatelessEndpoint(self._config, self._catalog, self._dispatcher)
+        mcp = McpEndpoint(self._config, self._sessions, self._dispatcher, stateless)
         legacy = LegacyEndpoint(self._config, self._sessions, self._dispatcher)
         direct = DirectEndpoint(self._config, self._catalog, self._dispatcher)
         routes = {
@@ -125,6 +140,8 @@ class Bridge:
         for task in self._background:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self._watches.close()
+        await self._held.close()
         await self._connection.close()
 
 

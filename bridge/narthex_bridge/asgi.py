@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -66,7 +66,7 @@ class Front:
                 task.cancel()
 
         started = time.perf_counter()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = _headers(scope["headers"])
         request_id = gate.request_id(headers)
         watcher: asyncio.Task[None] | None = None
         try:
@@ -131,6 +131,15 @@ class Front:
             yield piece
             if not message.get("more_body", False):
                 return
+
+
+def _headers(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    """By lower-case name; what comes several times is joined (RFC 9110, 5.3), so that nobody reads just one of them."""
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+    if len(headers) < len(pairs):
+        for name in headers:
+            headers[name] = ", ".join(v.decode("latin-1") for n, v in pairs if n.decode("latin-1") == name)
+    return headers
 
 
 async def _send_whole(answer: HttpResponse, request_id: str, send: Send) -> None:

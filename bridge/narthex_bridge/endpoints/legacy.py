@@ -46,7 +46,7 @@ class LegacyEndpoint:
             case Invalid():
                 return HttpResponse(400, jsonrpc.error(message.id, message.error))
             case Answer():
-                pass
+                session.asks.answered(message)
             case _:
                 return refusal(400, "This transport has no batches.")
         return HttpResponse(202, b"Accepted", "text/plain")
@@ -68,6 +68,8 @@ class LegacyEndpoint:
 class StreamResponder:
     """Answers on the session's stream; a client that does not read loses it."""
 
+    converses = True
+
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
 
@@ -77,6 +79,6 @@ class StreamResponder:
     def called(self, seconds: float) -> None:
         """Nothing: the time belongs to no answer of this transport."""
 
-    def respond(self, message: bytes, failed: bool) -> None:
+    def respond(self, message: bytes, code: int) -> None:
         if not self._outbox.offer(message):
             self._outbox.close()

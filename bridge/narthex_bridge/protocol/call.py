@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from orjson import Fragment, dumps
 
-from narthex_bridge.protocol import jsonrpc
+from narthex_bridge.protocol import jsonrpc, results
 from narthex_bridge.protocol.eras import Era
 from narthex_bridge.protocol.events import Log, Progress, Result, TextDelta, ToolEvent
 from narthex_bridge.protocol.failures import INVALID_TOOL_ARGUMENTS, BackendError, explanation
@@ -40,17 +40,17 @@ class ToolCall:
 
     def result(self, result: Result) -> bytes:
         """The response."""
-        value: dict[str, object] = {"content": Fragment(result.content or b"[]"), "isError": result.is_error}
-        if result.structured and self.era.structured:
-            value["structuredContent"] = Fragment(result.structured)
-        return jsonrpc.result(self.id, value)
+        return jsonrpc.result(self.id, results.called(self.era, result))
 
     def recover(self, failure: BackendError) -> bytes | None:
         """The response to arguments that do not fit, where the era makes it a result, for the model (SEP-1303)."""
         if not self.era.argument_errors_are_results or failure.reason != INVALID_TOOL_ARGUMENTS:
             return None
-        content = dumps([{"type": "text", "text": explanation(failure)}])
-        return self.result(Result(content, b"", is_error=True))
+        return self.failed(explanation(failure))
+
+    def failed(self, text: str) -> bytes:
+        """The response that tells the model why there is no result."""
+        return self.result(Result(dumps([{"type": "text", "text": text}]), b"", is_error=True))
 
     def _wants(self, level: str) -> bool:
         if self.log_level is None or level not in LOG_LEVELS:
