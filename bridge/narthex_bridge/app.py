@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -14,27 +13,18 @@ from quart import Quart, Response
 from werkzeug.exceptions import HTTPException
 
 from narthex_bridge import gate, metrics
-from narthex_bridge.answers import Answers
-from narthex_bridge.asgi import Application, Front
-from narthex_bridge.backend import Backend
+from narthex_bridge.asgi import Application, Endpoint, Front
 from narthex_bridge.caller import authenticator
-from narthex_bridge.calls import Calls
-from narthex_bridge.catalog import Catalog
-from narthex_bridge.changes import Changes
 from narthex_bridge.config import BridgeConfig
-from narthex_bridge.connection import Connection
-from narthex_bridge.dispatcher import Dispatcher
+from narthex_bridge.core import Core
 from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
 from narthex_bridge.endpoints.stateless import StatelessEndpoint
 from narthex_bridge.gate import Gate, refusal
-from narthex_bridge.held import HeldCalls
 from narthex_bridge.http import HttpResponse
 from narthex_bridge.metrics import Metrics
-from narthex_bridge.protocol.seal import Seal
 from narthex_bridge.sessions import SessionStore
-from narthex_bridge.watches import Watches
 
 
 class Bridge:
@@ -45,26 +35,18 @@ class Bridge:
         self._metrics = Metrics()
         self._sessions = SessionStore(config.max_sessions, config.session_idle_s)
         self._metrics.sessions.set_function(lambda: len(self._sessions))
-        self._connection = Connection(config, _credential(config))
-        self._backend = Backend(self._connection)
-        changes, seal = Changes(), Seal(secrets.token_bytes(32))
-        changes.listen(self._sessions.list_changed)
-        self._catalog = Catalog(self._backend, changes, seal)
-        self._held = HeldCalls(config.max_calls, config.input_timeout_s)
-        self._watches = Watches(self._backend)
-        calls = Calls(self._backend, seal, self._held)
-        answers = Answers(self._backend, self._catalog, calls, changes, self._watches)
-        self._dispatcher = Dispatcher(answers, self._metrics, config.max_calls)
+        self._core = Core(config, _credential(config), self._metrics)
+        self._core.changes.listen(self._sessions.list_changed)
         keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else None
         self._gate = Gate(config, authenticator(keys))
-        self._background: list[asyncio.Task[None]] = []
+        self._forgetting: asyncio.Task[None] | None = None
         self.app = self._application()
 
     async def drain(self) -> None:
         """Ends waiting streams, lets calls in work finish within the grace, and ends the rest with an error."""
-        self._dispatcher.draining = True
+        self._core.dispatcher.draining = True
         self._sessions.close_streams(idle_only=True)
-        await self._dispatcher.drain(self._config.shutdown_grace)
+        await self._core.dispatcher.drain(self._config.shutdown_grace)
         self._sessions.close_streams(idle_only=False)
 
     def _application(self) -> Front:
@@ -80,19 +62,19 @@ class Bridge:
         ):
             view = self._view(pattern, answer)
             app.add_url_rule(pattern, pattern, view, methods=["GET"], provide_automatic_options=False)
-        stateless = StatelessEndpoint(self._config, self._catalog, self._dispatcher)
-        mcp = McpEndpoint(self._config, self._sessions, self._dispatcher, stateless)
-        legacy = LegacyEndpoint(self._config, self._sessions, self._dispatcher)
-        direct = DirectEndpoint(self._config, self._catalog, self._dispatcher)
-        routes = {
+        stateless = StatelessEndpoint(self._config, self._core.catalog, self._core.dispatcher)
+        mcp = McpEndpoint(self._config, self._sessions, self._core.dispatcher, stateless)
+        routes: dict[tuple[str, str], Endpoint] = {
             ("POST", "/mcp"): mcp.post,
             ("GET", "/mcp"): mcp.get,
             ("DELETE", "/mcp"): mcp.delete,
-            ("GET", "/sse"): legacy.open,
-            ("POST", "/messages"): legacy.post,
-            ("POST", "/mcp/stream"): direct.stream,
-            ("GET", "/mcp/list"): direct.list,
         }
+        if self._config.legacy_sse:
+            legacy = LegacyEndpoint(self._config, self._sessions, self._core.dispatcher)
+            routes |= {("GET", "/sse"): legacy.open, ("POST", "/messages"): legacy.post}
+        if self._config.direct:
+            direct = DirectEndpoint(self._config, self._core.catalog, self._core.dispatcher)
+            routes |= {("POST", "/mcp/stream"): direct.stream, ("GET", "/mcp/list"): direct.list}
         for method, path in routes:
             # Known to Quart as well, so that another method is 405 and names these.
             app.add_url_rule(path, f"{method} {path}", _unreachable, methods=[method], provide_automatic_options=False)
@@ -113,9 +95,9 @@ class Bridge:
         return HttpResponse(200, b'{"status":"ok"}')
 
     async def _readyz(self) -> HttpResponse:
-        if self._dispatcher.draining:
+        if self._core.dispatcher.draining:
             return HttpResponse(503, b'{"status":"draining"}')
-        if not await self._connection.healthy():
+        if not await self._core.connection.healthy():
             return HttpResponse(503, b'{"status":"the server cannot be reached or does not serve"}')
         return HttpResponse(200, b'{"status":"ready"}')
 
@@ -129,20 +111,15 @@ class Bridge:
         return _response(refusal(status, error.name, allowed, code=status))
 
     async def _start(self) -> None:
-        self._background = [
-            asyncio.create_task(self._catalog.watch()),
-            asyncio.create_task(self._sessions.forget_idle()),
-        ]
+        await self._core.start()
+        self._forgetting = asyncio.create_task(self._sessions.forget_idle())
 
     async def _stop(self) -> None:
-        for task in self._background:
-            task.cancel()
-        for task in self._background:
+        if self._forgetting is not None:
+            self._forgetting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await task
-        await self._watches.close()
-        await self._held.close()
-        await self._connection.close()
+                await self._forgetting
+        await self._core.close()
 
 
 def _credential(config: BridgeConfig) -> str:

@@ -49,6 +49,12 @@ class BridgeConfig:
     server: Address = option(Address("127.0.0.1", 50051), "the narthex server's gRPC address")
     api_key_file: Path | None = option(None, "TOML file of API keys; without it everybody may call")
     server_key_file: Path | None = option(None, "file with the bridge's own API key; without it NARTHEX_DELEGATE_TOKEN")
+    legacy_sse: bool = option(True, "serve the transport of 2024-11-05, /sse and /messages")
+    direct: bool = option(True, "serve /mcp/stream and /mcp/list, calls without a session")
+    secret_file: Path | None = option(
+        None,
+        "file that cursors and states are signed with, the same for all replicas; without it they end with the process",
+    )
     allowed_origins: tuple[str, ...] = option((), "further browser origins that may call, such as https://app.example")
     allowed_hosts: tuple[str, ...] = option((), "further Host names that may be used; loopback ones always may")
     max_body_bytes: int = option(16 * MIB, "largest HTTP request body", minimum=1024)

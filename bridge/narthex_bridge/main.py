@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
         print(f"narthex bridge: cannot listen on {config.http}: {reason}; choose another with --http", file=sys.stderr)
         return PORT_IN_USE if error.errno == errno.EADDRINUSE else USAGE
-    with listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             return runner.run(run(config, listener))
         except (SettingsError, OSError, ssl.SSLError) as error:
@@ -114,7 +114,8 @@ def hypercorn_config(config: BridgeConfig, listener: socket.socket) -> Config:
     return server
 
 
-def _loop_factory() -> Any:
+def loop_factory() -> Any:
+    """uvloop's where it is installed, else None."""
     try:
         import uvloop
     except ImportError:

@@ -299,3 +299,23 @@ async def test_notifications_are_taken_and_batches_are_not(bridge):
     note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
     assert (await bridge.http.post("/mcp", json=note, headers=headers)).status_code == 202
     assert (await bridge.http.post("/mcp", json=[note, note], headers=headers)).status_code == 400
+
+
+async def test_replicas_with_one_secret_take_each_others_states(start_bridge, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("0123456789abcdef" * 2)
+    async with (
+        start_bridge(secret_file=secret) as first,
+        start_bridge(secret_file=secret) as second,
+        start_bridge() as other,
+    ):
+        asked = result(await first.stateless("tools/call", {"name": "asks"}))
+        retry = {"name": "asks", "inputResponses": {"name": ACCEPTED}, "requestState": asked["requestState"]}
+        assert result(await second.stateless("tools/call", retry))["resultType"] == "input_required"
+        refused(await other.stateless("tools/call", retry), 400, -32602)
+
+
+@pytest.mark.parametrize(("face", "path"), [("legacy_sse", "/sse"), ("direct", "/mcp/list")])
+async def test_a_face_that_is_switched_off_is_not_there(start_bridge, face, path):
+    async with start_bridge(**{face: False}) as bridge:
+        assert (await bridge.http.get(path)).status_code == 404
