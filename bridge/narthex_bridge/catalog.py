@@ -31,6 +31,7 @@ class Catalog:
         self._pages: dict[tuple[str, Caller, str, str], bytes] = {}
         self._mirrored: dict[Caller, Mirrored] = {}
         self._versions: Versions | None = None
+        self._unsure: set[str] = set()  # kinds that clients may hold an old list of, while nothing is known of changes
         self._generation = 0
 
     async def page(self, kind: str, caller: Caller, request_id: str, cursor: str, era: Era) -> bytes:
@@ -43,6 +44,8 @@ class Catalog:
         # A change that came meanwhile may or may not be in this page: then it is used once and not kept.
         if self._versions and generation == self._generation and len(self._pages) < MAX_PAGES:
             self._pages[key] = rendered
+        elif not self._versions:
+            self._unsure.add(kind)
         return rendered
 
     async def all_tools(self, caller: Caller, request_id: str, era: Era) -> bytes:
@@ -70,9 +73,13 @@ class Catalog:
             self._pages = {key: rendered for key, rendered in self._pages.items() if key[0] not in stale}
             if "tools" in changed:
                 self._mirrored.clear()
-            if versions:  # also the first time: what was listed before may be old
-                for kind in changed:
+            if versions is None:
+                self._unsure |= stale
+                continue
+            for kind in changed:
+                if before or not self._unsure.isdisjoint(_LISTS[kind]):
                     self._changes.tell(kind)
+            self._unsure.clear()
 
     async def _all(self, kind: str, caller: Caller, request_id: str) -> tuple[Listed, ...]:
         items, following = await self._backend.list(kind, caller, request_id, "")
