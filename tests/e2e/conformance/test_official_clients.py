@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -19,17 +19,21 @@ SESSION_S = 110
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Which client speaks, its own name for the way, and the endpoint's path."""
+    """Which client speaks, its own name for the way, the endpoint's path, and what the server asks its upstream for."""
 
     client: str
     way: str
     path: str
+    upstream: str = ""
 
     def __str__(self) -> str:
-        return f"{self.client}-{self.way}"
+        return "-".join(filter(None, (self.client, self.way, self.upstream)))
 
 
-SESSIONS = (
+UPSTREAMS = ("",)
+"""Protocols that the server asks the fixture for; "" is any."""
+
+WAYS = (
     Session("python_v1.py", "http", "/mcp"),
     Session("python_v1.py", "sse", "/sse"),
     Session("python_v2.py", "auto", "/mcp"),
@@ -38,6 +42,7 @@ SESSIONS = (
     Session("typescript.mjs", "http", "/mcp"),
     Session("typescript.mjs", "sse", "/sse"),
 )
+SESSIONS = [replace(way, upstream=upstream) for upstream in UPSTREAMS for way in WAYS]
 EXPECTED = {
     "text": {"isError": False, "text": "This is a simple text response for testing."},
     "failing": {"isError": True, "text": "This tool intentionally returns an error for testing"},
@@ -90,7 +95,7 @@ def held(bridges, node, python_v1):
                 command, environ = [sys.executable, "-S"], os.environ | {"PYTHONPATH": str(python_v1)}
             if session.client == "typescript.mjs":
                 command = [node]
-            command += [str(CLIENTS / session.client), session.way, bridges("") + session.path]
+            command += [str(CLIENTS / session.client), session.way, bridges(session.upstream) + session.path]
             done = subprocess.run(command, capture_output=True, text=True, timeout=SESSION_S, env=environ)
             assert done.returncode == 0, done.stderr + done.stdout
             reports[session] = json.loads(done.stdout)
