@@ -12,6 +12,8 @@ from narthex_bridge.protocol.failures import INVALID_TOOL_ARGUMENTS, BackendErro
 from narthex_bridge.protocol.jsonrpc import Id
 from narthex_bridge.protocol.methods import LOG_LEVELS
 
+_EXACT = 2.0**53
+
 
 @dataclass(slots=True)
 class ToolCall:
@@ -57,14 +59,17 @@ class ToolCall:
             return False
         return LOG_LEVELS.index(level) >= LOG_LEVELS.index(self.log_level)
 
-    def _progress(self, progress: float, total: float | None, message: str) -> bytes:
+    def _progress(self, progress: float, total: float | None, message: str) -> bytes | None:
         # Progress must increase with every notification, also where a tool repeats itself, or mixes its own progress
         # with text deltas, which have none.
         if self._told is not None and not progress > self._told:
-            progress = self._told + 1 if total is None else math.nextafter(self._told, math.inf)
+            step = math.nextafter(self._told, math.inf)
+            progress = max(self._told + 1, step) if total is None else step
+        if not math.isfinite(progress):
+            return None  # no JSON, or no number is larger than the last one
         self._told = progress
         params: dict[str, object] = {"progressToken": self.token, "progress": _number(progress)}
-        if total is not None:
+        if total is not None and math.isfinite(total):
             params["total"] = _number(total)
         if message:
             params["message"] = message
@@ -72,4 +77,4 @@ class ToolCall:
 
 
 def _number(value: float) -> float | int:
-    return int(value) if value.is_integer() else value
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -15,11 +16,16 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from hypercorn.asyncio import serve
+from hypothesis import settings
 from narthex.settings import Address
 from narthex.v1 import common_pb2, tool_pb2, tool_pb2_grpc
 from narthex_bridge.app import Bridge
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.main import bind, hypercorn_config
+
+# The same examples in every run, however slow the machine; HYPOTHESIS_PROFILE=default looks for new ones.
+settings.register_profile("fixed", deadline=None, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 SCHEMA = b'{"type":"object","properties":{"text":{"type":"string"}}}'
 ANY_TEXT = {"type": "object", "properties": {"said": {"type": "string"}}}
