@@ -1,63 +1,110 @@
 """The calls in flight on one connection."""
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Collection, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
 import mcp_types as types
-from mcp.client import Client
+from mcp.client import Client, ClientRequestContext
 from mcp.shared.exceptions import MCPError
-from pydantic import TypeAdapter, ValidationError
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from narthex_server.errors import DeadlineExceeded, InvalidToolArguments, Unavailable
-from narthex_server.tools.tool import CallContext, Log, Progress, ToolEvent, ToolResult
+from narthex_server.errors import DeadlineExceeded, InvalidToolArguments, NarthexError
+from narthex_server.tools.inputs import Inputs, Reader
+from narthex_server.tools.log_levels import DEFAULT, passes
+from narthex_server.tools.tool import CallContext, InputRequest, InputRequired, Log, Progress, ToolEvent, ToolResult
+from narthex_server.tools.upstream.clock import Clock
 from narthex_server.tools.upstream.convert import convert_result, dump, error_result
+from narthex_server.tools.upstream.exchange import Exchange
+from narthex_server.tools.upstream.inputs import ELICITATION, ROOTS, SAMPLING, is_lost, lacking, reader
+from narthex_server.tools.upstream.sampler import Sampler
 from narthex_server.tools.upstream.source import ServerSource
 
 MAX_WAITING = 1000
 """Events that wait for a slow reader; later ones are dropped, the result never is."""
 
-_AS_IT_CAME: TypeAdapter[Any] = TypeAdapter(dict[str, Any])
+MAX_INPUTS = 64
+"""Requests of one call that may wait for answers; more are refused."""
 
-_log = logging.getLogger(__name__)
+INPUT_TIMEOUT = 600.0
+"""Seconds that an answer may take before the upstream is told that there is none."""
+
+_SAMPLED = reader(types.CreateMessageResult, types.CreateMessageResultWithTools)
+_ELICITED = reader(types.ElicitResult)
+_ROOTS = reader(types.ListRootsResult)
 
 
-@dataclass(eq=False, slots=True)
 class _Flight:
-    tenant: str
-    events: asyncio.Queue[ToolEvent | None] = field(default_factory=asyncio.Queue)
+    """One call: what it has to tell, and how long it may take."""
 
-    def put(self, event: ToolEvent) -> None:
-        if self.events.qsize() < MAX_WAITING:
+    def __init__(self, context: CallContext, clock: Clock) -> None:
+        self.context = context
+        self.clock = clock
+        self.level = context.mcp.log_level or DEFAULT
+        self.events: asyncio.Queue[ToolEvent | None] = asyncio.Queue()
+        self.over = asyncio.Event()
+
+    def put(self, event: ToolEvent) -> bool:
+        """False if the reader is too slow for it."""
+        if room := self.events.qsize() < MAX_WAITING:
             self.events.put_nowait(event)
+        return room
 
     async def on_progress(self, progress: float, total: float | None, message: str | None) -> None:
         self.put(Progress(progress, total, message or ""))
 
+    async def attend(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """What `work` gives, or an error for the upstream when the call or the patience ends before; it stops then."""
+        doing, ending = asyncio.create_task(work), asyncio.create_task(self.over.wait())
+        try:
+            with self.clock.paused():
+                await asyncio.wait({doing, ending}, timeout=INPUT_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+            if doing.done():
+                return doing.result()
+            why = "the call has ended" if ending.done() else f"there was no answer within {INPUT_TIMEOUT:g} s"
+            return types.ErrorData(code=types.INTERNAL_ERROR, message=why)
+        finally:
+            doing.cancel()
+            ending.cancel()
+            await asyncio.gather(doing, ending, return_exceptions=True)
+
+
+_FLIGHT: ContextVar[_Flight | None] = ContextVar("flight", default=None)
+"""The call whose stream a message came on; set where the transport has a stream for each request."""
+
 
 class Calls:
-    """Runs calls on `client`, which the owner sets while it is connected."""
+    """Runs calls on a client, which the owner connects and disconnects.
 
-    def __init__(self, source: ServerSource) -> None:
+    `on_log`, `on_sampling`, `on_elicitation` and `on_roots` are the client's callbacks.
+    """
+
+    def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
         self._source = source
+        self._sampler = sampler
+        self._exchange = Exchange(source, sampler)
         self._turns = asyncio.Semaphore(source.concurrency)
-        self._flights: set[_Flight] = set()
+        self._flights: dict[_Flight, None] = {}  # in the order of their beginning
+        self._level = DEFAULT  # what a server of before 2026-07-28 sends, as far as we said
         self.client: Client | None = None
+
+    def connect(self, client: Client) -> None:
+        self.client = client
+        self._level = DEFAULT
 
     def disconnect(self) -> None:
         self.client = None
 
     async def run(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
-        """Yields what the server sends for this call, the result last; closing it cancels the call upstream.
+        """Yields what the server sends for this call, its end last; closing it cancels the call upstream.
 
         Raises:
             MCPError: the connection is lost.
             DeadlineExceeded, InvalidToolArguments, Unavailable: as ToolServer.call says.
         """
-        flight = _Flight(context.principal.tenant)
-        request = asyncio.create_task(self._request(flight, tool, arguments, context))
+        flight = _Flight(context, Clock(self._source.call_timeout, context.deadline))
+        request = asyncio.create_task(self._request(flight, tool, arguments))
         request.add_done_callback(lambda _: flight.events.put_nowait(None))
         try:
             while (event := await flight.events.get()) is not None:
@@ -69,45 +116,102 @@ class Calls:
                 await asyncio.gather(request, return_exceptions=True)
 
     async def on_log(self, params: types.LoggingMessageNotificationParams) -> None:
-        """A log message names no call: it goes to all in flight if they are one tenant's, and to nobody otherwise."""
-        if len({flight.tenant for flight in self._flights}) == 1:
-            log = Log(params.level, params.logger or "", dump(params.data))
-            for flight in self._flights:
+        """Goes to the call whose stream it came on; else to all in flight of one tenant, or to nobody."""
+        log = Log(params.level, params.logger or "", dump(params.data))
+        for flight in self._told():
+            if passes(log.level, flight.level):
                 flight.put(log)
 
-    async def _request(self, flight: _Flight, tool: str, arguments: dict[str, Any], context: CallContext) -> ToolResult:
-        limit = self._source.call_timeout
-        if context.deadline is not None:
-            limit = min(limit, context.deadline - asyncio.get_running_loop().time())
+    async def on_sampling(self, context: ClientRequestContext, params: types.CreateMessageRequestParams) -> Any:
+        return await self._asked(SAMPLING, _dumped(params), _SAMPLED)
+
+    async def on_elicitation(self, context: ClientRequestContext, params: types.ElicitRequestParams) -> Any:
+        return await self._asked(ELICITATION, _dumped(params), _ELICITED)
+
+    async def on_roots(self, context: ClientRequestContext) -> Any:
+        return await self._asked(ROOTS, {}, _ROOTS)
+
+    def _told(self) -> Collection[_Flight]:
+        if (flight := _FLIGHT.get()) is not None:
+            return [flight] if flight in self._flights else []
+        return self._flights if len({flight.context.principal.tenant for flight in self._flights}) == 1 else []
+
+    def _asking(self) -> _Flight | None:
+        """The call that a request from the server belongs to; None if that cannot be told."""
+        if (flight := _FLIGHT.get()) is not None:
+            return flight if flight in self._flights else None
+        if len({flight.context.principal for flight in self._flights}) == 1:
+            return next(reversed(self._flights))
+        return None
+
+    async def _asked(self, method: str, params: dict[str, Any], read: Reader) -> Any:
+        """The answer to a request from the server: a result, or an ErrorData."""
+        if (flight := self._asking()) is None:
+            which = "no call that it could belong to" if not self._flights else "calls of several callers"
+            return _error(types.INVALID_REQUEST, f"whom to ask cannot be told: there are {which}")
+        if method == SAMPLING and self._source.sampling == "model" and self._sampler is not None:
+            return await flight.attend(self._sample(self._sampler, params, flight.context))
+        if needed := lacking(method, params, flight.context.mcp.capabilities):
+            partly = needed.keys() <= flight.context.mcp.capabilities.keys()
+            code = types.INVALID_PARAMS if partly else types.METHOD_NOT_FOUND
+            return _error(code, f"the caller of this tool does not offer {dump(needed).decode()}")
+        inputs = flight.context.inputs
+        if inputs is None or len(inputs) >= MAX_INPUTS:
+            return _error(types.INVALID_REQUEST, "the caller of this tool cannot be asked now")
+        return await flight.attend(self._ask(flight, inputs, InputRequest("", method, dump(params)), read))
+
+    async def _ask(self, flight: _Flight, inputs: Inputs, request: InputRequest, read: Reader) -> Any:
+        with inputs.expect(read) as (name, answer):
+            named = InputRequest(name, request.method, request.params)
+            if not flight.put(InputRequired(inputs.call_id, (named,))):
+                return _error(types.INVALID_REQUEST, "the caller of this tool does not listen")
+            return await answer
+
+    async def _sample(self, sampler: Sampler, params: dict[str, Any], context: CallContext) -> Any:
         try:
-            async with asyncio.timeout(limit), self._turns:
+            result = await sampler.sample(params, context)
+        except NarthexError as error:
+            return _error(types.INVALID_PARAMS, error.message)
+        return types.CreateMessageResultWithTools.model_validate(result, by_name=False)
+
+    async def _request(self, flight: _Flight, tool: str, arguments: dict[str, Any]) -> ToolResult | InputRequired:
+        limit = self._source.call_timeout
+        if flight.context.deadline is not None:
+            limit = min(limit, flight.context.deadline - asyncio.get_running_loop().time())
+        try:
+            async with flight.clock, self._turns:
                 return await self._send(flight, tool, arguments)
         except TimeoutError:
             raise self._too_late(limit) from None
 
-    async def _send(self, flight: _Flight, tool: str, arguments: dict[str, Any]) -> ToolResult:
+    async def _send(self, flight: _Flight, tool: str, arguments: dict[str, Any]) -> ToolResult | InputRequired:
         if self.client is None:
             raise MCPError(types.CONNECTION_CLOSED, "connection closed")
-        request = types.CallToolRequest(params=types.CallToolRequestParams(name=tool, arguments=arguments))
-        self._flights.add(flight)
+        _FLIGHT.set(flight)  # the task is this call's own
+        self._flights[flight] = None
         try:
-            raw = await self.client.session.send_request(request, _AS_IT_CAME, progress_callback=flight.on_progress)
+            await self._want_logs(self.client, flight.level)
+            params = {"name": tool, "arguments": arguments}
+            end = await self._exchange.make(self.client, "tools/call", params, flight.context, flight.on_progress)
         except MCPError as error:
             return self._refused(error)
-        except ValidationError as error:
-            _log.warning("upstream %s answered with what is not a result: %s", self._source.name, error)
-            raise Unavailable(
-                f"upstream {self._source.name!r} answered with what is not a tool result",
-                reason="UPSTREAM_INVALID_RESULT",
-                metadata={"upstream": self._source.name},
-            ) from None
         finally:
-            self._flights.discard(flight)
-        return convert_result(raw)
+            del self._flights[flight]
+            flight.over.set()
+        return end if isinstance(end, InputRequired) else convert_result(end)
+
+    async def _want_logs(self, client: Client, level: str) -> None:
+        """Lets a server of before 2026-07-28 send what this call wants, which it then does on the whole connection."""
+        if client.protocol_version in MODERN_PROTOCOL_VERSIONS or client.server_capabilities.logging is None:
+            return
+        if level != "off" and not passes(level, self._level):
+            self._level = level
+            request = types.SetLevelRequest.model_validate({"params": {"level": level}})
+            await client.session.send_request(request, types.EmptyResult)
 
     def _refused(self, error: MCPError) -> ToolResult:
         """A JSON-RPC error: about the connection, about the arguments, or the tool's own way to fail."""
-        if error.code == types.CONNECTION_CLOSED or error.message == "Session terminated":
+        if is_lost(error):
             raise error
         if error.code == types.REQUEST_TIMEOUT:
             raise self._too_late(self._source.call_timeout)
@@ -121,3 +225,17 @@ class Calls:
             reason="UPSTREAM_DEADLINE_EXCEEDED",
             metadata={"upstream": self._source.name},
         )
+
+
+def _dumped(params: types.CreateMessageRequestParams | types.ElicitRequestParams) -> dict[str, Any]:
+    """As it came, without the token for progress that nobody will report."""
+    dumped = params.model_dump(by_alias=True, mode="json", exclude_unset=True)
+    if isinstance(meta := dumped.get("_meta"), dict):
+        meta.pop("progressToken", None)
+        if not meta:
+            del dumped["_meta"]
+    return dumped
+
+
+def _error(code: int, message: str) -> types.ErrorData:
+    return types.ErrorData(code=code, message=message)
