@@ -39,7 +39,8 @@ class Inputs:
         self._expected: dict[str, _Expected] = {}
         self._asked = 0
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
         """How many requests wait."""
         return len(self._expected)
 
@@ -80,7 +81,7 @@ class Inputs:
                 raise _misfit(f"responses[{index}].{field}", "does not fit what the request asks for") from None
         for name, value in taken.items():
             self._expected.pop(name).answer.set_result(value)
-        return len(self._expected)
+        return self.waiting
 
 
 class RunningCalls:

@@ -156,7 +156,7 @@ class Calls:
             code = types.INVALID_PARAMS if partly else types.METHOD_NOT_FOUND
             return _error(code, f"the caller of this tool does not offer {dump(needed).decode()}")
         inputs = flight.context.inputs
-        if inputs is None or len(inputs) >= MAX_INPUTS:
+        if inputs is None or inputs.waiting >= MAX_INPUTS:
             return _error(types.INVALID_REQUEST, "the caller of this tool cannot be asked now")
         return await flight.attend(self._ask(flight, inputs, InputRequest("", method, dump(params)), read))
 

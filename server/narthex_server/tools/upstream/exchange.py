@@ -128,7 +128,8 @@ class Exchange:
         for one in requests:
             if needed := lacking(one.method, orjson.loads(one.params), mcp.capabilities):
                 raise lacks(needed, self._source.name)
-        return InputRequired(context.inputs.call_id if context.inputs else context.request_id, requests, state)
+        call_id = context.request_id if context.inputs is None else context.inputs.call_id
+        return InputRequired(call_id, requests, state)
 
     async def _sample(self, request: InputRequest, context: CallContext) -> dict[str, Any]:
         assert self._sampler is not None
