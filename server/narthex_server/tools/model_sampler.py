@@ -99,7 +99,12 @@ def _text(blocks: Any, index: int) -> str:
 def _result(model: str, text: str, calls: list[ToolCall], end: Finished) -> dict[str, Any]:
     said = {"type": "text", "text": text}
     used = [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": json.loads(call.arguments or "{}")}
+        {
+            "type": "tool_use",
+            "id": call.id,
+            "name": call.name,
+            "input": json.loads(call.arguments or "{}", strict=False),
+        }
         for call in calls
     ]
     content = [*([said] if text else []), *used] if used else said

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from narthex import Client
 from narthex.keys import append_key, new_key
 from narthex.v1 import tool_pb2 as wire
 from narthex.v1.tool_pb2_grpc import ToolServiceStub
@@ -19,7 +20,12 @@ ROOTS = b'{"roots":[{"uri":"file:///srv"}]}'
 
 
 @pytest.fixture(scope="module")
-def server(launch, demo, tmp_path_factory):
+def key():
+    return new_key("ci", "acme")
+
+
+@pytest.fixture(scope="module")
+def server(launch, demo, key, tmp_path_factory):
     folder = tmp_path_factory.mktemp("asking")
     entry = {"command": sys.executable, "args": [str(ASKING), "stdio"]}
     servers = {
@@ -28,7 +34,7 @@ def server(launch, demo, tmp_path_factory):
         "own": {**entry, "protocol": "handshake", "sampling": "model"},
     }
     (folder / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
-    append_key(folder / "keys.toml", new_key("ci", "acme")[1])
+    append_key(folder / "keys.toml", key[1])
     env = {**os.environ, "NARTHEX_DELEGATE_TOKEN": "between-us"}
     options = ("--mcp-config", str(folder / "mcp.json"), "--api-key-file", str(folder / "keys.toml"))
     return launch("--model", demo, *options, env=env)
@@ -193,3 +199,23 @@ async def test_a_level_holds_for_the_caller_and_not_for_others(caller, failure):
 async def test_a_model_of_this_server_answers_where_it_may(caller):
     answer = json.loads(text(await end(caller().call("own__sample", capabilities=b""))))
     assert answer["model"] == "demo" and answer["content"]["text"]
+
+
+async def test_the_python_client_answers_by_a_function_in_both_eras(server, key):
+    async def answer(request: wire.InputRequest):
+        assert request.mcp.method == "elicitation/create" and "Who" in json.loads(request.mcp.params)["message"]
+        return json.loads(ADA)
+
+    async with Client(server.grpc, api_key=key[0], timeout=30) as client:
+        for tool in ("old__form", "new__twice"):
+            result = await client.call_tool(tool, on_input=answer)
+            assert b"Ada" in result.content
+        assert b"-32601" in (await client.call_tool("old__form")).content, "nobody can answer"
+        late = await client.call_tool("old__impatient", on_input=forgetful)
+        assert b"-32001" in late.content
+
+
+async def forgetful(request: wire.InputRequest):
+    """Answers when nobody waits for it any more."""
+    await asyncio.sleep(0.5)
+    return json.loads(ADA)
