@@ -12,7 +12,7 @@ from narthex.v1 import tool_pb2 as wire
 from narthex_server.principal import CALLER, REQUEST_ID
 from narthex_server.services.call import call_context, check_options
 from narthex_server.services.complete import complete
-from narthex_server.services.mcp_context import LOG_PREFIX, answers_of, input_required_to_wire, level_of, mcp_context
+from narthex_server.services.mcp_context import LOG_PREFIX, answers_of, input_required_to_wire, level_of
 from narthex_server.services.paging import page
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.inputs import RunningCalls
@@ -47,9 +47,8 @@ class ToolService:
 
     async def CallTool(self, request: wire.CallToolRequest, context: Context) -> AsyncIterator[wire.CallToolResponse]:
         check_options(request.options)
-        mcp = mcp_context(request.mcp)
         with self._running.enter(CALLER.get().tenant, request.call_id, REQUEST_ID.get()) as inputs:
-            whose = replace(call_context(context), mcp=mcp, inputs=inputs)
+            whose = replace(call_context(context, request.mcp), inputs=inputs)
             async with aclosing(self._catalog.call(request.name, request.arguments or b"{}", whose)) as events:
                 async for event in events:
                     yield event_to_wire(event)

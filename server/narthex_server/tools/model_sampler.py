@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing
+from itertools import count
 from typing import Any
 
 from narthex_server.errors import InvalidRequest, Violation
@@ -19,10 +20,11 @@ class ModelSampler:
 
     def __init__(self, models: Models) -> None:
         self._models = models
+        self._numbers = count(1)  # an upstream may ask several times within a call, also at once
 
     async def sample(self, params: Mapping[str, Any], context: CallContext) -> dict[str, Any]:
         """Errors: InvalidRequest for pictures and sound; those of the pipeline and of choosing a model."""
-        request = _request(params, f"{context.request_id}/sampling")
+        request = _request(params, f"{context.request_id}/sampling/{next(self._numbers)}")
         said, calls = "", list[ToolCall]()
         async with (
             self._models.use(self._named(params)) as model,

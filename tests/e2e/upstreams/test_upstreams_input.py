@@ -252,8 +252,8 @@ async def test_a_server_that_dies_while_it_is_waited_for_ends_the_waiting(gatewa
             with pytest.raises(Unavailable):
                 async for event in events:
                     if isinstance(event, InputRequired):
-                        running.catalog.reconnecting = asyncio.create_task(running.catalog.reconnect("it"))
-        await running.catalog.reconnecting
+                        reconnecting = asyncio.create_task(running.catalog.reconnect("it"))
+        await reconnecting
         await idle(caller.inputs)
 
 

@@ -1,8 +1,8 @@
 """The calls in flight on one connection."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Coroutine
-from contextvars import ContextVar
+import logging
+from collections.abc import AsyncGenerator, Collection
 from typing import Any
 
 import mcp_types as types
@@ -11,67 +11,27 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from narthex_server.errors import DeadlineExceeded, InvalidToolArguments, NarthexError
+from narthex_server.principal import Principal
 from narthex_server.tools.inputs import Inputs, Reader
 from narthex_server.tools.log_levels import DEFAULT, passes
-from narthex_server.tools.tool import CallContext, InputRequest, InputRequired, Log, Progress, ToolEvent, ToolResult
+from narthex_server.tools.tool import CallContext, InputRequest, InputRequired, Log, ToolEvent, ToolResult
 from narthex_server.tools.upstream.clock import Clock
 from narthex_server.tools.upstream.convert import convert_result, dump, error_result
+from narthex_server.tools.upstream.declaring import DECLARED
 from narthex_server.tools.upstream.exchange import Exchange
+from narthex_server.tools.upstream.flight import FLIGHT, Flight
 from narthex_server.tools.upstream.inputs import ELICITATION, ROOTS, SAMPLING, is_lost, lacking, reader
 from narthex_server.tools.upstream.sampler import Sampler
 from narthex_server.tools.upstream.source import ServerSource
 
-MAX_WAITING = 1000
-"""Events that wait for a slow reader; later ones are dropped, the result never is."""
-
 MAX_INPUTS = 64
-"""Requests of one call that may wait for answers; more are refused."""
+"""Requests of one call that may be answered at once; more are refused."""
 
-INPUT_TIMEOUT = 600.0
-"""Seconds that an answer may take before the upstream is told that there is none."""
+_log = logging.getLogger(__name__)
 
 _SAMPLED = reader(types.CreateMessageResult, types.CreateMessageResultWithTools)
 _ELICITED = reader(types.ElicitResult)
 _ROOTS = reader(types.ListRootsResult)
-
-
-class _Flight:
-    """One call: what it has to tell, and how long it may take."""
-
-    def __init__(self, context: CallContext, clock: Clock) -> None:
-        self.context = context
-        self.clock = clock
-        self.level = context.mcp.log_level or DEFAULT
-        self.events: asyncio.Queue[ToolEvent | None] = asyncio.Queue()
-        self.over = asyncio.Event()
-
-    def put(self, event: ToolEvent) -> bool:
-        """False if the reader is too slow for it."""
-        if room := self.events.qsize() < MAX_WAITING:
-            self.events.put_nowait(event)
-        return room
-
-    async def on_progress(self, progress: float, total: float | None, message: str | None) -> None:
-        self.put(Progress(progress, total, message or ""))
-
-    async def attend(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """What `work` gives, or an error for the upstream when the call or the patience ends before; it stops then."""
-        doing, ending = asyncio.create_task(work), asyncio.create_task(self.over.wait())
-        try:
-            with self.clock.paused():
-                await asyncio.wait({doing, ending}, timeout=INPUT_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
-            if doing.done():
-                return doing.result()
-            why = "the call has ended" if ending.done() else f"there was no answer within {INPUT_TIMEOUT:g} s"
-            return types.ErrorData(code=types.INTERNAL_ERROR, message=why)
-        finally:
-            doing.cancel()
-            ending.cancel()
-            await asyncio.gather(doing, ending, return_exceptions=True)
-
-
-_FLIGHT: ContextVar[_Flight | None] = ContextVar("flight", default=None)
-"""The call whose stream a message came on; set where the transport has a stream for each request."""
 
 
 class Calls:
@@ -80,12 +40,12 @@ class Calls:
     `on_log`, `on_sampling`, `on_elicitation` and `on_roots` are the client's callbacks.
     """
 
-    def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
+    def __init__(self, source: ServerSource, exchange: Exchange, sampler: Sampler | None = None) -> None:
         self._source = source
+        self._exchange = exchange
         self._sampler = sampler
-        self._exchange = Exchange(source, sampler)
         self._turns = asyncio.Semaphore(source.concurrency)
-        self._flights: dict[_Flight, None] = {}  # in the order of their beginning
+        self._flights: dict[Flight, None] = {}  # in the order of their beginning
         self._level = DEFAULT  # what a server of before 2026-07-28 sends, as far as we said
         self.client: Client | None = None
 
@@ -103,7 +63,7 @@ class Calls:
             MCPError: the connection is lost.
             DeadlineExceeded, InvalidToolArguments, Unavailable: as ToolServer.call says.
         """
-        flight = _Flight(context, Clock(self._source.call_timeout, context.deadline))
+        flight = Flight(context, Clock(self._source.call_timeout, context.deadline))
         request = asyncio.create_task(self._request(flight, tool, arguments))
         request.add_done_callback(lambda _: flight.events.put_nowait(None))
         try:
@@ -131,36 +91,40 @@ class Calls:
     async def on_roots(self, context: ClientRequestContext) -> Any:
         return await self._asked(ROOTS, {}, _ROOTS)
 
-    def _told(self) -> Collection[_Flight]:
-        if (flight := _FLIGHT.get()) is not None:
-            return [flight] if flight in self._flights else []
-        return self._flights if len({flight.context.principal.tenant for flight in self._flights}) == 1 else []
+    def _told(self) -> Collection[Flight]:
+        """The calls that a message from the server is about."""
+        if DECLARED.get() is not None:
+            return [flight for flight in self._flights if flight is FLIGHT.get()]
+        return self._flights if len({principal.tenant for principal in self._callers()}) == 1 else ()
 
-    def _asking(self) -> _Flight | None:
+    def _asking(self) -> Flight | None:
         """The call that a request from the server belongs to; None if that cannot be told."""
-        if (flight := _FLIGHT.get()) is not None:
-            return flight if flight in self._flights else None
-        if len({flight.context.principal for flight in self._flights}) == 1:
-            return next(reversed(self._flights))
-        return None
+        if DECLARED.get() is not None:
+            return flight if (flight := FLIGHT.get()) in self._flights else None
+        return next(reversed(self._flights), None) if len(self._callers()) == 1 else None
+
+    def _callers(self) -> set[Principal]:
+        """Whoever has something in flight on this connection, be it no call."""
+        return {*self._exchange.callers, *(flight.context.principal for flight in self._flights)}
 
     async def _asked(self, method: str, params: dict[str, Any], read: Reader) -> Any:
         """The answer to a request from the server: a result, or an ErrorData."""
         if (flight := self._asking()) is None:
             which = "no call that it could belong to" if not self._flights else "calls of several callers"
             return _error(types.INVALID_REQUEST, f"whom to ask cannot be told: there are {which}")
+        if flight.attended >= MAX_INPUTS:
+            return _error(types.INVALID_REQUEST, f"the call has {MAX_INPUTS} requests open already")
         if method == SAMPLING and self._source.sampling == "model" and self._sampler is not None:
             return await flight.attend(self._sample(self._sampler, params, flight.context))
         if needed := lacking(method, params, flight.context.mcp.capabilities):
             partly = needed.keys() <= flight.context.mcp.capabilities.keys()
             code = types.INVALID_PARAMS if partly else types.METHOD_NOT_FOUND
             return _error(code, f"the caller of this tool does not offer {dump(needed).decode()}")
-        inputs = flight.context.inputs
-        if inputs is None or inputs.waiting >= MAX_INPUTS:
-            return _error(types.INVALID_REQUEST, "the caller of this tool cannot be asked now")
+        if (inputs := flight.context.inputs) is None:
+            return _error(types.INVALID_REQUEST, "the caller of this tool cannot be asked while it runs")
         return await flight.attend(self._ask(flight, inputs, InputRequest("", method, dump(params)), read))
 
-    async def _ask(self, flight: _Flight, inputs: Inputs, request: InputRequest, read: Reader) -> Any:
+    async def _ask(self, flight: Flight, inputs: Inputs, request: InputRequest, read: Reader) -> Any:
         with inputs.expect(read) as (name, answer):
             named = InputRequest(name, request.method, request.params)
             if not flight.put(InputRequired(inputs.call_id, (named,))):
@@ -174,7 +138,7 @@ class Calls:
             return _error(types.INVALID_PARAMS, error.message)
         return types.CreateMessageResultWithTools.model_validate(result, by_name=False)
 
-    async def _request(self, flight: _Flight, tool: str, arguments: dict[str, Any]) -> ToolResult | InputRequired:
+    async def _request(self, flight: Flight, tool: str, arguments: dict[str, Any]) -> ToolResult | InputRequired:
         limit = self._source.call_timeout
         if flight.context.deadline is not None:
             limit = min(limit, flight.context.deadline - asyncio.get_running_loop().time())
@@ -184,15 +148,17 @@ class Calls:
         except TimeoutError:
             raise self._too_late(limit) from None
 
-    async def _send(self, flight: _Flight, tool: str, arguments: dict[str, Any]) -> ToolResult | InputRequired:
+    async def _send(self, flight: Flight, tool: str, arguments: dict[str, Any]) -> ToolResult | InputRequired:
         if self.client is None:
             raise MCPError(types.CONNECTION_CLOSED, "connection closed")
-        _FLIGHT.set(flight)  # the task is this call's own
+        FLIGHT.set(flight)  # the task is this call's own
         self._flights[flight] = None
         try:
             await self._want_logs(self.client, flight.level)
             params = {"name": tool, "arguments": arguments}
-            end = await self._exchange.make(self.client, "tools/call", params, flight.context, flight.on_progress)
+            end = await self._exchange.make(
+                self.client, "tools/call", params, flight.context, flight.on_progress, flight.clock.paused
+            )
         except MCPError as error:
             return self._refused(error)
         finally:
@@ -207,7 +173,12 @@ class Calls:
         if level != "off" and not passes(level, self._level):
             self._level = level
             request = types.SetLevelRequest.model_validate({"params": {"level": level}})
-            await client.session.send_request(request, types.EmptyResult)
+            try:
+                await client.session.send_request(request, types.EmptyResult)
+            except MCPError as error:
+                if is_lost(error):
+                    raise
+                _log.debug("upstream %s does not set its level: %s", self._source.name, error.message)
 
     def _refused(self, error: MCPError) -> ToolResult:
         """A JSON-RPC error: about the connection, about the arguments, or the tool's own way to fail."""

@@ -1,7 +1,8 @@
 """A request to an upstream that may want input first."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import TypeAdapter, ValidationError
 
 from narthex_server.errors import FailedPrecondition, InvalidRequest, NarthexError, Unavailable
+from narthex_server.principal import Principal
 from narthex_server.tools.mcp_context import McpContext
 from narthex_server.tools.tool import CallContext, InputRequest, InputRequired
 from narthex_server.tools.upstream.convert import dump
@@ -35,6 +37,9 @@ from narthex_server.tools.upstream.source import ServerSource
 MAX_ROUNDS = 8
 """How often our model's answers may bring one request further."""
 
+MAX_REQUESTS = 64
+"""How many requests one answer may hold."""
+
 _log = logging.getLogger(__name__)
 
 _AS_IT_CAME: TypeAdapter[Any] = TypeAdapter(dict[str, Any])
@@ -50,6 +55,12 @@ class Exchange:
     def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
         self._source = source
         self._sampler = sampler if source.sampling == "model" else None
+        self._in_flight: list[Principal] = []
+
+    @property
+    def callers(self) -> frozenset[Principal]:
+        """Whose requests are in flight."""
+        return frozenset(self._in_flight)
 
     async def make(
         self,
@@ -58,8 +69,9 @@ class Exchange:
         params: Mapping[str, Any],
         context: CallContext,
         on_progress: ProgressFnT | None = None,
+        pausing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> dict[str, Any] | InputRequired:
-        """The result as it came, or what the upstream wants before there is one.
+        """The result as it came, or what the upstream wants before there is one; our model answers within `pausing`.
 
         Raises:
             MCPError: the upstream's own error.
@@ -67,6 +79,21 @@ class Exchange:
             InvalidRequest: the upstream refuses the request made again with answers, or their state is none.
             Unavailable: the answer is not a result.
         """
+        self._in_flight.append(context.principal)
+        try:
+            return await self._rounds(client, method, params, context, on_progress, pausing)
+        finally:
+            self._in_flight.remove(context.principal)
+
+    async def _rounds(
+        self,
+        client: Client,
+        method: str,
+        params: Mapping[str, Any],
+        context: CallContext,
+        on_progress: ProgressFnT | None,
+        pausing: Callable[[], AbstractContextManager[None]],
+    ) -> dict[str, Any] | InputRequired:
         mcp = replace(context.mcp, capabilities=offered(context.mcp.capabilities, self._source.sampling))
         if self._sampler is not None:
             mcp = _opened(mcp)
@@ -81,9 +108,12 @@ class Exchange:
             if raw.get("resultType") != "input_required":
                 return raw
             requests, state = requests_of(raw), raw.get("requestState")
+            if len(requests) > MAX_REQUESTS:
+                raise self._invalid(method)
             if self._sampler is None:
                 return self._required(requests, mcp, context, state or "")
-            ours = {one.id: await self._sample(one, context) for one in requests if one.method == SAMPLING}
+            with pausing():
+                ours = {one.id: await self._sample(one, context) for one in requests if one.method == SAMPLING}
             rest = tuple(one for one in requests if one.id not in ours)
             if rest or not ours:
                 return self._required(rest, mcp, context, _sealed(state, ours))
@@ -114,11 +144,7 @@ class Exchange:
             raise
         except ValidationError as error:
             _log.warning("upstream %s answered %s with what is not a result: %s", self._source.name, method, error)
-            raise Unavailable(
-                f"upstream {self._source.name!r} answered with what is not a result of {method}",
-                reason="UPSTREAM_INVALID_RESULT",
-                metadata={"upstream": self._source.name},
-            ) from None
+            raise self._invalid(method) from None
         finally:
             DECLARED.reset(declared)
 
@@ -130,6 +156,13 @@ class Exchange:
                 raise lacks(needed, self._source.name)
         call_id = context.request_id if context.inputs is None else context.inputs.call_id
         return InputRequired(call_id, requests, state)
+
+    def _invalid(self, method: str) -> Unavailable:
+        return Unavailable(
+            f"upstream {self._source.name!r} answered with what is not a result of {method}",
+            reason="UPSTREAM_INVALID_RESULT",
+            metadata={"upstream": self._source.name},
+        )
 
     async def _sample(self, request: InputRequest, context: CallContext) -> dict[str, Any]:
         assert self._sampler is not None

@@ -19,6 +19,7 @@ from narthex_server.tools.tool import CallContext, Tool, ToolEvent
 from narthex_server.tools.upstream.calls import Calls
 from narthex_server.tools.upstream.convert import convert_tool
 from narthex_server.tools.upstream.declaring import declaring
+from narthex_server.tools.upstream.exchange import Exchange
 from narthex_server.tools.upstream.sampler import Sampler
 from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
 from narthex_server.tools.upstream.transports import http, stdio
@@ -43,7 +44,7 @@ class Upstream:
         self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED)
         self._tools: tuple[Tool, ...] = ()
         self._changed: Callable[[], None] = _nobody
-        self._calls = Calls(source, sampler)
+        self._calls = Calls(source, Exchange(source, sampler), sampler)
         self._settled = asyncio.Event()
         self._retry = asyncio.Event()
         self._signal = asyncio.Event()  # the connection ended, or its tools are to be listed again
