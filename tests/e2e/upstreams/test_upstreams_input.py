@@ -381,7 +381,7 @@ async def test_a_models_answers_go_with_the_callers(gateway, url):
         assert isinstance(end, InputRequired) and [one.id for one in end.requests] == ["who"]
         events = await caller.call("it__sampled", input_responses={"who": ADA}, request_state=end.request_state)
         assert text(events) == "then hello 1, hello 2, Ada"
-        for forged in ("[]", "{", '{"state": 3, "answers": {}}'):
+        for forged in ("[]", "{", "[" * 100_000, '{"state": 3, "answers": {}}'):
             with pytest.raises(InvalidRequest) as caught:
                 await caller.call("it__sampled", request_state=forged)
             assert caught.value.reason == "INVALID_REQUEST_STATE"

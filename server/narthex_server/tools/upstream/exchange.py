@@ -1,13 +1,13 @@
 """A request to an upstream that may want input first."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
 import mcp_types as types
-import orjson
 from mcp.client import Client
 from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from narthex_server.errors import FailedPrecondition, InvalidRequest, NarthexError, Unavailable
 from narthex_server.principal import Principal
 from narthex_server.tools.mcp_context import McpContext
+from narthex_server.tools.objects import parse_object
 from narthex_server.tools.tool import CallContext, InputRequest, InputRequired
 from narthex_server.tools.upstream.convert import dump
 from narthex_server.tools.upstream.declaring import DECLARED
@@ -152,7 +153,7 @@ class Exchange:
         self, requests: tuple[InputRequest, ...], mcp: McpContext, context: CallContext, state: str
     ) -> InputRequired:
         for one in requests:
-            if needed := lacking(one.method, orjson.loads(one.params), mcp.capabilities):
+            if needed := lacking(one.method, json.loads(one.params), mcp.capabilities):
                 raise lacks(needed, self._source.name)
         call_id = context.request_id if context.inputs is None else context.inputs.call_id
         return InputRequired(call_id, requests, state)
@@ -167,7 +168,7 @@ class Exchange:
     async def _sample(self, request: InputRequest, context: CallContext) -> dict[str, Any]:
         assert self._sampler is not None
         try:
-            return await self._sampler.sample(orjson.loads(request.params), context)
+            return await self._sampler.sample(json.loads(request.params), context)
         except NarthexError as error:
             raise FailedPrecondition(
                 f"upstream {self._source.name!r} asks the model for what it cannot give: {error.message}",
@@ -185,10 +186,8 @@ def _opened(mcp: McpContext) -> McpContext:
     """With the upstream's own state, and our model's answers beside the caller's."""
     if mcp.request_state is None:
         return mcp
-    try:
-        match orjson.loads(mcp.request_state):
+    with suppress(InvalidRequest):
+        match parse_object(mcp.request_state.encode(), "fields of a state"):
             case {"state": str() | None as state, "answers": dict(answers)}:
                 return replace(mcp, request_state=state, input_responses={**mcp.input_responses, **answers})
-    except ValueError:
-        pass
     raise InvalidRequest("request_state is not what the call before gave", reason="INVALID_REQUEST_STATE")
