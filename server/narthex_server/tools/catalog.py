@@ -10,18 +10,21 @@ from typing import Literal, Protocol, cast
 from narthex_server.errors import (
     Cancelled,
     DeadlineExceeded,
+    FailedPrecondition,
     InvalidRequest,
-    InvalidToolArguments,
     NotFound,
     Unavailable,
 )
 from narthex_server.principal import Principal
 from narthex_server.tools.arguments import ArgumentSchema, parse_arguments
+from narthex_server.tools.log_levels import LogLevels
 from narthex_server.tools.names import aliases, distinct_name, exposed_name
 from narthex_server.tools.server import ServerState, ServerStatus, ToolServer
-from narthex_server.tools.tool import CallContext, NativeTool, Tool, ToolEvent, ToolResult
+from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
 
-Outcome = Literal["ok", "tool_error", "invalid", "not_found", "unavailable", "deadline", "cancelled", "error"]
+Outcome = Literal[
+    "ok", "tool_error", "input_required", "invalid", "not_found", "unavailable", "deadline", "cancelled", "error"
+]
 
 
 class ToolObserver(Protocol):
@@ -55,6 +58,7 @@ class Catalog:
         self._natives = {native.tool.name: native for native in natives}
         self._servers = {server.name: server for server in servers}
         self._observer = observer
+        self._levels = LogLevels()
         self._entries: dict[str, _Entry] = {}
         self._aliases: dict[str, str] = {}
         self._listed: tuple[Tool, ...] = ()
@@ -96,13 +100,16 @@ class Catalog:
         return self._find(name).tool
 
     async def call(self, name: str, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
-        """Yields the call's events as they come, exactly one ToolResult last; closing the iterator cancels the call.
+        """Yields the call's events as they come, the last one a ToolResult, or an InputRequired with a state.
 
-        `arguments` is a JSON object. An error that the tool itself reports is a result with `is_error`.
+        Closing the iterator cancels the call. `arguments` is a JSON object. An error that the tool itself reports is a
+        result with `is_error`.
 
         Raises:
             NotFound: no tool has this name.
             InvalidToolArguments: the arguments do not fit; nothing was run.
+            InvalidRequest: the upstream does not take the answers or the state of a call made again.
+            FailedPrecondition: the tool needs an MCP client that can answer more than this caller does.
             Unavailable: the tool's upstream is down; the message says why.
             DeadlineExceeded: the deadline, or the upstream's own limit, has passed.
         """
@@ -117,11 +124,13 @@ class Catalog:
                 events = entry.native.call(arguments or b"{}", context)
             else:
                 assert entry.server is not None
-                events = entry.server.call(entry.own_name, parsed, context)
+                events = entry.server.call(entry.own_name, parsed, self._with_level(context, entry.server.name))
             async with aclosing(cast(AsyncGenerator[ToolEvent], events)):
                 async for event in events:
                     if isinstance(event, ToolResult):
                         outcome = "tool_error" if event.is_error else "ok"
+                    elif isinstance(event, InputRequired) and event.request_state is not None:
+                        outcome = "input_required"
                     yield event
         except Exception as error:
             outcome = _outcome(error)
@@ -130,6 +139,10 @@ class Catalog:
             if self._observer is not None:
                 tool, server = (entry.tool.name, entry.tool.server) if entry else ("", "")
                 self._observer.on_call(tool, server, perf_counter() - started, outcome)
+
+    def set_log_level(self, principal: Principal, level: str, server: str = "") -> None:
+        """The least severe messages that the caller's calls get unless they say otherwise; raises NotFound."""
+        self._levels.set(principal, level, self._server(server).name if server else "")
 
     def servers(self) -> tuple[ServerStatus, ...]:
         """How every upstream is, in the order of the configuration."""
@@ -166,6 +179,11 @@ class Catalog:
         server.reconnect()
         await server.settled()
         return server.status
+
+    def _with_level(self, context: CallContext, server: str) -> CallContext:
+        if context.mcp.log_level is not None:
+            return context
+        return replace(context, mcp=replace(context.mcp, log_level=self._levels.get(context.principal, server)))
 
     def _server(self, name: str) -> ToolServer:
         if (server := self._servers.get(name)) is None:
@@ -239,7 +257,7 @@ def _belongs(name: str, server: ToolServer) -> bool:
 
 def _outcome(error: Exception) -> Outcome:
     match error:
-        case InvalidToolArguments():
+        case InvalidRequest() | FailedPrecondition():
             return "invalid"
         case NotFound():
             return "not_found"

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from narthex_server.principal import Principal
+from narthex_server.tools.inputs import Inputs
+from narthex_server.tools.mcp_context import PLAIN, McpContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,16 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """Whose call this is; `deadline` is on the event loop's clock, in seconds."""
+    """Whose call this is; `deadline` is on the event loop's clock, in seconds.
+
+    Without `inputs` nobody can answer while it runs.
+    """
 
     principal: Principal
     request_id: str
     deadline: float | None = None
+    mcp: McpContext = PLAIN
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +66,32 @@ class ToolResult:
     content: bytes
     structured_content: bytes = b""
     is_error: bool = False
+    meta: bytes = b""  # MCP's `_meta`, a JSON object, or empty
 
 
-ToolEvent = Progress | Log | TextDelta | ToolResult
+@dataclass(frozen=True, slots=True)
+class InputRequest:
+    """What an upstream asks its client for: `sampling/createMessage` and the like, with params as JSON."""
+
+    id: str
+    method: str
+    params: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InputRequired:
+    """The call waits for answers to all requests; with a `request_state` it is over instead, to be made again."""
+
+    call_id: str
+    requests: tuple[InputRequest, ...]
+    request_state: str | None = None
+
+
+ToolEvent = Progress | Log | TextDelta | InputRequired | ToolResult
 
 
 class NativeTool(Protocol):
-    """A tool of our own; the events end with exactly one ToolResult."""
+    """A tool of our own; the events end with exactly one ToolResult, and nothing is asked."""
 
     @property
     def tool(self) -> Tool: ...

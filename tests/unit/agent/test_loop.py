@@ -22,7 +22,7 @@ from narthex_server.pipelines.request import ChatRequest, StoppingOptions, ToolC
 from narthex_server.principal import LOCAL
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
 from narthex_server.tools.catalog import Catalog
-from narthex_server.tools.tool import CallContext, Progress, Tool, ToolEvent, ToolResult
+from narthex_server.tools.tool import CallContext, InputRequest, InputRequired, Progress, Tool, ToolEvent, ToolResult
 
 Serve = Callable[..., AbstractAsyncContextManager[TextModel]]
 Body = Callable[[bytes], AsyncIterator[ToolEvent]]
@@ -111,6 +111,15 @@ async def test_a_max_tokens_that_fits_the_first_round_only_is_bounded_in_the_nex
         request = replace(ASK, request_id="b", stopping=StoppingOptions(max_tokens=limit))
         events = await run(model, [native("inc")], request)
     assert text(events, 2) == "It is 2." and finished(events).reason is FinishReason.STOP
+
+
+async def test_a_tool_that_asks_its_caller_tells_the_model_that_nobody_can_answer(serve: Serve) -> None:
+    async def ask(arguments: bytes) -> AsyncIterator[ToolEvent]:
+        yield InputRequired("c", (InputRequest("1", "elicitation/create", b"{}"),), "state")
+
+    async with serve(call("ask"), "I see.") as model, asyncio.timeout(10):
+        events = await run(model, [native("ask", ask)])
+    assert results(events)["ask"].is_error and text(events, 2) == "I see."
 
 
 async def test_calls_of_a_round_run_at_the_same_time(serve: Serve) -> None:

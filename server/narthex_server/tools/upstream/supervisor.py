@@ -18,6 +18,9 @@ from narthex_server.tools.server import ServerState, ServerStatus
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent
 from narthex_server.tools.upstream.calls import Calls
 from narthex_server.tools.upstream.convert import convert_tool
+from narthex_server.tools.upstream.declaring import declaring
+from narthex_server.tools.upstream.exchange import Exchange
+from narthex_server.tools.upstream.sampler import Sampler
 from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
 from narthex_server.tools.upstream.transports import http, stdio
 
@@ -36,12 +39,12 @@ _log = logging.getLogger(__name__)
 class Upstream:
     """A ToolServer over MCP; used on the event loop only."""
 
-    def __init__(self, source: ServerSource) -> None:
+    def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
         self._source = source
         self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED)
         self._tools: tuple[Tool, ...] = ()
         self._changed: Callable[[], None] = _nobody
-        self._calls = Calls(source)
+        self._calls = Calls(source, Exchange(source, sampler), sampler)
         self._settled = asyncio.Event()
         self._retry = asyncio.Event()
         self._signal = asyncio.Event()  # the connection ended, or its tools are to be listed again
@@ -144,21 +147,27 @@ class Upstream:
     async def _connection(self) -> str:
         """Lives as long as one connection does; returns why it ended."""
         limit = self._source.start_timeout
+        asks = self._calls
         client = Client(
-            self._transport(),
+            declaring(self._transport()),
+            mode="legacy" if self._source.protocol in ("handshake", "2025-11-25") else "auto",
             cache=None,
-            log_level="info",
-            logging_callback=self._calls.on_log,
+            logging_callback=asks.on_log,
+            sampling_callback=None if self._source.sampling == "refuse" else asks.on_sampling,
+            sampling_capabilities=types.SamplingCapability(tools=types.SamplingToolsCapability()),
+            elicitation_callback=asks.on_elicitation,
+            list_roots_callback=asks.on_roots,
             message_handler=self._on_message,
             client_info=types.Implementation(name="narthex", version=VERSION),
         )
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(limit):
                 await stack.enter_async_context(client)
+                self._check(client.protocol_version)
                 self._tools = await self._list(client)
             await stack.enter_async_context(_running(self._listen(client)))
             stack.callback(self._calls.disconnect)
-            self._calls.client = client
+            self._calls.connect(client)
             _log.info("upstream %s is ready with %d tools", self.name, len(self._tools))
             while True:
                 self._set(ServerState.READY, protocol=client.protocol_version)
@@ -170,6 +179,11 @@ class Upstream:
                         self._tools = await self._list(client)
                 if self._ended:  # possibly while the tools were listed
                     return self._ended
+
+    def _check(self, version: str) -> None:
+        wanted = self._source.protocol
+        if wanted not in ("auto", "handshake", version):
+            raise Unavailable(f"speaks version {version} of the protocol, and is to be spoken to in {wanted} only")
 
     async def _signalled(self) -> None:
         """Returns when there is news; a server behind a URL can go without a word, so it is asked now and then."""
