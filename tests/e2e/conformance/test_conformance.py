@@ -16,7 +16,13 @@ THE_SERVERS_CHOICE = {
 }
 """Checks of streams that a server need not open."""
 
-RUNS = [("0.1.16", ""), ("0.2.0-2025-11-25", ""), ("0.2.0-2026-07-28", "")]
+RUNS = [
+    ("0.1.16", ""),
+    ("0.1.16", "2025-11-25"),
+    ("0.2.0-2025-11-25", ""),
+    ("0.2.0-2025-11-25", "2025-11-25"),
+    ("0.2.0-2026-07-28", ""),
+]
 """Suites, and the protocol that the server behind the bridge is asked for."""
 
 

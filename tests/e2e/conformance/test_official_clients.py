@@ -30,7 +30,7 @@ class Session:
         return "-".join(filter(None, (self.client, self.way, self.upstream)))
 
 
-UPSTREAMS = ("",)
+UPSTREAMS = ("", "2025-11-25")
 """Protocols that the server asks the fixture for; "" is any."""
 
 WAYS = (
