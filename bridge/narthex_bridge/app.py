@@ -6,16 +6,15 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import cast
+from urllib.parse import urlsplit
 
 import quart
-from narthex.keys import KeyRing
 from quart import Quart, Response
 from werkzeug.exceptions import HTTPException
 
 from narthex_bridge import gate, metrics
-from narthex_bridge.asgi import Application, Front
+from narthex_bridge.asgi import Application, Endpoint, Front
 from narthex_bridge.backend import Backend
-from narthex_bridge.caller import authenticator
 from narthex_bridge.catalog import Catalog
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.connection import Connection
@@ -23,8 +22,10 @@ from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
-from narthex_bridge.gate import Gate, refusal
-from narthex_bridge.http import HttpResponse
+from narthex_bridge.endpoints.metadata import MetadataEndpoint
+from narthex_bridge.gate import building, refusal
+from narthex_bridge.gate.challenges import WELL_KNOWN, metadata_url
+from narthex_bridge.http import HttpRequest, HttpResponse
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.sessions import SessionStore
 
@@ -41,8 +42,7 @@ class Bridge:
         self._backend = Backend(self._connection)
         self._catalog = Catalog(self._backend, self._sessions.notify_list_changed)
         self._dispatcher = Dispatcher(self._backend, self._catalog, self._metrics, config.max_calls)
-        keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else None
-        self._gate = Gate(config, authenticator(keys))
+        self._gate = building.gate(config, self._metrics.refused)
         self._background: list[asyncio.Task[None]] = []
         self.app = self._application()
 
@@ -62,14 +62,14 @@ class Bridge:
         for pattern, answer in (
             ("/healthz", self._healthz),
             ("/readyz", self._readyz),
-            ("/metrics", self._exposition),
         ):
             view = self._view(pattern, answer)
             app.add_url_rule(pattern, pattern, view, methods=["GET"], provide_automatic_options=False)
         mcp = McpEndpoint(self._config, self._sessions, self._dispatcher)
         legacy = LegacyEndpoint(self._config, self._sessions, self._dispatcher)
         direct = DirectEndpoint(self._config, self._catalog, self._dispatcher)
-        routes = {
+        routes: dict[tuple[str, str], Endpoint] = {
+            ("GET", "/metrics"): self._exposition,
             ("POST", "/mcp"): mcp.post,
             ("GET", "/mcp"): mcp.get,
             ("DELETE", "/mcp"): mcp.delete,
@@ -78,10 +78,22 @@ class Bridge:
             ("POST", "/mcp/stream"): direct.stream,
             ("GET", "/mcp/list"): direct.list,
         }
-        for method, path in routes:
+        open_routes: dict[tuple[str, str], Endpoint] = {}
+        if self._config.oauth.issuers:
+            paths = {WELL_KNOWN, f"{WELL_KNOWN}/mcp", urlsplit(metadata_url(self._config.oauth.resource)).path}
+            open_routes = {("GET", path): MetadataEndpoint(self._config.oauth).get for path in paths}
+        for method, path in (*routes, *open_routes):
             # Known to Quart as well, so that another method is 405 and names these.
             app.add_url_rule(path, f"{method} {path}", _unreachable, methods=[method], provide_automatic_options=False)
-        return Front(routes, cast(Application, app), self._gate, self._metrics, self._config.max_body_bytes)
+        return Front(
+            routes,
+            open_routes,
+            cast(Application, app),
+            self._gate,
+            self._metrics,
+            self._config.max_body_bytes,
+            self._config.body_timeout_s,
+        )
 
     def _view(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
         counted = self._metrics.route(pattern)
@@ -104,7 +116,7 @@ class Bridge:
             return HttpResponse(503, b'{"status":"the server cannot be reached or does not serve"}')
         return HttpResponse(200, b'{"status":"ready"}')
 
-    async def _exposition(self) -> HttpResponse:
+    async def _exposition(self, _: HttpRequest) -> HttpResponse:
         return HttpResponse(200, self._metrics.render(), metrics.CONTENT_TYPE)
 
     async def _http_error(self, error: HTTPException) -> Response:
@@ -125,6 +137,7 @@ class Bridge:
         for task in self._background:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self._gate.close()
         await self._connection.close()
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 from narthex import certificates
+from narthex.scopes import ALL_TOOLS
 
 from narthex_bridge.caller import Caller
 from narthex_bridge.config import BridgeConfig
@@ -100,8 +101,9 @@ class Connection:
         metadata = [("x-request-id", request_id)] if request_id else []
         if self._credential:
             metadata.append(("authorization", f"Bearer {self._credential}"))
-            if caller:
-                metadata.append(("x-narthex-principal", caller.assertion))
+        # A server that knows no keys believes nothing of it but that a caller may use fewer tools.
+        if caller and (self._credential or caller.tools != ALL_TOOLS):
+            metadata.append(("x-narthex-principal", caller.assertion))
         return tuple(metadata)
 
 

@@ -122,7 +122,9 @@ def expiry(text: str) -> datetime:
     Raises ValueError.
     """
     if ahead := re.fullmatch(r"([1-9]\d{0,4})([dh])", text):
-        return datetime.now(UTC).replace(microsecond=0) + timedelta(hours=int(ahead[1]) * (24 if ahead[2] == "d" else 1))
+        return datetime.now(UTC).replace(microsecond=0) + timedelta(
+            hours=int(ahead[1]) * (24 if ahead[2] == "d" else 1)
+        )
     try:
         return _moment(date.fromisoformat(text) if len(text) == 10 else datetime.fromisoformat(text))
     except ValueError:
@@ -188,7 +190,7 @@ def _moment(value: object) -> datetime:
             return value
         case date():
             return datetime.combine(value, time(), UTC)
-        case str() if not value[-1:] in ("d", "h"):  # counted from when the file is read they would never come
+        case str() if value[-1:] not in ("d", "h"):  # counted from when the file is read they would never come
             return expiry(value)
     raise ValueError("must be a date or a time with its zone, such as 2030-01-31T12:00:00Z")
 

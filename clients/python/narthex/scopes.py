@@ -18,7 +18,9 @@ class ToolScope:
 
     def __post_init__(self) -> None:
         if len(self.globs) > MOST_GLOBS or sum(map(len, self.globs)) > MOST_CHARACTERS:
-            raise ValueError(f"holds more than {MOST_GLOBS} patterns, or more than {MOST_CHARACTERS} characters of them")
+            raise ValueError(
+                f"holds more than {MOST_GLOBS} patterns, or more than {MOST_CHARACTERS} characters of them"
+            )
 
     def allows(self, tool: str) -> bool:
         """Whether the tool of this exposed name is in the scope."""

@@ -42,7 +42,9 @@ class AuthInterceptor(AroundInterceptor):
         token = token.strip() if scheme.lower() == "bearer" else ""
         key = self._keys.principal(token)
         if key is None and self._required:
-            lack = "has expired" if self._keys.expired(token) else "is not a known key" if authorization else "is missing"
+            lack = (
+                "has expired" if self._keys.expired(token) else "is not a known key" if authorization else "is missing"
+            )
             raise Unauthenticated(f"The metadata `authorization: Bearer <API key>` {lack}.")
         caller = Principal(key.name, key.tenant, key.tools) if key else LOCAL
         if not asserted:
