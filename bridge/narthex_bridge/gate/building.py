@@ -27,9 +27,9 @@ def gate(config: BridgeConfig, refused: Callable[[Reason], None]) -> Gate:
         Addresses(config.trusted_proxies),
         Limits(config.limits, *(_limiter(config, kind) for kind in ("address", "principal", "total"))),
         Credentials(
-            Keys(ring) if ring else None,
+            Keys(ring) if ring is not None else None,
             Tokens(config.oauth) if config.oauth.issuers else None,
-            Challenges(config.oauth),
+            Challenges(config.oauth, keys=ring is not None),
         ),
         refused,
     )

@@ -17,10 +17,11 @@ def metadata_url(resource: str) -> str:
 class Challenges:
     """WWW-Authenticate of a bridge with keys, OAuth or both."""
 
-    def __init__(self, oauth: OauthConfig) -> None:
+    def __init__(self, oauth: OauthConfig, *, keys: bool) -> None:
         self._scopes = oauth.scopes
         self._metadata = metadata_url(oauth.resource) if oauth.issuers else ""
-        self._needed = "access token or API key" if oauth.issuers else "API key"
+        taken = (("access token", bool(oauth.issuers)), ("API key", keys))
+        self._needed = " or ".join(name for name, there in taken if there)
 
     def missing(self) -> Refused:
         """No credential was sent."""

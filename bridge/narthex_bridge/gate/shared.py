@@ -2,19 +2,14 @@
 
 import logging
 import time
-from typing import cast
+from typing import Any, cast
 
 from narthex.rates import Rate
 from narthex.settings import SettingsError
 from throttled.asyncio import RedisStore
+from throttled.exceptions import StoreUnavailableError
 
 from narthex_bridge.gate.limiters import Allowance, StoreLimiter, in_memory
-
-try:
-    from redis.asyncio import Redis
-    from redis.exceptions import RedisError
-except ImportError:
-    raise SettingsError('redis: the Redis client is not installed; pip install "narthex[redis]"') from None
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +22,12 @@ class SharedLimiter:
 
     def __init__(self, url: str, kind: str) -> None:
         """Raises SettingsError for a URL that cannot be used."""
-        store = RedisStore(url, options={"SOCKET_TIMEOUT": PATIENCE_S, "SOCKET_CONNECT_TIMEOUT": PATIENCE_S})
+        patience = {"SOCKET_TIMEOUT": PATIENCE_S, "SOCKET_CONNECT_TIMEOUT": PATIENCE_S}
         try:
-            self._client = cast(Redis, store._backend.get_client())
+            store = RedisStore(url, options=patience)
+            self._client = cast(Any, store._backend.get_client())
+        except ImportError:
+            raise SettingsError('redis: the Redis client is not installed; pip install "narthex[redis]"') from None
         except ValueError:
             raise SettingsError("redis: is not a URL that the Redis client can use") from None
         self._shared = StoreLimiter(store, kind)
@@ -40,10 +38,12 @@ class SharedLimiter:
         if time.monotonic() >= self._paused_until:
             try:
                 return await self._shared.take(who, rate)
-            except (RedisError, OSError) as error:
+            except StoreUnavailableError as error:
                 self._paused_until = time.monotonic() + PAUSE_S
-                logger.warning("limits are counted by this bridge alone: Redis fails with %s", type(error).__name__)
+                logger.warning(
+                    "limits are counted by this bridge alone: Redis fails with %s", type(error.__cause__).__name__
+                )
         return await self._alone.take(who, rate)
 
     async def close(self) -> None:
-        await self._client.aclose(close_connection_pool=True)
+        await self._client.aclose()
