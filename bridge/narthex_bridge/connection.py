@@ -32,6 +32,7 @@ class Connection:
         self._call_timeout = config.call_timeout_s
         self._rpc_timeout = config.rpc_timeout_s
         self._credential = credential
+        self._secured = config.server_tls.ca is not None
         self.channel = _channel(config)
 
     async def ask(
@@ -92,6 +93,19 @@ class Connection:
         except grpc.aio.AioRpcError:
             return False
         return answer == _SERVING
+
+    def distrust(self, error: grpc.aio.AioRpcError) -> str:
+        """What to look at where a connection failed as it does when one side does not take the other's certificate.
+
+        Empty for other failures. Nobody tells why a handshake of TLS 1.3 failed: the server just closes.
+        """
+        details = (error.details() or "").lower()
+        if not self._secured or not any(sign in details for sign in ("socket closed", "ssl", "handshake")):
+            return ""
+        return (
+            "; if the server runs: does it take the certificate of server_tls.cert, and is its own of server_tls.ca"
+            " and for the name in `server`?"
+        )
 
     async def close(self) -> None:
         await self.channel.close()

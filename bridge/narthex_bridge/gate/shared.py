@@ -46,4 +46,4 @@ class SharedLimiter:
         return await self._alone.take(who, rate)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._client.connection_pool.disconnect()

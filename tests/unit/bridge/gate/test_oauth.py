@@ -1,7 +1,10 @@
 """The bridge as a resource server of OAuth 2.1, on the wire."""
 
 import asyncio
+import hashlib
+import hmac
 import json
+import socket
 import time
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,6 +17,7 @@ from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientMetadata
 from narthex.keys import append_key, new_key
+from narthex.settings import Address
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 
@@ -47,11 +51,11 @@ async def test_without_oauth_there_are_no_metadata(start_bridge):
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/mcp/stream", "/messages"])
-async def test_who_shows_nothing_is_told_what_is_needed(bridge, port, path):
+async def test_who_shows_nothing_is_told_what_is_needed(bridge, path):
     answer = await bridge.http.post(path, json={"jsonrpc": "2.0", "id": 1, "method": "ping"})
     assert answer.status_code == 401
     told = answer.headers["www-authenticate"]
-    assert told == (f'Bearer realm="narthex", resource_metadata="http://127.0.0.1:{port}{WELL_KNOWN}/mcp", scope="mcp"')
+    assert told == (f'Bearer realm="narthex", resource_metadata="https://tools.example{WELL_KNOWN}/mcp", scope="mcp"')
     assert answer.json()["error"]["code"] == 401
 
 
@@ -131,9 +135,6 @@ async def test_forged_tokens_are_refused(bridge, authority, token, forge):
     deep = forge({**header, "alg": "ES256"}, {}).split(".")
     signed = token().split(".")
     other = jwt.encode(claims, "0" * 32, "HS256", headers=header)
-    import hashlib
-    import hmac
-
     start = forge({**header, "alg": "HS256"}, claims).rpartition(".")[0]
     confused = hmac.new(pem, start.encode(), hashlib.sha256).digest()
     for forged in (
@@ -309,8 +310,10 @@ class Storage:
         self.client = client
 
 
-async def test_the_official_client_finds_its_way(bridge, authority, resource, tools):
-    visited = []
+async def test_the_official_client_finds_its_way(protected, authority, tools):
+    with socket.create_server(("127.0.0.1", 0)) as free:  # the resource's URL has to be known before the bridge listens
+        address = Address(*free.getsockname())
+    resource, visited = f"http://{address}/mcp", []
 
     async def visit(url):
         visited.append(parse_qs(urlsplit(url).query))
@@ -319,15 +322,16 @@ async def test_the_official_client_finds_its_way(bridge, authority, resource, to
         return AuthorizationCodeResult(code="a-code", state=visited[-1]["state"][0])
 
     flow = OAuthClientProvider(
-        server_url=f"{bridge.url}/mcp",
+        server_url=resource,
         client_metadata=OAuthClientMetadata(redirect_uris=["http://127.0.0.1:1/callback"]),
         storage=Storage(),
         redirect_handler=visit,
         callback_handler=come_back,
     )
     async with (
+        protected({"http": address}, resource=resource),
         httpx2.AsyncClient(auth=flow) as http,
-        Client(streamable_http_client(f"{bridge.url}/mcp", http_client=http)) as client,
+        Client(streamable_http_client(resource, http_client=http)) as client,
     ):
         listed = await client.list_tools()
         assert [tool.name for tool in listed.tools] == tools.names
