@@ -1,6 +1,7 @@
 """The bridge's settings: `[bridge]` of narthex.toml, NARTHEX_* and flags."""
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from narthex.settings import Address, SettingsError, option, parse
 
 MIB = 1024 * 1024
 ANY_ORIGIN = "*"
+_QUOTABLE = re.compile(r"[!#-\[\]-~]+")  # what may stand in a quoted string of a header
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -75,6 +77,9 @@ class OauthConfig:
         ):
             if url and (problem := url_problem(url)):
                 raise SettingsError(f"oauth: {name}: {url!r} {problem}")
+        for scope in self.scopes:
+            if not _QUOTABLE.fullmatch(scope):
+                raise SettingsError(f"oauth: scopes: {scope!r} is not one word of ASCII; repeat the flag for several")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,7 @@ def url_problem(url: str) -> str:
         known = bool(parts.hostname) and parts.port != 0
     except ValueError:
         known = False
-    if not known or parts.query or parts.fragment or parts.username is not None:
+    if not known or not _QUOTABLE.fullmatch(url) or parts.query or parts.fragment or parts.username is not None:
         return "is not a plain URL"
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
         return "must begin with https://"

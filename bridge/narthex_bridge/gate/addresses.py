@@ -2,8 +2,11 @@
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+REMEMBERED, SHORT = 4096, 128
 
 
 class Addresses:
@@ -11,14 +14,20 @@ class Addresses:
 
     def __init__(self, trusted: Iterable[str]) -> None:
         self._trusted = tuple(ipaddress.ip_network(network) for network in trusted)
+        self._known = lru_cache(REMEMBERED)(self._find)
 
     def client(self, peer: str, forwarded: str) -> str:
         """Whom limits count: the address, of IPv6 its /64, from which one client takes as many as it likes.
 
         Empty for this machine, and where the peer has no address.
         """
+        if not self._trusted:
+            return self._known(peer, "")
+        return (self._known if len(forwarded) <= SHORT else self._find)(peer, forwarded)
+
+    def _find(self, peer: str, forwarded: str) -> str:
         address = _address(peer)
-        if self._trusted and forwarded:
+        if forwarded:
             for hop in reversed(forwarded.split(",")):
                 if address is None or not self._proxy(address):
                     break

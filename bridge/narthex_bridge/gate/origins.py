@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from narthex_bridge.config import ANY_ORIGIN, is_loopback
-from narthex_bridge.gate.hosts import hostname
+from narthex_bridge.gate.hosts import REMEMBERED, hostname
 from narthex_bridge.gate.refusals import Header, Refused, refusal
 from narthex_bridge.http import HttpResponse
 
@@ -28,6 +29,7 @@ class Origins:
 
     def __init__(self, allowed: Iterable[str]) -> None:
         self._allowed = frozenset(allowed)
+        self._local = lru_cache(REMEMBERED)(_local)
 
     def check(self, origin: str) -> tuple[Header, ...]:
         """The headers that let the page read the answer; raises Refused for a foreign page."""
@@ -54,5 +56,6 @@ class Origins:
             ),
         )
 
-    def _local(self, origin: str) -> bool:
-        return origin.startswith(("http://", "https://")) and is_loopback(hostname(origin))
+
+def _local(origin: str) -> bool:
+    return origin.startswith(("http://", "https://")) and is_loopback(hostname(origin))

@@ -105,8 +105,8 @@ class Tokens:
         if not scopes.issuperset(self._config.scopes):
             raise LacksScope
         tenant = claims.get(self._config.tenant_claim) if self._config.tenant_claim else "default"
-        if not isinstance(tenant, str) or not tenant or not claims["sub"]:
-            raise InvalidToken("The token does not say for whom it is (sub, or the claim that names the tenant).")
+        if not _is_name(claims["sub"]) or not _is_name(tenant):
+            raise InvalidToken("The token does not name its subject, or its tenant, in 1 to 255 printable characters.")
         # Subjects are unique within their issuer only, and no key's name is to be anyone's subject.
         return Caller(f"{claims['iss']} {claims['sub']}", tenant, self._tools(scopes))
 
@@ -119,6 +119,11 @@ class Tokens:
             return ToolScope(tuple(globs))
         except ValueError:
             raise InvalidToken("The token names more tools than can be looked after.") from None
+
+
+def _is_name(claim: object) -> bool:
+    """Whether a claim can stand in metadata and in a line of a log; subjects are no longer than this (OpenID)."""
+    return isinstance(claim, str) and 0 < len(claim) <= 255 and claim.isprintable()
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:

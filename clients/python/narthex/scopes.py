@@ -11,7 +11,7 @@ MOST_CHARACTERS = 4096
 class ToolScope:
     """Shell-style patterns of exposed tool names (`*`, `?`, `[abc]`); a tool is in the scope if one of them fits.
 
-    Without patterns no tool is in it. Raises ValueError for more patterns than fit into the metadata of a call.
+    Without patterns no tool is in it. Raises ValueError for patterns that do not fit into the metadata of a call.
     """
 
     globs: tuple[str, ...] = ("*",)
@@ -21,6 +21,9 @@ class ToolScope:
             raise ValueError(
                 f"holds more than {MOST_GLOBS} patterns, or more than {MOST_CHARACTERS} characters of them"
             )
+
+        if not all(glob.isascii() and glob.isprintable() for glob in self.globs):
+            raise ValueError("holds a pattern with other characters than printable ones of ASCII")
 
     def allows(self, tool: str) -> bool:
         """Whether the tool of this exposed name is in the scope."""

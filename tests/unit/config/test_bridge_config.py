@@ -50,6 +50,8 @@ def test_all_web_pages_need_a_credential():
         ({"resource": "https://tools.example/mcp#x"}, "not a plain URL"),
         ({"resource": "https://tools.example/mcp?x=1"}, "not a plain URL"),
         ({"resource": "/mcp"}, "not a plain URL"),
+        ({"resource": 'https://tools.example/"mcp'}, "not a plain URL"),
+        ({"scopes": ("mcp read",)}, "one word"),
         ({"issuers": ("as.example",)}, "not a plain URL"),
         ({"issuers": ("file:///etc/passwd",)}, "not a plain URL"),
         ({"issuers": ("https://user:secret@as.example",)}, "not a plain URL"),
@@ -70,22 +72,9 @@ def test_networks_and_redis_urls_are_checked():
 
 
 def test_limits_and_oauth_can_be_given_as_flags():
-    config = from_arguments(
-        [
-            "--limits-total",
-            "100/second",
-            "--limits-address",
-            "off",
-            "--oauth-issuers",
-            "https://as.example",
-            "--oauth-resource",
-            "https://tools.example/mcp",
-            "--oauth-scopes",
-            "mcp",
-            "--http",
-            "0.0.0.0:1",
-        ]
-    )
+    oauth = ["--oauth-issuers", "https://as.example", "--oauth-resource", "https://tools.example/mcp"]
+    limits = ["--limits-total", "100/second", "--limits-address", "off"]
+    config = from_arguments([*oauth, "--oauth-scopes", "mcp", *limits, "--http", "0.0.0.0:1"])
     assert (str(config.limits.total), str(config.limits.address)) == ("100/second", "off")
     assert config.oauth.scopes == ("mcp",)
 
