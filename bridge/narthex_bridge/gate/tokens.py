@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import jwt
 from narthex.scopes import ALL_TOOLS, ToolScope
@@ -121,7 +121,7 @@ class Tokens:
             raise InvalidToken("The token names more tools than can be looked after.") from None
 
 
-def _is_name(claim: object) -> bool:
+def _is_name(claim: object) -> TypeGuard[str]:
     """Whether a claim can stand in metadata and in a line of a log; subjects are no longer than this (OpenID)."""
     return isinstance(claim, str) and 0 < len(claim) <= 255 and claim.isprintable()
 

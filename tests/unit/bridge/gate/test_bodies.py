@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from narthex.keys import new_key
 
 ROUTES = ["/mcp", "/mcp/stream", "/messages"]
 DEADLINE_S = 5
@@ -35,6 +36,14 @@ async def test_a_body_that_does_not_come_is_not_waited_for(start_bridge, path):
             assert status == 408 and "connection: close" in answer
         text = (await bridge.http.get("/metrics")).text
         assert 'narthex_bridge_refusals_total{reason="body_time"} 3.0' in text
+
+
+async def test_the_body_of_a_stranger_is_not_waited_for_either(start_bridge, tmp_path):
+    (tmp_path / "keys.toml").write_text(new_key("ann")[1].toml)
+    async with start_bridge(body_timeout_s=0.05, api_key_file=tmp_path / "keys.toml") as bridge:
+        head = b"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n"
+        assert (await raw(bridge, head))[0] == 408
+        assert (await raw(bridge, head.replace(b"100", b"99999999")))[0] == 413
 
 
 @pytest.mark.parametrize("path", ROUTES)
