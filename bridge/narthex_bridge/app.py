@@ -6,23 +6,24 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import cast
+from urllib.parse import urlsplit
 
 import quart
-from narthex.keys import KeyRing
 from quart import Quart, Response
 from werkzeug.exceptions import HTTPException
 
 from narthex_bridge import gate, metrics
 from narthex_bridge.asgi import Application, Endpoint, Front
-from narthex_bridge.caller import authenticator
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.core import Core
 from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
+from narthex_bridge.endpoints.metadata import MetadataEndpoint
 from narthex_bridge.endpoints.stateless import StatelessEndpoint
-from narthex_bridge.gate import Gate, refusal
-from narthex_bridge.http import HttpResponse
+from narthex_bridge.gate import building, refusal
+from narthex_bridge.gate.challenges import WELL_KNOWN, metadata_url
+from narthex_bridge.http import HttpRequest, HttpResponse
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.sessions import SessionStore
 
@@ -37,8 +38,7 @@ class Bridge:
         self._metrics.sessions.set_function(lambda: len(self._sessions))
         self._core = Core(config, _credential(config), self._metrics)
         self._core.changes.listen(self._sessions.list_changed)
-        keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else None
-        self._gate = Gate(config, authenticator(keys))
+        self._gate = building.gate(config, self._metrics.refused)
         self._forgetting: asyncio.Task[None] | None = None
         self.app = self._application()
 
@@ -58,13 +58,13 @@ class Bridge:
         for pattern, answer in (
             ("/healthz", self._healthz),
             ("/readyz", self._readyz),
-            ("/metrics", self._exposition),
         ):
             view = self._view(pattern, answer)
             app.add_url_rule(pattern, pattern, view, methods=["GET"], provide_automatic_options=False)
         stateless = StatelessEndpoint(self._config, self._core.catalog, self._core.dispatcher)
         mcp = McpEndpoint(self._config, self._sessions, self._core.dispatcher, stateless)
         routes: dict[tuple[str, str], Endpoint] = {
+            ("GET", "/metrics"): self._exposition,
             ("POST", "/mcp"): mcp.post,
             ("GET", "/mcp"): mcp.get,
             ("DELETE", "/mcp"): mcp.delete,
@@ -75,10 +75,22 @@ class Bridge:
         if self._config.direct:
             direct = DirectEndpoint(self._config, self._core.catalog, self._core.dispatcher)
             routes |= {("POST", "/mcp/stream"): direct.stream, ("GET", "/mcp/list"): direct.list}
-        for method, path in routes:
+        open_routes: dict[tuple[str, str], Endpoint] = {}
+        if self._config.oauth.issuers:
+            paths = {WELL_KNOWN, f"{WELL_KNOWN}/mcp", urlsplit(metadata_url(self._config.oauth.resource)).path}
+            open_routes = {("GET", path): MetadataEndpoint(self._config.oauth).get for path in paths}
+        for method, path in (*routes, *open_routes):
             # Known to Quart as well, so that another method is 405 and names these.
             app.add_url_rule(path, f"{method} {path}", _unreachable, methods=[method], provide_automatic_options=False)
-        return Front(routes, cast(Application, app), self._gate, self._metrics, self._config.max_body_bytes)
+        return Front(
+            routes,
+            open_routes,
+            cast(Application, app),
+            self._gate,
+            self._metrics,
+            self._config.max_body_bytes,
+            self._config.body_timeout_s,
+        )
 
     def _view(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
         counted = self._metrics.route(pattern)
@@ -101,7 +113,7 @@ class Bridge:
             return HttpResponse(503, b'{"status":"the server cannot be reached or does not serve"}')
         return HttpResponse(200, b'{"status":"ready"}')
 
-    async def _exposition(self) -> HttpResponse:
+    async def _exposition(self, _: HttpRequest) -> HttpResponse:
         return HttpResponse(200, self._metrics.render(), metrics.CONTENT_TYPE)
 
     async def _http_error(self, error: HTTPException) -> Response:
@@ -120,6 +132,7 @@ class Bridge:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._forgetting
         await self._core.close()
+        await self._gate.close()
 
 
 def _credential(config: BridgeConfig) -> str:

@@ -9,11 +9,13 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
 from narthex_bridge import gate
-from narthex_bridge.gate import Gate, refusal
+from narthex_bridge.gate import Arrival, Gate, Refused, refusal
+from narthex_bridge.gate.refusals import Header
 from narthex_bridge.http import HttpRequest, HttpResponse
 from narthex_bridge.metrics import Metrics, RouteMetrics
 from narthex_bridge.protocol import jsonrpc
@@ -26,10 +28,6 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class BodyTooLarge(Exception):
-    """The request's body is larger than allowed."""
-
-
 class Front:
     """Answers the given routes and leaves all others to the application behind it.
 
@@ -39,22 +37,32 @@ class Front:
     def __init__(
         self,
         routes: Mapping[tuple[str, str], Endpoint],
+        open_routes: Mapping[tuple[str, str], Endpoint],
         behind: Application,
         gate: Gate,
         metrics: Metrics,
         max_body_bytes: int,
+        body_timeout_s: float,
     ) -> None:
-        self._routes = {(method, path): (endpoint, metrics.route(path)) for (method, path), endpoint in routes.items()}
+        """`open_routes` need no credential."""
+        self._routes = {
+            (method, path): (endpoint, metrics.route(path), given is open_routes)
+            for given in (routes, open_routes)
+            for (method, path), endpoint in given.items()
+        }
         self._behind = behind
         self._gate = gate
+        self._metrics = metrics
         self._max_body_bytes = max_body_bytes
+        self._body_timeout_s = body_timeout_s
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         route = self._routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         if route is None:
-            await self._behind(scope, receive, send)
+            if scope["type"] != "http" or scope["method"] != "OPTIONS" or not await self._preflight(scope, send):
+                await self._behind(scope, receive, send)
             return
-        endpoint, counted = route
+        endpoint, counted, open = route
         task, finished, gone = asyncio.current_task(), False, False
 
         async def watch() -> None:
@@ -69,22 +77,26 @@ class Front:
         headers = _headers(scope["headers"])
         request_id = gate.request_id(headers)
         watcher: asyncio.Task[None] | None = None
+        told: tuple[Header, ...] = ()
         try:
-            caller = self._gate.admit(headers)
-            pieces = self._pieces(headers, receive) if scope["method"] == "POST" else None
-            if isinstance(caller, HttpResponse):
+            try:
+                admitted = await self._gate.admit(Arrival(headers, _peer(scope)), open=open)
+            except Refused as refused:
                 # A connection whose request was not read to its end cannot be used again.
-                if pieces:
-                    async for _ in pieces:
+                if scope["method"] == "POST":
+                    async for _ in self._pieces(headers, receive):
                         pass
-                answer = caller
+                answer = refused.answer
             else:
-                body = b"".join([piece async for piece in pieces]) if pieces else b""
+                told, body = admitted.headers, b""
+                if scope["method"] == "POST":
+                    body = b"".join([piece async for piece in self._pieces(headers, receive)])
                 query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
                 watcher = asyncio.create_task(watch())
-                answer = await self._answer(
-                    endpoint, HttpRequest(scope["method"], headers, query, caller, request_id, body)
-                )
+                request = HttpRequest(scope["method"], headers, query, admitted.caller, request_id, body)
+                answer = await self._answer(endpoint, request)
+                if told:
+                    answer = replace(answer, headers=(*answer.headers, *told))
             counted.count(scope["method"], answer.status)
             if answer.stream is None:
                 finished = True
@@ -94,9 +106,11 @@ class Front:
                 await _send_stream(answer, request_id, send, counted, scope["method"] == "GET", started)
                 finished = True
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except BodyTooLarge:
-            answer = refusal(413, f"The body is larger than {self._max_body_bytes} bytes.", (("connection", "close"),))
-            counted.count(scope["method"], 413)
+        except Refused as refused:  # while its body was read
+            self._metrics.refused(refused.reason)
+            counted.count(scope["method"], refused.answer.status)
+            closing = (("connection", "close"),) if scope["http_version"] < "2" else ()
+            answer = replace(refused.answer, headers=(*told, *closing))
             await _send_whole(answer, request_id, send)
         except ConnectionError:
             pass  # gone while its body was read
@@ -106,6 +120,27 @@ class Front:
         finally:
             if watcher is not None:
                 watcher.cancel()
+
+    async def _preflight(self, scope: Mapping[str, Any], send: Send) -> bool:
+        """Answers a browser that asks what it may send to one of the routes; False if this is something else."""
+        headers = _headers(scope["headers"])
+        methods = [method for method, path in self._routes if path == scope["path"]]
+        if not methods or "origin" not in headers or "access-control-request-method" not in headers:
+            return False
+        try:
+            answer = self._gate.preflight(Arrival(headers, _peer(scope)), methods)
+        except Refused as refused:
+            answer = refused.answer
+        self._metrics.route(scope["path"]).count("OPTIONS", answer.status)
+        await _send_whole(answer, gate.request_id(headers), send)
+        return True
+
+    def _too_large(self) -> Refused:
+        return Refused("body_size", refusal(413, f"The body is larger than {self._max_body_bytes} bytes."))
+
+    def _too_slow(self) -> Refused:
+        text = f"The body did not arrive within {self._body_timeout_s:g} s of its head."
+        return Refused("body_time", refusal(408, text, code=408))
 
     async def _answer(self, endpoint: Endpoint, request: HttpRequest) -> HttpResponse:
         try:
@@ -117,17 +152,21 @@ class Front:
 
     async def _pieces(self, headers: Mapping[str, str], receive: Receive) -> AsyncIterator[bytes]:
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._max_body_bytes:
-            raise BodyTooLarge
-        size = 0
+        if length.isdecimal() and (len(length) > 18 or int(length) > self._max_body_bytes):
+            raise self._too_large()
+        size, latest = 0, asyncio.get_running_loop().time() + self._body_timeout_s
         while True:
-            message = await receive()
+            try:
+                async with asyncio.timeout_at(latest):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow() from None
             if message["type"] == "http.disconnect":
                 raise ConnectionError
             piece = message.get("body", b"")
             size += len(piece)
             if size > self._max_body_bytes:
-                raise BodyTooLarge
+                raise self._too_large()
             yield piece
             if not message.get("more_body", False):
                 return
@@ -140,6 +179,10 @@ def _headers(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
         for name in headers:
             headers[name] = ", ".join(v.decode("latin-1") for n, v in pairs if n.decode("latin-1") == name)
     return headers
+
+
+def _peer(scope: Mapping[str, Any]) -> str:
+    return str(scope["client"][0]) if scope.get("client") else ""
 
 
 async def _send_whole(answer: HttpResponse, request_id: str, send: Send) -> None:

@@ -125,7 +125,7 @@ class Backend:
     async def watch(self) -> AsyncIterator[Versions | None]:
         """The lists' versions now and whenever they change, None whenever the server is lost; reconnects for ever."""
         delay, longest = WATCH_RETRY_S
-        watched = False
+        watched = warned = False
         while True:
             call = self._tools.WatchTools(tool_pb2.WatchToolsRequest(), metadata=self._connection.metadata(None, ""))
             try:
@@ -136,9 +136,11 @@ class Backend:
                     yield Versions(tools, news.resources_version, news.prompts_version)
             except grpc.aio.AioRpcError as error:
                 # Before the first success the server is still starting; after that, each loss is told once.
-                level = logging.INFO if watched else logging.DEBUG
-                logger.log(level, "the server's catalog cannot be watched: %s %s", error.code().name, error.details())
-                watched = False
+                hint = self._connection.distrust(error)
+                level = logging.WARNING if hint and not warned else logging.INFO if watched else logging.DEBUG
+                told = (error.code().name, error.details(), hint)
+                logger.log(level, "the server's catalog cannot be watched: %s %s%s", *told)
+                watched, warned = False, warned or bool(hint)
             finally:
                 call.cancel()
             yield None

@@ -101,6 +101,7 @@ def hypercorn_config(config: BridgeConfig, listener: socket.socket) -> Config:
     server.backlog = 4096
     server.keep_alive_timeout = 75
     server.keep_alive_max_requests = 2**31
+    server.h11_max_incomplete_size = server.h2_max_header_list_size = config.max_header_bytes
     server.h2_max_concurrent_streams = 1000
     server.graceful_timeout = config.shutdown_grace + DRAIN_MARGIN_S
     server.include_server_header = False

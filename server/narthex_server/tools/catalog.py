@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal, Protocol, cast
 
+from narthex.scopes import ALL_TOOLS
+
 from narthex_server.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -92,12 +94,14 @@ class Catalog:
         await asyncio.gather(*(server.stop() for server in self._servers.values()))
 
     def list(self, principal: Principal) -> tuple[Tool, ...]:
-        """The tools that can be called now; those of an upstream that is down are left out."""
-        return self._listed
+        """The tools that this caller can call now; those of an upstream that is down are left out."""
+        if principal.tools == ALL_TOOLS:
+            return self._listed
+        return tuple(tool for tool in self._listed if principal.tools.allows(tool.name))
 
-    def get(self, name: str) -> Tool:
+    def get(self, name: str, principal: Principal) -> Tool:
         """The tool of this name or alias, also while its upstream is down; raises as `call` does."""
-        return self._find(name).tool
+        return self._find(name, principal).tool
 
     async def call(self, name: str, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         """Yields the call's events as they come, the last one a ToolResult, or an InputRequired with a state.
@@ -106,7 +110,7 @@ class Catalog:
         result with `is_error`.
 
         Raises:
-            NotFound: no tool has this name.
+            NotFound: no tool has this name, or its caller may not use it; the two cannot be told apart.
             InvalidToolArguments: the arguments do not fit; nothing was run.
             InvalidRequest: the upstream does not take the answers or the state of a call made again.
             FailedPrecondition: the tool needs an MCP client that can answer more than this caller does.
@@ -117,7 +121,7 @@ class Catalog:
         entry: _Entry | None = None
         outcome: Outcome = "cancelled"  # what a closed iterator and a cancelled task are
         try:
-            entry = self._find(name)
+            entry = self._find(name, context.principal)
             parsed = parse_arguments(arguments)
             entry.schema.check(parsed)
             if entry.native is not None:
@@ -191,12 +195,14 @@ class Catalog:
             raise NotFound(f"there is no upstream named {name!r}; there are: {known}", reason="UPSTREAM_NOT_FOUND")
         return server
 
-    def _find(self, name: str) -> _Entry:
-        if (entry := self._entries.get(self._aliases.get(name, name))) is not None:
+    def _find(self, name: str, principal: Principal) -> _Entry:
+        entry = self._entries.get(self._aliases.get(name, name))
+        if entry is not None and principal.tools.allows(entry.tool.name):
             return entry
         # an upstream that never came up has no tools to know by name, yet "down" is the truth and "not found" is not
-        for server in self._servers.values():
-            if server.status.state is not ServerState.READY and _belongs(name, server):
+        for server in self._servers.values() if entry is None else ():
+            own = _own_name(name, server) if server.status.state is not ServerState.READY else None
+            if own is not None and principal.tools.allows(exposed_name(server.name, own, server.prefix)):
                 raise Unavailable(
                     f"tool {name!r} cannot be called: upstream {server.name!r} is {server.status.state.value}"
                     + (f": {server.status.reason}" if server.status.reason else ""),
@@ -248,11 +254,12 @@ def _entry(
     return _Entry(tool, schema, native, server, own_name)
 
 
-def _belongs(name: str, server: ToolServer) -> bool:
+def _own_name(name: str, server: ToolServer) -> str | None:
+    """What the server would call the tool of this name or alias; None for a name that cannot be one of its tools."""
     heads = [exposed_name(server.name, ""), *aliases(server.name, "")]
     if server.prefix:
         heads.append(exposed_name(server.name, "", server.prefix))
-    return name.startswith(tuple(heads))
+    return next((name.removeprefix(head) for head in heads if name.startswith(head)), None)
 
 
 def _outcome(error: Exception) -> Outcome:
