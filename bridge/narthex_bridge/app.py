@@ -10,7 +10,7 @@ from typing import cast
 import quart
 from narthex.keys import KeyRing
 from quart import Quart, Response
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from narthex_bridge import gate, metrics
 from narthex_bridge.asgi import Application, Front
@@ -99,7 +99,7 @@ class Bridge:
             # Known to Quart as well, so that another method is 405 and names these.
             rule = route.pattern.replace("{", "<path:").replace("}", ">")
             name = f"{route.method} {rule}"
-            app.add_url_rule(rule, name, _unreachable, methods=[route.method], provide_automatic_options=False)
+            app.add_url_rule(rule, name, _no_head, methods=[route.method], provide_automatic_options=False)
         return Front(routes, cast(Application, app), self._gate, self._metrics, self._config.max_body_bytes)
 
     def _view(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
@@ -154,8 +154,9 @@ def _credential(config: BridgeConfig) -> str:
     return os.environ.get("NARTHEX_DELEGATE_TOKEN", "")
 
 
-async def _unreachable(**_: str) -> Response:
-    raise AssertionError("the front answers this route")
+async def _no_head(**_: str) -> Response:
+    """The front answers these routes; what comes here is HEAD, which is added to every GET."""
+    raise MethodNotAllowed(("GET",))
 
 
 def _response(answer: HttpResponse) -> Response:

@@ -91,15 +91,14 @@ class Stream(Generic[Event]):
 
     async def __anext__(self) -> bytes:
         """What has come, as soon as there is anything; a comment after each `keepalive_s` of silence."""
-        events = await self._backlog.take(self._keepalive_s)
-        if events is not None:
+        while (events := await self._backlog.take(self._keepalive_s)) is not None:
             self.tally.events += len(events)
-            return self._translation.tell(events) or KEEPALIVE
+            if told := self._translation.tell(events) if events else KEEPALIVE:
+                return told
         if self._ended:
             raise StopAsyncIteration
         self._ended = True
-        last = self._translation.fail(self._failure) if self._failure else self._translation.end()
-        return last or KEEPALIVE
+        return self._translation.fail(self._failure) if self._failure else self._translation.end()
 
     async def aclose(self) -> None:
         # Not a generator: one that never began would not run its `finally`, and the work would go on for nobody.
