@@ -119,8 +119,12 @@ class Fields:
             return b""
         if not isinstance(value, dict):
             raise self.fault(name, "must be an object")
+        return self.written(name)
+
+    def written(self, name: str) -> bytes:
+        """Any value, written again."""
         try:
-            return orjson.dumps(value)
+            return orjson.dumps(self.any(name))
         except orjson.JSONEncodeError:
             raise self.fault(name, "is nested too deeply") from None
 

@@ -61,7 +61,9 @@ class ChatEndpoint:
 
     async def _stream(self, http: HttpRequest, order: ChatOrder) -> HttpResponse:
         asked = wire.ChatStreamRequest(spec=order.spec, options=order.options)
-        chunks = ChatChunks(order.tools, order.spec.n or 1, order.include_usage)
+        shown = order.spec.response
+        scored = shown.HasField("logprobs") or shown.token_ids
+        chunks = ChatChunks(order.tools, order.spec.n or 1, scored=scored, include_usage=order.include_usage)
         stream = Stream[wire.ChatStreamResponse](chunks, self._config.keepalive_s, http.request_id)
         events = self._inference.chat_stream(http.caller, http.request_id, asked)
         await stream.open(self._work, events, self._config.stream_after_s)

@@ -23,32 +23,26 @@ DONE = b"data: [DONE]\n\n"
 class ChatChunks:
     """What does not change within an answer is written once; per token only its text is."""
 
-    def __init__(self, tools: Tools, answers: int, include_usage: bool) -> None:
+    def __init__(self, tools: Tools, answers: int, *, scored: bool, include_usage: bool) -> None:
+        """`scored` says that text comes with the probabilities or the ids of its tokens."""
         self._tools = tools
         self._answers = answers
+        self._scored = scored
         self._include_usage = include_usage
         self._head = b""
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
-        self._calls = [0] * answers
+        self._before_text: list[bytes] = []
+        self._after_text = b'},"logprobs":null,"finish_reason":null}' + self._tail
+        self._calls: dict[int, int] = {}
         """How many calls each answer has for its caller."""
         self._running: dict[str, wire.ToolCall] = {}
         self._usage = common.Usage()
 
     def tell(self, events: Sequence[wire.ChatStreamResponse]) -> bytes:
         """Text that waits is told in one chunk: a reader that lags gets fewer and longer ones."""
-        chunks: list[bytes] = []
-        for (kind, index), group in groupby(events, _kind):
-            if index >= self._answers or (self._tools.single and self._calls[index] and kind != "finished"):
-                continue  # one call is all that was asked for
-            match kind:
-                case "text_delta":
-                    chunks.append(self._text(index, [event.text_delta for event in group]))
-                case "reasoning_delta":
-                    text = "".join(event.reasoning_delta.text for event in group)
-                    chunks.append(self._delta(index, b'{"reasoning_content":%b}' % orjson.dumps(text)))
-                case _:
-                    chunks.extend(self._other(kind, index, event) for event in group)
-        return b"".join(chunks)
+        if len(events) == 1:
+            return self._tell(*_kind(events[0]), events)
+        return b"".join([self._tell(kind, index, list(group)) for (kind, index), group in groupby(events, _kind)])
 
     def end(self) -> bytes:
         if not self._include_usage:
@@ -58,11 +52,23 @@ class ChatChunks:
     def fail(self, refusal: Refusal) -> bytes:
         return b"data: %b\n\n" % orjson.dumps({"error": error(refusal)})
 
-    def _text(self, index: int, deltas: Sequence[common.TextDelta]) -> bytes:
-        delta = deltas[0]
-        text = delta.text if len(deltas) == 1 else "".join([delta.text for delta in deltas])
-        if not delta.logprobs and not delta.token_ids:
-            return self._delta(index, b'{"content":%b}' % orjson.dumps(text))
+    def _tell(self, kind: str | None, index: int, events: Sequence[wire.ChatStreamResponse]) -> bytes:
+        """Of events of one kind for one answer."""
+        if index >= self._answers or (self._tools.single and index in self._calls and kind != "finished"):
+            return b""  # one call is all that was asked for
+        if kind == "text_delta":
+            text = events[0].text_delta.text
+            if len(events) > 1:
+                text = "".join([event.text_delta.text for event in events])
+            if self._scored:
+                return self._scores(index, text, [event.text_delta for event in events])
+            return self._before_text[index] + orjson.dumps(text) + self._after_text
+        if kind == "reasoning_delta":
+            text = "".join([event.reasoning_delta.text for event in events])
+            return self._delta(index, b'{"reasoning_content":%b}' % orjson.dumps(text))
+        return b"".join([self._other(kind, index, event) for event in events])
+
+    def _scores(self, index: int, text: str, deltas: Sequence[common.TextDelta]) -> bytes:
         choice: dict[str, Any] = {"index": index, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
         if positions := [position for delta in deltas for position in delta.logprobs]:
             choice["logprobs"] = {"content": token_logprobs(positions), "refusal": None}
@@ -102,6 +108,7 @@ class ChatChunks:
         if started.prompt.token_ids:
             first["prompt_token_ids"] = list(started.prompt.token_ids)
         self._head = _opened(head)
+        self._before_text = [b'%b{"index":%d,"delta":{"content":' % (self._head, i) for i in range(self._answers)]
         opening = [self._delta(index, b'{"role":"assistant","content":""}') for index in range(self._answers)]
         opening[0] = _opened(first) + opening[0].removeprefix(self._head)
         return b"".join(opening)
@@ -110,9 +117,10 @@ class ChatChunks:
         if not self._tools.theirs(call.name):
             self._running[call.id] = call
             return b""
-        if self._tools.single and self._calls[index]:
+        number = self._calls.get(index, 0)
+        if self._tools.single and number:
             return b""
-        number, self._calls[index] = self._calls[index], self._calls[index] + 1
+        self._calls[index] = number + 1
         return self._delta(index, orjson.dumps({"tool_calls": [{"index": number, **tool_call(call)}]}))
 
     def _delta(self, index: int, delta: bytes) -> bytes:

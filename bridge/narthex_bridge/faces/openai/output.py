@@ -73,19 +73,9 @@ class Output:
 
     def tell(self, events: Sequence[wire.ChatStreamResponse]) -> bytes:
         """Text that waits is told in one event: a reader that lags gets fewer and longer ones."""
-        told: list[bytes] = []
-        for (kind, number), group in groupby(events, _kind):
-            if self._tools.single and self._called and kind != "finished":
-                continue  # one call is all that was asked for
-            match kind:
-                case "text_delta":
-                    told.append(self._text(number, [event.text_delta for event in group]))
-                case "reasoning_delta":
-                    text = "".join(event.reasoning_delta.text for event in group)
-                    told.append(self._opened("reasoning", number) + self._delta(text))
-                case _:
-                    told.extend(self._other(kind, event) for event in group)
-        return b"".join(told)
+        if len(events) == 1:
+            return self._tell(*_kind(events[0]), events)
+        return b"".join([self._tell(kind, number, list(group)) for (kind, number), group in groupby(events, _kind)])
 
     def end(self) -> bytes:
         unfinished = b"".join(self._ran(index, None, "incomplete") for index in self._running.values())
@@ -106,6 +96,17 @@ class Output:
             return self._whole("cancelled")
         made = self._whole("incomplete" if reason else "completed")
         return {**made, "incomplete_details": {"reason": reason}} if reason else made
+
+    def _tell(self, kind: str | None, number: int, events: Sequence[wire.ChatStreamResponse]) -> bytes:
+        """Of events of one kind and round."""
+        if self._tools.single and self._called and kind != "finished":
+            return b""  # one call is all that was asked for
+        if kind == "text_delta":
+            return self._text(number, [event.text_delta for event in events])
+        if kind == "reasoning_delta":
+            text = "".join([event.reasoning_delta.text for event in events])
+            return self._opened("reasoning", number) + self._delta(text)
+        return b"".join([self._other(kind, event) for event in events])
 
     def _other(self, kind: str | None, event: wire.ChatStreamResponse) -> bytes:
         match kind:
@@ -128,11 +129,11 @@ class Output:
 
     def _text(self, number: int, deltas: Sequence[common.TextDelta]) -> bytes:
         text = deltas[0].text if len(deltas) == 1 else "".join([delta.text for delta in deltas])
-        found = token_logprobs(position for delta in deltas for position in delta.logprobs)
         opened = self._opened("message", number)
-        if not found:
+        if not deltas[0].logprobs:
             return opened + self._delta(text)
         assert self._open is not None
+        found = token_logprobs(position for delta in deltas for position in delta.logprobs)
         self._open.texts.append(text)
         self._open.logprobs += found
         return opened + self._event(

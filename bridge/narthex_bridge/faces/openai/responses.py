@@ -90,7 +90,9 @@ class ResponsesEndpoint:
             template_arguments=variables,
         )
         tools.fill(chat)
-        repeated = {name: given if (given := body.any(name)) is not None else none for name, none in _REPEATED.items()}
+        repeated = {
+            name: orjson.Fragment(body.written(name)) if name in body else none for name, none in _REPEATED.items()
+        }
         output = Output(http.request_id, {**repeated, **_FIXED}, tools, labels)
         request = wire.ChatStreamRequest(spec=chat, options=call_options(body))
         return ResponseOrder(request, output, stream, settle(body))

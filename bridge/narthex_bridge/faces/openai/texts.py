@@ -35,23 +35,14 @@ class CompletionChunks:
 
     def tell(self, events: Sequence[Numbered]) -> bytes:
         """Text that waits is told in one chunk: a reader that lags gets fewer and longer ones."""
-        chunks: list[bytes] = []
-        for (kind, prompt, index), group in groupby(events, _kind):
-            choice = prompt * self._each + index
-            if kind == "text_delta":
-                deltas = [event.text_delta for _, event in group]
-                if self._scored_echo and choice not in self._positions:
-                    chunks.append(self._echo(choice, self._prompts[prompt], deltas.pop(0).text))
-                if deltas:
-                    chunks.append(self._text(choice, deltas))
-                continue
-            for _, event in group:
-                if kind == "started":
-                    self._start(prompt, event.started)
-                elif kind == "finished":
-                    self._spent[prompt] = event.finished.usage
-                    chunks.append(self._chunk(choice, "", None, finish_reason(event.finished)))
-        return b"".join(chunks)
+        if len(events) == 1:
+            return self._tell(*_kind(events[0]), [events[0][1]])
+        return b"".join(
+            [
+                self._tell(kind, prompt, index, [event for _, event in group])
+                for (kind, prompt, index), group in groupby(events, _kind)
+            ]
+        )
 
     def end(self) -> bytes:
         if not self._include_usage:
@@ -63,6 +54,22 @@ class CompletionChunks:
 
     def fail(self, refusal: Refusal) -> bytes:
         return b"data: %b\n\n" % orjson.dumps({"error": error(refusal)})
+
+    def _tell(self, kind: str | None, prompt: int, index: int, events: Sequence[wire.GenerateStreamResponse]) -> bytes:
+        """Of events of one kind for one completion."""
+        choice = prompt * self._each + index
+        if kind == "text_delta":
+            deltas = [event.text_delta for event in events]
+            if not self._scored_echo or choice in self._positions:
+                return self._text(choice, deltas)
+            echo = self._echo(choice, self._prompts[prompt], deltas[0].text)
+            return echo + self._text(choice, deltas[1:]) if deltas[1:] else echo
+        if kind == "started":
+            self._start(prompt, events[0].started)
+        if kind != "finished":
+            return b""
+        self._spent[prompt] = events[-1].finished.usage
+        return self._chunk(choice, "", None, finish_reason(events[-1].finished))
 
     def _start(self, prompt: int, started: wire.Started) -> None:
         self._prompts[prompt] = started.prompt

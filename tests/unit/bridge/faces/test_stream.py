@@ -52,7 +52,7 @@ async def test_an_answer_that_is_long_in_coming_begins_all_the_same(start_bridge
 
 
 async def test_text_that_waits_shares_a_chunk(said):
-    chunks = ChatChunks(Tools(), 1, include_usage=False)
+    chunks = ChatChunks(Tools(), 1, scored=True, include_usage=False)
     chunks.tell([said.started()])
     told = chunks.tell([
         said.text("a", logprobs=[said.position("a", -1)]), said.text("b", logprobs=[said.position("b", -2)]),
