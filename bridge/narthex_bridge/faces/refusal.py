@@ -41,6 +41,12 @@ class Refusal(Exception):
         return cls(status, failure.message, headers, param=param, reason=failure.reason)
 
 
+def needs_input() -> Refusal:
+    """Of a tool that asks for more while it runs on the server."""
+    text = "A tool asks its caller for input, which this connection cannot give; call it over gRPC."
+    return Refusal(400, text, reason="INPUT_REQUIRED")
+
+
 class Face(Protocol):
     """How a family of routes words its refusals."""
 

@@ -23,7 +23,10 @@ class Translation(Protocol[Event_contra]):
     """How a face tells the events of one answer; every piece is whole server-sent events, or empty."""
 
     def tell(self, events: Sequence[Event_contra]) -> bytes:
-        """What has come since the last time: several events when the reader lags, which may share one."""
+        """What has come since the last time: several events when the reader lags, which may share one.
+
+        Raises Refusal where an event needs what this face cannot give: the work ends.
+        """
 
     def end(self) -> bytes:
         """After the last event."""
@@ -91,12 +94,18 @@ class Stream(Generic[Event]):
 
     async def __anext__(self) -> bytes:
         """What has come, as soon as there is anything; a comment after each `keepalive_s` of silence."""
-        while (events := await self._backlog.take(self._keepalive_s)) is not None:
-            self.tally.events += len(events)
-            if told := self._translation.tell(events) if events else KEEPALIVE:
-                return told
         if self._ended:
             raise StopAsyncIteration
+        while (events := await self._backlog.take(self._keepalive_s)) is not None:
+            self.tally.events += len(events)
+            try:
+                told = self._translation.tell(events) if events else KEEPALIVE
+            except Refusal as refusal:
+                await self.aclose()
+                self._ended = True
+                return self._translation.fail(refusal)
+            if told:
+                return told
         self._ended = True
         return self._translation.fail(self._failure) if self._failure else self._translation.end()
 

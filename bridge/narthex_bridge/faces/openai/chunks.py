@@ -15,7 +15,7 @@ from narthex_bridge.faces.openai.logprobs import token_logprobs
 from narthex_bridge.faces.openai.results import result_text
 from narthex_bridge.faces.openai.tools import Tools
 from narthex_bridge.faces.openai.usage import finish_reason, usage
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.faces.refusal import Refusal, needs_input
 
 DONE = b"data: [DONE]\n\n"
 
@@ -93,6 +93,8 @@ class ChatChunks:
                 self._usage.CopyFrom(event.finished.usage)
                 reason = finish_reason(event.finished)
                 return self._chunk({"index": index, "delta": {}, "logprobs": None, "finish_reason": reason})
+            case "tool_activity" if event.tool_activity.HasField("input_required"):
+                raise needs_input()
             case _:
                 # A call that has only begun may become none; what a running tool reports has no place here.
                 return b""

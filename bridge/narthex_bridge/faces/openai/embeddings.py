@@ -1,5 +1,6 @@
 """POST /v1/embeddings."""
 
+import asyncio
 import sys
 from array import array
 from base64 import b64encode
@@ -16,6 +17,9 @@ from narthex_bridge.faces.openai.policy import settle
 from narthex_bridge.faces.work import Work
 from narthex_bridge.http import HttpRequest, HttpResponse
 from narthex_bridge.inference import Inference
+
+_MANY = 1 << 15
+"""Numbers that are written at once (some milliseconds); more of them in a thread, vector by vector."""
 
 
 class EmbeddingsEndpoint:
@@ -36,7 +40,9 @@ class EmbeddingsEndpoint:
         )
         asked, headers = wire.EmbedRequest(spec=spec, options=call_options(body)), settle(body)
         reply = await self._work.run(self._inference.embed(http.caller, http.request_id, asked))
-        return HttpResponse(200, _body(reply, packed), headers=headers)
+        many = sum(len(one.values) for one in reply.embeddings) > _MANY
+        made = await asyncio.to_thread(_body, reply, packed) if many else _body(reply, packed)
+        return HttpResponse(200, made, headers=headers)
 
 
 def _inputs(body: Fields) -> list[wire.EmbedInput]:
@@ -63,11 +69,15 @@ def _is_token(value: Any) -> bool:
 def _body(reply: wire.EmbedResponse, packed: bool) -> bytes:
     tokens = reply.usage.prompt_tokens
     data = [
-        {"object": "embedding", "index": index, "embedding": _packed(one.values) if packed else list(one.values)}
+        {"object": "embedding", "index": index, "embedding": _packed(one.values) if packed else _listed(one.values)}
         for index, one in enumerate(reply.embeddings)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return orjson.dumps({"object": "list", "data": data, "model": reply.model, "usage": usage})
+
+
+def _listed(values: Sequence[float]) -> orjson.Fragment:
+    return orjson.Fragment(orjson.dumps(list(values)))
 
 
 def _packed(values: Sequence[float]) -> str:

@@ -14,7 +14,7 @@ from narthex_bridge.faces.openai.face import error
 from narthex_bridge.faces.openai.logprobs import token_logprobs
 from narthex_bridge.faces.openai.results import result_text
 from narthex_bridge.faces.openai.tools import Tools
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.faces.refusal import Refusal, needs_input
 from narthex_bridge.protocol import sse
 
 _SERVICE = "narthex"
@@ -124,6 +124,8 @@ class Output:
             case "finished":
                 self._finished = event.finished
                 return self._closed(event.finished.finish_reason == common.FINISH_REASON_LENGTH)
+            case "tool_activity" if event.tool_activity.HasField("input_required"):
+                raise needs_input()
             case _:
                 return b""
 

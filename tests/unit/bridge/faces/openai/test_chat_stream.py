@@ -1,8 +1,13 @@
 """POST /v1/chat/completions, answers in chunks."""
 
+import asyncio
+
 import openai
 import pytest
+from narthex.v1 import generation_pb2 as wire
+from narthex.v1 import tool_pb2
 
+DEADLINE_S = 5
 HELLO = [{"role": "user", "content": "Hello"}]
 WEATHER = {"type": "function", "function": {"name": "weather"}}
 
@@ -76,6 +81,15 @@ async def test_calls_that_the_server_ran_are_shown_apart(client, models, said):
     assert [call.id for delta in deltas for call in delta.tool_calls or ()] == ["c2"]
     ((served,),) = [delta.server_tool_calls for delta in deltas if hasattr(delta, "server_tool_calls")]
     assert (served["id"], served["output"], served["is_error"]) == ("c1", "noon", True)
+
+
+async def test_a_tool_that_asks_for_input_ends_the_answer_with_an_error(client, data, models, said):
+    asks = wire.ToolActivity(tool_call_id="c1", input_required=tool_pb2.InputRequired())
+    models.events = [said.started(), said.call("c1", "clock__now"), wire.ChatStreamResponse(tool_activity=asks)]
+    models.holds = True
+    told = await data("chat/completions", messages=HELLO, tool_execution="server")
+    assert told[-1]["error"]["code"] == "input_required"
+    await asyncio.wait_for(models.cancelled.wait(), DEADLINE_S)
 
 
 async def test_several_answers_are_told_apart(client, models, said):
