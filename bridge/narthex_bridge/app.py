@@ -24,7 +24,6 @@ from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
 from narthex_bridge.faces.mcp import McpFace
-from narthex_bridge.faces.openai.face import OpenAiFace
 from narthex_bridge.faces.openai.routes import openai_routes
 from narthex_bridge.faces.refusal import Refusal
 from narthex_bridge.faces.work import Work
@@ -32,10 +31,8 @@ from narthex_bridge.gate import Gate
 from narthex_bridge.http import HttpResponse
 from narthex_bridge.inference import Inference
 from narthex_bridge.metrics import Metrics
-from narthex_bridge.routes import Route
+from narthex_bridge.routes import Route, Routes
 from narthex_bridge.sessions import SessionStore
-
-_MCP, _OPENAI = McpFace(), OpenAiFace()
 
 
 class Bridge:
@@ -80,8 +77,9 @@ class Bridge:
         mcp = McpEndpoint(self._config, self._sessions, self._dispatcher)
         legacy = LegacyEndpoint(self._config, self._sessions, self._dispatcher)
         direct = DirectEndpoint(self._config, self._catalog, self._dispatcher)
+        face = McpFace()
         routes = [
-            Route(method, path, endpoint, _MCP)
+            Route(method, path, endpoint, face)
             for method, path, endpoint in (
                 ("POST", "/mcp", mcp.post),
                 ("GET", "/mcp", mcp.get),
@@ -95,12 +93,13 @@ class Bridge:
         if self._config.openai:
             inference = Inference(self._connection)
             routes += openai_routes(self._config, inference, self._backend, self._work)
-        for route in routes:
+        self._routes = Routes(routes)
+        for route in self._routes:
             # Known to Quart as well, so that another method is 405 and names these.
             rule = route.pattern.replace("{", "<path:").replace("}", ">")
             name = f"{route.method} {rule}"
             app.add_url_rule(rule, name, _no_head, methods=[route.method], provide_automatic_options=False)
-        return Front(routes, cast(Application, app), self._gate, self._metrics, self._config.max_body_bytes)
+        return Front(self._routes, cast(Application, app), self._gate, self._metrics, self._config.max_body_bytes)
 
     def _view(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
         counted = self._metrics.route(pattern)
@@ -130,7 +129,7 @@ class Bridge:
         status = error.code or 500
         allowed = tuple((name, value) for name, value in error.get_headers() if name == "Allow")
         self._metrics.route("other").count(quart.request.method, status)
-        face = _OPENAI if self._config.openai and quart.request.path.startswith("/v1/") else _MCP
+        face = self._routes.face(quart.request.path)
         return _response(face.refuse(Refusal(status, error.name, allowed)))
 
     async def _start(self) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -39,13 +39,13 @@ class Front:
 
     def __init__(
         self,
-        routes: Sequence[Route],
+        routes: Routes,
         behind: Application,
         gate: Gate,
         metrics: Metrics,
         max_body_bytes: int,
     ) -> None:
-        self._routes = Routes(routes)
+        self._routes = routes
         self._counted = {route.pattern: metrics.route(route.pattern) for route in routes}
         self._behind = behind
         self._gate = gate

@@ -1,7 +1,8 @@
 """Which endpoint answers a request, and in whose words it is refused."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from narthex_bridge.faces.refusal import Face
 from narthex_bridge.http import HttpRequest, HttpResponse
@@ -41,8 +42,13 @@ class Routes:
     """Paths are looked up; patterns are tried in their order after that."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
+        """At least one."""
+        self._routes = tuple(routes)
         self._paths = {(route.method, route.pattern): Found(route, {}) for route in routes if not route.name}
         self._patterns = tuple(route for route in routes if route.name)
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._routes)
 
     def find(self, method: str, path: str) -> Found | None:
         found = self._paths.get((method, path))
@@ -52,3 +58,13 @@ class Routes:
             if route.method == method and path.startswith(route.prefix) and len(path) > len(route.prefix):
                 return Found(route, {route.name: path[len(route.prefix) :]})
         return None
+
+    def face(self, path: str) -> Face:
+        """Whose words a path without a route is refused in: those of the route that is most like it."""
+        return max(self._routes, key=lambda route: _shared(route.pattern, path)).face
+
+
+def _shared(pattern: str, path: str) -> int:
+    """How many segments they have in common, from the first on."""
+    pairs = zip(pattern.split("/"), path.split("/"), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

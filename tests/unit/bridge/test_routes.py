@@ -5,6 +5,10 @@ from narthex_bridge.faces.mcp import McpFace
 from narthex_bridge.routes import Route, Routes
 
 
+class OtherFace(McpFace):
+    pass
+
+
 async def _endpoint(_):
     raise NotImplementedError
 
@@ -35,3 +39,10 @@ def test_paths_come_before_patterns(method, path, route, named):
 )
 def test_everything_else_is_somebody_elses(method, path):
     assert ROUTES.find(method, path) is None
+
+
+def test_a_path_without_a_route_is_refused_in_the_words_of_the_most_similar_one():
+    other = OtherFace()
+    routes = Routes([LIST, ONE, Route("POST", "/v1/messages", _endpoint, other)])
+    assert routes.face("/v1/messages/x") is other and routes.face("/v1/messages") is other
+    assert routes.face("/nothing") is LIST.face and routes.face("") is LIST.face
