@@ -78,6 +78,7 @@ class Output:
         return b"".join([self._tell(kind, number, list(group)) for (kind, number), group in groupby(events, _kind)])
 
     def end(self) -> bytes:
+        """Also settles what stays undone: calls after the last round were not run."""
         unfinished = b"".join(self._ran(index, None, "incomplete") for index in self._running.values())
         self._running.clear()
         found = self.response()
@@ -131,6 +132,8 @@ class Output:
 
     def _text(self, number: int, deltas: Sequence[common.TextDelta]) -> bytes:
         text = deltas[0].text if len(deltas) == 1 else "".join([delta.text for delta in deltas])
+        if not text and not deltas[0].logprobs:
+            return b""  # nothing to begin a message with
         opened = self._opened("message", number)
         if not deltas[0].logprobs:
             return opened + self._delta(text)

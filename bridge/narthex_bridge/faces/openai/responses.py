@@ -65,6 +65,7 @@ class ResponsesEndpoint:
         events = self._inference.chat_stream(http.caller, http.request_id, order.request)
         if not order.stream:
             order.output.tell(await self._work.run(_all(events)))
+            order.output.end()
             return HttpResponse(200, orjson.dumps(order.output.response()), headers=order.headers)
         stream = Stream[wire.ChatStreamResponse](order.output, self._config.keepalive_s, http.request_id)
         await stream.open(self._work, events, self._config.stream_after_s)

@@ -18,7 +18,7 @@ async def events(client, **more):
 
 async def test_a_response_has_items_for_thoughts_text_and_calls(client, models, said):
     models.events = [
-        said.started(), said.thought("Hm."), said.text("So: "), said.call("c1", "weather", b'{"a":1}'),
+        said.started(), said.thought("Hm."), said.text("So: "), said.call("c1", "weather", b'{"a":1}'), said.text(""),
         said.finished(said.TOOL_CALLS),
     ]  # fmt: skip
     made = await client.responses.create(model="m", input="Hello", instructions="Be brief.", tools=[WEATHER], user="u")
@@ -99,8 +99,10 @@ async def test_calls_after_the_last_round_are_shown_as_not_run(client, models, s
     models.events = [
         said.started(), said.call("c1", "clock__now"), said.finished(common.FINISH_REASON_TOOL_ROUNDS),
     ]  # fmt: skip
-    made = (await events(client, tools=[CLOCK]))[-1].response
-    assert (made.status, made.output[0].status) == ("incomplete", "incomplete")
+    streamed = (await events(client, tools=[CLOCK]))[-1].response
+    whole = await client.responses.create(model="m", input="Hello", tools=[CLOCK])
+    for made in (streamed, whole):
+        assert (made.status, made.output[0].status) == ("incomplete", "incomplete")
 
 
 @pytest.mark.parametrize("allowed", [["now"], ["clock__now"], {"tool_names": ["now"]}])
