@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import quart
 from quart import Quart, Response
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from narthex_bridge import gate, metrics
-from narthex_bridge.asgi import Application, Endpoint, Front
+from narthex_bridge.asgi import Application, Front
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.core import Core
 from narthex_bridge.endpoints.direct import DirectEndpoint
@@ -21,10 +21,16 @@ from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
 from narthex_bridge.endpoints.metadata import MetadataEndpoint
 from narthex_bridge.endpoints.stateless import StatelessEndpoint
-from narthex_bridge.gate import building, refusal
+from narthex_bridge.faces.mcp import McpFace
+from narthex_bridge.faces.openai.routes import openai_routes
+from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.faces.work import Work
+from narthex_bridge.gate import building
 from narthex_bridge.gate.challenges import WELL_KNOWN, metadata_url
 from narthex_bridge.http import HttpRequest, HttpResponse
+from narthex_bridge.inference import Inference
 from narthex_bridge.metrics import Metrics
+from narthex_bridge.routes import Route, Routes
 from narthex_bridge.sessions import SessionStore
 
 
@@ -38,6 +44,7 @@ class Bridge:
         self._metrics.sessions.set_function(lambda: len(self._sessions))
         self._core = Core(config, _credential(config), self._metrics)
         self._core.changes.listen(self._sessions.list_changed)
+        self._work = Work(config.max_calls)
         self._gate = building.gate(config, self._metrics.refused)
         self._forgetting: asyncio.Task[None] | None = None
         self.app = self._application()
@@ -46,7 +53,8 @@ class Bridge:
         """Ends waiting streams, lets calls in work finish within the grace, and ends the rest with an error."""
         self._core.dispatcher.draining = True
         self._sessions.close_streams(idle_only=True)
-        await self._core.dispatcher.drain(self._config.shutdown_grace)
+        grace = self._config.shutdown_grace
+        await asyncio.gather(self._core.dispatcher.drain(grace), self._work.drain(grace))
         self._sessions.close_streams(idle_only=False)
 
     def _application(self) -> Front:
@@ -61,36 +69,48 @@ class Bridge:
         ):
             view = self._view(pattern, answer)
             app.add_url_rule(pattern, pattern, view, methods=["GET"], provide_automatic_options=False)
-        stateless = StatelessEndpoint(self._config, self._core.catalog, self._core.dispatcher)
-        mcp = McpEndpoint(self._config, self._sessions, self._core.dispatcher, stateless)
-        routes: dict[tuple[str, str], Endpoint] = {
-            ("GET", "/metrics"): self._exposition,
-            ("POST", "/mcp"): mcp.post,
-            ("GET", "/mcp"): mcp.get,
-            ("DELETE", "/mcp"): mcp.delete,
-        }
-        if self._config.legacy_sse:
-            legacy = LegacyEndpoint(self._config, self._sessions, self._core.dispatcher)
-            routes |= {("GET", "/sse"): legacy.open, ("POST", "/messages"): legacy.post}
-        if self._config.direct:
-            direct = DirectEndpoint(self._config, self._core.catalog, self._core.dispatcher)
-            routes |= {("POST", "/mcp/stream"): direct.stream, ("GET", "/mcp/list"): direct.list}
-        open_routes: dict[tuple[str, str], Endpoint] = {}
-        if self._config.oauth.issuers:
-            paths = {WELL_KNOWN, f"{WELL_KNOWN}/mcp", urlsplit(metadata_url(self._config.oauth.resource)).path}
-            open_routes = {("GET", path): MetadataEndpoint(self._config.oauth).get for path in paths}
-        for method, path in (*routes, *open_routes):
+        self._routes = Routes(self._faces())
+        for route in self._routes:
             # Known to Quart as well, so that another method is 405 and names these.
-            app.add_url_rule(path, f"{method} {path}", _unreachable, methods=[method], provide_automatic_options=False)
+            rule = route.pattern.replace("{", "<path:").replace("}", ">")
+            name = f"{route.method} {rule}"
+            app.add_url_rule(rule, name, _no_head, methods=[route.method], provide_automatic_options=False)
         return Front(
-            routes,
-            open_routes,
+            self._routes,
             cast(Application, app),
             self._gate,
             self._metrics,
             self._config.max_body_bytes,
             self._config.body_timeout_s,
         )
+
+    def _faces(self) -> list[Route]:
+        """What is answered under which path, as far as it is switched on."""
+        config, core, face = self._config, self._core, McpFace()
+        stateless = StatelessEndpoint(config, core.catalog, core.dispatcher)
+        mcp = McpEndpoint(config, self._sessions, core.dispatcher, stateless)
+        routes = [
+            Route("GET", "/metrics", self._exposition, face),
+            Route("POST", "/mcp", mcp.post, face),
+            Route("GET", "/mcp", mcp.get, face),
+            Route("DELETE", "/mcp", mcp.delete, face),
+        ]
+        if config.legacy_sse:
+            legacy = LegacyEndpoint(config, self._sessions, core.dispatcher)
+            routes += [Route("GET", "/sse", legacy.open, face), Route("POST", "/messages", legacy.post, face)]
+        if config.direct:
+            direct = DirectEndpoint(config, core.catalog, core.dispatcher)
+            routes += [
+                Route("POST", "/mcp/stream", direct.stream, face),
+                Route("GET", "/mcp/list", direct.list, face),
+            ]
+        if config.oauth.issuers:
+            metadata = MetadataEndpoint(config.oauth).get
+            paths = {WELL_KNOWN, f"{WELL_KNOWN}/mcp", urlsplit(metadata_url(config.oauth.resource)).path}
+            routes += [Route("GET", path, metadata, face, open=True) for path in paths]
+        if config.openai:
+            routes += openai_routes(config, Inference(core.connection), core.backend, self._work)
+        return routes
 
     def _view(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
         counted = self._metrics.route(pattern)
@@ -120,7 +140,8 @@ class Bridge:
         status = error.code or 500
         allowed = tuple((name, value) for name, value in error.get_headers() if name == "Allow")
         self._metrics.route("other").count(quart.request.method, status)
-        return _response(refusal(status, error.name, allowed, code=status))
+        face = self._routes.face(quart.request.path)
+        return _response(face.refuse(Refusal(status, error.name, allowed)))
 
     async def _start(self) -> None:
         await self._core.start()
@@ -141,8 +162,9 @@ def _credential(config: BridgeConfig) -> str:
     return os.environ.get("NARTHEX_DELEGATE_TOKEN", "")
 
 
-async def _unreachable() -> Response:
-    raise AssertionError("the front answers this route")
+async def _no_head(**_: str) -> Response:
+    """The front answers these routes; what comes here is HEAD, which is added to every GET."""
+    raise MethodNotAllowed(("GET",))
 
 
 def _response(answer: HttpResponse) -> Response:

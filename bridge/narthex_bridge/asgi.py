@@ -1,4 +1,4 @@
-"""The routes of MCP traffic as plain ASGI.
+"""The routes of MCP and of models as plain ASGI.
 
 They carry every call and thousands of waiting streams, where a web framework's request and response objects cost more
 than the call itself; everything else of the bridge is Quart's.
@@ -14,15 +14,15 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from narthex_bridge import gate
-from narthex_bridge.gate import Arrival, Gate, Refused, refusal
-from narthex_bridge.gate.refusals import Header
+from narthex_bridge.faces.refusal import Headers, Refusal
+from narthex_bridge.gate import Arrival, Gate, Refused
 from narthex_bridge.http import HttpRequest, HttpResponse
 from narthex_bridge.metrics import Metrics, RouteMetrics
-from narthex_bridge.protocol import jsonrpc
+from narthex_bridge.protocol.failures import BackendError
+from narthex_bridge.routes import Found, Route, Routes
 
 logger = logging.getLogger(__name__)
 
-Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -36,20 +36,15 @@ class Front:
 
     def __init__(
         self,
-        routes: Mapping[tuple[str, str], Endpoint],
-        open_routes: Mapping[tuple[str, str], Endpoint],
+        routes: Routes,
         behind: Application,
         gate: Gate,
         metrics: Metrics,
         max_body_bytes: int,
         body_timeout_s: float,
     ) -> None:
-        """`open_routes` need no credential."""
-        self._routes = {
-            (method, path): (endpoint, metrics.route(path), given is open_routes)
-            for given in (routes, open_routes)
-            for (method, path), endpoint in given.items()
-        }
+        self._routes = routes
+        self._counted = {route.pattern: metrics.route(route.pattern) for route in routes}
         self._behind = behind
         self._gate = gate
         self._metrics = metrics
@@ -57,12 +52,15 @@ class Front:
         self._body_timeout_s = body_timeout_s
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        route = self._routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        if route is None:
-            if scope["type"] != "http" or scope["method"] != "OPTIONS" or not await self._preflight(scope, send):
-                await self._behind(scope, receive, send)
-            return
-        endpoint, counted, open = route
+        http = scope["type"] == "http"
+        found = self._routes.find(scope["method"], scope["path"]) if http else None
+        if found is not None:
+            await self._serve(found, scope, receive, send)
+        elif not http or scope["method"] != "OPTIONS" or not await self._preflight(scope, send):
+            await self._behind(scope, receive, send)
+
+    async def _serve(self, found: Found, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        route, counted = found.route, self._counted[found.route.pattern]
         task, finished, gone = asyncio.current_task(), False, False
 
         async def watch() -> None:
@@ -77,24 +75,20 @@ class Front:
         headers = _headers(scope["headers"])
         request_id = gate.request_id(headers)
         watcher: asyncio.Task[None] | None = None
-        told: tuple[Header, ...] = ()
+        told: Headers = ()
         try:
             try:
-                admitted = await self._gate.admit(Arrival(headers, _peer(scope)), open=open)
+                admitted = await self._gate.admit(Arrival(headers, _peer(scope)), open=route.open)
             except Refused as refused:
                 # A connection whose request was not read to its end cannot be used again.
-                if scope["method"] == "POST":
-                    async for _ in self._pieces(headers, receive):
-                        pass
-                answer = refused.answer
+                await self._body(headers, scope, receive)
+                answer = route.face.refuse(refused.refusal)
             else:
-                told, body = admitted.headers, b""
-                if scope["method"] == "POST":
-                    body = b"".join([piece async for piece in self._pieces(headers, receive)])
+                told, body = admitted.headers, await self._body(headers, scope, receive)
                 query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
                 watcher = asyncio.create_task(watch())
-                request = HttpRequest(scope["method"], headers, query, admitted.caller, request_id, body)
-                answer = await self._answer(endpoint, request)
+                request = HttpRequest(scope["method"], headers, query, admitted.caller, request_id, body, found.path)
+                answer = await self._answer(route, request)
                 if told:
                     answer = replace(answer, headers=(*answer.headers, *told))
             counted.count(scope["method"], answer.status)
@@ -108,10 +102,10 @@ class Front:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except Refused as refused:  # while its body was read
             self._metrics.refused(refused.reason)
-            counted.count(scope["method"], refused.answer.status)
+            answer = route.face.refuse(refused.refusal)
+            counted.count(scope["method"], answer.status)
             closing = (("connection", "close"),) if scope["http_version"] < "2" else ()
-            answer = replace(refused.answer, headers=(*told, *closing))
-            await _send_whole(answer, request_id, send)
+            await _send_whole(replace(answer, headers=(*answer.headers, *told, *closing)), request_id, send)
         except ConnectionError:
             pass  # gone while its body was read
         except asyncio.CancelledError:
@@ -123,53 +117,66 @@ class Front:
 
     async def _preflight(self, scope: Mapping[str, Any], send: Send) -> bool:
         """Answers a browser that asks what it may send to one of the routes; False if this is something else."""
-        headers = _headers(scope["headers"])
-        methods = [method for method, path in self._routes if path == scope["path"]]
+        headers, methods = _headers(scope["headers"]), self._routes.methods(scope["path"])
         if not methods or "origin" not in headers or "access-control-request-method" not in headers:
             return False
+        route = self._routes.find(methods[0], scope["path"])
+        assert route is not None
         try:
             answer = self._gate.preflight(Arrival(headers, _peer(scope)), methods)
         except Refused as refused:
-            answer = refused.answer
-        self._metrics.route(scope["path"]).count("OPTIONS", answer.status)
+            answer = route.route.face.refuse(refused.refusal)
+        self._counted[route.route.pattern].count("OPTIONS", answer.status)
         await _send_whole(answer, gate.request_id(headers), send)
         return True
 
-    def _too_large(self) -> Refused:
-        return Refused("body_size", refusal(413, f"The body is larger than {self._max_body_bytes} bytes."))
-
-    def _too_slow(self) -> Refused:
-        text = f"The body did not arrive within {self._body_timeout_s:g} s of its head."
-        return Refused("body_time", refusal(408, text, code=408))
-
-    async def _answer(self, endpoint: Endpoint, request: HttpRequest) -> HttpResponse:
+    async def _answer(self, route: Route, request: HttpRequest) -> HttpResponse:
         try:
-            return await endpoint(request)
+            return await route.endpoint(request)
+        except Refusal as refusal:
+            return route.face.refuse(refusal)
+        except BackendError as failure:
+            return route.face.refuse(Refusal.of(failure))
         except Exception:
             logger.exception("request %s failed", request.request_id)
             text = f"The bridge failed to do this; its log has more under request id {request.request_id}."
-            return refusal(500, text, code=jsonrpc.INTERNAL_ERROR)
+            return route.face.refuse(Refusal(500, text, reason="INTERNAL"))
+
+    async def _body(self, headers: Mapping[str, str], scope: Mapping[str, Any], receive: Receive) -> bytes:
+        """The body of a POST. Raises Refused for one that is too large or too slow."""
+        if scope["method"] != "POST":
+            return b""
+        return b"".join([piece async for piece in self._pieces(headers, receive)])
 
     async def _pieces(self, headers: Mapping[str, str], receive: Receive) -> AsyncIterator[bytes]:
         length = headers.get("content-length", "0")
         if length.isdecimal() and (len(length) > 18 or int(length) > self._max_body_bytes):
-            raise self._too_large()
+            raise _too_large(self._max_body_bytes)
         size, latest = 0, asyncio.get_running_loop().time() + self._body_timeout_s
         while True:
             try:
                 async with asyncio.timeout_at(latest):
                     message = await receive()
             except TimeoutError:
-                raise self._too_slow() from None
+                raise _too_slow(self._body_timeout_s) from None
             if message["type"] == "http.disconnect":
                 raise ConnectionError
             piece = message.get("body", b"")
             size += len(piece)
             if size > self._max_body_bytes:
-                raise self._too_large()
+                raise _too_large(self._max_body_bytes)
             yield piece
             if not message.get("more_body", False):
                 return
+
+
+def _too_large(most: int) -> Refused:
+    return Refused("body_size", Refusal(413, f"The body is larger than {most} bytes.", reason="BODY_TOO_LARGE"))
+
+
+def _too_slow(limit_s: float) -> Refused:
+    text = f"The body did not arrive within {limit_s:g} s of its head."
+    return Refused("body_time", Refusal(408, text, reason="BODY_TOO_SLOW"))
 
 
 def _headers(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

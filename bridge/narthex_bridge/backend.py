@@ -64,6 +64,17 @@ class Backend:
         """A page of what this caller may use, and the cursor of the next one (empty at the end)."""
         return await self._lists[kind](caller, request_id, cursor)
 
+    async def upstream_tools(self, caller: Caller, request_id: str, server: str) -> frozenset[str]:
+        """The names of the tools of one upstream that this caller may call; none where there is no such upstream."""
+        names: set[str] = set()
+        request = tool_pb2.ListToolsRequest()
+        while True:
+            page = await self._connection.ask(self._tools.ListTools, request, caller, request_id)
+            names.update(tool.name for tool in page.tools if tool.server and tool.server == server)
+            if not page.next_page_token:
+                return frozenset(names)
+            request = tool_pb2.ListToolsRequest(page_token=page.next_page_token)
+
     async def call_tool(
         self, caller: Caller, request_id: str, call: CallTool, wishes: Wishes
     ) -> AsyncGenerator[ToolEvent, None]:

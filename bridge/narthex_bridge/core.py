@@ -29,12 +29,13 @@ class Core:
         """`credential` is the bearer token that the server knows the bridge, or its user, by; it may be empty."""
         self.connection = Connection(config, credential)
         self.changes = Changes()
-        seal, backend = Seal(_secret(config)), Backend(self.connection)
-        self.catalog = Catalog(backend, self.changes, seal)
+        self.backend = Backend(self.connection)
+        seal = Seal(_secret(config))
+        self.catalog = Catalog(self.backend, self.changes, seal)
         self._held = HeldCalls(config.max_calls, config.input_timeout_s)
-        self._watches = Watches(backend)
-        calls = Calls(backend, seal, self._held)
-        answers = Answers(backend, self.catalog, calls, self.changes, self._watches)
+        self._watches = Watches(self.backend)
+        calls = Calls(self.backend, seal, self._held)
+        answers = Answers(self.backend, self.catalog, calls, self.changes, self._watches)
         self.dispatcher = Dispatcher(answers, metrics, config.max_calls)
         self._following: asyncio.Task[None] | None = None
 

@@ -6,7 +6,7 @@ from narthex_bridge.catalog import Catalog
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.exchange import DirectFraming, Exchange
-from narthex_bridge.gate import refusal
+from narthex_bridge.faces.mcp import refusal
 from narthex_bridge.http import HttpRequest, HttpResponse, event_stream
 from narthex_bridge.protocol import jsonrpc, params
 from narthex_bridge.protocol.eras import LATEST_SESSION

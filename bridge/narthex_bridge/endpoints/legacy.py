@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.dispatcher import Dispatcher
-from narthex_bridge.gate import refusal
+from narthex_bridge.faces.mcp import refusal
 from narthex_bridge.http import EVENTS, HttpRequest, HttpResponse, Tally, accepts, event_stream
 from narthex_bridge.outbox import Outbox
 from narthex_bridge.protocol import jsonrpc, methods, sse
@@ -24,7 +24,7 @@ class LegacyEndpoint:
         if not accepts(http.headers.get("accept"), EVENTS):
             return refusal(406, f"Accept must allow {EVENTS}.")
         if self._sessions.full:
-            return refusal(503, "There are as many sessions as there may be.", (("retry-after", "5"),), code=503)
+            return refusal(503, "There are as many sessions as there may be.", (("retry-after", "5"),))
         tally = Tally()
         return event_stream(self._listen(Session(http.caller), tally), tally)
 

@@ -6,7 +6,7 @@ from narthex_bridge.config import BridgeConfig
 from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.endpoints.stateless import StatelessEndpoint
 from narthex_bridge.exchange import Exchange, MessageFraming, SilentFraming
-from narthex_bridge.gate import refusal
+from narthex_bridge.faces.mcp import refusal
 from narthex_bridge.http import EVENTS, JSON, HttpRequest, HttpResponse, Tally, accepts, event_stream
 from narthex_bridge.outbox import Outbox
 from narthex_bridge.protocol import envelope, jsonrpc, methods, sse
@@ -82,7 +82,7 @@ class McpEndpoint:
             if len(messages) > 1:
                 return refusal(400, "initialize must not be part of a batch.")
             if self._sessions.full:
-                return refusal(503, "There are as many sessions as there may be.", (("retry-after", "5"),), code=503)
+                return refusal(503, "There are as many sessions as there may be.", (("retry-after", "5"),))
             return Session(http.caller)
         session_id = http.headers.get(SESSION_HEADER)
         if session_id is None:

@@ -6,7 +6,7 @@ from narthex_bridge.catalog import Catalog
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.exchange import Exchange, MessageFraming, SilentFraming
-from narthex_bridge.gate import refusal
+from narthex_bridge.faces.mcp import refusal
 from narthex_bridge.http import EVENTS, HttpRequest, HttpResponse, accepts, event_stream
 from narthex_bridge.protocol import envelope, headers, jsonrpc
 from narthex_bridge.protocol.failures import BackendError, rpc_error

@@ -3,7 +3,8 @@
 from urllib.parse import urlsplit
 
 from narthex_bridge.config import OauthConfig
-from narthex_bridge.gate.refusals import Reason, Refused, refusal
+from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.gate.refusals import Reason, Refused
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 
@@ -42,8 +43,7 @@ class Challenges:
     def unverifiable(self) -> Refused:
         """Whether the token is valid cannot be known now; that is not the client's fault."""
         text = "The token cannot be checked now: its authorization server's keys cannot be had. Try again."
-        answer = refusal(503, text, (("retry-after", "5"),), 503, {"reason": "ISSUER_UNREACHABLE", "retryable": True})
-        return Refused("issuer", answer)
+        return Refused("issuer", Refusal(503, text, (("retry-after", "5"),), reason="ISSUER_UNREACHABLE"))
 
     def _refused(self, status: int, reason: Reason, text: str, error: str, description: str = "") -> Refused:
         parts = {"error": error, "error_description": description, "resource_metadata": self._metadata}
@@ -51,4 +51,4 @@ class Challenges:
             parts["scope"] = " ".join(self._scopes)
         said = "".join(f', {name}="{value}"' for name, value in parts.items() if value)
         challenge = ("www-authenticate", f'Bearer realm="narthex"{said}')
-        return Refused(reason, refusal(status, text, (challenge,), code=status))
+        return Refused(reason, Refusal(status, text, (challenge,), reason=reason.upper()))

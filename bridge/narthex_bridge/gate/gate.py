@@ -75,8 +75,7 @@ class Gate:
             allowance = limits.tighter(allowance, await self._limits.admit(caller))
         except Refused as refused:
             self._refused(refused.reason)
-            answer = replace(refused.answer, headers=(*refused.answer.headers, *readable))
-            raise Refused(refused.reason, answer) from None
+            raise Refused(refused.reason, refused.refusal.telling(readable)) from None
         return Admitted(caller, (*readable, *limits.headers(allowance)))
 
     def preflight(self, arrival: Arrival, methods: Iterable[str]) -> HttpResponse:

@@ -5,7 +5,8 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from narthex_bridge.config import is_loopback
-from narthex_bridge.gate.refusals import Refused, refusal
+from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.gate.refusals import Refused
 
 REMEMBERED = 256
 """Clients use few names, again and again; to take one apart costs more than everything else of a check."""
@@ -23,7 +24,7 @@ class Hosts:
     def check(self, host: str) -> None:
         """Raises Refused for the Host header of a foreign name."""
         if self._checked and not self._known(host):
-            raise Refused("host", refusal(403, "This Host is not allowed here; see allowed_hosts."))
+            raise Refused("host", Refusal(403, "This Host is not allowed here; see allowed_hosts."))
 
     def _find(self, host: str) -> bool:
         name = hostname(f"//{host}")

@@ -6,8 +6,9 @@ from narthex.rates import Rate
 
 from narthex_bridge.caller import Caller
 from narthex_bridge.config import LimitsConfig
+from narthex_bridge.faces.refusal import Refusal
 from narthex_bridge.gate.limiters import Allowance, Limiter
-from narthex_bridge.gate.refusals import Header, Reason, Refused, refusal
+from narthex_bridge.gate.refusals import Header, Reason, Refused
 
 _WHOSE: dict[Reason, str] = {
     "address_rate": "from this address",
@@ -72,5 +73,4 @@ async def _take(limiter: Limiter, who: str, rate: Rate, reason: Reason) -> Allow
     wait = max(math.ceil(allowance.retry_s), 1)
     text = f"There are more requests {_WHOSE[reason]} than {rate}; wait {wait} s."
     told = (*headers(allowance), ("retry-after", str(wait)))
-    data: dict[str, object] = {"reason": reason.upper(), "retryable": True, "retryAfter": wait}
-    raise Refused(reason, refusal(429, text, told, code=429, data=data))
+    raise Refused(reason, Refusal(429, text, told, reason=reason.upper()))

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from narthex_bridge.config import ANY_ORIGIN, is_loopback
+from narthex_bridge.faces.refusal import Refusal
 from narthex_bridge.gate.hosts import REMEMBERED, hostname
-from narthex_bridge.gate.refusals import Header, Refused, refusal
+from narthex_bridge.gate.refusals import Header, Refused
 from narthex_bridge.http import HttpResponse
 
 EXPOSED = (
@@ -36,7 +37,7 @@ class Origins:
         if ANY_ORIGIN in self._allowed:
             return (("access-control-allow-origin", ANY_ORIGIN), ("access-control-expose-headers", EXPOSED))
         if origin not in self._allowed and not self._local(origin):
-            raise Refused("origin", refusal(403, "This Origin is not allowed here; see allowed_origins."))
+            raise Refused("origin", Refusal(403, "This Origin is not allowed here; see allowed_origins."))
         return (
             ("access-control-allow-origin", origin),
             ("access-control-expose-headers", EXPOSED),

@@ -2,9 +2,7 @@
 
 from typing import Literal, get_args
 
-from narthex_bridge.http import HttpResponse
-from narthex_bridge.protocol import jsonrpc
-from narthex_bridge.protocol.jsonrpc import RpcError
+from narthex_bridge.faces.refusal import Refusal
 
 Header = tuple[str, str]
 Reason = Literal[
@@ -15,17 +13,9 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class Refused(Exception):
-    """A request may not pass; `answer` is what its sender gets, and holds nothing that it sent."""
+    """A request may not pass; `refusal` is what its sender is told, and holds nothing that it sent."""
 
-    def __init__(self, reason: Reason, answer: HttpResponse) -> None:
+    def __init__(self, reason: Reason, refusal: Refusal) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.answer = answer
-
-
-def refusal(
-    status: int, text: str, headers: tuple[Header, ...] = (), code: int = 0, data: dict[str, object] | None = None
-) -> HttpResponse:
-    """An HTTP error whose body is a JSON-RPC error without an id."""
-    error = RpcError(code or jsonrpc.INVALID_REQUEST, text, data)
-    return HttpResponse(status, jsonrpc.error(None, error), headers=headers)
+        self.refusal = refusal
