@@ -23,10 +23,19 @@ from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
-from narthex_bridge.gate import Gate, refusal
+from narthex_bridge.faces.mcp import McpFace
+from narthex_bridge.faces.openai.face import OpenAiFace
+from narthex_bridge.faces.openai.routes import openai_routes
+from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.faces.work import Work
+from narthex_bridge.gate import Gate
 from narthex_bridge.http import HttpResponse
+from narthex_bridge.inference import Inference
 from narthex_bridge.metrics import Metrics
+from narthex_bridge.routes import Route
 from narthex_bridge.sessions import SessionStore
+
+_MCP, _OPENAI = McpFace(), OpenAiFace()
 
 
 class Bridge:
@@ -41,6 +50,7 @@ class Bridge:
         self._backend = Backend(self._connection)
         self._catalog = Catalog(self._backend, self._sessions.notify_list_changed)
         self._dispatcher = Dispatcher(self._backend, self._catalog, self._metrics, config.max_calls)
+        self._work = Work(config.max_calls)
         keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else None
         self._gate = Gate(config, authenticator(keys))
         self._background: list[asyncio.Task[None]] = []
@@ -50,7 +60,8 @@ class Bridge:
         """Ends waiting streams, lets calls in work finish within the grace, and ends the rest with an error."""
         self._dispatcher.draining = True
         self._sessions.close_streams(idle_only=True)
-        await self._dispatcher.drain(self._config.shutdown_grace)
+        grace = self._config.shutdown_grace
+        await asyncio.gather(self._dispatcher.drain(grace), self._work.drain(grace))
         self._sessions.close_streams(idle_only=False)
 
     def _application(self) -> Front:
@@ -69,18 +80,26 @@ class Bridge:
         mcp = McpEndpoint(self._config, self._sessions, self._dispatcher)
         legacy = LegacyEndpoint(self._config, self._sessions, self._dispatcher)
         direct = DirectEndpoint(self._config, self._catalog, self._dispatcher)
-        routes = {
-            ("POST", "/mcp"): mcp.post,
-            ("GET", "/mcp"): mcp.get,
-            ("DELETE", "/mcp"): mcp.delete,
-            ("GET", "/sse"): legacy.open,
-            ("POST", "/messages"): legacy.post,
-            ("POST", "/mcp/stream"): direct.stream,
-            ("GET", "/mcp/list"): direct.list,
-        }
-        for method, path in routes:
+        routes = [
+            Route(method, path, endpoint, _MCP)
+            for method, path, endpoint in (
+                ("POST", "/mcp", mcp.post),
+                ("GET", "/mcp", mcp.get),
+                ("DELETE", "/mcp", mcp.delete),
+                ("GET", "/sse", legacy.open),
+                ("POST", "/messages", legacy.post),
+                ("POST", "/mcp/stream", direct.stream),
+                ("GET", "/mcp/list", direct.list),
+            )
+        ]
+        if self._config.openai:
+            inference = Inference(self._connection)
+            routes += openai_routes(self._config, inference, self._backend, self._work)
+        for route in routes:
             # Known to Quart as well, so that another method is 405 and names these.
-            app.add_url_rule(path, f"{method} {path}", _unreachable, methods=[method], provide_automatic_options=False)
+            rule = route.pattern.replace("{", "<path:").replace("}", ">")
+            name = f"{route.method} {rule}"
+            app.add_url_rule(rule, name, _unreachable, methods=[route.method], provide_automatic_options=False)
         return Front(routes, cast(Application, app), self._gate, self._metrics, self._config.max_body_bytes)
 
     def _view(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
@@ -111,7 +130,8 @@ class Bridge:
         status = error.code or 500
         allowed = tuple((name, value) for name, value in error.get_headers() if name == "Allow")
         self._metrics.route("other").count(quart.request.method, status)
-        return _response(refusal(status, error.name, allowed, code=status))
+        face = _OPENAI if self._config.openai and quart.request.path.startswith("/v1/") else _MCP
+        return _response(face.refuse(Refusal(status, error.name, allowed)))
 
     async def _start(self) -> None:
         self._background = [
@@ -134,7 +154,7 @@ def _credential(config: BridgeConfig) -> str:
     return os.environ.get("NARTHEX_DELEGATE_TOKEN", "")
 
 
-async def _unreachable() -> Response:
+async def _unreachable(**_: str) -> Response:
     raise AssertionError("the front answers this route")
 
 

@@ -1,4 +1,4 @@
-"""The routes of MCP traffic as plain ASGI.
+"""The routes of MCP and of models as plain ASGI.
 
 They carry every call and thousands of waiting streams, where a web framework's request and response objects cost more
 than the call itself; everything else of the bridge is Quart's.
@@ -8,19 +8,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
 from narthex_bridge import gate
-from narthex_bridge.gate import Gate, refusal
+from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.gate import Gate
 from narthex_bridge.http import HttpRequest, HttpResponse
 from narthex_bridge.metrics import Metrics, RouteMetrics
-from narthex_bridge.protocol import jsonrpc
+from narthex_bridge.protocol.failures import BackendError
+from narthex_bridge.routes import Route, Routes
 
 logger = logging.getLogger(__name__)
 
-Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -38,23 +39,24 @@ class Front:
 
     def __init__(
         self,
-        routes: Mapping[tuple[str, str], Endpoint],
+        routes: Sequence[Route],
         behind: Application,
         gate: Gate,
         metrics: Metrics,
         max_body_bytes: int,
     ) -> None:
-        self._routes = {(method, path): (endpoint, metrics.route(path)) for (method, path), endpoint in routes.items()}
+        self._routes = Routes(routes)
+        self._counted = {route.pattern: metrics.route(route.pattern) for route in routes}
         self._behind = behind
         self._gate = gate
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        route = self._routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        if route is None:
+        found = self._routes.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        if found is None:
             await self._behind(scope, receive, send)
             return
-        endpoint, counted = route
+        route, counted = found.route, self._counted[found.route.pattern]
         task, finished, gone = asyncio.current_task(), False, False
 
         async def watch() -> None:
@@ -70,21 +72,21 @@ class Front:
         request_id = gate.request_id(headers)
         watcher: asyncio.Task[None] | None = None
         try:
-            caller = self._gate.admit(headers)
             pieces = self._pieces(headers, receive) if scope["method"] == "POST" else None
-            if isinstance(caller, HttpResponse):
+            try:
+                caller = self._gate.admit(headers)
+            except Refusal as refusal:
                 # A connection whose request was not read to its end cannot be used again.
                 if pieces:
                     async for _ in pieces:
                         pass
-                answer = caller
+                answer = route.face.refuse(refusal)
             else:
                 body = b"".join([piece async for piece in pieces]) if pieces else b""
                 query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
                 watcher = asyncio.create_task(watch())
-                answer = await self._answer(
-                    endpoint, HttpRequest(scope["method"], headers, query, caller, request_id, body)
-                )
+                request = HttpRequest(scope["method"], headers, query, caller, request_id, body, found.path)
+                answer = await self._answer(route, request)
             counted.count(scope["method"], answer.status)
             if answer.stream is None:
                 finished = True
@@ -95,7 +97,8 @@ class Front:
                 finished = True
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except BodyTooLarge:
-            answer = refusal(413, f"The body is larger than {self._max_body_bytes} bytes.", (("connection", "close"),))
+            text = f"The body is larger than {self._max_body_bytes} bytes."
+            answer = route.face.refuse(Refusal(413, text, (("connection", "close"),), reason="BODY_TOO_LARGE"))
             counted.count(scope["method"], 413)
             await _send_whole(answer, request_id, send)
         except ConnectionError:
@@ -107,13 +110,17 @@ class Front:
             if watcher is not None:
                 watcher.cancel()
 
-    async def _answer(self, endpoint: Endpoint, request: HttpRequest) -> HttpResponse:
+    async def _answer(self, route: Route, request: HttpRequest) -> HttpResponse:
         try:
-            return await endpoint(request)
+            return await route.endpoint(request)
+        except Refusal as refusal:
+            return route.face.refuse(refusal)
+        except BackendError as failure:
+            return route.face.refuse(Refusal.of(failure))
         except Exception:
             logger.exception("request %s failed", request.request_id)
             text = f"The bridge failed to do this; its log has more under request id {request.request_id}."
-            return refusal(500, text, code=jsonrpc.INTERNAL_ERROR)
+            return route.face.refuse(Refusal(500, text, reason="INTERNAL"))
 
     async def _pieces(self, headers: Mapping[str, str], receive: Receive) -> AsyncIterator[bytes]:
         length = headers.get("content-length", "0")

@@ -51,6 +51,7 @@ class BridgeConfig:
     server_key_file: Path | None = option(None, "file with the bridge's own API key; without it NARTHEX_DELEGATE_TOKEN")
     allowed_origins: tuple[str, ...] = option((), "further browser origins that may call, such as https://app.example")
     allowed_hosts: tuple[str, ...] = option((), "further Host names that may be used; loopback ones always may")
+    openai: bool = option(True, "answer OpenAI-style requests under /v1")
     max_body_bytes: int = option(16 * MIB, "largest HTTP request body", minimum=1024)
     max_message_bytes: int = option(64 * MIB, "largest gRPC message, each way", minimum=1024)
     max_sessions: int = option(10_000, "MCP sessions held at once", minimum=1)

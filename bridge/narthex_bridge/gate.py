@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from narthex_bridge.caller import Authenticate, Caller
 from narthex_bridge.config import BridgeConfig
+from narthex_bridge.faces.refusal import Refusal
 from narthex_bridge.http import HttpResponse
 from narthex_bridge.protocol import jsonrpc
 from narthex_bridge.protocol.jsonrpc import RpcError
@@ -36,19 +37,19 @@ class Gate:
         # Behind a public address any name may lead here; on loopback only a rebound name can be another one.
         self._check_host = is_loopback(config.http.host) or bool(self._hosts)
 
-    def admit(self, headers: Mapping[str, str]) -> Caller | HttpResponse:
-        """The caller, or the answer to a request that may not pass."""
+    def admit(self, headers: Mapping[str, str]) -> Caller:
+        """The caller. Raises Refusal for a request that may not pass."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._check_host and not self._known_host(host):
-            return refusal(403, "This Host is not allowed here; see allowed_hosts.")
+            raise Refusal(403, "This Host is not allowed here; see allowed_hosts.")
         if origin is not None and origin not in self._origins and not self._local_origin(origin):
-            return refusal(403, "This Origin is not allowed here; see allowed_origins.")
+            raise Refusal(403, "This Origin is not allowed here; see allowed_origins.")
         given = headers.get("authorization", "")
         caller = self._authenticate(given)
         if caller is None:
             problem = ', error="invalid_token"' if given else ""
             challenge = ("www-authenticate", f'Bearer realm="narthex"{problem}')
-            return refusal(401, "A valid API key is needed: Authorization: Bearer <key>.", (challenge,), code=401)
+            raise Refusal(401, "A valid API key is needed: Authorization: Bearer <key>.", (challenge,))
         return caller
 
     def _known_host(self, host: str) -> bool:
