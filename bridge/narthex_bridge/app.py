@@ -23,10 +23,12 @@ from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
+from narthex_bridge.faces.anthropic.face import AnthropicFace
+from narthex_bridge.faces.anthropic.routes import anthropic_routes
 from narthex_bridge.faces.mcp import McpFace
 from narthex_bridge.faces.openai.face import OpenAiFace
 from narthex_bridge.faces.openai.routes import openai_routes
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.faces.refusal import Face, Refusal
 from narthex_bridge.faces.work import Work
 from narthex_bridge.gate import Gate
 from narthex_bridge.http import HttpResponse
@@ -35,7 +37,7 @@ from narthex_bridge.metrics import Metrics
 from narthex_bridge.routes import Route
 from narthex_bridge.sessions import SessionStore
 
-_MCP, _OPENAI = McpFace(), OpenAiFace()
+_MCP, _OPENAI, _ANTHROPIC = McpFace(), OpenAiFace(), AnthropicFace()
 
 
 class Bridge:
@@ -92,8 +94,10 @@ class Bridge:
                 ("GET", "/mcp/list", direct.list),
             )
         ]
+        inference = Inference(self._connection)
+        if self._config.anthropic:
+            routes += anthropic_routes(self._config, inference, self._backend, self._work)
         if self._config.openai:
-            inference = Inference(self._connection)
             routes += openai_routes(self._config, inference, self._backend, self._work)
         for route in routes:
             # Known to Quart as well, so that another method is 405 and names these.
@@ -130,8 +134,12 @@ class Bridge:
         status = error.code or 500
         allowed = tuple((name, value) for name, value in error.get_headers() if name == "Allow")
         self._metrics.route("other").count(quart.request.method, status)
-        face = _OPENAI if self._config.openai and quart.request.path.startswith("/v1/") else _MCP
-        return _response(face.refuse(Refusal(status, error.name, allowed)))
+        return _response(self._face(quart.request.path).refuse(Refusal(status, error.name, allowed)))
+
+    def _face(self, path: str) -> Face:
+        if self._config.anthropic and path.startswith("/v1/messages"):
+            return _ANTHROPIC
+        return _OPENAI if self._config.openai and path.startswith("/v1/") else _MCP
 
     async def _start(self) -> None:
         self._background = [

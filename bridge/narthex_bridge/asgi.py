@@ -74,7 +74,7 @@ class Front:
         try:
             pieces = self._pieces(headers, receive) if scope["method"] == "POST" else None
             try:
-                caller = self._gate.admit(headers)
+                caller = self._gate.admit(headers, route.key_header)
             except Refusal as refusal:
                 # A connection whose request was not read to its end cannot be used again.
                 if pieces:

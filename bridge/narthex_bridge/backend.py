@@ -31,6 +31,19 @@ class Backend:
         page = await self._connection.ask(self._tools.ListTools, request, caller, request_id)
         return tuple(map(_tool, page.tools)), page.next_page_token
 
+    async def forwarded(self, caller: Caller, request_id: str) -> dict[str, list[str]]:
+        """The names of the forwarded tools that this caller may call, by upstream."""
+        found: dict[str, list[str]] = {}
+        cursor, more = "", True
+        while more:
+            request = tool_pb2.ListToolsRequest(page_token=cursor)
+            page = await self._connection.ask(self._tools.ListTools, request, caller, request_id)
+            for tool in page.tools:
+                if tool.server:
+                    found.setdefault(tool.server, []).append(tool.name)
+            cursor, more = page.next_page_token, bool(page.next_page_token)
+        return found
+
     async def call_tool(
         self, caller: Caller, request_id: str, name: str, arguments: bytes
     ) -> AsyncGenerator[ToolEvent, None]:

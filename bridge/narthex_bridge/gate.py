@@ -37,14 +37,16 @@ class Gate:
         # Behind a public address any name may lead here; on loopback only a rebound name can be another one.
         self._check_host = is_loopback(config.http.host) or bool(self._hosts)
 
-    def admit(self, headers: Mapping[str, str]) -> Caller:
-        """The caller. Raises Refusal for a request that may not pass."""
+    def admit(self, headers: Mapping[str, str], key_header: str = "") -> Caller:
+        """The caller, by Authorization or the key in `key_header`. Raises Refusal for a request that may not pass."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._check_host and not self._known_host(host):
             raise Refusal(403, "This Host is not allowed here; see allowed_hosts.")
         if origin is not None and origin not in self._origins and not self._local_origin(origin):
             raise Refusal(403, "This Origin is not allowed here; see allowed_origins.")
         given = headers.get("authorization", "")
+        if not given and (key := headers.get(key_header, "")):
+            given = f"Bearer {key}"
         caller = self._authenticate(given)
         if caller is None:
             problem = ', error="invalid_token"' if given else ""

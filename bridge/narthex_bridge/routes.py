@@ -11,12 +11,16 @@ Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A method and a pattern: a path, or one that ends with `{name}`, which stands for all that follows, also `/`."""
+    """A method and a pattern: a path, or one that ends with `{name}`, which stands for all that follows, also `/`.
+
+    `key_header` names a header that may carry the API key instead of Authorization; empty: none does.
+    """
 
     method: str
     pattern: str
     endpoint: Endpoint
     face: Face
+    key_header: str = ""
 
     @property
     def prefix(self) -> str:

@@ -1,0 +1,149 @@
+"""A request of the Messages API as the contract's work."""
+
+import json
+from dataclasses import dataclass
+
+from narthex.v1 import generation_pb2 as wire
+
+from narthex_bridge.faces.anthropic import conversation, tools
+from narthex_bridge.faces.anthropic.tools import Upstreams
+from narthex_bridge.faces.body import Fields
+
+# What tells Anthropic's service how to store, bill, cache, route or trim, and what narthex has no use for.
+_IGNORED = (
+    "anthropic_version", "billing_policy", "cache_control", "context_management", "diagnostics", "inference_geo",
+    "metadata", "service_tier", "speed", "user_profile_id", "workspace_id",
+)  # fmt: skip
+_DEFAULT_MODEL = "default"
+# What templates are told of ReasoningOptions.enabled, which counting has not.
+_THINKING_MARKS = {"enabled": b'{"enable_thinking":true}', "disabled": b'{"enable_thinking":false}'}
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRequest:
+    """What is asked for, and how it is to be told."""
+
+    spec: wire.ChatSpec
+    stream: bool
+    own_tools: frozenset[str]
+    single_call: bool
+    shows_thoughts: bool
+
+
+def read(request: Fields, upstreams: Upstreams) -> MessageRequest:
+    """Raises Refusal for what is wrong and for what has no meaning here; see docs/compatibility.md."""
+    spec = wire.ChatSpec(model=model(request), messages=conversation.turns(request), tools=tools.own(request))
+    chosen, single = tools.choice(request)
+    if chosen is not None:
+        spec.tool_choice.CopyFrom(chosen)
+    _execution(spec, request, upstreams)
+    server_runs = spec.tool_execution == wire.TOOL_EXECUTION_SERVER
+    if single and server_runs:
+        raise request.fault("tool_choice.disable_parallel_tool_use", "is for calls that you run yourself")
+    _sampling(spec.sampling, request)
+    spec.stopping.max_tokens = _max_tokens(request)
+    spec.stopping.stop.extend(request.texts("stop_sequences"))
+    shows = _thinking(spec, request)
+    _form(spec.constraint, request)
+    stream = bool(request.flag("stream"))
+    _leave_nothing(request)
+    return MessageRequest(spec, stream, frozenset(tool.name for tool in spec.tools), single, shows)
+
+
+def count(request: Fields) -> wire.CountTokensRequest:
+    """The tokens of the same conversation and tools. Raises Refusal."""
+    chat = wire.ChatInput(messages=conversation.turns(request), tools=tools.own(request))
+    thinking = (request.object("thinking") or Fields({})).text("type")
+    if thinking in _THINKING_MARKS:
+        chat.template_arguments = _THINKING_MARKS[thinking]
+    return wire.CountTokensRequest(model=model(request), chat=chat)
+
+
+def model(request: Fields) -> str:
+    """The model's name; `default` is the server's default."""
+    name = request.needed_text("model")
+    return "" if name == _DEFAULT_MODEL else name
+
+
+def _execution(spec: wire.ChatSpec, request: Fields, upstreams: Upstreams) -> None:
+    execution = request.one_of("tool_execution", "client", "server")
+    named = tools.catalog(request, upstreams)
+    names_upstreams = tools.names_upstreams(request)
+    if names_upstreams and not named:
+        raise tools.nothing_enabled(request)
+    if named and execution == "client":
+        raise request.fault("tool_execution", 'must be "server": the tools of the catalog run there')
+    if execution == "server" or named:
+        spec.tool_execution = wire.TOOL_EXECUTION_SERVER
+        spec.catalog_tools.extend(named)
+    if (rounds := request.whole("max_tool_rounds")) is not None:
+        spec.max_tool_rounds = rounds
+
+
+def _sampling(sampling: wire.SamplingOptions, request: Fields) -> None:
+    for name in ("temperature", "top_p"):
+        value = request.number(name)
+        if value is not None and not 0 <= value <= 1:
+            raise request.fault(name, f"must be between 0 and 1, got {value:g}")
+        if value is not None:
+            setattr(sampling, name, value)
+    for name in ("min_p", "frequency_penalty", "presence_penalty", "repetition_penalty"):
+        if (value := request.number(name)) is not None:
+            setattr(sampling, name, value)
+    if (kept := request.whole("top_k")) is not None:
+        sampling.top_k = kept
+    if (seed := request.integer("seed")) is not None:
+        if not 0 <= seed < 2**64:
+            raise request.fault("seed", "must be between 0 and 2⁶⁴ - 1")
+        sampling.seed = seed
+
+
+def _max_tokens(request: Fields) -> int:
+    most = request.whole("max_tokens")
+    if most is None:
+        raise request.fault("max_tokens", "is missing")
+    if most == 0:
+        raise request.fault("max_tokens", "must be at least 1")
+    return most
+
+
+def _thinking(spec: wire.ChatSpec, request: Fields) -> bool:
+    """Sets how much the model thinks; returns whether its thoughts are shown."""
+    fields = request.object("thinking")
+    if fields is None:
+        return True
+    match fields.one_of("type", "enabled", "disabled", "adaptive"):
+        case "enabled":
+            budget = fields.whole("budget_tokens")
+            if budget is None:
+                raise fields.fault("budget_tokens", "is missing")
+            if not 1 <= budget < spec.stopping.max_tokens:
+                raise fields.fault("budget_tokens", "must be at least 1 and less than max_tokens, in which it counts")
+            spec.reasoning.enabled, spec.reasoning.max_tokens = True, budget
+        case "disabled":
+            spec.reasoning.enabled = False
+        case "adaptive":
+            pass  # the model decides, as its template does by default
+        case _:
+            raise fields.fault("type", "is missing")
+    return fields.one_of("display", "summarized", "omitted") != "omitted"
+
+
+def _form(constraint: wire.Constraint, request: Fields) -> None:
+    output = request.object("output_config") or Fields({})
+    output.one_of("effort", "low", "medium", "high", "xhigh", "max")  # nothing here is trained to tell them apart
+    form = output.object("format") or request.object("output_format")
+    if form is None:
+        return
+    if (kind := form.needed_text("type")) != "json_schema":
+        raise form.fault("type", f'must be "json_schema", got {json.dumps(kind)}')
+    if not (schema := form.json("schema")):
+        raise form.fault("schema", "is missing")
+    constraint.json_schema = schema
+
+
+def _leave_nothing(request: Fields) -> None:
+    """Refuses members that nobody has read: an option that changes nothing would be a lie."""
+    for name in request.unread():
+        if name not in _IGNORED:
+            raise request.fault(name, "is no field that narthex knows; docs/compatibility.md lists those it does")
