@@ -67,7 +67,7 @@ class MessagesEndpoint:
         told = MessageStream(_narrator(asked), http.request_id)
         stream: Stream[wire.ChatStreamResponse] = Stream(told, self._config.keepalive_s, http.request_id)
         await stream.open(self._work, self._events(http, asked), self._config.stream_after_s)
-        return event_stream(stream, stream.tally, id_header(http.request_id))
+        return event_stream(stream, stream.tally, (*id_header(http.request_id), *asked.headers))
 
     async def _whole(self, http: HttpRequest, asked: MessageRequest) -> HttpResponse:
         if asked.spec.tool_execution == wire.TOOL_EXECUTION_SERVER:
@@ -78,7 +78,8 @@ class MessagesEndpoint:
             answer = await self._work.run(self._inference.chat(http.caller, http.request_id, chat))
             events = list(narration.of_answer(answer))
         message = narration.message(_narrator(asked).tell(events))
-        return HttpResponse(200, orjson.dumps(message), headers=id_header(http.request_id), tally=Tally(events=1))
+        headers = (*id_header(http.request_id), *asked.headers)
+        return HttpResponse(200, orjson.dumps(message), headers=headers, tally=Tally(events=1))
 
     def _events(self, http: HttpRequest, asked: MessageRequest) -> AsyncGenerator[wire.ChatStreamResponse, None]:
         return self._inference.chat_stream(http.caller, http.request_id, wire.ChatStreamRequest(spec=asked.spec))

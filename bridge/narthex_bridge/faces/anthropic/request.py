@@ -1,6 +1,7 @@
 """A request of the Messages API as the contract's work."""
 
 import json
+import re
 from dataclasses import dataclass
 
 from narthex.v1 import generation_pb2 as wire
@@ -8,12 +9,29 @@ from narthex.v1 import generation_pb2 as wire
 from narthex_bridge.faces.anthropic import conversation, tools
 from narthex_bridge.faces.anthropic.tools import Upstreams
 from narthex_bridge.faces.body import Fields
+from narthex_bridge.faces.refusal import Headers
 
-# What tells Anthropic's service how to store, bill, cache, route or trim, and what narthex has no use for.
-_IGNORED = (
-    "anthropic_version", "billing_policy", "cache_control", "context_management", "diagnostics", "inference_geo",
-    "metadata", "service_tier", "speed", "user_profile_id", "workspace_id",
+IGNORED_HEADER = "x-narthex-ignored"
+_MOST_NAMED = 16
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+# What tells Anthropic's service how to store, bill, cache, route or trim, and changes no word here.
+_IGNORED = frozenset(
+    {
+        "anthropic_version", "betas", "billing_policy", "cache_control", "context_management", "diagnostics",
+        "inference_geo", "metadata", "service_tier", "speed", "user_profile_id", "workspace_id",
+    }
 )  # fmt: skip
+# What would change the answer, and what to do instead.
+_REFUSED = {
+    "compaction": "send the conversation as it is to be read",
+    "container": "narthex runs no code for a model; use a forwarded tool",
+    "enable_code_execution": "use a forwarded tool",
+    "fallbacks": "name one model",
+    "files": "use a forwarded tool",
+    "thread": "send the whole conversation in messages",
+    "truncate_sequence": "send what fits the model's context",
+    "web_search_options": "use a forwarded tool",
+}
 _DEFAULT_MODEL = "default"
 # What templates are told of ReasoningOptions.enabled, which counting has not.
 _THINKING_MARKS = {"enabled": b'{"enable_thinking":true}', "disabled": b'{"enable_thinking":false}'}
@@ -28,6 +46,7 @@ class MessageRequest:
     own_tools: frozenset[str]
     single_call: bool
     shows_thoughts: bool
+    headers: Headers
 
 
 def read(request: Fields, upstreams: Upstreams) -> MessageRequest:
@@ -46,8 +65,8 @@ def read(request: Fields, upstreams: Upstreams) -> MessageRequest:
     shows = _thinking(spec, request)
     _form(spec.constraint, request)
     stream = bool(request.flag("stream"))
-    _leave_nothing(request)
-    return MessageRequest(spec, stream, frozenset(tool.name for tool in spec.tools), single, shows)
+    own = frozenset(tool.name for tool in spec.tools)
+    return MessageRequest(spec, stream, own, single, shows, _rest(request))
 
 
 def count(request: Fields) -> wire.CountTokensRequest:
@@ -142,8 +161,12 @@ def _form(constraint: wire.Constraint, request: Fields) -> None:
     constraint.json_schema = schema
 
 
-def _leave_nothing(request: Fields) -> None:
-    """Refuses members that nobody has read: an option that changes nothing would be a lie."""
+def _rest(request: Fields) -> Headers:
+    """Refuses what would change the answer; returns a header that names the members that nobody knows."""
+    unknown = []
     for name in request.unread():
-        if name not in _IGNORED:
-            raise request.fault(name, "is no field that narthex knows; docs/compatibility.md lists those it does")
+        if name in _REFUSED and request.any(name) not in (False, [], {}):
+            raise request.fault(name, f"is not supported here: {_REFUSED[name]}")
+        if name not in _IGNORED and name not in _REFUSED and _NAME.fullmatch(name):
+            unknown.append(name)
+    return ((IGNORED_HEADER, ", ".join(unknown[:_MOST_NAMED])),) if unknown else ()
