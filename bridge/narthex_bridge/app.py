@@ -26,6 +26,7 @@ from narthex_bridge.endpoints.mcp import McpEndpoint
 from narthex_bridge.faces.anthropic.face import AnthropicFace
 from narthex_bridge.faces.anthropic.routes import anthropic_routes
 from narthex_bridge.faces.mcp import McpFace
+from narthex_bridge.faces.mistralrs.routes import mistralrs_routes
 from narthex_bridge.faces.openai.face import OpenAiFace
 from narthex_bridge.faces.openai.routes import openai_routes
 from narthex_bridge.faces.refusal import Face, Refusal
@@ -76,6 +77,7 @@ class Bridge:
             ("/healthz", self._healthz),
             ("/readyz", self._readyz),
             ("/metrics", self._exposition),
+            *((("/health", self._health),) if self._config.mistralrs else ()),
         ):
             view = self._view(pattern, answer)
             app.add_url_rule(pattern, pattern, view, methods=["GET"], provide_automatic_options=False)
@@ -97,6 +99,8 @@ class Bridge:
         inference = Inference(self._connection)
         if self._config.anthropic:
             routes += anthropic_routes(self._config, inference, self._backend, self._work)
+        if self._config.mistralrs:
+            routes += mistralrs_routes(inference, self._work)
         if self._config.openai:
             routes += openai_routes(self._config, inference, self._backend, self._work)
         for route in routes:
@@ -119,6 +123,9 @@ class Bridge:
 
     async def _healthz(self) -> HttpResponse:
         return HttpResponse(200, b'{"status":"ok"}')
+
+    async def _health(self) -> HttpResponse:
+        return HttpResponse(200, b"OK", "text/plain")
 
     async def _readyz(self) -> HttpResponse:
         if self._dispatcher.draining:

@@ -53,6 +53,7 @@ class BridgeConfig:
     allowed_hosts: tuple[str, ...] = option((), "further Host names that may be used; loopback ones always may")
     openai: bool = option(True, "answer OpenAI-style requests under /v1")
     anthropic: bool = option(True, "answer Anthropic-style requests under /v1/messages")
+    mistralrs: bool = option(True, "answer mistral.rs's own endpoints for models and adapters, and /health")
     max_body_bytes: int = option(16 * MIB, "largest HTTP request body", minimum=1024)
     max_message_bytes: int = option(64 * MIB, "largest gRPC message, each way", minimum=1024)
     max_sessions: int = option(10_000, "MCP sessions held at once", minimum=1)
