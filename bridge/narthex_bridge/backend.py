@@ -31,18 +31,16 @@ class Backend:
         page = await self._connection.ask(self._tools.ListTools, request, caller, request_id)
         return tuple(map(_tool, page.tools)), page.next_page_token
 
-    async def forwarded(self, caller: Caller, request_id: str) -> dict[str, list[str]]:
-        """The names of the forwarded tools that this caller may call, by upstream."""
-        found: dict[str, list[str]] = {}
-        cursor, more = "", True
-        while more:
-            request = tool_pb2.ListToolsRequest(page_token=cursor)
+    async def upstream_tools(self, caller: Caller, request_id: str, server: str) -> frozenset[str]:
+        """The names of the tools of one upstream that this caller may call; none where there is no such upstream."""
+        names: set[str] = set()
+        request = tool_pb2.ListToolsRequest()
+        while True:
             page = await self._connection.ask(self._tools.ListTools, request, caller, request_id)
-            for tool in page.tools:
-                if tool.server:
-                    found.setdefault(tool.server, []).append(tool.name)
-            cursor, more = page.next_page_token, bool(page.next_page_token)
-        return found
+            names.update(tool.name for tool in page.tools if tool.server and tool.server == server)
+            if not page.next_page_token:
+                return frozenset(names)
+            request = tool_pb2.ListToolsRequest(page_token=page.next_page_token)
 
     async def call_tool(
         self, caller: Caller, request_id: str, name: str, arguments: bytes
