@@ -58,10 +58,11 @@ class MessagesEndpoint:
         return HttpResponse(200, body, headers=id_header(http.request_id))
 
     async def _upstreams(self, http: HttpRequest, body: Fields) -> Upstreams:
-        """Asked for only where the request names some."""
-        if not tools.names_upstreams(body):
-            return Upstreams({})
-        return Upstreams(await self._backend.forwarded(http.caller, http.request_id))
+        """Those that the request names."""
+        found = {}
+        for server in tools.upstreams(body):
+            found[server] = sorted(await self._backend.upstream_tools(http.caller, http.request_id, server))
+        return Upstreams(found)
 
     async def _stream(self, http: HttpRequest, asked: MessageRequest) -> HttpResponse:
         told = MessageStream(_narrator(asked), http.request_id)

@@ -1,19 +1,21 @@
 """A request of the Messages API as the contract's work."""
 
 import json
-import re
 from dataclasses import dataclass
 
+import orjson
 from narthex.v1 import generation_pb2 as wire
 
 from narthex_bridge.faces.anthropic import conversation, tools
 from narthex_bridge.faces.anthropic.tools import Upstreams
 from narthex_bridge.faces.body import Fields
+from narthex_bridge.faces.openai.adapters import adapters
+from narthex_bridge.faces.openai.constraint import constraint
+from narthex_bridge.faces.openai.policy import settle
+from narthex_bridge.faces.openai.reasoning import effort_of, reasoning
+from narthex_bridge.faces.openai.sampling import sampling
 from narthex_bridge.faces.refusal import Headers
 
-IGNORED_HEADER = "x-narthex-ignored"
-_MOST_NAMED = 16
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # What tells Anthropic's service how to store, bill, cache, route or trim, and changes no word here.
 _IGNORED = frozenset(
     {
@@ -25,12 +27,8 @@ _IGNORED = frozenset(
 _REFUSED = {
     "compaction": "send the conversation as it is to be read",
     "container": "narthex runs no code for a model; use a forwarded tool",
-    "enable_code_execution": "use a forwarded tool",
     "fallbacks": "name one model",
-    "files": "use a forwarded tool",
     "thread": "send the whole conversation in messages",
-    "truncate_sequence": "send what fits the model's context",
-    "web_search_options": "use a forwarded tool",
 }
 _DEFAULT_MODEL = "default"
 # What templates are told of ReasoningOptions.enabled, which counting has not.
@@ -59,11 +57,12 @@ def read(request: Fields, upstreams: Upstreams) -> MessageRequest:
     server_runs = spec.tool_execution == wire.TOOL_EXECUTION_SERVER
     if single and server_runs:
         raise request.fault("tool_choice.disable_parallel_tool_use", "is for calls that you run yourself")
-    _sampling(spec.sampling, request)
+    _sampling(spec, request)
+    spec.adapters.extend(adapters(request))
     spec.stopping.max_tokens = _max_tokens(request)
     spec.stopping.stop.extend(request.texts("stop_sequences"))
     shows = _thinking(spec, request)
-    _form(spec.constraint, request)
+    _form(spec, request)
     stream = bool(request.flag("stream"))
     own = frozenset(tool.name for tool in spec.tools)
     return MessageRequest(spec, stream, own, single, shows, _rest(request))
@@ -87,8 +86,7 @@ def model(request: Fields) -> str:
 def _execution(spec: wire.ChatSpec, request: Fields, upstreams: Upstreams) -> None:
     execution = request.one_of("tool_execution", "client", "server")
     named = tools.catalog(request, upstreams)
-    names_upstreams = tools.names_upstreams(request)
-    if names_upstreams and not named:
+    if upstreams.tools and not named:
         raise tools.nothing_enabled(request)
     if named and execution == "client":
         raise request.fault("tool_execution", 'must be "server": the tools of the catalog run there')
@@ -99,22 +97,11 @@ def _execution(spec: wire.ChatSpec, request: Fields, upstreams: Upstreams) -> No
         spec.max_tool_rounds = rounds
 
 
-def _sampling(sampling: wire.SamplingOptions, request: Fields) -> None:
+def _sampling(spec: wire.ChatSpec, request: Fields) -> None:
+    spec.sampling.CopyFrom(sampling(request))
     for name in ("temperature", "top_p"):
-        value = request.number(name)
-        if value is not None and not 0 <= value <= 1:
-            raise request.fault(name, f"must be between 0 and 1, got {value:g}")
-        if value is not None:
-            setattr(sampling, name, value)
-    for name in ("min_p", "frequency_penalty", "presence_penalty", "repetition_penalty"):
-        if (value := request.number(name)) is not None:
-            setattr(sampling, name, value)
-    if (kept := request.whole("top_k")) is not None:
-        sampling.top_k = kept
-    if (seed := request.integer("seed")) is not None:
-        if not 0 <= seed < 2**64:
-            raise request.fault("seed", "must be between 0 and 2⁶⁴ - 1")
-        sampling.seed = seed
+        if not 0 <= getattr(spec.sampling, name) <= 1:
+            raise request.fault(name, "must be between 0 and 1")
 
 
 def _max_tokens(request: Fields) -> int:
@@ -128,9 +115,14 @@ def _max_tokens(request: Fields) -> int:
 
 def _thinking(spec: wire.ChatSpec, request: Fields) -> bool:
     """Sets how much the model thinks; returns whether its thoughts are shown."""
+    options, spec.template_arguments = reasoning(request, effort_of(request, "reasoning_effort"))
+    if options is not None:
+        spec.reasoning.CopyFrom(options)
     fields = request.object("thinking")
     if fields is None:
         return True
+    if options is not None:
+        raise request.fault("thinking", "and mistral.rs's or vLLM's members for it are given: give one")
     match fields.one_of("type", "enabled", "disabled", "adaptive"):
         case "enabled":
             budget = fields.whole("budget_tokens")
@@ -148,25 +140,31 @@ def _thinking(spec: wire.ChatSpec, request: Fields) -> bool:
     return fields.one_of("display", "summarized", "omitted") != "omitted"
 
 
-def _form(constraint: wire.Constraint, request: Fields) -> None:
+def _form(spec: wire.ChatSpec, request: Fields) -> None:
+    """What the text has to look like, and the effort, which is for templates that know such levels."""
     output = request.object("output_config") or Fields({})
-    output.one_of("effort", "low", "medium", "high", "xhigh", "max")  # nothing here is trained to tell them apart
+    effort = output.one_of("effort", "low", "medium", "high", "xhigh", "max")
+    if effort is not None and not spec.template_arguments:
+        spec.template_arguments = orjson.dumps({"reasoning_effort": effort})
+    if (rule := constraint(request)) is not None:
+        spec.constraint.CopyFrom(rule)
     form = output.object("format") or request.object("output_format")
     if form is None:
         return
+    if rule is not None:
+        raise request.fault("output_config.format", "and another rule for the text are given; at most one can be")
     if (kind := form.needed_text("type")) != "json_schema":
         raise form.fault("type", f'must be "json_schema", got {json.dumps(kind)}')
     if not (schema := form.json("schema")):
         raise form.fault("schema", "is missing")
-    constraint.json_schema = schema
+    spec.constraint.json_schema = schema
 
 
 def _rest(request: Fields) -> Headers:
     """Refuses what would change the answer; returns a header that names the members that nobody knows."""
-    unknown = []
-    for name in request.unread():
-        if name in _REFUSED and request.any(name) not in (False, [], {}):
-            raise request.fault(name, f"is not supported here: {_REFUSED[name]}")
-        if name not in _IGNORED and name not in _REFUSED and _NAME.fullmatch(name):
-            unknown.append(name)
-    return ((IGNORED_HEADER, ", ".join(unknown[:_MOST_NAMED])),) if unknown else ()
+    for name in _IGNORED:
+        request.any(name)
+    for name, instead in _REFUSED.items():
+        if request.any(name) not in (None, [], {}):
+            raise request.fault(name, f"is not supported here: {instead}")
+    return settle(request)

@@ -15,25 +15,26 @@ _OWN, _TOOLSET = "custom", "mcp_toolset"
 
 @dataclass(frozen=True, slots=True)
 class Upstreams:
-    """The forwarded tools that the caller may use: their names in the catalog, by upstream."""
+    """The forwarded tools that the caller may use: their names in the catalog, by upstream; none of one that is not."""
 
     tools: Mapping[str, Sequence[str]]
 
     def named(self, owner: Fields, name: str) -> dict[str, str]:
         """Catalog names by the upstream's own. Raises Refusal where there is no such upstream."""
         server = owner.needed_text(name)
-        if server not in self.tools:
-            there = f"those with tools are {', '.join(sorted(self.tools))}" if self.tools else "none has tools now"
-            raise owner.fault(
-                name, f"names {json.dumps(server)}, which is no MCP server that narthex is configured with: {there}"
+        if not (there := self.tools.get(server)):
+            text = (
+                f"names {json.dumps(server)}, which is no MCP server that narthex is configured with, or has no tools"
             )
-        return {names.parts(tool)[1]: tool for tool in self.tools[server]}
+            raise owner.fault(name, text)
+        return {names.parts(tool)[1]: tool for tool in there}
 
 
-def names_upstreams(request: Fields) -> bool:
-    """Whether members `mcp_servers` or `tools` name MCP servers."""
-    kinds = (tool.text("type") for tool in request.objects("tools"))
-    return bool(request.array("mcp_servers")) or _TOOLSET in kinds
+def upstreams(request: Fields) -> set[str]:
+    """The MCP servers that members `mcp_servers` and `tools` name. Raises Refusal."""
+    toolsets = (tool for tool in request.objects("tools") if tool.text("type") == _TOOLSET)
+    named = {toolset.needed_text("mcp_server_name") for toolset in toolsets}
+    return named | {server.needed_text("name") for server in request.objects("mcp_servers")}
 
 
 def own(request: Fields) -> list[wire.ToolSpec]:

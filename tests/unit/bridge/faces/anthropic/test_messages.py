@@ -61,6 +61,18 @@ async def test_options_reach_the_server(bridge, chats):
     assert (spec.stopping.max_tokens, list(spec.stopping.stop)) == (64, ["END"])
     assert (spec.reasoning.enabled, spec.reasoning.max_tokens) == (True, 32)
     assert json.loads(spec.constraint.json_schema) == {"type": "object"}
+    assert json.loads(spec.template_arguments) == {"reasoning_effort": "low"}
+
+
+async def test_members_of_mistral_rs_mean_the_same(bridge, chats):
+    await ask(
+        bridge, dry_multiplier=0.8, logit_bias={"7": -1}, grammar={"type": "regex", "value": "a+"}, adapter="poet",
+        enable_thinking=False,
+    )  # fmt: skip
+    spec = chats.spec
+    assert round(spec.sampling.dry.multiplier, 5) == 0.8 and dict(spec.sampling.logit_bias) == {7: -1}
+    assert (spec.constraint.regex, spec.adapters[0].name) == ("a+", "poet")
+    assert spec.reasoning.HasField("enabled") and not spec.reasoning.enabled
 
 
 async def test_what_is_not_given_is_left_to_the_model(bridge, chats):
@@ -203,14 +215,14 @@ async def test_configured_mcp_servers_can_be_named(bridge, chats):
     server = {"type": "url", "name": "time", "url": "https://time.example/mcp"}
     toolset = {"type": "mcp_toolset", "mcp_server_name": "time"}
     for changes, expected in (
-        ({"mcp_servers": [server]}, ["time__now", "time__convert"]),
+        ({"mcp_servers": [server]}, ["time__convert", "time__now"]),
         ({"mcp_servers": [server | {"tool_configuration": {"allowed_tools": ["now"]}}]}, ["time__now"]),
         ({"mcp_servers": [server], "tools": [toolset | {"configs": {"now": {"enabled": False}}}]}, ["time__convert"]),
         (
             {"tools": [toolset | {"default_config": {"enabled": False}, "configs": {"now": {"enabled": True}}}]},
             ["time__now"],
         ),
-        ({"tools": [toolset], "catalog_tools": ["chat"]}, ["chat", "time__now", "time__convert"]),
+        ({"tools": [toolset], "catalog_tools": ["chat"]}, ["chat", "time__convert", "time__now"]),
     ):
         assert (await ask(bridge, **changes)).status_code == 200
         assert list(chats.spec.catalog_tools) == expected
@@ -232,7 +244,9 @@ async def test_configured_mcp_servers_can_be_named(bridge, chats):
         ({"model": 7}, "model must be a string"),
         ({"temperature": 1.5}, "temperature must be between 0 and 1"),
         ({"top_p": "high"}, "top_p must be a number"),
-        ({"seed": -1}, "seed must be"),
+        ({"seed": "x"}, "seed must be"),
+        ({"enable_thinking": True, "thinking": {"type": "adaptive"}}, "thinking and mistral.rs's"),
+        ({"web_search_options": {}}, "web_search_options is not supported here"),
         ({"stop_sequences": [1]}, "stop_sequences must be"),
         ({"messages": []}, "messages must hold something"),
         ({"messages": ["hello"]}, "messages[0] must be an object"),
