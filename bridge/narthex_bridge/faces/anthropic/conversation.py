@@ -41,9 +41,8 @@ class Conversation:
 
         Raises Refusal where nothing is left, a call has no result, or the assistant's turn would have to go on.
         """
-        if self.turns and any(
-            call.id in self._waiting and call.id in self._servers for call in self.turns[-1].tool_calls
-        ):
+        left = self._servers & self._waiting.keys()
+        if self.turns and any(call.id in left for call in self.turns[-1].tool_calls):
             for call in self.turns.pop().tool_calls:
                 self._waiting.pop(call.id, None)
         if self._waiting:
