@@ -21,7 +21,9 @@ from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
 from narthex_bridge.endpoints.metadata import MetadataEndpoint
 from narthex_bridge.endpoints.stateless import StatelessEndpoint
+from narthex_bridge.faces.anthropic.routes import anthropic_routes
 from narthex_bridge.faces.mcp import McpFace
+from narthex_bridge.faces.mistralrs.routes import mistralrs_routes
 from narthex_bridge.faces.openai.routes import openai_routes
 from narthex_bridge.faces.refusal import Refusal
 from narthex_bridge.faces.work import Work
@@ -66,6 +68,7 @@ class Bridge:
         for pattern, answer in (
             ("/healthz", self._healthz),
             ("/readyz", self._readyz),
+            *((("/health", self._health),) if self._config.mistralrs else ()),
         ):
             view = self._view(pattern, answer)
             app.add_url_rule(pattern, pattern, view, methods=["GET"], provide_automatic_options=False)
@@ -108,8 +111,13 @@ class Bridge:
             metadata = MetadataEndpoint(config.oauth).get
             paths = {WELL_KNOWN, f"{WELL_KNOWN}/mcp", urlsplit(metadata_url(config.oauth.resource)).path}
             routes += [Route("GET", path, metadata, face, open=True) for path in paths]
+        inference = Inference(core.connection)
+        if config.anthropic:
+            routes += anthropic_routes(config, inference, core.backend, self._work)
+        if config.mistralrs:
+            routes += mistralrs_routes(inference, self._work)
         if config.openai:
-            routes += openai_routes(config, Inference(core.connection), core.backend, self._work)
+            routes += openai_routes(config, inference, core.backend, self._work)
         return routes
 
     def _view(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
@@ -125,6 +133,9 @@ class Bridge:
 
     async def _healthz(self) -> HttpResponse:
         return HttpResponse(200, b'{"status":"ok"}')
+
+    async def _health(self) -> HttpResponse:
+        return HttpResponse(200, b"OK", "text/plain")
 
     async def _readyz(self) -> HttpResponse:
         if self._core.dispatcher.draining:

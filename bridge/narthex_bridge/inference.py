@@ -58,3 +58,29 @@ class Inference:
         self, caller: Caller, request_id: str, request: model_pb2.GetModelRequest
     ) -> model_pb2.GetModelResponse:
         return await self._connection.ask(self._models.GetModel, request, caller, request_id)
+
+    def load_model(
+        self, caller: Caller, request_id: str, request: model_pb2.LoadModelRequest
+    ) -> AsyncGenerator[model_pb2.LoadModelResponse, None]:
+        """Closing the iterator gives the load up."""
+        return self._connection.stream(self._models.LoadModel, request, caller, request_id)
+
+    async def unload_model(
+        self, caller: Caller, request_id: str, request: model_pb2.UnloadModelRequest
+    ) -> model_pb2.UnloadModelResponse:
+        return await self._connection.work(self._models.UnloadModel, request, caller, request_id)
+
+    async def list_adapters(
+        self, caller: Caller, request_id: str, request: model_pb2.ListAdaptersRequest
+    ) -> model_pb2.ListAdaptersResponse:
+        return await self._connection.ask(self._models.ListAdapters, request, caller, request_id)
+
+    async def load_adapter(
+        self, caller: Caller, request_id: str, request: model_pb2.LoadAdapterRequest
+    ) -> model_pb2.LoadAdapterResponse:
+        return await self._connection.work(self._models.LoadAdapter, request, caller, request_id)
+
+    async def unload_adapter(
+        self, caller: Caller, request_id: str, request: model_pb2.UnloadAdapterRequest
+    ) -> model_pb2.UnloadAdapterResponse:
+        return await self._connection.work(self._models.UnloadAdapter, request, caller, request_id)

@@ -23,7 +23,8 @@ class Translation(Protocol[Event_contra]):
     """How a face tells the events of one answer; every piece is whole server-sent events, or empty."""
 
     def tell(self, events: Sequence[Event_contra]) -> bytes:
-        """What has come since the last time: several events when the reader lags, which may share one.
+        """What has come since the last time: several events when the reader lags, which may share one; none after a
+        silence, for a sign of life that is better than a comment.
 
         Raises Refusal where an event needs what this face cannot give: the work ends.
         """
@@ -93,19 +94,19 @@ class Stream(Generic[Event]):
         return self
 
     async def __anext__(self) -> bytes:
-        """What has come, as soon as there is anything; a comment after each `keepalive_s` of silence."""
+        """What has come, as soon as there is anything; a sign of life after each `keepalive_s` of silence."""
         if self._ended:
             raise StopAsyncIteration
         while (events := await self._backlog.take(self._keepalive_s)) is not None:
             self.tally.events += len(events)
             try:
-                told = self._translation.tell(events) if events else KEEPALIVE
+                told = self._translation.tell(events)
             except Refusal as refusal:
                 await self.aclose()
                 self._ended = True
                 return self._translation.fail(refusal)
-            if told:
-                return told
+            if told or not events:
+                return told or KEEPALIVE
         self._ended = True
         return self._translation.fail(self._failure) if self._failure else self._translation.end()
 
