@@ -101,7 +101,7 @@ async def test_a_load_tells_its_stages_and_ends_with_the_model(libraries):
     fractions = [event.fraction for event in progress]
     assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == 1
     assert ready.state is State.READY and ready.ready_time and library.get("m") is ready.model
-    assert loader.loads[0].path.is_absolute()
+    assert loader.loads[0].source.is_absolute()
     with pytest.raises(AlreadyExists, match=r"'m' already \(ready\)"):
         await load(library)
 

@@ -66,13 +66,14 @@ class RemoteEmbed:
             vectors = await asyncio.to_thread(_array, rows) if count * size > _MANY else _array(rows)
         except (ValueError, TypeError, OverflowError) as error:
             raise self._model.handle.refusals.broken("sent vectors that are no numbers") from error
-        if not np.isfinite(vectors).all():
-            raise self._model.handle.refusals.broken("sent vectors that are not finite")
+        if vectors.ndim != 2 or not np.isfinite(vectors).all():
+            raise self._model.handle.refusals.broken("sent vectors that are no rows of finite numbers")
         return vectors
 
 
 def _array(rows: list[list[Any]]) -> NDArray[np.float32]:
-    return np.array(rows, np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is looked for
+        return np.array(rows, np.float32)
 
 
 def _tokens(made: Mapping[str, Any]) -> int:
