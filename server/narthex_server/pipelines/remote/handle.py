@@ -128,24 +128,18 @@ class RemoteHandle:
     async def look(self) -> None:
         """Learn what the engine is now, or why it cannot be used; never fails."""
         try:
-            call = Call("")
-            async with self._opened(call, "models", None, self._limits.look_silence) as answer:
-                listing = await self._json(call, answer, self._limits.look_silence)
-        except FailedPrecondition as error:
-            lists = error.metadata.get("http_status") not in ("404", "405", "501")
-            self.failure = error.message if lists or not self._model else ""
+            await self._learn()
         except NarthexError as error:
-            self.failure = error.message
+            unlisted = error.metadata.get("http_status") in ("404", "405", "501")  # which some do without
+            self.failure = "" if unlisted and self._model else error.message
         else:
-            self.facts = read_facts(listing, self._model)
-            self.failure = "" if self.facts.model else "the remote engine lists no model"
+            self.failure = ""
 
     async def known(self) -> Facts:
-        """The facts, which name the model. Errors: Unavailable where the engine has not told one yet."""
+        """The facts, which name the model. Errors: as of `chunks`, where the engine has not told them yet."""
         if not self.facts.model:
-            await self.look()
-        if not self.facts.model:
-            raise self.refusals.unreachable("has not said what its model is called")
+            with self.exchange():
+                await self._learn()
         return self.facts
 
     @asynccontextmanager
@@ -270,6 +264,15 @@ class RemoteHandle:
             return orjson.loads(data)
         except ValueError as error:
             raise self.refusals.broken("sent what is not JSON") from error
+
+    async def _learn(self) -> None:
+        """Ask the engine for its facts. Errors: those of `Refusals`."""
+        call, seconds = Call(""), self._limits.look_silence
+        async with self._opened(call, "models", None, seconds) as answer:
+            facts = read_facts(await self._json(call, answer, seconds), self._model)
+        if not facts.model:
+            raise self.refusals.broken("lists no model")
+        self.facts = facts
 
     async def _watch(self) -> None:
         while True:

@@ -193,8 +193,9 @@ def connect():
 
 @pytest.fixture
 async def remote(engine, connect) -> AsyncIterator[RemoteModel]:
-    """A model of the engine."""
+    """A model of the engine, which has said what it is."""
     async with connect(engine.url) as model:
+        await model.handle.look()
         yield model
 
 
@@ -395,8 +396,6 @@ async def test_one_who_waits_can_be_aborted(engine, connect):
 
 
 async def test_an_engine_says_what_it_is(engine, remote):
-    assert (remote.max_context, remote.failure) == (0, "")
-    await remote.handle.look()
     assert (remote.max_context, remote.handle.facts.model, remote.failure) == (4096, "there", "")
     for listing, failure in (
         (answer("{}", 500), "failed"), (answer("[]"), "lists no model"), (answer("{}", 403), "credentials"),
