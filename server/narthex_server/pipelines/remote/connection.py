@@ -16,6 +16,11 @@ class Answer(Protocol):
         """Whether the body is a stream of events."""
         ...
 
+    @property
+    def retry_after(self) -> str:
+        """In how many seconds to try again, or empty."""
+        ...
+
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. Errors: Unavailable."""
         ...

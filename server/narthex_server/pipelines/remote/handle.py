@@ -27,7 +27,7 @@ from narthex_server.pipelines.remote.refusals import Refusals
 from narthex_server.pipelines.remote.sse import SseParser, TooLong
 
 LONGEST_REFUSAL = 64 * 1024
-LONGEST_ANSWER = 256 * 1024 * 1024
+LONGEST_ANSWER = 128 * 1024 * 1024
 END_SECONDS = 0.1
 """How long an engine may take to end its answer after it said that it has; then the connection is given up."""
 _DONE = b"[DONE]"
@@ -223,7 +223,7 @@ class RemoteHandle:
                 raise self.refusals.unreachable(f"did not answer within {seconds:g} seconds") from error
             if answer.status != 200:
                 refusal = await self._body(call, answer, LONGEST_REFUSAL, seconds)
-                raise self.refusals.status(answer.status, refusal)
+                raise self.refusals.status(answer.status, refusal, answer.retry_after)
             yield answer
 
     async def _drain(self, call: Call, pieces: AsyncIterator[bytes]) -> None:

@@ -13,6 +13,11 @@ from narthex_server.pipelines.remote.refusals import Refusals
 
 KEPT_SECONDS = 4.0
 """How long idle connections are kept: less than the five seconds after which common servers close them."""
+_HEADERS = {
+    "Content-Type": "application/json",
+    "Accept": "text/event-stream, application/json",
+    "Accept-Encoding": "identity",  # some proxies hold back what they compress
+}
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +31,7 @@ class HttpConnection:
         self._url = url
         self._refusals = refusals
         self._client = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=_HEADERS | ({"Authorization": f"Bearer {key}"} if key else {}),
             verify=tls,
             timeout=httpx2.Timeout(None, connect=connect_timeout),  # who reads knows how long to wait
             limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=KEPT_SECONDS),
@@ -35,8 +40,7 @@ class HttpConnection:
     @asynccontextmanager
     async def open(self, path: str, body: bytes | None = None) -> AsyncIterator[Answer]:
         url = f"{self._url.removesuffix('/v1')}{path}" if path.startswith("/") else f"{self._url}/{path}"
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
-        request = self._client.build_request("GET" if body is None else "POST", url, content=body, headers=headers)
+        request = self._client.build_request("GET" if body is None else "POST", url, content=body)
         try:
             response = await self._client.send(request, stream=True)
         except httpx2.HTTPError as error:
@@ -63,6 +67,11 @@ class _HttpAnswer:
     @property
     def streams(self) -> bool:
         return self._response.headers.get("content-type", "").lower().startswith("text/event-stream")
+
+    @property
+    def retry_after(self) -> str:
+        value = str(self._response.headers.get("retry-after", ""))
+        return value if value.isdecimal() and len(value) < 6 else ""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:

@@ -28,9 +28,9 @@ class Refusals:
     model: str
     secret: str = field(default="", repr=False)
 
-    def status(self, status: int, body: bytes) -> NarthexError:
+    def status(self, status: int, body: bytes, retry_after: str = "") -> NarthexError:
         """The error that an HTTP answer other than 200 stands for."""
-        return self._error(status, self._text(_parsed(body)))
+        return self._error(status, self._text(_parsed(body)), retry_after)
 
     def told(self, error: Any) -> NarthexError:
         """The error that an `error` object within a stream stands for."""
@@ -47,9 +47,11 @@ class Refusals:
         text = f"the remote engine of model {self.model!r} {what}"
         return Unavailable(text, reason="REMOTE_BROKEN", metadata=self._metadata())
 
-    def _error(self, status: int, text: str) -> NarthexError:
+    def _error(self, status: int, text: str, retry_after: str = "") -> NarthexError:
         who, said = f"the remote engine of model {self.model!r}", f": {text}" if text else ""
         metadata = self._metadata(http_status=str(status))
+        if retry_after:
+            metadata["retry_after_seconds"] = retry_after
         if status in (401, 403, 407):  # whose text may repeat the key, or a part of it
             return FailedPrecondition(
                 f"{who} refuses this server's credentials (HTTP {status}); its operator has to set a key that it takes",

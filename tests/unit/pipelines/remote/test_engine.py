@@ -1,14 +1,22 @@
 """Remote models against an engine on a real socket that answers as it is told, and notices who hangs up."""
 
 import asyncio
+import datetime
+import ipaddress
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from narthex_server.engine.observer import RequestReport
 from narthex_server.errors import (
     ContextOverflow,
@@ -172,16 +180,52 @@ async def engine() -> AsyncIterator[Engine]:
     server.close()
 
 
+@dataclass(frozen=True)
+class Authority:
+    """A server's TLS, and the file with the authority that signed it."""
+
+    server: ssl.SSLContext
+    file: Path
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory) -> Authority:
+    """A certificate for 127.0.0.1 that signed itself."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(
+            issuer_name=name, subject_name=name, public_key=key.public_key(), serial_number=1,
+            not_valid_before=now - datetime.timedelta(hours=1), not_valid_after=now + datetime.timedelta(days=1),
+        )
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(True, None), True)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(encoding))
+    (folder / "key.pem").write_bytes(key.private_bytes(encoding, form, serialization.NoEncryption()))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return Authority(server, folder / "cert.pem")
+
+
 @pytest.fixture
 def connect():
     """Opens a remote model at a URL, with what its observer saw as `handle.observer`."""
 
     @asynccontextmanager
     async def connect(
-        url: str, model: str = "", kind: Kind = Kind.TEXT, key: str = SECRET, limits: RemoteLimits | None = None
+        url: str,
+        model: str = "",
+        kind: Kind = Kind.TEXT,
+        key: str = SECRET,
+        limits: RemoteLimits | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> AsyncIterator[RemoteModel]:
-        refusals = Refusals("big", key)
-        connection = HttpConnection(url, key, tls_context(True, None), refusals, connect_timeout=5, most=8)
+        refusals, trusted = Refusals("big", key), tls or tls_context(True, None)
+        connection = HttpConnection(url, key, trusted, refusals, connect_timeout=5, most=8)
         handle = RemoteHandle(connection, refusals, model, limits or RemoteLimits(), Watched())
         try:
             yield RemoteModel("big", kind, handle)
@@ -439,6 +483,28 @@ async def test_looks_are_repeated(engine, connect):
             for _ in range(3):
                 await engine.looks.acquire()
         assert model.max_context == 4096
+
+
+async def test_the_engine_says_when_to_come_back(engine, remote):
+    engine.will(answer("{}", 429, **{"Retry-After": "7"}), answer("{}", 429, **{"Retry-After": "tomorrow"}))
+    for told in ("7", None):
+        with pytest.raises(ResourceExhausted) as caught:
+            await events(remote)
+        assert caught.value.metadata.get("retry_after_seconds") == told
+
+
+@pytest.mark.parametrize("trusting", [True, False])
+async def test_certificates_are_checked_unless_told_otherwise(engine, connect, authority, trusting):
+    async with await asyncio.start_server(engine.serve, "127.0.0.1", 0, ssl=authority.server) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        engine.will(streamed(sse(*HELLO)), streamed(sse(*HELLO)))
+        async with connect(url) as model:
+            with pytest.raises(Unavailable, match="certificate that is not trusted"):
+                await events(model)
+            assert "certificate" in model.failure and not engine.asked
+        tls = tls_context(True, authority.file) if trusting else tls_context(False, None)
+        async with connect(url, tls=tls) as model:
+            assert len(await events(model)) == 4
 
 
 async def test_prompts_are_continued(engine, remote):
