@@ -204,6 +204,13 @@ async def test_a_server_of_remote_models_alone_never_loads_onnxruntime(client, s
     assert "onnxruntime" not in Path(f"/proc/{server.process.pid}/maps").read_text()
 
 
+def test_a_key_that_is_missing_ends_the_start():
+    command = [sys.executable, "-m", "narthex_server.main", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+    options = ["--model", "big=openai+http://127.0.0.1:1/v1", "--model-key-variable", "big=NO_SUCH_KEY"]
+    ended = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and "big=NO_SUCH_KEY: holds no API key" in ended.stderr
+
+
 async def test_a_key_that_is_refused_is_the_operators_and_is_told_nowhere(launch, engine, nothing, tmp_path):
     key = tmp_path / "key"
     key.write_text("sk-wrong-secret\n")

@@ -1,9 +1,8 @@
 """What a request is in OpenAI's API, or why it is none."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
-
-import orjson
 
 from narthex_server.engine.request import Sampling
 from narthex_server.errors import InvalidRequest, Violation
@@ -112,7 +111,7 @@ def message_json(message: Message) -> dict[str, Any]:
 
 def tool_json(tool: ToolSpec) -> dict[str, Any]:
     """A tool in the API's form."""
-    parameters: Mapping[str, Any] = orjson.loads(tool.parameters or "{}")
+    parameters: Mapping[str, Any] = json.loads(tool.parameters or "{}")
     function: dict[str, Any] = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function | ({"strict": True} if tool.strict else {})}
 

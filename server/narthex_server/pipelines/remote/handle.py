@@ -1,6 +1,7 @@
 """The event loop's side of a model that another server runs."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
@@ -164,7 +165,7 @@ class RemoteHandle:
         Closing it hangs up. Errors: those of `Refusals`; Aborted.
         """
         silence = self._limits.silence
-        async with self._opened(call, path, orjson.dumps(body), silence) as answer:
+        async with self._opened(call, path, _encoded(body), silence) as answer:
             yield None
             if not answer.streams:
                 yield await self._json(call, answer, silence)
@@ -182,7 +183,7 @@ class RemoteHandle:
 
     async def ask(self, call: Call, path: str, body: dict[str, Any]) -> Any:
         """One answer that is not streamed. Errors: as of `chunks`."""
-        async with self._opened(call, path, orjson.dumps(body), self._limits.silence) as answer:
+        async with self._opened(call, path, _encoded(body), self._limits.silence) as answer:
             return await self._json(call, answer, self._limits.silence)
 
     @contextmanager
@@ -268,8 +269,11 @@ class RemoteHandle:
     async def _learn(self) -> None:
         """Ask the engine for its facts. Errors: those of `Refusals`."""
         call, seconds = Call(""), self._limits.look_silence
-        async with self._opened(call, "models", None, seconds) as answer:
-            facts = read_facts(await self._json(call, answer, seconds), self._model)
+        try:
+            async with asyncio.timeout(seconds), self._opened(call, "models", None, seconds) as answer:
+                facts = read_facts(await self._json(call, answer, seconds), self._model)
+        except TimeoutError as error:
+            raise self.refusals.unreachable(f"did not say what it is within {seconds:g} seconds") from error
         if not facts.model:
             raise self.refusals.broken("lists no model")
         self.facts = facts
@@ -278,3 +282,11 @@ class RemoteHandle:
         while True:
             await asyncio.sleep(self._limits.interval)
             await self.look()
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    """A body as JSON, whole numbers of any size included. Errors: InvalidRequest for what JSON does not have."""
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("the request holds a number that JSON does not have, or is nested too deeply") from error

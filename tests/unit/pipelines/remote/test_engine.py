@@ -485,6 +485,29 @@ async def test_looks_are_repeated(engine, connect):
         assert model.max_context == 4096
 
 
+async def test_numbers_of_any_size_are_passed_on_and_those_that_json_lacks_are_refused(engine, remote):
+    engine.will(streamed(sse(*HELLO)))
+    large = {"n": 2**80, "text": "\ud83d"}
+    await events(remote, replace(ASK, template_options=large))
+    assert engine.asked[-1].body["chat_template_kwargs"] == large
+    with pytest.raises(InvalidRequest, match="JSON does not have"):
+        await events(remote, replace(ASK, template_options={"n": float("nan")}))
+
+
+async def test_an_engine_that_drips_is_not_waited_for(engine, connect):
+    async def drip(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    engine.listing = drip
+    async with connect(engine.url, limits=RemoteLimits(look_silence=0.1)) as model:
+        await model.handle.look()
+        assert "within 0.1 seconds" in model.failure
+
+
 async def test_the_engine_says_when_to_come_back(engine, remote):
     engine.will(answer("{}", 429, **{"Retry-After": "7"}), answer("{}", 429, **{"Retry-After": "tomorrow"}))
     for told in ("7", None):
