@@ -1,4 +1,4 @@
-"""Which pipelines serve a model: the one place that tells the kinds of models apart."""
+"""Which pipelines serve a model: the one place that chooses them by its kind."""
 
 from collections.abc import AsyncGenerator, Sequence
 from enum import Enum, auto
