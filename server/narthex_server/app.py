@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from narthex import certificates
 from narthex.keys import KeyRing
-from narthex.settings import Address, SettingsError
+from narthex.settings import Address, NamedPath, SettingsError
 from prometheus_client import CollectorRegistry
 
 from narthex_server import metrics
@@ -26,7 +26,7 @@ from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
 from narthex_server.pipelines.adapters import AdapterLibrary
 from narthex_server.pipelines.library import ModelLibrary
-from narthex_server.pipelines.models import EmbedModel, Models, TextModel
+from narthex_server.pipelines.models import Kind, Models, RemoteModel
 from narthex_server.pipelines.order import Order
 from narthex_server.principal import LOCAL
 from narthex_server.services.embedding import EmbeddingService
@@ -35,7 +35,7 @@ from narthex_server.services.model import ModelService
 from narthex_server.services.registration import contract, register
 from narthex_server.services.tool import ToolService
 from narthex_server.services.upstream import UpstreamService
-from narthex_server.starting import ModelLoader
+from narthex_server.starting import ModelLoader, RemoteLoader
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.model_sampler import ModelSampler
 from narthex_server.tools.native.chat import ChatTool
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 UPSTREAM_PATIENCE = 8.0
 """How long readiness waits, in seconds, for upstreams that neither came up nor failed; they go on starting after it."""
+
+REMOTE_PATIENCE = 3.0
+"""How long readiness waits, in seconds, for remote engines that do not say what they are."""
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -108,6 +111,8 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         connecting = asyncio.create_task(catalog.start())
         stack.callback(connecting.cancel)
         await loading
+        looking = asyncio.create_task(look_at_remotes(models))
+        stack.callback(looking.cancel)
         adapters = AdapterLibrary(models, config.adapter_root)
         await load_adapters(config, adapters)
         register(
@@ -123,6 +128,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         with suppress(TimeoutError):
             async with asyncio.timeout(UPSTREAM_PATIENCE):
                 await asyncio.shield(connecting)
+        await looking
         states = await advertise(server)
         offer = Offer(catalog, states)
         await models.follow(offer.follow)
@@ -149,7 +155,9 @@ async def stop(server: grpc.aio.Server, drain: DrainInterceptor, grace: float) -
 
 def library(config: ServerConfig, registry: CollectorRegistry) -> ModelLibrary:
     """A library without models, whose metrics are in the registry."""
-    loader = ModelLoader(config, metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry))
+    engines, embedders = metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry)
+    remotes = metrics.RemoteMetrics(registry, engines, embedders)
+    loader = ModelLoader(config, engines, embedders, RemoteLoader(config, remotes))
     observer = metrics.ModelMetrics(registry)
     models = ModelLibrary(
         loader,
@@ -213,10 +221,17 @@ async def load_models(config: ServerConfig, models: ModelLibrary) -> None:
     """Loads the configured models, one after the other; raises ModelFailed for the first that cannot be."""
     for named in config.models():
         try:
-            async for _ in models.load(Order(named.name, named.path)):
+            async for _ in models.load(Order(named.name, named.path if isinstance(named, NamedPath) else named)):
                 pass
         except (NarthexError, OSError, MemoryError) as error:
             raise ModelFailed(f"model {named.name!r} cannot be loaded: {str(error) or type(error).__name__}") from error
+
+
+async def look_at_remotes(models: Models) -> None:
+    """Gives remote engines a moment to say what they are; one that is down is listed as such, and asked again later."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REMOTE_PATIENCE):
+            await asyncio.gather(*(model.handle.look() for model in models if isinstance(model, RemoteModel)))
 
 
 async def load_adapters(config: ServerConfig, adapters: AdapterLibrary) -> None:
@@ -231,8 +246,8 @@ async def load_adapters(config: ServerConfig, adapters: AdapterLibrary) -> None:
 
 def natives(models: Models) -> tuple[NativeTool, ...]:
     """The native tools that the models can answer."""
-    text = (ChatTool(models), GenerateTool(models), CountTokensTool(models)) if models.of(TextModel) else ()
-    vectors = (EmbedTool(models),) if models.of(EmbedModel) else ()
+    text = (ChatTool(models), GenerateTool(models), CountTokensTool(models)) if models.of(Kind.TEXT) else ()
+    vectors = (EmbedTool(models),) if models.of(Kind.VECTORS) else ()
     return (*text, *vectors, ListModelsTool(models)) if len(models) else ()
 
 
@@ -254,9 +269,8 @@ class Offer:
             if name not in self._tools:
                 self._catalog.add_native(native)
         self._tools = tuple(able)
-        for service, kind in (("GenerationService", TextModel), ("EmbeddingService", EmbedModel)):
-            serves = any(isinstance(model, kind) for model in models)
-            await self._states.set(f"narthex.v1.{service}", SERVING if serves else NOT_SERVING)
+        for service, kind in (("GenerationService", Kind.TEXT), ("EmbeddingService", Kind.VECTORS)):
+            await self._states.set(f"narthex.v1.{service}", SERVING if models.of(kind) else NOT_SERVING)
 
 
 def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[ToolServer]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from narthex.settings import Address, NamedPath, SettingsError, option, parse
+from narthex.settings import Address, NamedPath, NamedText, NamedUrl, SettingsError, option, parse
 
 Compute = Literal["auto", "float32", "block8", "int8", "float16", "bfloat16"]
 KvCache = Literal["float32", "int8"]
@@ -33,12 +33,33 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class Remote:
+    """How remote engines are spoken to; times in seconds."""
+
+    max_requests: int = option(64, "requests that one remote model works on at once; more wait", minimum=1)
+    connect_timeout: float = option(10.0, "seconds that connecting to a remote engine may take", minimum=0.01)
+    read_timeout: float = option(300.0, "seconds that a remote engine may be silent within an answer", minimum=0.01)
+    check_interval: float = option(30.0, "seconds between two looks at whether a remote engine is there", minimum=0.01)
+    verify: bool = option(True, "check the certificates of remote engines")
+    ca: Path | None = option(None, "trust remote engines with certificates of these authorities alone, PEM")
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """The settings of one server process; sizes in bytes, times in seconds, lengths in tokens."""
 
     grpc: Address = option(Address("127.0.0.1", 50051), "where gRPC listens; port 0 takes a free one")
     metrics: Address = option(Address("127.0.0.1", 9464), "where /metrics listens; port 0 takes a free one")
-    model: tuple[NamedPath, ...] = option((), "a model folder, .gguf or .onnx file; repeatable", metavar="NAME=PATH")
+    model: tuple[NamedPath | NamedUrl, ...] = option(
+        (), "a model folder, .gguf or .onnx file, or openai+URL for one of a remote engine; repeatable",
+        metavar="NAME=PATH",
+    )  # fmt: skip
+    model_key_file: tuple[NamedPath, ...] = option(
+        (), "a file with the API key for a remote model; repeatable", metavar="MODEL=FILE"
+    )
+    model_key_variable: tuple[NamedText, ...] = option(
+        (), "the environment variable with the API key for a remote model; repeatable", metavar="MODEL=VARIABLE"
+    )
     default_model: str = option("", "the model that an empty name means, where several are served", metavar="NAME")
     model_root: Path | None = option(None, "the folder below which callers may name models to load", metavar="DIR")
     idle_unload: float = option(
@@ -93,6 +114,7 @@ class ServerConfig:
     api_key_file: Path | None = option(None, "accept only these keys (made by `narthex keys new`)")
     log_level: LogLevel = option("info", "the least that is logged, on stderr")
     tls: Tls = Tls()
+    remote: Remote = Remote()
 
     def __post_init__(self) -> None:
         if (self.tls.cert is None) != (self.tls.key is None):
@@ -104,17 +126,36 @@ class ServerConfig:
         names = [model.name for model in self.model]
         if twice := {name for name in names if names.count(name) > 1}:
             raise SettingsError(f"--model: the name {min(twice)!r} is given twice")
+        self._check_remotes()
         if self.xlora or self.adapter or self.tokenizer or self.default_model:
             self._check_names({model.name for model in self.models()})
+
+    def _check_remotes(self) -> None:
+        remotes = {model.name: model for model in self.remote_models()}
+        for named in remotes.values():
+            if named.holds_secret:
+                raise SettingsError(
+                    f"--model: the URL of {named.name!r} holds a user, a password or a query; give a key with "
+                    f"--model-key-file {named.name}=FILE or --model-key-variable {named.name}=VARIABLE"
+                )
+        keyed = [file.name for file in self.model_key_file]
+        keyed += [variable.name for variable in self.model_key_variable]
+        for name in keyed:
+            if name not in remotes:
+                raise SettingsError(f"--model-key-file, --model-key-variable: there is no remote model {name!r}")
+            if keyed.count(name) > 1:
+                raise SettingsError(f"--model-key-file, --model-key-variable: {name!r} has more than one key")
 
     def _check_names(self, served: set[str]) -> None:
         known = ", ".join(sorted(served))
         if self.default_model and self.default_model not in served and self.model_root is None:
             raise SettingsError(f"--default-model: there is no model {self.default_model!r}; served are: {known}")
+        served -= {model.name for model in self.remote_models()}  # which their own servers equip
+        known = ", ".join(sorted(served))
         for option_name, given in (("--xlora", self.xlora), ("--tokenizer", self.tokenizer)):
             for named in given:
                 if named.name not in served:
-                    raise SettingsError(f"{option_name}: there is no model {named.name!r}; served are: {known}")
+                    raise SettingsError(f"{option_name}: there is no model {named.name!r}; loaded here are: {known}")
         for named in self.adapter:
             model = named.name.rpartition("/")[0]
             if model not in served and (model or len(served) != 1):
@@ -125,15 +166,48 @@ class ServerConfig:
         """Whether the embedded demo is served: neither models nor upstreams were named."""
         return not self.model and self.mcp_config is None and self.model_root is None
 
-    def models(self) -> tuple[NamedPath, ...]:
-        """The models to load: the named ones, or the demo's; none for a tool gateway."""
+    def models(self) -> tuple[NamedPath | NamedUrl, ...]:
+        """The models to serve: the named ones, or the demo's; none for a tool gateway."""
         return (NamedPath("demo", demo_folder() / DEMO_MODEL),) if self.demo else self.model
+
+    def local_models(self) -> tuple[NamedPath, ...]:
+        """Those of them that this process loads."""
+        return tuple(model for model in self.models() if isinstance(model, NamedPath))
+
+    def remote_models(self) -> tuple[NamedUrl, ...]:
+        """Those of them that other servers run."""
+        return tuple(model for model in self.model if isinstance(model, NamedUrl))
+
+    def model_key(self, name: str) -> str:
+        """The API key of a remote model, empty where it needs none. Errors: SettingsError where it cannot be read."""
+        for file in self.model_key_file:
+            if file.name == name:
+                return _key(_read_key(file.path), f"--model-key-file {name}={file.path}")
+        for variable in self.model_key_variable:
+            if variable.name == name:
+                return _key(os.environ.get(variable.text, ""), f"--model-key-variable {name}={variable.text}")
+        return ""
 
     def upstreams(self) -> Mapping[str, Any]:
         """The document that names the MCP servers to forward (mistral.rs's or the `mcpServers` form) or {}."""
         if self.demo:
             return demo_upstreams()
         return read_document(self.mcp_config) if self.mcp_config else {}
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--model-key-file: {path} cannot be read: {type(error).__name__}") from error
+
+
+def _key(text: str, where: str) -> str:
+    """A key that a header can carry; what it is not told, not even where it is no key."""
+    key = text.strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError(f"{where}: holds no API key, which is one word of visible ASCII characters")
+    return key
 
 
 DEMO_MODEL = "tiny-tool-demo-q8_0.gguf"

@@ -3,15 +3,19 @@
 import sys
 from typing import TYPE_CHECKING
 
+from narthex.settings import NamedUrl, SettingsError
+
 from narthex_server.config import ServerConfig
 from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.engine.options import EngineOptions
 from narthex_server.errors import ResourceExhausted
 from narthex_server.memory import free
-from narthex_server.metrics import EmbeddingMetrics, EngineMetrics
-from narthex_server.pipelines.models import EmbedModel, Model, ModelInfo, TextModel
+from narthex_server.metrics import EmbeddingMetrics, EngineMetrics, RemoteMetrics
+from narthex_server.pipelines.models import EmbedModel, Kind, Model, ModelInfo, RemoteModel, TextModel
 from narthex_server.pipelines.order import Order
+from narthex_server.pipelines.remote.handle import RemoteHandle, RemoteLimits
+from narthex_server.pipelines.remote.refusals import Refusals
 from narthex_server.progress import Progress
 from narthex_server.runtime import allocation
 from narthex_server.worker import in_thread
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
 
 ENGINE_GRACE = 1.0
 """How long an engine waits, in seconds, for requests that were cancelled already."""
+LOOK_SECONDS = 10.0
+"""How long a remote engine may take to say what it is."""
+LOOKS = 2
+"""Connections to a remote engine beyond those of its requests, for looking at it."""
 FEWEST_TOKENS = 16
 """A model that may cache no more is of no use: its memory for keys and values is as good as gone."""
 
@@ -29,18 +37,23 @@ FEWEST_TOKENS = 16
 class ModelLoader:
     """The library's Loader with the settings of a server, whose metrics follow the models that run."""
 
-    def __init__(self, config: ServerConfig, engines: EngineMetrics, embedders: EmbeddingMetrics) -> None:
+    def __init__(
+        self, config: ServerConfig, engines: EngineMetrics, embedders: EmbeddingMetrics, remotes: "RemoteLoader"
+    ) -> None:
         self._config = config
         self._engines = engines
         self._embedders = embedders
+        self._remotes = remotes
 
-    def load(self, order: Order, progress: Progress) -> "LoadedModel | LoadedEmbedder":
-        """One model; ONNX Runtime is imported here and nowhere else, so that a tool gateway never has it."""
+    def load(self, order: Order, progress: Progress) -> "LoadedModel | LoadedEmbedder | RemoteModel":
+        """One model; ONNX Runtime is imported here and nowhere else, so that a gateway never has it."""
+        if isinstance(order.source, NamedUrl):
+            return self._remotes.load(order.source)
         from narthex_server.embedders import is_embedder, load_embedder
         from narthex_server.loading import LoadOptions, load
         from narthex_server.runtime.adapter_bank import Limits
 
-        config = self._config
+        config, path = self._config, order.source
         room = max(config.max_adapters, len(config.adapter))
         xlora, tokenizers = ({entry.name: entry.path for entry in given} for given in (config.xlora, config.tokenizer))
         options = LoadOptions(
@@ -59,9 +72,11 @@ class ModelLoader:
             progress=progress,
             kv=config.kv_cache,
         )
-        return load_embedder(order.path, options) if is_embedder(order.path) else load(order.path, options)
+        return load_embedder(path, options) if is_embedder(path) else load(path, options)
 
-    def start(self, name: str, loaded: "LoadedModel | LoadedEmbedder") -> Model:
+    def start(self, name: str, loaded: "LoadedModel | LoadedEmbedder | RemoteModel") -> Model:
+        if isinstance(loaded, RemoteModel):
+            return self._remotes.start(loaded)
         from narthex_server.embedders import LoadedEmbedder
 
         info = ModelInfo(loaded.model_type, loaded.parameters, loaded.quantization, loaded.compute, loaded.device)
@@ -85,8 +100,49 @@ class ModelLoader:
 
     async def stop(self, model: Model) -> None:
         await model.handle.stop(ENGINE_GRACE)
+        if isinstance(model, RemoteModel):
+            self._remotes.unwatch(model)
+            return
         (self._embedders if isinstance(model, EmbedModel) else self._engines).unwatch(model.name)
         await in_thread(allocation.trim)
+
+
+class RemoteLoader:
+    """Makes models of those that other servers run; a server that is down is no obstacle."""
+
+    def __init__(self, config: ServerConfig, metrics: RemoteMetrics) -> None:
+        self._config = config
+        self._metrics = metrics
+
+    def load(self, named: NamedUrl) -> RemoteModel:
+        """Settle all that can be without the engine; the HTTP client is imported here. Errors: SettingsError."""
+        from narthex_server.pipelines.remote.http import HttpConnection, tls_context
+
+        remote, key = self._config.remote, self._config.model_key(named.name)
+        try:
+            tls = tls_context(remote.verify, remote.ca)
+        except OSError as error:  # which ssl.SSLError is, too
+            raise SettingsError(f"--remote-ca: {remote.ca} holds no certificates that can be used") from error
+        refusals = Refusals(named.name, key)
+        connection = HttpConnection(
+            named.url, key, tls, refusals, connect_timeout=remote.connect_timeout, most=remote.max_requests + LOOKS
+        )
+        limits = RemoteLimits(
+            remote.max_requests, self._config.max_waiting, remote.read_timeout, LOOK_SECONDS, remote.check_interval
+        )
+        kind = Kind.VECTORS if named.api == NamedUrl.EMBEDDING else Kind.TEXT
+        observer = self._metrics.observer(named.name)
+        return RemoteModel(named.name, kind, RemoteHandle(connection, refusals, named.model, limits, observer))
+
+    def start(self, model: RemoteModel) -> RemoteModel:
+        """Have it looked at from now on, in the event loop."""
+        model.handle.start()
+        self._metrics.watch(model)
+        return model
+
+    def unwatch(self, model: RemoteModel) -> None:
+        """It is stopped."""
+        self._metrics.unwatch(model)
 
 
 def cache_room(config: ServerConfig, left: int | None) -> int:
@@ -94,7 +150,7 @@ def cache_room(config: ServerConfig, left: int | None) -> int:
 
     The models of the configuration share it; one that is loaded later takes of what is left then.
     """
-    return config.kv_memory or (sys.maxsize if left is None else left) // max(len(config.models()), 1)
+    return config.kv_memory or (sys.maxsize if left is None else left) // max(len(config.local_models()), 1)
 
 
 def engine_options(name: str, model: "LoadedModel", config: ServerConfig, room: int) -> EngineOptions:

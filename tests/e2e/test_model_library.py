@@ -11,7 +11,7 @@ from narthex_server.engine.request import EngineRequest, Sampling
 from narthex_server.errors import InvalidModelFile
 from narthex_server.pipelines.library import ModelLibrary
 from narthex_server.pipelines.order import Order, Wanted
-from narthex_server.starting import ModelLoader
+from narthex_server.starting import ModelLoader, RemoteLoader
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "models/demo/tiny-tool-demo-q8_0.gguf"
@@ -34,7 +34,9 @@ class WatchedLoader(ModelLoader):
 def loader(tmp_path):
     config = ServerConfig(threads=1, max_slots=2, max_context=128, cache_dir=tmp_path / "cache")
     registry = metrics.registry()
-    return WatchedLoader(config, metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry))
+    engines, embedders = metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry)
+    remotes = RemoteLoader(config, metrics.RemoteMetrics(registry, engines, embedders))
+    return WatchedLoader(config, engines, embedders, remotes)
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast
+from urllib.parse import urlsplit
 
 T = TypeVar("T")
 
@@ -62,6 +63,65 @@ class NamedPath:
         if not name or not path:
             raise ValueError("is not NAME=PATH")
         return cls(name, Path(path).expanduser())
+
+
+@dataclass(frozen=True, slots=True)
+class NamedUrl:
+    """A remote engine under a name of the user's choice: its API, URL, and model there, empty for its first.
+
+    Written NAME=API+URL#MODEL with `openai`, or `openai-embed` for an embedder, as API.
+    """
+
+    TEXT: ClassVar = "openai"
+    EMBEDDING: ClassVar = "openai-embed"
+
+    name: str
+    api: str
+    url: str
+    model: str = ""
+
+    @classmethod
+    def describes(cls, text: str) -> bool:
+        """Whether a text is meant as one of these, well written or not."""
+        return text.partition("=")[2].startswith((f"{cls.TEXT}+", f"{cls.EMBEDDING}+"))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        name, _, rest = text.partition("=")
+        api, _, location = rest.partition("+")
+        url, _, model = location.partition("#")
+        try:
+            parts = urlsplit(url)
+            parts.port  # noqa: B018 (raises where it is no number)
+        except ValueError:
+            raise ValueError("is not NAME=openai+URL") from None
+        if not name or parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
+            raise ValueError("is not NAME=openai+URL, with http:// or https://")
+        return cls(name, api, url.rstrip("/"), model)
+
+    @property
+    def holds_secret(self) -> bool:
+        """Whether the URL holds what may be a secret: a user, a password or a query."""
+        parts = urlsplit(self.url)
+        return "@" in parts.netloc or bool(parts.query)
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.api}+{self.url}{f'#{self.model}' if self.model else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedText:
+    """A text under a name. Written NAME=TEXT."""
+
+    name: str
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        name, _, value = text.partition("=")
+        if not name or not value:
+            raise ValueError("is not NAME=TEXT")
+        return cls(name, value)
 
 
 def option(
@@ -236,7 +296,12 @@ def _convert(leaf: Setting, given: Any, where: str) -> object:
             raise ValueError(f"is below {minimum}")
         return value
     except ValueError as error:
-        raise SettingsError(f"{where}: {given!r} {error}") from error
+        raise SettingsError(f"{where}: {_quoted(given)} {error}") from error
+
+
+def _quoted(given: object) -> str:
+    """What was given, for a message, without the password that a URL may hold."""
+    return re.sub(r"//[^/\s'\"]*@", "//***@", repr(given))
 
 
 def _value(kind: Any, given: Any) -> object:
@@ -265,6 +330,8 @@ def _value(kind: Any, given: Any) -> object:
         raise ValueError("is not a string")
     if kind is Path:
         return Path(given).expanduser()
+    if kind == NamedPath | NamedUrl:
+        kind = NamedUrl if NamedUrl.describes(given) else NamedPath
     return given if kind is str else cast(object, kind.parse(given))
 
 
@@ -326,7 +393,14 @@ def _metavar(kind: Any) -> str:
     kind = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else _base(kind)
     if typing.get_origin(kind) is Literal:
         return "{" + ",".join(typing.get_args(kind)) + "}"
-    return {Address: "HOST:PORT", NamedPath: "NAME=PATH", Path: "FILE", int: "N", float: "X"}.get(kind, "TEXT")
+    return {
+        Address: "HOST:PORT",
+        NamedPath: "NAME=PATH",
+        NamedText: "NAME=TEXT",
+        Path: "FILE",
+        int: "N",
+        float: "X",
+    }.get(kind, "TEXT")
 
 
 def _shown(value: object) -> str:
@@ -334,6 +408,8 @@ def _shown(value: object) -> str:
         return "none"
     if isinstance(value, NamedPath):
         return f"{value.name}={value.path}"
+    if isinstance(value, NamedText):
+        return f"{value.name}={value.text}"
     if isinstance(value, tuple):
         return ", ".join(map(_shown, value))
     return re.sub(r"(?<=://)([^/@]*:)[^/@]*@", r"\1***@", str(value))  # a URL's password is nobody's to read

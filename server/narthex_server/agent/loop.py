@@ -8,10 +8,9 @@ from narthex_server.agent.calls import ToolBox, run_calls
 from narthex_server.agent.events import AgentEvent, ToolCallResult
 from narthex_server.agent.results import result_text
 from narthex_server.errors import NotFound, Violation
-from narthex_server.pipelines.chat import ChatPipeline
 from narthex_server.pipelines.events import Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
 from narthex_server.pipelines.request import ChatRequest, ToolChoice, refuse
-from narthex_server.pipelines.tokens import supports_tools
+from narthex_server.pipelines.serving import Chats
 from narthex_server.principal import Principal
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
 from narthex_server.tools.tool import CallContext, Tool
@@ -44,7 +43,7 @@ class _Turn:
 class AgentLoop:
     """Lets a model use the catalog's tools."""
 
-    def __init__(self, pipeline: ChatPipeline, tools: ToolBox) -> None:
+    def __init__(self, pipeline: Chats, tools: ToolBox) -> None:
         self._pipeline = pipeline
         self._tools = tools
 
@@ -134,7 +133,7 @@ class AgentLoop:
             )
         if names:
             return [tools[name] for name in names if name not in own]
-        if not supports_tools(self._pipeline.model):
+        if not self._pipeline.takes_tools:
             return []  # nobody asked for tools by name, and this model cannot be offered any
         return [tool for tool in tools.values() if tool.server and tool.name not in own]
 

@@ -26,7 +26,7 @@ class AdapterLibrary:
 
     def list(self, model: str = "") -> tuple[tuple[TextModel, AdapterInfo], ...]:
         """The adapters of one model, or of all. Errors: NotFound."""
-        models = [self._models.get(model)] if model else self._models.of(TextModel)
+        models = [self._models.local(model)] if model else [one for one in self._models if isinstance(one, TextModel)]
         return tuple((found, info) for found in models for info in found.handle.adapters)
 
     async def load_named(self, model: str, name: str, path: str) -> AdapterInfo:
@@ -41,14 +41,14 @@ class AdapterLibrary:
         """Load a PEFT folder. Errors: NotFound, InvalidRequest, InvalidModelFile, and those of the engine."""
         if not _NAME.fullmatch(name):
             refuse((Violation("name", "must be 1 to 128 of letters, digits, `_`, `-` and `.`"),))
-        async with self._models.use(model) as used:
+        async with self._models.use_local(model) as used:
             info = await _load(used, name, folder)
             used.adapters[name] = folder
         return info
 
     async def unload(self, model: str, name: str) -> None:
         """Remove an adapter after the requests that use it. Errors: NotFound."""
-        async with self._models.use(model) as used:
+        async with self._models.use_local(model) as used:
             await used.handle.unload_adapter(name)
             used.adapters.pop(name, None)
 

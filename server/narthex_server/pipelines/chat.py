@@ -18,7 +18,7 @@ from narthex_server.pipelines.events import (
 )
 from narthex_server.pipelines.models import TextModel
 from narthex_server.pipelines.request import ChatRequest
-from narthex_server.pipelines.tokens import ChatPrompt, encode_chat
+from narthex_server.pipelines.tokens import ChatPrompt, encode_chat, supports_tools
 from narthex_server.text.calls.parser import CallBegun, CallParser, Piece
 from narthex_server.text.detokenize import Detokenizer
 from narthex_server.text.messages import ToolCall
@@ -30,6 +30,11 @@ class ChatPipeline:
 
     def __init__(self, model: TextModel) -> None:
         self.model = model
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the model's template knows how to offer tools."""
+        return supports_tools(self.model)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatEvent]:
         """Yields Started, then TextDelta, ReasoningDelta, ToolCallStarted and ToolCall, then one Finished.

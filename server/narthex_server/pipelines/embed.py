@@ -35,10 +35,17 @@ class EmbedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """One vector per input [N, dimensions], in order, and how many tokens each input had."""
+    """One vector per input [N, dimensions], in order, and how many tokens each had, 0 where only the total is known."""
 
     vectors: NDArray[np.float32]
     tokens: tuple[int, ...]
+    total: int
+
+
+def scaled(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors [N, dimensions] to length 1."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, _SHORTEST), np.float32)
 
 
 class EmbedPipeline:
@@ -62,8 +69,9 @@ class EmbedPipeline:
         if request.dimensions:
             vectors = vectors[:, : request.dimensions]
         if request.normalize:
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SHORTEST)
-        return Embeddings(vectors, tuple(len(text) for text in texts))
+            vectors = scaled(vectors)
+        tokens = tuple(len(text) for text in texts)
+        return Embeddings(vectors, tokens, sum(tokens))
 
     def _check(self, request: EmbedRequest) -> None:
         found, own = [], self.model.handle.dimensions

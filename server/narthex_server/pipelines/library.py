@@ -82,7 +82,9 @@ class _Entry:
     reload: "asyncio.Task[Model] | None" = None
 
     def listed(self) -> Listed:
-        return Listed(self.order.name, self.state, self.model, self.failure, self.ready_time)
+        failure = self.failure or (self.model.failure if self.model is not None else "")
+        failed = failure and self.state is State.READY
+        return Listed(self.order.name, State.FAILED if failed else self.state, self.model, failure, self.ready_time)
 
 
 class ModelLibrary(Models):
@@ -285,7 +287,8 @@ class ModelLibrary(Models):
 
     def _watch(self, entry: _Entry) -> None:
         """Begin to count the time without requests."""
-        if self._idle_unload and entry.state is State.READY and not entry.users:
+        loaded = entry.model is not None and entry.model.loaded
+        if self._idle_unload and loaded and entry.state is State.READY and not entry.users:
             self._quiet(entry)
             loop = asyncio.get_running_loop()
             entry.timer = loop.call_later(self._idle_unload, lambda: self._spawn(self._doze(entry)))
@@ -311,8 +314,9 @@ class ModelLibrary(Models):
 
     def _told(self, error: Exception, entry: _Entry) -> NarthexError:
         """What callers may know of a reload's failure: no places on the server, and nothing of what is not typed."""
+        source = entry.order.source
         if isinstance(error, NarthexError) and not isinstance(error, InternalError):
-            return self._root.conceal(error, entry.order.path)
+            return self._root.conceal(error, source) if isinstance(source, Path) else error
         _log.error("model %s cannot be loaded again", entry.order.name, exc_info=error)
         return InternalError(f"model {entry.order.name!r} cannot be loaded again; the log says why")
 
@@ -328,7 +332,7 @@ class ModelLibrary(Models):
 async def _resume(model: Model, before: Model | None) -> None:
     """Make the model what it was. Errors: InvalidModelFile where its files have become something else."""
     if type(model) is not type(before):
-        raise InvalidModelFile(f"what is there now {model.does}; before, the model did not")
+        raise InvalidModelFile(f"what is there now {model.kind.value}; before, the model did not")
     if isinstance(model, TextModel) and isinstance(before, TextModel):
         await restore(model, before)
 

@@ -3,15 +3,24 @@
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeVar, cast
 
 from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.errors import FailedPrecondition, InvalidRequest, NarthexError, NotFound
+from narthex_server.pipelines.remote.handle import RemoteHandle
 from narthex_server.text.assets import TextAssets
 from narthex_server.text.grammar import Grammars
 from narthex_server.text.tokenizer import Tokenizer
+
+
+class Kind(Enum):
+    """What a model is for; the value says it in a sentence about one."""
+
+    TEXT = "generates text"
+    VECTORS = "makes embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,8 @@ class TextModel:
     While it is not in memory its engine takes no requests; all else works.
     """
 
-    does: ClassVar[str] = "generates text"
+    kind: ClassVar[Kind] = Kind.TEXT
+    loaded: ClassVar[bool] = True
 
     name: str
     handle: EngineHandle
@@ -44,6 +54,11 @@ class TextModel:
     def __post_init__(self) -> None:
         grammars = Grammars(self.text.tokenizer, self.text.eos_ids, self.handle.vocab_size)
         object.__setattr__(self, "grammars", grammars)
+
+    @property
+    def failure(self) -> str:
+        """Why it cannot be used, empty where it can: a model that is loaded works."""
+        return ""
 
     @property
     def max_context(self) -> int:
@@ -64,7 +79,8 @@ class TextModel:
 class EmbedModel:
     """An embedder; `prompts` are the instructions that its author gives, by name."""
 
-    does: ClassVar[str] = "makes embeddings"
+    kind: ClassVar[Kind] = Kind.VECTORS
+    loaded: ClassVar[bool] = True
 
     name: str
     handle: EmbedderHandle
@@ -73,6 +89,16 @@ class EmbedModel:
     lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     info: ModelInfo = ModelInfo()
+
+    @property
+    def failure(self) -> str:
+        """As of a text model."""
+        return ""
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers of a vector."""
+        return self.handle.dimensions
 
     @property
     def max_context(self) -> int:
@@ -85,8 +111,51 @@ class EmbedModel:
         return 1
 
 
-Model = TextModel | EmbedModel
-M = TypeVar("M", TextModel, EmbedModel)
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """A model that another server runs, of either kind; what it says of itself is 0 or empty while that is not known.
+
+    `loaded` tells whether a model takes memory here that it could give back.
+    """
+
+    loaded: ClassVar[bool] = False
+
+    name: str
+    kind: Kind
+    handle: RemoteHandle
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(parameters=self.handle.facts.parameters, device="remote")
+
+    @property
+    def failure(self) -> str:
+        """Why the other server cannot be used, as it was the last time that it was asked."""
+        return self.handle.failure
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers of a vector; 0 before the first one."""
+        return self.handle.dimensions
+
+    @property
+    def max_context(self) -> int:
+        return self.handle.facts.max_context
+
+    @property
+    def vocab_size(self) -> int:
+        return self.handle.facts.vocab_size
+
+    @property
+    def slots(self) -> int:
+        """Requests that are sent to it at once."""
+        return self.handle.slots
+
+
+AnyText = TextModel | RemoteModel
+AnyEmbedder = EmbedModel | RemoteModel
+Model = TextModel | EmbedModel | RemoteModel
+M = TypeVar("M", TextModel, AnyText, AnyEmbedder)
 
 
 class Models:
@@ -107,28 +176,45 @@ class Models:
         return model
 
     @asynccontextmanager
-    async def use(self, name: str = "") -> AsyncIterator[TextModel]:
+    async def use(self, name: str = "") -> AsyncIterator[AnyText]:
         """The text model of a name, which stays in memory while the block runs. Errors: as `get`."""
         async with self._held(self.get(name)) as model:
             yield model
 
     @asynccontextmanager
-    async def use_embedder(self, name: str = "") -> AsyncIterator[EmbedModel]:
+    async def use_local(self, name: str = "") -> AsyncIterator[TextModel]:
+        """As `use`, of those that run in this process. Errors: as `local`."""
+        async with self._held(self.local(name)) as model:
+            yield model
+
+    @asynccontextmanager
+    async def use_embedder(self, name: str = "") -> AsyncIterator[AnyEmbedder]:
         """The embedder of a name, which stays in memory while the block runs. Errors: as `get`."""
         async with self._held(self.embedder(name)) as model:
             yield model
 
-    def get(self, name: str = "") -> TextModel:
+    def get(self, name: str = "") -> AnyText:
         """The text model of a name, for what needs no engine.
 
         Errors: NotFound, listing what there is; FailedPrecondition for a model of the other kind; InvalidRequest for an
         empty name that could mean several.
         """
-        return self._pick(name, TextModel)
+        return cast(AnyText, self._pick(name, Kind.TEXT))
 
-    def embedder(self, name: str = "") -> EmbedModel:
+    def local(self, name: str = "") -> TextModel:
+        """The text model of a name that runs in this process. Errors: as `get`; FailedPrecondition for a remote one."""
+        model = self.get(name)
+        if isinstance(model, RemoteModel):
+            raise FailedPrecondition(
+                f"model {model.name!r} is remote: adapters belong to the server that runs it; load them there",
+                reason="REMOTE_MODEL",
+                metadata={"model": model.name},
+            )
+        return model
+
+    def embedder(self, name: str = "") -> AnyEmbedder:
         """The embedder of a name, for what needs no engine. Errors: as `get`."""
-        return self._pick(name, EmbedModel)
+        return cast(AnyEmbedder, self._pick(name, Kind.VECTORS))
 
     def find(self, name: str = "") -> Model:
         """The model of a name, of whatever kind. Errors: as `get`, the kind apart."""
@@ -142,15 +228,15 @@ class Models:
     @property
     def default(self) -> str:
         """The text model that an empty name stands for; empty if there is none."""
-        return self._default_of(TextModel)
+        return self._default_of(Kind.TEXT)
 
     def is_default(self, model: Model) -> bool:
         """Whether an empty name stands for this model where one of its kind is needed."""
-        return model.name == self._default_of(type(model))
+        return model.name == self._default_of(model.kind)
 
-    def of(self, kind: type[M]) -> tuple[M, ...]:
+    def of(self, kind: Kind) -> tuple[Model, ...]:
         """All models of a kind."""
-        return tuple(model for model in self._models.values() if isinstance(model, kind))
+        return tuple(model for model in self._models.values() if model.kind is kind)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(tuple(self._models.values()))
@@ -163,18 +249,19 @@ class Models:
         """A model as long as it is used: these are always there."""
         yield model
 
-    def _default_of(self, kind: type[Model]) -> str:
-        names = [name for name, model in self._models.items() if isinstance(model, kind)]
+    def _default_of(self, kind: Kind) -> str:
+        names = [name for name, model in self._models.items() if model.kind is kind]
         return self._default if self._default in names else names[0] if len(names) == 1 else ""
 
-    def _pick(self, name: str, kind: type[M]) -> M:
+    def _pick(self, name: str, kind: Kind) -> Model:
         name, known = name or self._default_of(kind), tuple(model.name for model in self.of(kind))
         model = self._models.get(name)
         if model is None:
-            raise self._missing(name, known, f" that {kind.does}")
-        if not isinstance(model, kind):
+            raise self._missing(name, known, f" that {kind.value}")
+        if model.kind is not kind:
+            others = ", ".join(known) or "there is none"
             raise FailedPrecondition(
-                f"model {name!r} {model.does}; needed is one that {kind.does}: {', '.join(known) or 'there is none'}",
+                f"model {name!r} {model.kind.value}; needed is one that {kind.value}: {others}",
                 reason="WRONG_KIND_OF_MODEL",
                 metadata={"model": name},
             )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from narthex.settings import NamedUrl
+
 from narthex_server.config import Compute
 from narthex_server.errors import Violation
 from narthex_server.pipelines.request import refuse
@@ -24,10 +26,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Which model to load under which name, and how."""
+    """Which model to load under which name, and how; one behind a URL runs elsewhere."""
 
     name: str
-    path: Path
+    source: Path | NamedUrl
     wanted: Wanted = Wanted()
 
     def check(self) -> None:

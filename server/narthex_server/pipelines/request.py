@@ -140,7 +140,8 @@ class Scoring:
 class GenerateRequest:
     """A prompt to continue: text, tokenized with the model's own beginning, or token ids taken as they are.
 
-    With `echo` the prompt's text comes first. `index` tells several completions of one prompt apart.
+    With `echo` the prompt's text comes first. `index` tells several completions of one prompt apart. `wanted_ids` are
+    the fields that ask for token ids in the answer, which always has them unless the model is remote.
     """
 
     request_id: str
@@ -153,6 +154,7 @@ class GenerateRequest:
     scoring: Scoring = Scoring()
     echo: bool = False
     index: int = 0
+    wanted_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,7 @@ class ChatRequest:
     max_thoughts: int | None = None
     scoring: Scoring = Scoring()
     index: int = 0
+    wanted_ids: tuple[str, ...] = ()
 
 
 R = TypeVar("R", GenerateRequest, ChatRequest)
@@ -196,6 +199,15 @@ def nth(request: R, index: int) -> R:
     """The request of one of several completions, from 0; the first one scores the prompt for all."""
     scoring = replace(request.scoring, prompt=None) if index else request.scoring
     return replace(request, sampling=request.sampling.nth(index), scoring=scoring, index=index)
+
+
+def check_choice(request: ChatRequest) -> None:
+    """Errors: InvalidRequest for a choice that the tools do not allow."""
+    choice = request.tool_choice
+    if choice.forced and not request.tools:
+        refuse((Violation("tool_choice", "asks for a call, but no tools are offered"),))
+    if choice.name and choice.name not in {tool.name for tool in request.tools}:
+        refuse((Violation("tool_choice", f"names {choice.name!r}, which is not among the tools offered"),))
 
 
 def refuse(violations: Iterable[Violation]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.pipelines.models import TextModel
-from narthex_server.pipelines.request import ChatRequest, refuse
+from narthex_server.pipelines.request import ChatRequest, check_choice, refuse
 from narthex_server.text import reasoning
 from narthex_server.text.calls.detect import detect
 from narthex_server.text.calls.parser import Dialect
@@ -71,12 +71,8 @@ def check_ids(model: TextModel, ids: Sequence[int], field: str) -> None:
 
 
 def _offered(model: TextModel, request: ChatRequest) -> tuple[tuple[ToolSpec, ...], Dialect | None]:
-    choice = request.tool_choice
-    if choice.forced and not request.tools:
-        refuse((Violation("tool_choice", "asks for a call, but no tools are offered"),))
-    if choice.name and choice.name not in {tool.name for tool in request.tools}:
-        refuse((Violation("tool_choice", f"names {choice.name!r}, which is not among the tools offered"),))
-    if not request.tools or choice.mode == "none":
+    check_choice(request)
+    if not request.tools or request.tool_choice.mode == "none":
         return (), None
     template = model.text.template
     dialect = detect(template.source) if template else None

@@ -9,7 +9,8 @@ from narthex.v1 import embedding_pb2 as wire
 
 from narthex_server.embedding.head import Pooling
 from narthex_server.errors import Violation
-from narthex_server.pipelines.embed import Embeddings, EmbedPipeline, EmbedRequest
+from narthex_server.pipelines import serving
+from narthex_server.pipelines.embed import Embeddings, EmbedRequest
 from narthex_server.pipelines.models import Models
 from narthex_server.pipelines.request import refuse
 from narthex_server.principal import REQUEST_ID
@@ -39,15 +40,16 @@ class EmbeddingService:
         check_options(request.options)
         asked = _request(request.spec)
         async with self._models.use_embedder(request.spec.model) as model:
-            self._check_size(asked, model.handle.dimensions)
-            made = await EmbedPipeline(model).run(asked)
+            self._check_size(asked, model.dimensions)
+            made = await serving.embed(model).run(asked)
+        self._check_size(asked, made.vectors.shape[1])  # which of a remote model is not known before
         if made.vectors.size <= _MANY:
             return _answer(model.name, made)
         return await asyncio.to_thread(_answer, model.name, made)
 
     def _check_size(self, asked: EmbedRequest, dimensions: int) -> None:
         size = (asked.dimensions or dimensions) * _BYTES_OF_A_NUMBER
-        if len(asked.inputs) * size > self._max_bytes:
+        if size and len(asked.inputs) * size > self._max_bytes:
             most = self._max_bytes // size
             description = f"their vectors exceed a message of {self._max_bytes} bytes; send at most {most} at a time"
             refuse((Violation("inputs", description),))
@@ -59,7 +61,7 @@ def _answer(model: str, made: Embeddings) -> wire.EmbedResponse:
         request_id=REQUEST_ID.get(),
         model=model,
         embeddings=[wire.Embedding(values=values.tolist(), tokens=tokens) for values, tokens in vectors],
-        usage=common.Usage(prompt_tokens=sum(made.tokens)),
+        usage=common.Usage(prompt_tokens=made.total),
     )
 
 

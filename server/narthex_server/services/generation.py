@@ -11,7 +11,7 @@ from narthex.v1 import generation_pb2 as wire
 from narthex_server.agent.events import AgentEvent
 from narthex_server.agent.loop import AgentLoop
 from narthex_server.errors import Violation
-from narthex_server.pipelines.chat import ChatPipeline
+from narthex_server.pipelines import serving
 from narthex_server.pipelines.events import (
     ChatEvent,
     Finished,
@@ -21,11 +21,9 @@ from narthex_server.pipelines.events import (
     TextDelta,
     Usage,
 )
-from narthex_server.pipelines.generate import GeneratePipeline
-from narthex_server.pipelines.models import Models, TextModel
+from narthex_server.pipelines.models import AnyText, Models
 from narthex_server.pipelines.request import ChatRequest, nth, refuse
 from narthex_server.pipelines.several import several
-from narthex_server.pipelines.tokens import decode, encode, encode_chat
 from narthex_server.principal import CALLER, REQUEST_ID
 from narthex_server.services import replies, requests
 from narthex_server.services.call import call_context, check_options
@@ -137,28 +135,25 @@ class GenerationService:
 
     async def Detokenize(self, request: wire.DetokenizeRequest, context: Context) -> wire.DetokenizeResponse:
         skip = request.skip_special_tokens if request.HasField("skip_special_tokens") else True
-        text = await decode(self._models.get(request.model), request.token_ids, skip)
+        text = await serving.tokenize(self._models.get(request.model)).decode(request.token_ids, skip)
         return wire.DetokenizeResponse(text=text)
 
     async def _tokens(self, request: wire.TokenizeRequest | wire.CountTokensRequest) -> tuple[int, ...]:
-        model = self._models.get(request.model)
+        known = serving.tokenize(self._models.get(request.model))
         if request.WhichOneof("input") == "chat":
             chat = request.chat
             options = requests.template_options(chat.template_arguments)
             messages, tools = requests.messages_from(chat.messages), requests.tools_from(chat.tools)
-            prompt = await encode_chat(model, ChatRequest(REQUEST_ID.get(), messages, tools, template_options=options))
-            return prompt.ids
+            return await known.encode_chat(ChatRequest(REQUEST_ID.get(), messages, tools, template_options=options))
         if request.WhichOneof("input") is None:
             refuse([Violation("text", "either this or chat must be set")])
         special = request.add_special_tokens if request.HasField("add_special_tokens") else True
-        return await encode(model, request.text, special)
+        return await known.encode(request.text, special)
 
-    async def _generation(
-        self, spec: wire.GenerationSpec, model: TextModel
-    ) -> AsyncGenerator[tuple[int, GenerateEvent]]:
+    async def _generation(self, spec: wire.GenerationSpec, model: AnyText) -> AsyncGenerator[tuple[int, GenerateEvent]]:
         """The events of all completions, each with its completion's index."""
         request = requests.generate_request(spec, REQUEST_ID.get())
-        pipeline = GeneratePipeline(model)
+        pipeline = serving.generate(model)
         streams = [pipeline.stream(nth(request, index)) for index in range(requests.completions(spec))]
         with self._running.enter(request.request_id, CALLER.get().tenant, model):
             async with aclosing(several(streams)) as events:
@@ -166,14 +161,14 @@ class GenerationService:
                     yield event
 
     async def _chat(
-        self, spec: wire.ChatSpec, model: TextModel, context: Context
+        self, spec: wire.ChatSpec, model: AnyText, context: Context
     ) -> AsyncGenerator[tuple[int, AgentEvent]]:
         """One turn of the model or, with the server's tools, as many as it takes; Abort ends it with a Finished too.
 
         Each event comes with the index of its answer.
         """
         request, call = requests.chat_request(spec, REQUEST_ID.get()), call_context(context)
-        pipeline = ChatPipeline(model)
+        pipeline = serving.chat(model)
         rounds, running = 1, set(range(requests.completions(spec)))
         with self._running.enter(request.request_id, call.principal.tenant, model) as generation:
             if spec.tool_execution == wire.TOOL_EXECUTION_SERVER:

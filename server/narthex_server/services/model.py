@@ -11,10 +11,9 @@ from narthex.v1 import model_pb2 as wire
 from narthex_server.engine.adapters import AdapterInfo
 from narthex_server.pipelines.adapters import AdapterLibrary
 from narthex_server.pipelines.library import Listed, ModelLibrary, State
-from narthex_server.pipelines.models import EmbedModel, Model
 from narthex_server.pipelines.order import Wanted
 from narthex_server.pipelines.reports import LoadProgress
-from narthex_server.pipelines.tokens import reasons, supports_tools
+from narthex_server.pipelines.serving import Ability, abilities
 from narthex_server.progress import Stage
 from narthex_server.services.complete import complete
 
@@ -32,6 +31,18 @@ _STAGES: Mapping[Stage, wire.LoadStage.ValueType] = MappingProxyType(
         Stage.READ: wire.LOAD_STAGE_READ,
         Stage.BUILD: wire.LOAD_STAGE_BUILD,
         Stage.START: wire.LOAD_STAGE_START,
+    }
+)
+_CAPABILITIES: Mapping[Ability, wire.Capability.ValueType] = MappingProxyType(
+    {
+        Ability.GENERATE: wire.CAPABILITY_GENERATE,
+        Ability.CHAT: wire.CAPABILITY_CHAT,
+        Ability.TOOLS: wire.CAPABILITY_TOOLS,
+        Ability.REASONING: wire.CAPABILITY_REASONING,
+        Ability.CONSTRAINT: wire.CAPABILITY_CONSTRAINT,
+        Ability.LOGPROBS: wire.CAPABILITY_LOGPROBS,
+        Ability.ADAPTERS: wire.CAPABILITY_ADAPTERS,
+        Ability.EMBED: wire.CAPABILITY_EMBED,
     }
 )
 
@@ -86,7 +97,7 @@ def _model(listed: Listed) -> wire.Model:
     known = wire.Model(name=listed.name, state=_STATES[listed.state], failure=listed.failure)
     if (model := listed.model) is not None:
         known.architecture = model.info.model_type
-        known.capabilities.extend(_capabilities(model))
+        known.capabilities.extend(_CAPABILITIES[ability] for ability in abilities(model))
         known.max_context = model.max_context
         known.vocab_size = model.vocab_size
         known.parameters = model.info.parameters
@@ -96,23 +107,6 @@ def _model(listed: Listed) -> wire.Model:
     if listed.ready_time is not None:
         known.ready_time.FromNanoseconds(int(listed.ready_time * 1e9))
     return known
-
-
-def _capabilities(model: Model) -> list[wire.Capability.ValueType]:
-    if isinstance(model, EmbedModel):
-        return [wire.CAPABILITY_EMBED]
-    capabilities = [wire.CAPABILITY_GENERATE, wire.CAPABILITY_LOGPROBS]
-    if model.text.template is not None:
-        capabilities.append(wire.CAPABILITY_CHAT)
-    if supports_tools(model):
-        capabilities.append(wire.CAPABILITY_TOOLS)
-    if reasons(model):
-        capabilities.append(wire.CAPABILITY_REASONING)
-    if model.grammars.possible:
-        capabilities.append(wire.CAPABILITY_CONSTRAINT)
-    if model.handle.adapts:
-        capabilities.append(wire.CAPABILITY_ADAPTERS)
-    return capabilities
 
 
 def _adapter(info: AdapterInfo, model: str) -> wire.Adapter:

@@ -65,6 +65,7 @@ def generate_request(spec: wire.GenerationSpec, request_id: str) -> GenerateRequ
         constraint=constraint_from(spec.constraint),
         scoring=scoring_from(spec.response),
         echo=spec.response.echo,
+        wanted_ids=wanted_ids(spec.response),
     )
 
 
@@ -90,7 +91,14 @@ def chat_request(spec: wire.ChatSpec, request_id: str) -> ChatRequest:
         constraint=constraint_from(spec.constraint),
         max_thoughts=spec.reasoning.max_tokens if spec.reasoning.HasField("max_tokens") else None,
         scoring=scoring_from(spec.response),
+        wanted_ids=wanted_ids(spec.response),
     )
+
+
+def wanted_ids(response: wire.ResponseOptions) -> tuple[str, ...]:
+    """The fields that ask for token ids."""
+    asked = {"response.token_ids": response.token_ids, "response.prompt_token_ids": response.prompt_token_ids}
+    return tuple(field for field, given in asked.items() if given)
 
 
 def completions(spec: wire.GenerationSpec | wire.ChatSpec) -> int:

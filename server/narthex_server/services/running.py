@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from narthex_server.pipelines.models import TextModel
+from narthex_server.pipelines.models import AnyText
 
 
 @dataclass(slots=True, eq=False)
@@ -14,7 +14,7 @@ class Generation:
 
     request_id: str
     tenant: str
-    model: TextModel
+    model: AnyText
     task: "asyncio.Task[object]"
     aborted: bool = False
 
@@ -31,7 +31,7 @@ class Running:
         self._generations: set[Generation] = set()
 
     @contextmanager
-    def enter(self, request_id: str, tenant: str, model: TextModel) -> Iterator[Generation]:
+    def enter(self, request_id: str, tenant: str, model: AnyText) -> Iterator[Generation]:
         """Counts the current task's generation as running inside the block."""
         task = asyncio.current_task()
         assert task is not None

@@ -7,9 +7,9 @@ from itertools import count
 from typing import Any
 
 from narthex_server.errors import InvalidRequest, Violation
-from narthex_server.pipelines.chat import ChatPipeline
+from narthex_server.pipelines import serving
 from narthex_server.pipelines.events import Finished, FinishReason, TextDelta
-from narthex_server.pipelines.models import Models, TextModel
+from narthex_server.pipelines.models import Kind, Models
 from narthex_server.pipelines.request import ChatRequest, SamplingOptions, StoppingOptions, ToolChoice
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
 from narthex_server.tools.tool import CallContext
@@ -28,7 +28,7 @@ class ModelSampler:
         said, calls = "", list[ToolCall]()
         async with (
             self._models.use(self._named(params)) as model,
-            aclosing(ChatPipeline(model).stream(request)) as events,
+            aclosing(serving.chat(model).stream(request)) as events,
         ):
             async for event in events:
                 match event:
@@ -41,7 +41,7 @@ class ModelSampler:
         raise AssertionError("a turn without an end")
 
     def _named(self, params: Mapping[str, Any]) -> str:
-        names = [model.name for model in self._models.of(TextModel)]
+        names = [model.name for model in self._models.of(Kind.TEXT)]
         for hint in (params.get("modelPreferences") or {}).get("hints") or ():
             wanted = str(hint.get("name") or "").lower()
             for name in names:

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from narthex.settings import NamedPath, SettingsError
+from narthex.settings import NamedPath, NamedText, NamedUrl, SettingsError
 from narthex_server.config import ServerConfig, Tls, from_command_line
 
 
@@ -75,3 +75,62 @@ def test_a_device_is_named(device):
 def test_another_device_is_told_which_there_are(device):
     with pytest.raises(SettingsError, match="none of auto, cpu, cuda, cuda:N"):
         ServerConfig(device=device)
+
+
+BIG = NamedUrl("big", "openai", "http://gpu-box:8000/v1")
+
+
+def test_remote_models_are_named_beside_local_ones(tmp_path):
+    (tmp_path / "narthex.toml").write_text(
+        '[server.model]\nbig = "openai+http://gpu-box:8000/v1/"\nm = "x.gguf"\n'
+        '[server.model_key_file]\nbig = "key"\n[server.remote]\nread_timeout = 5\nverify = false\n'
+    )
+    config = from_command_line(["--config", str(tmp_path / "narthex.toml"), "--remote-max-requests", "3"])
+    assert config.remote_models() == (BIG,) and config.models()[0] == BIG
+    assert config.local_models() == (NamedPath("m", tmp_path / "x.gguf"),)
+    assert (config.remote.read_timeout, config.remote.verify, config.remote.max_requests) == (5, False, 3)
+    (tmp_path / "key").write_text("sk-1\n")
+    assert (config.model_key("big"), config.model_key("m")) == ("sk-1", "")
+
+
+def test_a_key_comes_from_the_environment(monkeypatch):
+    config = ServerConfig(model=(BIG,), model_key_variable=(NamedText("big", "BIG_KEY"),))
+    monkeypatch.setenv("BIG_KEY", "sk-2")
+    assert config.model_key("big") == "sk-2"
+    for value in ("", "sk ä", "a\nb: c", "two words"):
+        monkeypatch.setenv("BIG_KEY", value)
+        with pytest.raises(SettingsError, match="big=BIG_KEY: holds no API key") as caught:
+            config.model_key("big")
+        assert not value or value not in str(caught.value)
+
+
+def test_a_key_that_cannot_be_read_is_told_without_it(tmp_path):
+    config = ServerConfig(model=(BIG,), model_key_file=(NamedPath("big", tmp_path / "absent"),))
+    with pytest.raises(SettingsError, match="absent cannot be read"):
+        config.model_key("big")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"model_key_file": (NamedPath("m", Path("/k")),)}, "no remote model 'm'"),
+        ({"model_key_file": (NamedPath("big", Path("/k")),) * 2}, "more than one key"),
+        ({"adapter": (NamedPath("big/a", Path("/a")),)}, "--adapter"),
+        ({"xlora": (NamedPath("big", Path("/a")),)}, "--xlora: there is no model 'big'; loaded here are: m"),
+        ({"tokenizer": (NamedPath("big", Path("/a")),)}, "--tokenizer"),
+    ],
+)
+def test_options_that_no_remote_model_has_are_refused(options, told):
+    with pytest.raises(SettingsError, match=told):
+        ServerConfig(model=(BIG, NamedPath("m", Path("/m"))), **options)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:sk-secret@host/v1", "http://sk-secret@host/v1", "http://host/v1?key=sk-secret", "ftp://sk-secret@h"],
+)
+def test_a_secret_in_a_url_is_refused_and_not_repeated(url, capsys):
+    with pytest.raises(SystemExit) as ended:
+        from_command_line(["--model", f"big=openai+{url}"])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "sk-secret" not in told and "big" in told

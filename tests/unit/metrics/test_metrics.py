@@ -7,7 +7,11 @@ from narthex.settings import Address
 from narthex_server import metrics
 from narthex_server.embedding.loop import BatchReport
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
+from narthex_server.pipelines.events import Usage
 from narthex_server.pipelines.library import Listed, State
+from narthex_server.pipelines.models import Kind, RemoteModel
+from narthex_server.pipelines.remote.handle import RemoteHandle
+from narthex_server.pipelines.remote.refusals import Refusals
 from narthex_server.tools.server import ServerState, ServerStatus
 
 DEMO = {"model_name": "demo"}
@@ -45,6 +49,36 @@ def test_the_levels_of_a_model_end_with_it(registry):
     for level in ("num_requests_running", "num_slots", "embedding_requests_running"):
         assert registry.get_sample_value(f"narthex_{level}", DEMO) is None
     assert registry.get_sample_value("narthex_engine_step_seconds_count", DEMO) == 1
+
+
+def test_remote_models_count_like_engines_and_embedders(registry):
+    engines, embedders = metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry)
+    remotes = metrics.RemoteMetrics(registry, engines, embedders)
+    handle = RemoteHandle(Unreachable(), Refusals("big"))
+    text, vectors = RemoteModel("big", Kind.TEXT, handle), RemoteModel("vectors", Kind.VECTORS, handle)
+    for model in (text, vectors):
+        remotes.watch(model)
+    handle.spend(Usage(5, 3, 1))
+    observer = remotes.observer("big")
+    observer.on_exchange("ok")
+    observer.on_generated(RequestReport("r", "length", 5, 1, 3, 0.0, 0.1, (), 0.2))
+    remotes.observer("vectors").on_embedded(2, 7, "ok", 0.1)
+
+    def value(name, model="big", **labels):
+        return registry.get_sample_value(f"narthex_{name}", {"model_name": model, **labels})
+
+    assert (value("num_slots"), value("prompt_tokens_total"), value("generation_tokens_total")) == (64, 5, 3)
+    assert value("remote_requests_total", outcome="ok") == 1 and value("remote_requests_total", outcome="busy") == 0
+    assert value("request_success_total", finished_reason="length") == value("time_to_first_token_seconds_count") == 1
+    assert value("embedding_inputs_total", "vectors") == 2 and value("embedding_tokens_total", "vectors") == 7
+    assert value("embedding_requests_running", "vectors") == 0
+    for model in (text, vectors):
+        remotes.unwatch(model)
+    assert value("num_slots") is value("embedding_requests_running", "vectors") is None
+
+
+class Unreachable:
+    """A connection that nobody uses."""
 
 
 def test_each_model_is_in_one_state_and_its_loads_are_timed(registry):

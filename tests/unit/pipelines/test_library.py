@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from narthex_server.errors import (
     AlreadyExists,
+    FailedPrecondition,
     InternalError,
     InvalidModelFile,
     InvalidRequest,
@@ -17,7 +18,10 @@ from narthex_server.errors import (
     Unavailable,
 )
 from narthex_server.pipelines.library import ModelLibrary, State
+from narthex_server.pipelines.models import Kind, RemoteModel
 from narthex_server.pipelines.order import Order, Wanted
+from narthex_server.pipelines.remote.handle import RemoteHandle
+from narthex_server.pipelines.remote.refusals import Refusals
 from narthex_server.pipelines.reports import LoadProgress
 from narthex_server.progress import Stage
 
@@ -101,7 +105,7 @@ async def test_a_load_tells_its_stages_and_ends_with_the_model(libraries):
     fractions = [event.fraction for event in progress]
     assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == 1
     assert ready.state is State.READY and ready.ready_time and library.get("m") is ready.model
-    assert loader.loads[0].path.is_absolute()
+    assert loader.loads[0].source.is_absolute()
     with pytest.raises(AlreadyExists, match=r"'m' already \(ready\)"):
         await load(library)
 
@@ -289,3 +293,30 @@ async def test_the_default_is_kept_while_it_is_away(libraries):
         library.get()
     await load(library, "b")
     assert library.get().name == "b"
+
+
+class Untouched:
+    """A connection that is never used, and closes."""
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_remote_model_fails_and_recovers_without_a_load_and_never_idles(libraries) -> None:
+    library, loader = libraries(idle_unload=1e-9)
+    handle = RemoteHandle(Untouched(), Refusals("m"))
+    loader.model = RemoteModel("m", Kind.TEXT, handle)
+    await load(library)
+    handle.failure = "it is down"
+    (listed,) = library.listed()
+    assert (listed.state, listed.failure, listed.model.name) == (State.FAILED, "it is down", "m")
+    handle.failure = ""
+    async with library.use("m") as model:
+        assert isinstance(model, RemoteModel)
+    for _ in range(20):  # many times as long as it may idle
+        await asyncio.sleep(0)
+    assert library.describe("m").state is State.READY and len(loader.loads) == 1
+    with pytest.raises(FailedPrecondition, match="remote: adapters belong to the server that runs it"):
+        library.local("m")
+    await library.unload("m")
+    assert await loader.stopped.get() == "m"

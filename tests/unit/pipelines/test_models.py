@@ -6,7 +6,7 @@ import pytest
 from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.embedding.head import Head, Pooling
 from narthex_server.errors import FailedPrecondition, InvalidRequest, NotFound
-from narthex_server.pipelines.models import EmbedModel, Models, TextModel
+from narthex_server.pipelines.models import EmbedModel, Kind, Models, TextModel
 
 Serve = Callable[..., AbstractAsyncContextManager[TextModel]]
 
@@ -50,7 +50,7 @@ async def test_models_of_both_kinds_have_defaults_of_their_own(serve: Serve) -> 
         assert models.get() is text and models.embedder() is embedder
         assert models.is_default(text) and models.is_default(embedder)
         assert models.find("vectors") is embedder and [*models] == [text, embedder]
-        assert models.of(EmbedModel) == (embedder,)
+        assert models.of(Kind.VECTORS) == (embedder,)
         with pytest.raises(
             FailedPrecondition, match="'vectors' makes embeddings; needed is one that generates text: qwen3"
         ):

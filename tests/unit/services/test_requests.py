@@ -43,6 +43,13 @@ def test_what_comes_back_is_asked_for():
     assert requests.generate_request(wire.GenerationSpec(text="x"), "r").scoring == Scoring()
 
 
+def test_fields_that_ask_for_token_ids_are_remembered():
+    response = wire.ResponseOptions(token_ids=True, prompt_token_ids=True)
+    asked = requests.generate_request(wire.GenerationSpec(text="x", response=response), "r").wanted_ids
+    assert asked == ("response.token_ids", "response.prompt_token_ids")
+    assert requests.generate_request(wire.GenerationSpec(text="x"), "r").wanted_ids == ()
+
+
 @pytest.mark.parametrize("count", [0, 17, 2**32 - 1])
 def test_too_few_and_too_many_completions_are_refused(count):
     with pytest.raises(InvalidRequest, match="n must be between 1 and 16"):

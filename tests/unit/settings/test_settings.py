@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from narthex.settings import Address, NamedPath, SettingsError, load, option, parse
+from narthex.settings import Address, NamedPath, NamedText, NamedUrl, SettingsError, flattened, load, option, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,8 @@ class Tree:
     loud: bool = option(False, "a switch")
     kind: Literal["a", "b"] = option("a", "a choice")
     model: tuple[NamedPath, ...] = option((), "models")
+    source: tuple[NamedPath | NamedUrl, ...] = option((), "sources")
+    word: tuple[NamedText, ...] = option((), "words")
     inner: Inner = field(default_factory=Inner)
 
 
@@ -55,6 +57,33 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a=openai+http://h:1/v1", NamedUrl("a", "openai", "http://h:1/v1")),
+        ("a=openai+https://h/v1/#org/m:x", NamedUrl("a", "openai", "https://h/v1", "org/m:x")),
+        ("a=openai-embed+http://[::1]:1/v1", NamedUrl("a", "openai-embed", "http://[::1]:1/v1")),
+        ("a=openai/model.gguf", NamedPath("a", Path("openai/model.gguf"))),
+        ("a=http://h/v1", NamedPath("a", Path("http:/h/v1"))),
+    ],
+)
+def test_a_source_is_a_path_or_an_api_behind_a_url(text, expected, tmp_path):
+    (source,) = filled({"source": [text]}).source
+    assert source == expected
+    if isinstance(source, NamedUrl):
+        assert filled(text=f'[server]\nsource = ["{text}"]', folder=tmp_path).source == (expected,), (
+            "no path to relocate"
+        )
+        assert ("source", str(source)) in [*flattened(filled({"source": [text]}))] and str(source).startswith(
+            "a=openai"
+        )
+
+
+def test_texts_have_names():
+    assert filled({"word": ["a=b=c"]}).word == (NamedText("a", "b=c"),)
+    assert ("word", "a=b") in [*flattened(filled({"word": ["a=b"]}))]
+
+
+@pytest.mark.parametrize(
     ("flags", "told"),
     [
         ({"count": "x"}, "--count: 'x' is not a whole number"),
@@ -65,6 +94,12 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path):
         ({"kind": "c"}, "--kind: 'c' is not one of a, b"),
         ({"loud": "maybe"}, "is neither true nor false"),
         ({"model": ["=x"]}, "is not NAME=PATH"),
+        ({"source": ["a=openai+ftp://h"]}, "is not NAME=openai+URL, with http"),
+        ({"source": ["a=openai+http://"]}, "is not NAME=openai+URL"),
+        ({"source": ["=openai+http://h"]}, "is not NAME=openai+URL"),
+        ({"source": ["a=openai+http://h:x/"]}, "is not NAME=openai+URL"),
+        ({"source": ["a=openai+http://[/"]}, "is not NAME=openai+URL"),
+        ({"word": ["a="]}, "is not NAME=TEXT"),
     ],
 )
 def test_a_value_that_does_not_fit_is_told_with_its_place(flags, told):
@@ -77,7 +112,7 @@ def test_a_value_that_does_not_fit_is_told_with_its_place(flags, told):
     ("text", "told"),
     [
         ("[server]\ncuont = 2", 'unknown key "server.cuont"; did you mean "count"?'),
-        ("[server]\nxyzzy = 2", "known: count, inner, kind, loud, model, wait, where"),
+        ("[server]\nxyzzy = 2", "known: count, inner, kind, loud, model, source, wait, where, word"),
         ("[server.inner]\ncrt = 'x'", 'unknown key "server.inner.crt"; did you mean "cert"?'),
         ("[sever]\ncount = 2", '[sever] is not a section; did you mean "server"?'),
         ("[server]\ninner = 3", "server.inner must be a table"),

@@ -43,7 +43,9 @@ class EitherSide:
 
 
 PASSED_ON = {  # flags of the server that are shown here too; every other flag of the server is passed on as well
-    "--model": ("NAME=PATH", "a model folder, .gguf or .onnx file; repeatable"),
+    "--model": ("NAME=PATH", "a model folder, .gguf or .onnx file, or openai+URL for a remote one; repeatable"),
+    "--model-key-file": ("MODEL=FILE", "a file with the API key for a remote model; repeatable"),
+    "--model-key-variable": ("MODEL=VARIABLE", "the environment variable with that key instead; repeatable"),
     "--model-root": ("DIR", "the folder below which callers may name models to load"),
     "--default-model": ("NAME", "the model that an empty name means, where several are served"),
     "--idle-unload": (

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from narthex_server.pipelines.chat import ChatPipeline
+from narthex_server.pipelines import serving
 from narthex_server.pipelines.models import Models
 from narthex_server.pipelines.request import ChatRequest
 from narthex_server.tools.native.completion import (
@@ -49,7 +49,7 @@ class ChatTool:
         )
         async with (
             self._models.use(asked.get("model", "")) as model,
-            aclosing(as_call(model.name, ChatPipeline(model).stream(request))) as events,
+            aclosing(as_call(model.name, serving.chat(model).stream(request))) as events,
         ):
             async for event in events:
                 yield event

@@ -5,9 +5,9 @@ from typing import Any
 
 import orjson
 
-from narthex_server.pipelines.models import Models, TextModel
+from narthex_server.pipelines import serving
+from narthex_server.pipelines.models import AnyText, Models
 from narthex_server.pipelines.request import ChatRequest
-from narthex_server.pipelines.tokens import encode, encode_chat
 from narthex_server.tools.native.conversation import MESSAGES, messages, parsed
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent, ToolResult
 
@@ -56,8 +56,7 @@ class CountTokensTool:
         yield ToolResult(orjson.dumps([{"type": "text", "text": facts.decode()}]), facts)
 
 
-async def _ids(model: TextModel, asked: dict[str, Any], request_id: str) -> tuple[int, ...]:
+async def _ids(model: AnyText, asked: dict[str, Any], request_id: str) -> tuple[int, ...]:
     if "text" in asked:
-        return await encode(model, asked["text"])
-    prompt = await encode_chat(model, ChatRequest(request_id, messages(asked["messages"])))
-    return prompt.ids
+        return await serving.tokenize(model).encode(asked["text"])
+    return await serving.tokenize(model).encode_chat(ChatRequest(request_id, messages(asked["messages"])))

@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator
 
 import orjson
 
-from narthex_server.pipelines.embed import MAX_INPUTS, EmbedPipeline, EmbedRequest
+from narthex_server.pipelines import serving
+from narthex_server.pipelines.embed import MAX_INPUTS, EmbedRequest
 from narthex_server.pipelines.models import Models
 from narthex_server.tools.native.conversation import parsed
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent, ToolResult
@@ -71,13 +72,13 @@ class EmbedTool:
             truncate=asked.get("truncate", False),
         )
         async with self._models.use_embedder(asked.get("model", "")) as model:
-            made = await EmbedPipeline(model).run(request)
+            made = await serving.embed(model).run(request)
         facts = orjson.dumps(
             {
                 "model": model.name,
                 "embeddings": list(made.vectors),
                 "dimensions": made.vectors.shape[1],
-                "tokens": sum(made.tokens),
+                "tokens": made.total,
             },
             option=orjson.OPT_SERIALIZE_NUMPY,
         )

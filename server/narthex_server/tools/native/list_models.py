@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 import orjson
 
-from narthex_server.pipelines.models import EmbedModel, Model, Models
+from narthex_server.pipelines.models import EmbedModel, Kind, Model, Models, TextModel
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent, ToolResult
 
 _MODEL = {
@@ -24,6 +24,7 @@ _MODEL = {
             "description": "Instructions to embed with, by what they are for",
         },
         "adapters": {"type": "array", "items": {"type": "string"}},
+        "remote": {"type": "boolean", "description": "Whether another server runs it; what is not known of it is 0"},
     },
     "required": ["id", "default", "kind", "max_context"],
 }
@@ -63,8 +64,11 @@ class ListModelsTool:
             "parameters": model.info.parameters,
             "quantization": model.info.quantization,
         }
-        if isinstance(model, EmbedModel):
-            own = {"kind": "embedding", "dimensions": model.handle.dimensions, "prompts": dict(model.prompts)}
-        else:
-            own = {"kind": "text", "adapters": [adapter.name for adapter in model.handle.adapters]}
+        match model:
+            case EmbedModel():
+                own = {"kind": "embedding", "dimensions": model.dimensions, "prompts": dict(model.prompts)}
+            case TextModel():
+                own = {"kind": "text", "adapters": [adapter.name for adapter in model.handle.adapters]}
+            case _:
+                own = {"kind": "text" if model.kind is Kind.TEXT else "embedding", "remote": True}
         return facts | own

@@ -1,0 +1,1 @@
+"""Models that other servers run, spoken to as OpenAI's API has it."""
