@@ -21,6 +21,7 @@ from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
 from narthex_bridge.endpoints.stateless import StatelessEndpoint
+from narthex_bridge.endpoints.welcome import welcome
 from narthex_bridge.gate import Gate, refusal
 from narthex_bridge.http import HttpResponse
 from narthex_bridge.metrics import Metrics
@@ -55,11 +56,8 @@ class Bridge:
         app.before_serving(self._start)
         app.after_serving(self._stop)
         app.register_error_handler(HTTPException, self._http_error)
-        for pattern, answer in (
-            ("/healthz", self._healthz),
-            ("/readyz", self._readyz),
-            ("/metrics", self._exposition),
-        ):
+        views = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._exposition, "/": self._welcome}
+        for pattern, answer in views.items():
             view = self._view(pattern, answer)
             app.add_url_rule(pattern, pattern, view, methods=["GET"], provide_automatic_options=False)
         stateless = StatelessEndpoint(self._config, self._core.catalog, self._core.dispatcher)
@@ -90,6 +88,9 @@ class Bridge:
             return _response(found)
 
         return view
+
+    async def _welcome(self) -> HttpResponse:
+        return welcome(rule.rule for rule in quart.current_app.url_map.iter_rules())
 
     async def _healthz(self) -> HttpResponse:
         return HttpResponse(200, b'{"status":"ok"}')

@@ -25,7 +25,6 @@ from narthex_bridge.outbox import Outbox
 DESCRIPTION = "Speak MCP on standard input and output, for a client that starts this program."
 _FOR_EVER_S = 86_400.0
 
-
 @dataclass(frozen=True, slots=True)
 class StdioConfig:
     """What this program can be told."""
@@ -75,7 +74,9 @@ async def serve(config: StdioConfig, source: BinaryIO, sink: BinaryIO) -> int:
     )
     writing = asyncio.create_task(_write(outbox, Writer(sink), ended))
     await core.start()
+    looking = asyncio.create_task(_look(core, config))
     await ended.wait()
+    looking.cancel()
     await core.dispatcher.drain(config.shutdown_grace)
     endpoint.close()
     await writing
@@ -141,6 +142,16 @@ class Writer:
                 loop.call_soon_threadsafe(written.set_exception, error)
                 return
             loop.call_soon_threadsafe(written.set_result, None)
+
+
+async def _look(core: Core, config: StdioConfig) -> None:
+    """Says where no server runs: what a client shows of it may be no more than that it has no tools."""
+    if not await core.connection.healthy():
+        print(
+            f"narthex mcp: no narthex server answers at {config.server} yet: start one with `narthex serve`, "
+            "or name another with --server",
+            file=sys.stderr,
+        )
 
 
 async def _write(outbox: Outbox, writer: Writer, ended: asyncio.Event) -> None:
