@@ -21,5 +21,7 @@ def welcome(served: Iterable[str]) -> HttpResponse:
     paths = set(served)
     width = max(map(len, _USES))
     lines = [f"{path:{width}}  {use}" for path, use in _USES.items() if path in paths]
-    text = "\n".join(("narthex serves models and MCP tools here.", "", *lines, "", "How to connect: docs/clients.md", ""))
+    text = "\n".join(
+        ("narthex serves models and MCP tools here.", "", *lines, "", "How to connect: docs/clients.md", "")
+    )
     return HttpResponse(200, text.encode(), "text/plain; charset=utf-8")

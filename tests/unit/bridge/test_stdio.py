@@ -137,3 +137,11 @@ async def test_a_server_that_is_not_there_yet_is_missed_at_once(tools):
     async with program(tools, "--server", "127.0.0.1:1", stderr=asyncio.subprocess.PIPE) as process:
         told = (await process.stderr.readline()).decode()
     assert "no narthex server answers at 127.0.0.1:1" in told and "narthex serve" in told
+
+
+async def test_lists_that_have_not_changed_are_not_said_to_have(tools):
+    """Some clients take each line for the answer to what they have asked last."""
+    requests = [{"jsonrpc": "2.0", "id": number, "method": "tools/list"} for number in range(1, 50)]
+    async with program(tools) as process:
+        answers = await exchange(process, INITIALIZE, *requests)
+    assert all("id" in answer for answer in answers)
