@@ -21,6 +21,7 @@ from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
 from narthex_bridge.endpoints.metadata import MetadataEndpoint
 from narthex_bridge.endpoints.stateless import StatelessEndpoint
+from narthex_bridge.endpoints.welcome import welcome
 from narthex_bridge.faces.anthropic.routes import anthropic_routes
 from narthex_bridge.faces.mcp import McpFace
 from narthex_bridge.faces.mistralrs.routes import mistralrs_routes
@@ -68,6 +69,7 @@ class Bridge:
         for pattern, answer in (
             ("/healthz", self._healthz),
             ("/readyz", self._readyz),
+            ("/", self._welcome),
             *((("/health", self._health),) if self._config.mistralrs else ()),
         ):
             view = self._view(pattern, answer)
@@ -130,6 +132,9 @@ class Bridge:
             return _response(found)
 
         return view
+
+    async def _welcome(self) -> HttpResponse:
+        return welcome(rule.rule for rule in quart.current_app.url_map.iter_rules())
 
     async def _healthz(self) -> HttpResponse:
         return HttpResponse(200, b'{"status":"ok"}')

@@ -1,6 +1,7 @@
 """The server's tools, resources and prompts, kept ready per caller for as long as the server's change stream says that
 they still hold."""
 
+import asyncio
 from collections.abc import Mapping
 
 from narthex_bridge.backend import Backend
@@ -22,9 +23,13 @@ Mirrored = Mapping[str, Mapping[Path, str]]
 
 
 class Catalog:
-    """Pages of lists as JSON; tells `changes` whenever they may be different."""
+    """Pages of lists as JSON; tells `changes` whenever they may be different.
+
+    `followed` is set as soon as it is known whether the server says when they are.
+    """
 
     def __init__(self, backend: Backend, changes: Changes, seal: Seal) -> None:
+        self.followed = asyncio.Event()
         self._backend = backend
         self._changes = changes
         self._seal = seal
@@ -67,6 +72,7 @@ class Catalog:
         """Follows the server for ever: forgets pages when they change, or when the server can no longer say so."""
         async for versions in self._backend.watch():
             before, self._versions = self._versions, versions
+            self.followed.set()
             changed = [kind for kind in _LISTS if not (before and versions) or _of(before, kind) != _of(versions, kind)]
             self._generation += 1
             stale = {name for kind in changed for name in _LISTS[kind]}

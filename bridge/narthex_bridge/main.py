@@ -19,6 +19,8 @@ from narthex_bridge import config as settings
 from narthex_bridge.app import Bridge
 from narthex_bridge.config import BridgeConfig
 
+logger = logging.getLogger("narthex_bridge")
+
 OK, INTERNAL, USAGE, PORT_IN_USE, INTERRUPTED = 0, 1, 2, 4, 130
 DRAIN_MARGIN_S = 2.0
 
@@ -85,6 +87,8 @@ async def run(config: BridgeConfig, listener: socket.socket) -> int:
 
     async def until_stopped() -> None:
         print(f"narthex-bridge ready http={address}", flush=True)
+        url = f"{'https' if config.tls.cert else 'http'}://{address}"
+        logger.info("MCP clients connect to %s/mcp; what else is here: %s/", url, url)
         await stop.wait()
         drained.append(asyncio.create_task(bridge.drain()))
 

@@ -1,6 +1,7 @@
 """The program behind `narthex mcp`: MCP on standard input and output, for clients that only start processes."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import queue
@@ -23,6 +24,7 @@ from narthex_bridge.metrics import Metrics
 from narthex_bridge.outbox import Outbox
 
 DESCRIPTION = "Speak MCP on standard input and output, for a client that starts this program."
+SERVER_S = 2.0
 _FOR_EVER_S = 86_400.0
 
 
@@ -68,14 +70,20 @@ async def serve(config: StdioConfig, source: BinaryIO, sink: BinaryIO) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
     reader = Reader(source, config.max_body_bytes)
+    await core.start()
+    # A list that is read before the server says which it is would be told to have changed, and clients that take each
+    # line for an answer cannot bear that.
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(core.catalog.followed.wait(), SERVER_S)
     reader.start(
         received=lambda line: loop.call_soon_threadsafe(endpoint.receive, line),
         too_long=lambda: loop.call_soon_threadsafe(endpoint.refuse, f"A message has at most {reader.limit} bytes."),
         ended=lambda: loop.call_soon_threadsafe(ended.set),
     )
     writing = asyncio.create_task(_write(outbox, Writer(sink), ended))
-    await core.start()
+    looking = asyncio.create_task(_look(core, config))
     await ended.wait()
+    looking.cancel()
     await core.dispatcher.drain(config.shutdown_grace)
     endpoint.close()
     await writing
@@ -141,6 +149,16 @@ class Writer:
                 loop.call_soon_threadsafe(written.set_exception, error)
                 return
             loop.call_soon_threadsafe(written.set_result, None)
+
+
+async def _look(core: Core, config: StdioConfig) -> None:
+    """Says where no server runs: what a client shows of it may be no more than that it has no tools."""
+    if not await core.connection.healthy():
+        print(
+            f"narthex mcp: no narthex server answers at {config.server} yet: start one with `narthex serve`, "
+            "or name another with --server",
+            file=sys.stderr,
+        )
 
 
 async def _write(outbox: Outbox, writer: Writer, ended: asyncio.Event) -> None:

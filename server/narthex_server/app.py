@@ -50,6 +50,7 @@ from narthex_server.worker import in_thread
 if TYPE_CHECKING:
     from narthex_server.tools.upstream.source import ServerSource
 
+MIN_PING_MS = 1000
 UPSTREAM_PATIENCE = 8.0
 """How long readiness waits, in seconds, for upstreams that neither came up nor failed; they go on starting after it."""
 
@@ -187,6 +188,9 @@ def grpc_server(config: ServerConfig, registry: CollectorRegistry, drain: DrainI
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),
             ("grpc.so_reuseport", 0),  # else a second server takes the same port, and half of the calls
+            # gRPC's own limit of five minutes ends the connections of clients that look more often whether they still
+            # have one, as the bridge does, and the calls on them.
+            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
         ],
         maximum_concurrent_rpcs=config.max_concurrent_calls,
     )

@@ -53,6 +53,8 @@ class McpEndpoint:
         return await self._answer(http, session, messages, batched)
 
     async def get(self, http: HttpRequest) -> HttpResponse:
+        if "text/html" in http.headers.get("accept", ""):
+            return refusal(406, "This URL is for MCP clients, not for browsers; / says what else is here.")
         if not accepts(http.headers.get("accept"), EVENTS):
             return refusal(406, f"Accept must allow {EVENTS}.")
         session = self._wrong_version(http, ()) or self._session(http, ())

@@ -59,7 +59,7 @@ _TABLE = {
     "ABORTED": Treatment(409, "The server ended the call.", retryable=True),
     "RESOURCE_EXHAUSTED": Treatment(429, "A limit is reached.", retryable=True),
     "UNIMPLEMENTED": Treatment(501, "The server cannot do this."),
-    "UNAVAILABLE": Treatment(503, "The server cannot be reached.", retryable=True),
+    "UNAVAILABLE": Treatment(503, "The narthex server cannot be reached; `narthex serve` starts one.", retryable=True),
     "DEADLINE_EXCEEDED": Treatment(504, "The call took longer than it may."),
     "CANCELLED": Treatment(jsonrpc.REQUEST_CANCELLED, "The call was cancelled."),
 }

@@ -55,6 +55,15 @@ async def test_health_is_serving_as_a_whole_and_for_what_is_built(channel):
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_an_idle_client_may_look_often_whether_it_still_has_a_connection(gateway):
+    often = [("grpc.keepalive_time_ms", 1100), ("grpc.http2.max_pings_without_data", 0)]
+    async with grpc.aio.insecure_channel(gateway.grpc, often) as channel:
+        watch = tool_pb2_grpc.ToolServiceStub(channel).WatchTools(tool_pb2.WatchToolsRequest())
+        await watch.read()
+        with pytest.raises(TimeoutError):  # gRPC's default ends the connection at the fourth
+            await asyncio.wait_for(watch.read(), 6)
+
+
 async def test_reflection_lists_the_services_and_gives_their_descriptors(channel):
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     asked = [

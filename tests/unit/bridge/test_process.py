@@ -55,6 +55,14 @@ async def test_it_says_when_it_is_ready_and_ends_on_sigterm(spawn, tools):
         assert await asyncio.wait_for(process.wait(), DEADLINE_S) == 0
 
 
+async def test_it_says_where_clients_connect_to(spawn, tools):
+    async with spawn("--http", "127.0.0.1:0", "--server", tools.address) as process:
+        url = await ready_url(process)
+        async with asyncio.timeout(DEADLINE_S):
+            while f" {url}/mcp;" not in (line := (await process.stderr.readline()).decode()):
+                assert line
+
+
 async def test_calls_in_work_finish_before_it_ends(spawn, tools):
     async with spawn("--http", "127.0.0.1:0", "--server", tools.address) as process:
         url = await ready_url(process)

@@ -25,12 +25,13 @@ def call(id, name, **arguments):
 
 
 @asynccontextmanager
-async def program(tools, *words):
+async def program(tools, *words, stderr=None):
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "narthex_bridge.stdio", "--server", tools.address, *words),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
     )
     try:
         async with asyncio.timeout(20):
@@ -129,3 +130,18 @@ async def test_a_server_that_is_not_there_is_told(tools):
     async with program(tools, "--server", "127.0.0.1:1") as process:
         answers = await exchange(process, INITIALIZE, {"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
     assert answers[-1]["error"]["code"] == 503
+    assert "narthex serve" in answers[-1]["error"]["message"]
+
+
+async def test_a_server_that_is_not_there_yet_is_missed_at_once(tools):
+    async with program(tools, "--server", "127.0.0.1:1", stderr=asyncio.subprocess.PIPE) as process:
+        told = (await process.stderr.readline()).decode()
+    assert "no narthex server answers at 127.0.0.1:1" in told and "narthex serve" in told
+
+
+async def test_lists_that_have_not_changed_are_not_said_to_have(tools):
+    """Some clients take each line for the answer to what they have asked last."""
+    requests = [{"jsonrpc": "2.0", "id": number, "method": "tools/list"} for number in range(1, 50)]
+    async with program(tools) as process:
+        answers = await exchange(process, INITIALIZE, *requests)
+    assert all("id" in answer for answer in answers)

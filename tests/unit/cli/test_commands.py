@@ -1,4 +1,5 @@
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -140,3 +141,15 @@ def test_quantize_lists_the_formats(narthex, tmp_path):
     assert failed.returncode == 2
     assert "is none of q8_0, q6_k, q5_k" in failed.stderr
     assert narthex("quantize", "m", str(tmp_path / "out")).returncode == 2
+
+
+def test_the_documented_options_of_mcp_are_those_that_it_has(narthex):
+    section = (Path(__file__).parents[3] / "docs" / "cli.md").read_text("utf-8").split("## `narthex mcp`\n")[1]
+    table = [line.split(" | ")[0] for line in section.split("\n## ")[0].splitlines() if line.startswith("| `--")]
+    usage = narthex("mcp", "--help-me").stderr.split("narthex mcp: error")[0]
+    flags = r"--[a-z][a-z-]+"
+    assert set(re.findall(flags, " ".join(table))) == set(re.findall(flags, usage)) - {"--config"}
+
+
+def test_help_keeps_the_case_of_names(narthex):
+    assert "Speak MCP on" in narthex("mcp", "--help").stdout

@@ -76,7 +76,7 @@ def _command(words: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     chosen = words[0] if words else ""
     for name, help in COMMANDS.items():
-        command = commands.add_parser(name, help=help, description=help.capitalize() + ".", allow_abbrev=False)
+        command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False)
         if name == chosen:  # the others' modules stay unread: `serve` should start fast
             importlib.import_module(f"narthex.cli.{name}").add(command)
     for name in PROCESSES:
