@@ -125,6 +125,7 @@ class Bridge:
         for task in self._background:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self._backend.close()
         await self._connection.close()
 
 

@@ -12,6 +12,7 @@ from narthex_bridge.caller import Caller
 from narthex_bridge.connection import Connection, internal
 from narthex_bridge.protocol.events import InputRequired, Log, Progress, Result, TextDelta, Tool, ToolEvent
 from narthex_bridge.protocol.methods import LOG_LEVELS
+from narthex_bridge.relay import Relay
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class Backend:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._tools = tool_pb2_grpc.ToolServiceStub(connection.channel)
+        self._relay = Relay(connection)
 
     async def list_tools(self, caller: Caller, request_id: str, cursor: str) -> tuple[tuple[Tool, ...], str]:
         """A page of the tools this caller may call, and the cursor of the next one (empty at the end)."""
@@ -37,7 +39,7 @@ class Backend:
         """The events of a call, the last of them its Result; closing the iterator cancels the call at once."""
         request = tool_pb2.CallToolRequest(name=name, arguments=arguments)
         result: Result | None = None
-        async with aclosing(self._connection.stream(self._tools.CallTool, request, caller, request_id)) as responses:
+        async with aclosing(self._relay.call(request, caller, request_id)) as responses:
             async for response in responses:
                 event = _event(response)
                 if isinstance(event, Result):
@@ -47,6 +49,10 @@ class Backend:
         if result is None:
             raise internal("The tool call ended without a result", request_id)
         yield result
+
+    async def close(self) -> None:
+        """Ends the streams that calls share; those in flight become UNAVAILABLE."""
+        await self._relay.close()
 
     async def watch(self) -> AsyncIterator[bool]:
         """True whenever the catalog is there or has changed, False whenever the server is lost; reconnects for ever."""

@@ -2,9 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
 
-from grpc.aio import ServicerContext
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import tool_pb2 as wire
 
@@ -12,18 +10,18 @@ from narthex_server.principal import CALLER
 from narthex_server.services.call import call_context, check_options
 from narthex_server.services.complete import complete
 from narthex_server.services.paging import page
+from narthex_server.services.relay import Context, Relay
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.tool import Log, Progress, TextDelta, Tool, ToolEvent, ToolResult
-
-Context = ServicerContext[Any, Any]
 
 
 @complete(wire.DESCRIPTOR.services_by_name["ToolService"])
 class ToolService:
     """Lists, watches and calls tools; arguments and results pass through as bytes of JSON."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, relay: Relay) -> None:
         self._catalog = catalog
+        self._relay = relay
 
     async def ListTools(self, request: wire.ListToolsRequest, context: Context) -> wire.ListToolsResponse:
         version = self._catalog.version
@@ -47,6 +45,11 @@ class ToolService:
         async with aclosing(events):
             async for event in events:
                 yield event_to_wire(event)
+
+    def RelayCalls(
+        self, requests: AsyncIterator[wire.RelayCallsRequest], context: Context
+    ) -> AsyncIterator[wire.RelayCallsResponse]:
+        return self._relay.serve(self.CallTool, requests, context)
 
 
 def tool_to_wire(tool: Tool) -> wire.Tool:
