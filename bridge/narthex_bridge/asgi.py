@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 from narthex_bridge import gate
 from narthex_bridge.gate import Gate, refusal
 from narthex_bridge.http import HttpRequest, HttpResponse
+from narthex_bridge.http1 import ON_DISCONNECT
 from narthex_bridge.metrics import Metrics, RouteMetrics
 from narthex_bridge.protocol import jsonrpc
 
@@ -57,10 +58,8 @@ class Front:
         endpoint, counted = route
         task, finished, gone = asyncio.current_task(), False, False
 
-        async def watch() -> None:
+        def leave() -> None:
             nonlocal gone
-            while (await receive())["type"] != "http.disconnect":
-                pass
             if task is not None and not finished:
                 gone = True
                 task.cancel()
@@ -81,7 +80,7 @@ class Front:
             else:
                 body = b"".join([piece async for piece in pieces]) if pieces else b""
                 query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-                watcher = asyncio.create_task(watch())
+                watcher = _watch(scope, receive, leave)
                 answer = await self._answer(
                     endpoint, HttpRequest(scope["method"], headers, query, caller, request_id, body)
                 )
@@ -131,6 +130,20 @@ class Front:
             yield piece
             if not message.get("more_body", False):
                 return
+
+
+def _watch(scope: Mapping[str, Any], receive: Receive, leave: Callable[[], None]) -> asyncio.Task[None] | None:
+    """Has `leave` called when the client goes: by the server where it can, else by a task, which costs each request."""
+    if (on_disconnect := scope["extensions"].get(ON_DISCONNECT)) is not None:
+        on_disconnect(leave)
+        return None
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        leave()
+
+    return asyncio.create_task(watch())
 
 
 async def _send_whole(answer: HttpResponse, request_id: str, send: Send) -> None:
