@@ -18,7 +18,6 @@ from hypercorn.utils import parse_socket_addr
 
 from narthex_bridge.http1 import Http1Protocol
 
-
 LAST_S = 1.0
 """What connections that were cut off have to close, also those whose client reads nothing."""
 

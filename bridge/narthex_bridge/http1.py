@@ -1,8 +1,8 @@
 """HTTP/1.1 under Hypercorn: plain requests are read here, and everything else by Hypercorn's own h11.
 
-A request is plain when it is whole, small, and written the one way that cannot be read in two: `parse` says what that is.
-Anything else, whether allowed or not, goes to h11 with not a byte taken from it, so that only what is certain is decided
-here.
+A request is plain when it is whole, small, and written in the one way that nobody can read as something else: `parse`
+says what that is. Anything else, allowed or not, goes to h11 with not a byte taken from it: only what is certain is
+decided here.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from hypercorn.protocol.h11 import H11Protocol
 MAX_HEAD = 16 * 1024
 MAX_BODY = 64 * 1024
 ON_DISCONNECT = "narthex.on_disconnect"
-"""In a scope's `extensions`: takes a function to be called once when the client leaves before the answer is complete."""
+"""In a scope's `extensions`: takes a function that is called when the client leaves before the answer is complete."""
 
 _METHODS = b"GET|POST|DELETE|PUT|HEAD|OPTIONS"
 _HEAD = re.compile(
@@ -218,8 +218,8 @@ class Exchange:
             return
         match message["type"]:
             case "http.response.start" if not self._begun:
-                self._begun = True
                 head = self._start(int(message["status"]), message.get("headers", ()))
+                self._begun = True
                 if self._chunked:
                     await self._protocol.send(RawData(head))
                 else:

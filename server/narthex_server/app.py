@@ -96,11 +96,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         drain = DrainInterceptor()
         calls = interceptors(config, registry)
         server = grpc_server(config, Stack(drain, calls))
-        relay = Relay(
-            lambda responses, context: calls.stream(responses, context, CALL_TOOL),
-            max_calls=config.max_concurrent_calls,
-            max_message_bytes=config.max_message_bytes,
-        )
+        relay = relaying(config, calls)
         grpc_port = bind(server, config)
         models = library(config, registry)
         stack.push_async_callback(models.stop)
@@ -191,6 +187,15 @@ def grpc_server(config: ServerConfig, interceptor: Stack) -> grpc.aio.Server:
             ("grpc.so_reuseport", 0),  # else a second server takes the same port, and half of the calls
         ],
         maximum_concurrent_rpcs=config.max_concurrent_calls,
+    )
+
+
+def relaying(config: ServerConfig, around: Stack) -> Relay:
+    """What runs the calls that share a stream, each as if it had one of its own."""
+    return Relay(
+        lambda responses, context: around.stream(responses, context, CALL_TOOL),
+        max_calls=config.max_concurrent_calls,
+        max_message_bytes=config.max_message_bytes,
     )
 
 

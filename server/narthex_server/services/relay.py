@@ -19,6 +19,9 @@ BATCH_BYTES = 32 * 1024
 MIN_MESSAGE_BYTES = 128 * 1024
 """What several actions of one message may come to: below this limit of messages none could share a stream."""
 
+MAX_WINDOW = 256 * 1024
+"""What a call may have under way at most, in bytes, whatever the client allows."""
+
 MAX_UNSENT = 1000
 """Events that wait to be sent on a stream; with more nothing is read from it, so that refusals cannot pile up."""
 
@@ -120,12 +123,12 @@ class _Call:
     """One call: how many bytes of its events may still be sent, and the task that runs it."""
 
     def __init__(self, window: int) -> None:
-        self._window = window
+        self._window = min(window, MAX_WINDOW)
         self._credited = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
     def credit(self, size: int) -> None:
-        self._window += size
+        self._window = min(self._window + size, MAX_WINDOW)
         self._credited.set()
 
     async def spend(self, size: int) -> None:
