@@ -32,6 +32,7 @@ _LENGTH = re.compile(rb"[0-9]{1,10}")
 # Content-Length that is a number and the Connection that is the default.
 _FRAMING = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings", b"te", b"trailer"})
 _UNSAFE = re.compile(rb"[\r\n\0]")
+_UNUSED = h11.Connection(h11.SERVER)  # of every connection without an odd request so far; it never sees a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class Http1Protocol(H11Protocol):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.connection = _UNUSED
         self._held = b""
         self._exchange: Exchange | None = None
 
@@ -127,6 +129,8 @@ class Http1Protocol(H11Protocol):
                 plain = parse(self._held)
             except Odd:
                 data, self._held = self._held, b""
+                if self.connection is _UNUSED:
+                    self.connection = h11.Connection(h11.SERVER, self.config.h11_max_incomplete_size)
                 await super().handle(RawData(data))
                 return
             if plain is None:
@@ -155,7 +159,8 @@ class Exchange:
         self._protocol = protocol
         self._request = request
         self._received = False
-        self._gone = asyncio.Event()
+        self._gone = False
+        self._waiter: asyncio.Future[None] | None = None  # of a `receive` for the end
         self._on_gone: Callable[[], None] | None = None
         self._head: bytes | None = None
         self._begun = False
@@ -196,21 +201,23 @@ class Exchange:
 
     def leave(self) -> None:
         """The client has gone."""
-        if not self._over and not self._gone.is_set():
-            self._gone.set()
+        if not self._over and not self._gone:
+            self._end()
             if self._on_gone is not None:
                 self._on_gone()
 
     def _tell_when_gone(self, callback: Callable[[], None]) -> None:
         self._on_gone = callback
-        if self._gone.is_set():
+        if self._gone:
             callback()
 
     async def _receive(self) -> Mapping[str, Any]:
         if not self._received:
             self._received = True
             return {"type": "http.request", "body": self._request.body, "more_body": False}
-        await self._gone.wait()
+        if not self._gone:
+            self._waiter = self._waiter or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._waiter)
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Mapping[str, Any]) -> None:
@@ -263,13 +270,19 @@ class Exchange:
             await self._finish()
 
     async def _broken(self) -> None:
-        if not self._gone.is_set() and (not self._begun or self._head is not None):
+        if not self._gone and (not self._begun or self._head is not None):
             self._head = None
             await self._protocol.send(RawData(b"HTTP/1.1 500 \r\ncontent-length: 0\r\nconnection: close\r\n\r\n"))
         self._last = True
         await self._finish()
 
+    def _end(self) -> None:
+        self._gone = True
+        if self._waiter is not None:
+            self._waiter.set_result(None)
+            self._waiter = None
+
     async def _finish(self) -> None:
         self._over = True
-        self._gone.set()
+        self._end()
         await self._protocol.answered(last=self._last)

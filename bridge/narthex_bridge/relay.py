@@ -19,8 +19,11 @@ from narthex_bridge.protocol.failures import BackendError, default_text
 
 logger = logging.getLogger(__name__)
 
-STREAMS = 2
-"""Streams to one server: a large event on one does not hold up the calls on the other."""
+STREAMS = 4
+"""Streams to one server at most: a large event on one does not hold up the calls on the others."""
+
+BUSY = 32
+"""Calls on every stream before there is one more: the more calls share a stream, the more share a message."""
 
 LARGE_BYTES = 64 * 1024
 """Requests beyond this go by a stream of their own, and hold up nobody."""
@@ -83,11 +86,13 @@ class Relay:
 
     def _stream(self) -> "_Stream":
         self._streams = [stream for stream in self._streams if not stream.lost]
-        idlest = min(self._streams, key=lambda stream: stream.calls, default=None)
-        if idlest is None or (idlest.calls and len(self._streams) < STREAMS):
-            idlest = _Stream(self._tools.RelayCalls(metadata=self._connection.metadata(None, "")))
-            self._streams.append(idlest)
-        return idlest
+        for stream in self._streams:
+            if stream.calls < BUSY:
+                return stream
+        if len(self._streams) < STREAMS:
+            self._streams.append(_Stream(self._tools.RelayCalls(metadata=self._connection.metadata(None, ""))))
+            return self._streams[-1]
+        return min(self._streams, key=lambda stream: stream.calls)
 
 
 class _Flight:
