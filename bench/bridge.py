@@ -13,10 +13,8 @@ import asyncio
 import contextlib
 import json
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,8 +23,8 @@ import grpc
 import uvloop
 from narthex.v1 import tool_pb2, tool_pb2_grpc
 
-READY_S = 30
-HEADERS = "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
+from bench.servers.gateway import Connection, Process, free_address, http_rate, measured, process, rate, rpc, spread
+
 ECHO = [{"type": "text", "text": "hello"}]
 SESSIONS = (1, 16, 100)
 PACE_S = 0.05
@@ -78,107 +76,22 @@ async def serve_tools() -> None:
     await server.wait_for_termination()
 
 
-def serve_peer(port: int) -> None:
+def serve_peer() -> None:
     """The MCP SDK's server with the same echo tool, answering JSON as the bridge does."""
     from mcp.server import MCPServer
 
     server = MCPServer("peer", log_level="ERROR")
     server.add_tool(lambda text: text, name="echo")
-    print(f"ready http=127.0.0.1:{port}", flush=True)
-    server.run("streamable-http", port=port, json_response=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A child process and where it listens."""
-
-    address: str
-    pid: int
-
-    def cpu_s(self) -> float:
-        """What it has spent so far, kernel time included."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def resident_bytes(self) -> int:
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@contextlib.asynccontextmanager
-async def process(*command: str | Path, python: Path = Path(sys.executable)) -> AsyncIterator[Process]:
-    """A Python program; its ready line's first address is where it listens."""
-    child = await asyncio.create_subprocess_exec(
-        python, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
-    assert child.stdout is not None
-    try:
-        line = (await asyncio.wait_for(child.stdout.readline(), READY_S)).decode()
-        yield Process(line.split("=")[1].split()[0], child.pid)
-    finally:
-        child.kill()
-        await child.wait()
-
-
-class Connection:
-    """One kept-alive HTTP/1.1 connection; as thin as a client can be, so that the server is what is measured."""
-
-    def __init__(self, address: str) -> None:
-        self._host, _, port = address.partition(":")
-        self._port = int(port)
-        self.headers = ""
-
-    async def __aenter__(self) -> "Connection":
-        for _ in range(100):  # the peer says that it is ready before it listens
-            try:
-                self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
-                return self
-            except ConnectionRefusedError:
-                await asyncio.sleep(0.1)
-        raise TimeoutError(f"{self._host}:{self._port} does not listen")
-
-    async def __aexit__(self, *_: object) -> None:
-        self._writer.close()
-
-    async def send(self, path: str, message: object, method: str = "POST") -> dict[str, str]:
-        body = json.dumps(message).encode() if message is not None else b""
-        head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nContent-Length: {len(body)}\r\n"
-        self._writer.write(f"{head}{HEADERS}{self.headers}\r\n".encode() + body)
-        lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
-        headers["status"] = lines[0].split()[1]
-        return headers
-
-    async def call(self, path: str, message: object) -> bytes:
-        """Sends and reads the whole answer."""
-        headers = await self.send(path, message)
-        if "content-length" in headers:
-            return await self._reader.readexactly(int(headers["content-length"]))
-        return b"".join([chunk async for chunk in self.chunks()])
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        while size := int(await self._reader.readline(), 16):
-            yield (await self._reader.readexactly(size + 2))[:-2]
-        await self._reader.readline()
-
-    async def open_session(self) -> None:
-        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
-        headers = await self.send("/mcp", rpc("initialize", params))
-        await self._reader.readexactly(int(headers["content-length"]))
-        self.headers = f"Mcp-Session-Id: {headers['mcp-session-id']}\r\nMcp-Protocol-Version: 2025-11-25\r\n"
-        await self.call("/mcp", {"jsonrpc": "2.0", "method": "notifications/initialized"})
-
-
-def rpc(method: str, params: object) -> dict[str, object]:
-    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    address = free_address()
+    print(f"ready http={address}", flush=True)
+    server.run("streamable-http", port=int(address.rpartition(":")[2]), json_response=True)
 
 
 def tool_call(name: str, **arguments: object) -> dict[str, object]:
     return rpc("tools/call", {"name": name, "arguments": arguments, "_meta": {"progressToken": 1}})
 
 
-PLAIN = rpc("tools/call", {"name": "echo", "arguments": {"text": "hello"}})
 TEXT = b'{"text":"hello"}'
-Once = Callable[[], Awaitable[object]]
 
 
 async def over_grpc(tools: Any, name: str = "echo", arguments: bytes = b"{}") -> list[tuple[int, int]]:
@@ -201,35 +114,6 @@ async def over_http(address: str, seconds: float) -> list[tuple[int, int]]:
     return seen
 
 
-def spread(nanoseconds: list[int]) -> dict[str, float]:
-    ordered = sorted(nanoseconds)
-    return {name: round(ordered[int(len(ordered) * q)] / 1e6, 3) for name, q in (("p50_ms", 0.5), ("p99_ms", 0.99))}
-
-
-async def rate(workers: list[Once], calls: int) -> dict[str, float]:
-    """Calls a second of all workers together, and the time of one call."""
-    took: list[int] = []
-
-    async def work(once: Once) -> None:
-        for _ in range(calls // len(workers)):
-            start = time.perf_counter_ns()
-            await once()
-            took.append(time.perf_counter_ns() - start)
-
-    start = time.perf_counter()
-    await asyncio.gather(*map(work, workers))
-    return {"calls": len(took), "calls_per_second": round(len(took) / (time.perf_counter() - start)), **spread(took)}
-
-
-async def http_rate(address: str, path: str, callers: int, calls: int) -> dict[str, float]:
-    """`rate` of the echo tool over kept-alive connections with a session each."""
-    async with contextlib.AsyncExitStack() as stack:
-        connections = [await stack.enter_async_context(Connection(address)) for _ in range(callers)]
-        for connection in connections:
-            await connection.open_session()
-        return await rate([lambda one=one: one.call(path, PLAIN) for one in connections], calls)
-
-
 async def paced(streams: int, gap_s: float, start: Callable[[], Awaitable[list[tuple[int, int]]]]) -> dict[str, Any]:
     """One-way time per event, and from asking to the first event, of streams started `gap_s` apart."""
     first: list[int] = []
@@ -246,16 +130,6 @@ async def paced(streams: int, gap_s: float, start: Callable[[], Awaitable[list[t
     return {"calls": streams * round(PACED_S / PACE_S), "event": spread(events), "first": spread(first)}
 
 
-async def measured(processes: Mapping[str, Process], work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of `work`, and the microseconds of CPU for each of its calls or events, by process."""
-    before, own = {name: one.cpu_s() for name, one in processes.items()}, time.process_time()
-    found = await work
-    spent = {name: one.cpu_s() - before[name] for name, one in processes.items()}
-    spent["client"] = time.process_time() - own
-    calls = found.pop("calls")
-    return found | {"cpu_us": {name: round(seconds / calls * 1e6) for name, seconds in spent.items() if seconds > 0.02}}
-
-
 async def echoes(
     tools: Any, bridge: str, peer: str, processes: Mapping[str, Process], calls: int, rounds: int
 ) -> dict[str, Any]:
@@ -263,15 +137,15 @@ async def echoes(
     report: dict[str, Any] = {}
     for sessions in SESSIONS:
         ways: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
-            "grpc": lambda n=sessions: rate([lambda: over_grpc(tools, arguments=TEXT)] * n, calls),
-            "bridge /mcp": lambda n=sessions: http_rate(bridge, "/mcp", n, calls),
-            "bridge /mcp/stream": lambda n=sessions: http_rate(bridge, "/mcp/stream", n, calls),
-            "sdk server /mcp": lambda n=sessions: http_rate(peer, "/mcp", n, calls),
+            "grpc": lambda n=sessions: measured(processes, rate([lambda: over_grpc(tools, arguments=TEXT)] * n, calls)),
+            "bridge /mcp": lambda n=sessions: http_rate(bridge, "/mcp", n, calls, processes),
+            "bridge /mcp/stream": lambda n=sessions: http_rate(bridge, "/mcp/stream", n, calls, processes),
+            "sdk server /mcp": lambda n=sessions: http_rate(peer, "/mcp", n, calls, processes),
         }
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, way in ways.items():
-                found[name].append(await measured(processes, way()))
+                found[name].append(await way())
         title = f"echo, {sessions} sessions"
         for name, every in found.items():
             report[f"{title}, {name}"] = sorted(every, key=lambda one: one["calls_per_second"])[rounds // 2]
@@ -322,17 +196,17 @@ async def idle_kilobytes(bridge: Process, count: int) -> float:
 
 async def measure(calls: int, rounds: int, idle: int) -> dict[str, Any]:
     async with contextlib.AsyncExitStack() as stack:
-        server = await stack.enter_async_context(process(__file__, "--role", "tools"))
+        server = await stack.enter_async_context(process("-m", "bench", "bridge", "--role", "tools"))
         command = ("-m", "narthex_bridge.main", "--http", "127.0.0.1:0", "--server", server.address)
         bridge = await stack.enter_async_context(process(*command))
-        peer = await stack.enter_async_context(process(__file__, "--role", "peer"))
+        fresh = await stack.enter_async_context(process(*command))
+        peer = await stack.enter_async_context(process("-m", "bench", "bridge", "--role", "peer"))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.address))
         tools = tool_pb2_grpc.ToolServiceStub(channel)
         processes = {"server": server, "bridge": bridge, "sdk server": peer}
         report = await echoes(tools, bridge.address, peer.address, processes, calls, rounds)
         del processes["sdk server"]
         report |= await streams(tools, bridge.address, processes, max(rounds // 2, 1))
-        fresh = await stack.enter_async_context(process(*command))
         report[f"kilobytes per waiting session, {idle} sessions"] = await idle_kilobytes(fresh, idle)
     return report
 
@@ -346,12 +220,7 @@ def main() -> None:
     parser.add_argument("--role", choices=("tools", "peer"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.role == "peer":
-        from narthex.settings import Address
-        from narthex_bridge.main import bind
-
-        with bind(Address("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        return serve_peer(port)
+        return serve_peer()
     if options.role == "tools":
         return uvloop.run(serve_tools())
     report = uvloop.run(measure(options.calls, options.rounds, options.idle))
