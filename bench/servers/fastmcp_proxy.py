@@ -2,16 +2,9 @@
 
 import sys
 
-from fastmcp.client.transports import StdioTransport
 from fastmcp.server import create_proxy
 
 if __name__ == "__main__":
     port, command, *arguments = sys.argv[1:]
-    import os
-
-    proxy = (
-        create_proxy({"mcpServers": {"echo": {"command": command, "args": arguments}}})
-        if os.environ.get("CFG")
-        else create_proxy(StdioTransport(command, arguments))
-    )
+    proxy = create_proxy({"mcpServers": {"echo": {"command": command, "args": arguments}}})
     proxy.run("http", show_banner=False, port=int(port), json_response=True, log_level="error")

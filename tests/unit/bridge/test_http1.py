@@ -4,6 +4,8 @@ import asyncio
 import random
 from contextlib import asynccontextmanager
 
+import h2.connection
+import h2.events
 import h11
 import pytest
 from narthex.settings import Address
@@ -327,6 +329,20 @@ async def test_the_last_request_closes_the_connection(connect):
     old.send(b"GET /old HTTP/1.0\r\n\r\n")
     assert (await old.answer())[1] == b"GET /old 0"
     assert await old.closed()
+
+
+async def test_http2_is_spoken_to_whoever_begins_with_it(connect):
+    client, http = await connect(), h2.connection.H2Connection()
+    http.initiate_connection()
+    head = [(":method", "GET"), (":path", "/two"), (":scheme", "http"), (":authority", "h")]
+    http.send_headers(1, head, end_stream=True)
+    client.send(http.data_to_send())
+    body, ended = b"", False
+    while not ended:
+        for event in http.receive_data(await client.reader.read(65536)):
+            body += event.data if isinstance(event, h2.events.DataReceived) else b""
+            ended |= isinstance(event, h2.events.StreamEnded)
+    assert body == b"GET /two 0"
 
 
 async def test_a_client_that_leaves_is_noticed_at_once(app, connect):
