@@ -94,15 +94,15 @@ class Http1Protocol(H11Protocol):
         super().__init__(*arguments)
         self.connection = _UNUSED
         self._held = b""
-        self._exchange: Exchange | None = None
+        self._cycle: Cycle | None = None
 
     async def handle(self, event: Event) -> None:
         match event:
             case RawData(data) if data and not self._odd:
                 self._held += data
                 await self._next()
-            case Closed() if self._exchange is not None:
-                self._exchange.leave()
+            case Closed() if self._cycle is not None:
+                self._cycle.leave()
             case RawData(b"") if not self._odd:
                 pass  # the end of what the client sends: Closed follows
             case _:
@@ -121,7 +121,7 @@ class Http1Protocol(H11Protocol):
 
     async def _next(self) -> None:
         while self._held:
-            if self._exchange is not None:
+            if self._cycle is not None:
                 await self.can_read.clear()
                 await self.can_read.wait()
                 continue
@@ -136,13 +136,13 @@ class Http1Protocol(H11Protocol):
             if plain is None:
                 return
             self._held = self._held[plain.size :]
-            self._exchange = Exchange(self, plain)
+            self._cycle = Cycle(self, plain)
             await self.send(Updated(idle=False))
-            self.task_group.spawn(self._exchange.run)
+            self.task_group.spawn(self._cycle.run)
 
     async def answered(self, *, last: bool) -> None:
-        """The exchange is over, and with `last` the connection too."""
-        self._exchange = None
+        """The cycle is over, and with `last` the connection too."""
+        self._cycle = None
         if last or self.context.terminated.is_set():
             self._held = b""
             await self.can_read.set()
@@ -152,7 +152,7 @@ class Http1Protocol(H11Protocol):
             await self.send(Updated(idle=True))
 
 
-class Exchange:
+class Cycle:
     """One plain request and its answer: the ASGI application's `receive` and `send`."""
 
     def __init__(self, protocol: Http1Protocol, request: Plain) -> None:
@@ -245,6 +245,8 @@ class Exchange:
                 raise ValueError(f"header {name!r} holds a line break")
             lines.append(b"%b: %b" % (name, value))
             match name.lower():
+                case b"content-length" if status == 204:
+                    lines.pop()  # RFC 9110 allows none here
                 case b"content-length":
                     self._left, self._chunked = int(value), False
                 case b"connection" if value.lower() == b"close":

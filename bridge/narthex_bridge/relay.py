@@ -38,6 +38,7 @@ RETRY_S = 60.0
 """How long a server that relays nothing is not asked again."""
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_REFUSED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED})
 _NOT_OFFERED = frozenset({grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED})
 
 
@@ -216,10 +217,12 @@ class _Stream:
         return tool_pb2.RelayCallsRequest(actions=actions)
 
     def _reason(self, error: grpc.aio.AioRpcError) -> Exception:
-        if self._answered:
-            logger.warning("a stream of tool calls was lost: %s %s", error.code().name, error.details())
-            return BackendError("UNAVAILABLE", default_text("UNAVAILABLE"))
-        return NotOffered() if error.code() in _NOT_OFFERED else failure(error, "")
+        if not self._answered and error.code() in _NOT_OFFERED:
+            return NotOffered()
+        if not self._answered and error.code() in _REFUSED:
+            return failure(error, "")
+        logger.warning("a stream of tool calls was lost: %s %s", error.code().name, error.details())
+        return BackendError("UNAVAILABLE", default_text("UNAVAILABLE"))
 
     def _lose(self, failure: Exception) -> None:
         self.lost = True

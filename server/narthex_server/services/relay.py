@@ -27,6 +27,8 @@ MAX_UNSENT = 1000
 
 _OVERHEAD = 64  # what a relayed event has besides the event, at most
 _STATUS = "grpc-status-details-bin"
+_OWN = ("x-request-id", "x-narthex-principal")
+"""Metadata that each call has for itself."""
 
 Context: TypeAlias = ServicerContext[Any, Any]
 Responses: TypeAlias = AsyncIterator[wire.CallToolResponse]
@@ -65,7 +67,8 @@ class Relay:
             raise Unimplemented(
                 f"calls are relayed where messages may have {MIN_MESSAGE_BYTES} bytes; make each by itself"
             )
-        stream = _Stream(self, handler, tuple(context.invocation_metadata() or ()))
+        shared = tuple((key, value) for key, value in context.invocation_metadata() or () if key not in _OWN)
+        stream = _Stream(self, handler, shared)
         self._streams.add(stream)
         try:
             async with aclosing(stream.responses(requests)) as responses:
@@ -209,7 +212,7 @@ class _Stream:
 
     async def _run(self, number: int, call: _Call, start: wire.RelayedStart, handler: Handler) -> None:
         limit_s = start.timeout_ms / 1000 if start.timeout_ms else None
-        metadata = (*self._metadata, ("x-request-id", start.request_id), ("x-narthex-principal", start.principal))
+        metadata = (*self._metadata, *zip(_OWN, (start.request_id, start.principal), strict=True))
         own = RelayedContext(metadata, limit_s)
         context = cast(Context, own)
         timer = None if limit_s is None else asyncio.get_running_loop().call_later(limit_s, call.cancel)

@@ -144,6 +144,10 @@ class App:
                 await self.release.wait()
             case "/split":
                 headers.append((b"x", b"1\r\nset-cookie: a"))
+            case "/empty":
+                await send(start | {"status": 204, "headers": [(b"content-length", b"0")]})
+                await send({"type": "http.response.body", "body": b""})
+                return
             case "/long":
                 headers.append((b"content-length", b"3"))
             case "/raises":
@@ -310,6 +314,15 @@ async def test_streams_come_in_chunks_and_the_connection_goes_on(connect):
     client = await connect()
     client.send(GET.replace(b"/x", b"/stream") + GET)
     assert await client.answer() == (200, b"onetwo")
+    assert await client.answer() == (200, b"GET /x 0")
+
+
+async def test_an_answer_without_content_names_no_length(connect):
+    client = await connect()
+    client.send(GET.replace(b"/x", b"/empty"))
+    head = await client.reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 204 ") and b"content-length" not in head and b"chunked" not in head
+    client.send(GET)
     assert await client.answer() == (200, b"GET /x 0")
 
 

@@ -256,6 +256,16 @@ async def test_a_delegate_says_for_each_call_who_calls_and_under_which_id(secure
         assert line.text(4).startswith("bridge/default ")
 
 
+async def test_what_the_stream_says_of_itself_is_no_calls(secured):
+    ann = json.dumps({"name": "ann", "tenant": "acme"})
+    async with grpc.aio.insecure_channel(secured.address) as channel:
+        metadata = (("authorization", f"Bearer {DELEGATE}"), ("x-request-id", "stream"), ("x-narthex-principal", ann))
+        line = Line(secured.address, channel, metadata)
+        await line.start(1, "who", request_id="call")
+        await line.until_ended(1)
+        assert line.text(1) == "bridge/default call"
+
+
 async def test_an_open_server_relays_for_the_local_caller_alone(tools, line):
     await line.start(1, "who", principal=json.dumps({"name": "ann", "tenant": "acme"}), request_id="r")
     await line.until_ended(1)
