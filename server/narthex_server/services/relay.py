@@ -128,7 +128,14 @@ class _Call:
     def __init__(self, window: int) -> None:
         self._window = min(window, MAX_WINDOW)
         self._credited = asyncio.Event()
+        self._begun = self._cancelled = False
         self.task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """The task runs from here on; raises CancelledError where the call was cancelled before."""
+        self._begun = True
+        if self._cancelled:
+            raise asyncio.CancelledError
 
     def credit(self, size: int) -> None:
         self._window = min(self._window + size, MAX_WINDOW)
@@ -142,7 +149,8 @@ class _Call:
         self._window -= size
 
     def cancel(self) -> None:
-        if self.task is not None:
+        self._cancelled = True
+        if self._begun and self.task is not None:  # a task that is cancelled before it begins would never end its call
             self.task.cancel()
 
 
@@ -180,10 +188,11 @@ class _Stream:
                     self._changed.clear()
                     await self._changed.wait()
         finally:
-            tasks = [reading, *(call.task for call in self._calls.values() if call.task is not None)]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            reading.cancel()
+            for call in self._calls.values():
+                call.cancel()
+            tasks = [call.task for call in self._calls.values() if call.task is not None]
+            await asyncio.gather(reading, *tasks, return_exceptions=True)
 
     async def _read(self, requests: AsyncIterator[wire.RelayCallsRequest]) -> None:
         async for request in requests:
@@ -219,6 +228,7 @@ class _Stream:
         largest = min(start.max_event_bytes or self._relay.max_event_bytes, self._relay.max_event_bytes)
         end = _end(StatusCode.UNKNOWN)
         try:
+            call.begin()
             guarded = self._relay.guard(_limited(handler(start.request, context), largest), context)
             async with aclosing(cast(AsyncGenerator[wire.CallToolResponse, None], guarded)) as responses:
                 async for response in responses:

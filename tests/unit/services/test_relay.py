@@ -139,6 +139,19 @@ async def test_cancelling_a_call_reaches_its_tool_and_no_other(tools, line):
     assert tools.count("CallTool", "Canceled") == 1
 
 
+async def test_a_call_cancelled_before_it_begins_ends_like_any_other(tools, line):
+    request = wire.CallToolRequest(name="hang")
+    await line.act(start(1, request, window=1), cancel(1), start(2, request, window=1), cancel(2))
+    assert await line.until_ended(1, 2) == ["CANCELLED", "CANCELLED"]
+    await line.act(start(3, request, window=1))
+    await line.rpc.done_writing()
+    line.rpc.cancel()
+    async with lined(tools) as other:
+        await other.start(1, "echo", arguments={"text": "on"})
+        assert await other.until_ended(1) == ["OK"]
+    assert tools.relay.working == 0
+
+
 async def test_a_calls_deadline_ends_it_and_its_tool(tools, line):
     await line.start(1, "hang", timeout_ms=20)
     assert await line.until_ended(1) == ["DEADLINE_EXCEEDED"]
