@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import socket
 from contextlib import aclosing, asynccontextmanager
 
@@ -96,6 +97,28 @@ async def test_a_cancelled_task_cancels_its_call(tools, relay):
     with pytest.raises(asyncio.CancelledError):
         await task
     await tools.scenes.cancelled.wait()
+
+
+async def test_calls_left_at_any_moment_leave_nothing_behind(tools, relay):
+    chance = random.Random(5)
+
+    async def visit():
+        name = chance.choice(["hang", "flood", "echo"])
+        arguments = {"flood": {"count": "200", "size": "3000"}, "echo": {"text": "x"}}.get(name, {})
+        async with begin(relay, name, **arguments) as events:
+            async for _ in events:
+                if chance.random() < 0.3:
+                    return
+
+    visits = [asyncio.create_task(visit()) for _ in range(300)]
+    while pending := [visit for visit in visits if not visit.done()]:
+        chance.choice(pending).cancel()
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+    assert await answer(relay, "echo", text="on") == "on"
+    await relay.close()
+    await tools.server.stop(1)
+    assert tools.relay.working == 0
 
 
 async def test_a_call_beyond_its_time_is_deadline_exceeded(tools):
