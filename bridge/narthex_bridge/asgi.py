@@ -17,6 +17,7 @@ from narthex_bridge import gate
 from narthex_bridge.faces.refusal import Headers, Refusal
 from narthex_bridge.gate import Arrival, Gate, Refused
 from narthex_bridge.http import HttpRequest, HttpResponse
+from narthex_bridge.http1 import ON_DISCONNECT
 from narthex_bridge.metrics import Metrics, RouteMetrics
 from narthex_bridge.protocol.failures import BackendError
 from narthex_bridge.routes import Found, Route, Routes
@@ -63,10 +64,8 @@ class Front:
         route, counted = found.route, self._counted[found.route.pattern]
         task, finished, gone = asyncio.current_task(), False, False
 
-        async def watch() -> None:
+        def leave() -> None:
             nonlocal gone
-            while (await receive())["type"] != "http.disconnect":
-                pass
             if task is not None and not finished:
                 gone = True
                 task.cancel()
@@ -86,7 +85,7 @@ class Front:
             else:
                 told, body = admitted.headers, await self._body(headers, scope, receive)
                 query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-                watcher = asyncio.create_task(watch())
+                watcher = _watch(scope, receive, leave)
                 request = HttpRequest(scope["method"], headers, query, admitted.caller, request_id, body, found.path)
                 answer = await self._answer(route, request)
                 if told:
@@ -190,6 +189,20 @@ def _headers(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
 
 def _peer(scope: Mapping[str, Any]) -> str:
     return str(scope["client"][0]) if scope.get("client") else ""
+
+
+def _watch(scope: Mapping[str, Any], receive: Receive, leave: Callable[[], None]) -> asyncio.Task[None] | None:
+    """Has `leave` called when the client goes: by the server where it can, else by a task, which costs each request."""
+    if (on_disconnect := scope["extensions"].get(ON_DISCONNECT)) is not None:
+        on_disconnect(leave)
+        return None
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        leave()
+
+    return asyncio.create_task(watch())
 
 
 async def _send_whole(answer: HttpResponse, request_id: str, send: Send) -> None:

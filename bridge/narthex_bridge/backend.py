@@ -25,6 +25,7 @@ from narthex_bridge.protocol.events import (
     Versions,
 )
 from narthex_bridge.protocol.jsonrpc import Answer
+from narthex_bridge.relay import Relay
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Backend:
                 "prompts": self._list_prompts,
             }
         )
+        self._relay = Relay(connection)
 
     async def list(self, kind: str, caller: Caller, request_id: str, cursor: str) -> tuple[tuple[Listed, ...], str]:
         """A page of what this caller may use, and the cursor of the next one (empty at the end)."""
@@ -82,7 +84,7 @@ class Backend:
         cancels the call at once."""
         request = tool_pb2.CallToolRequest(name=call.name, arguments=call.arguments, mcp=_context(wishes, call.meta))
         last: Result | InputRequired | None = None
-        async with aclosing(self._connection.stream(self._tools.CallTool, request, caller, request_id)) as responses:
+        async with aclosing(self._relay.call(request, caller, request_id)) as responses:
             async for response in responses:
                 event = convert.event(response)
                 if isinstance(event, Result) or (isinstance(event, InputRequired) and event.state is not None):
@@ -132,6 +134,10 @@ class Backend:
         else:
             request.uri_template = effect.template
         return convert.suggestions(await self._connection.ask(self._tools.Complete, request, caller, request_id))
+
+    async def close(self) -> None:
+        """Ends the streams that calls share; those in flight become UNAVAILABLE."""
+        await self._relay.close()
 
     async def watch(self) -> AsyncIterator[Versions | None]:
         """The lists' versions now and whenever they change, None whenever the server is lost; reconnects for ever."""

@@ -29,7 +29,8 @@ class Connection:
 
     def __init__(self, config: BridgeConfig, credential: str) -> None:
         """`credential` is the bridge's own bearer token; empty where the server asks for none."""
-        self._call_timeout = config.call_timeout_s
+        self.call_timeout_s = config.call_timeout_s
+        self.max_message_bytes = config.max_message_bytes
         self._rpc_timeout = config.rpc_timeout_s
         self._credential = credential
         self._secured = config.server_tls.ca is not None
@@ -63,7 +64,7 @@ class Connection:
         request_id: str,
     ) -> Received:
         """A unary call that may take as long as a tool call or a generation may."""
-        return await self.ask(method, request, caller, request_id, self._call_timeout)
+        return await self.ask(method, request, caller, request_id, self.call_timeout_s)
 
     async def stream(
         self,
@@ -73,7 +74,7 @@ class Connection:
         request_id: str,
     ) -> AsyncGenerator[Received, None]:
         """The messages of a streaming call; closing the iterator cancels it at once. Raises BackendError."""
-        call = method(request, metadata=self.metadata(caller, request_id), timeout=self._call_timeout)
+        call = method(request, metadata=self.metadata(caller, request_id), timeout=self.call_timeout_s)
         try:
             async for message in call:
                 yield message
@@ -153,13 +154,18 @@ def _read(path: Path | None) -> bytes | None:
 def failure(error: grpc.aio.AioRpcError, request_id: str) -> BackendError:
     """The failure behind a status. Only texts that the server marks as its own reach clients: others (of the transport,
     of a proxy) may tell about machines and code."""
-    status = error.code().name
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin" and isinstance(value, bytes):
-            known = _detailed(status, value)
-            if known:
-                return known
-    logger.warning("call %s failed: %s %s", request_id, status, error.details())
+            return from_status(error.code(), value, request_id, error.details())
+    return from_status(error.code(), b"", request_id, error.details())
+
+
+def from_status(code: grpc.StatusCode, details: bytes, request_id: str, text: str | None = None) -> BackendError:
+    """As `failure`, of a status in parts: `details` is a google.rpc.Status or empty, `text` goes to the log alone."""
+    status = code.name
+    if details and (known := _detailed(status, details)) is not None:
+        return known
+    logger.warning("call %s failed: %s %s", request_id, status, text or "")
     if status in ("INTERNAL", "UNKNOWN", "DATA_LOSS"):
         return internal("The server failed to do this", request_id)
     return BackendError(status, default_text(status))

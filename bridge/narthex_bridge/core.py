@@ -49,6 +49,7 @@ class Core:
                 await self._following
         await self._watches.close()
         await self._held.close()
+        await self.backend.close()
         await self.connection.close()
 
 

@@ -8,9 +8,8 @@ import socket
 import ssl
 import sys
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from narthex import certificates
 from narthex.settings import Address, SettingsError
@@ -18,6 +17,7 @@ from narthex.settings import Address, SettingsError
 from narthex_bridge import config as settings
 from narthex_bridge.app import Bridge
 from narthex_bridge.config import BridgeConfig
+from narthex_bridge.host import serve
 
 logger = logging.getLogger("narthex_bridge")
 
@@ -92,7 +92,7 @@ async def run(config: BridgeConfig, listener: socket.socket) -> int:
         await stop.wait()
         drained.append(asyncio.create_task(bridge.drain()))
 
-    await serve(cast(Any, bridge.app), hypercorn_config(config, listener), shutdown_trigger=until_stopped)
+    await serve(bridge.app, hypercorn_config(config, listener), shutdown_trigger=until_stopped)
     for task in drained:
         await task
     return INTERRUPTED if interrupted else OK

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from narthex_server import metrics
 from narthex_server.config import DELEGATE_TOKEN_VARIABLE, ServerConfig, Tls
 from narthex_server.errors import NarthexError
+from narthex_server.interceptors.around import Stack
 from narthex_server.interceptors.auth import AuthInterceptor
 from narthex_server.interceptors.drain import DrainInterceptor
 from narthex_server.interceptors.errors import ErrorInterceptor
@@ -33,6 +34,7 @@ from narthex_server.services.embedding import EmbeddingService
 from narthex_server.services.generation import GenerationService
 from narthex_server.services.model import ModelService
 from narthex_server.services.registration import contract, register
+from narthex_server.services.relay import CALL_TOOL, Relay
 from narthex_server.services.tool import ToolService
 from narthex_server.services.upstream import UpstreamService
 from narthex_server.starting import ModelLoader, RemoteLoader
@@ -97,7 +99,9 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         except OSError as error:
             raise AddressInUse("--metrics", config.metrics, error.strerror or error) from error
         drain = DrainInterceptor()
-        server = grpc_server(config, registry, drain)
+        calls = interceptors(config, registry)
+        server = grpc_server(config, Stack(drain, calls))
+        relay = relaying(config, calls)
         grpc_port = bind(server, config)
         models = library(config, registry)
         stack.push_async_callback(models.stop)
@@ -122,7 +126,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
                 "EmbeddingService": EmbeddingService(models, config.max_message_bytes),
                 "GenerationService": GenerationService(models, catalog),
                 "ModelService": ModelService(models, adapters),
-                "ToolService": ToolService(catalog),
+                "ToolService": ToolService(catalog, relay),
                 "UpstreamService": UpstreamService(catalog),
             },
         )
@@ -135,6 +139,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         await models.follow(offer.follow)
         await server.start()
         stack.push_async_callback(stop, server, drain, config.shutdown_grace)
+        stack.callback(relay.drain)
         stack.push_async_callback(states.enter_graceful_shutdown)
         yield Ready(
             Address(config.grpc.host, grpc_port),
@@ -171,19 +176,23 @@ def library(config: ServerConfig, registry: CollectorRegistry) -> ModelLibrary:
     return models
 
 
-def grpc_server(config: ServerConfig, registry: CollectorRegistry, drain: DrainInterceptor) -> grpc.aio.Server:
-    """A server with our interceptors, outermost first."""
+def interceptors(config: ServerConfig, registry: CollectorRegistry) -> Stack:
+    """What stands around every call, whether it has a stream of its own or not."""
     keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else KeyRing(())
     if token := os.environ.get(DELEGATE_TOKEN_VARIABLE):
         keys = keys.with_delegate(token)
+    return Stack(
+        RequestInterceptor(),
+        MetricsInterceptor(registry, contract()),
+        ErrorInterceptor(),
+        AuthInterceptor(keys, required=config.api_key_file is not None),
+    )
+
+
+def grpc_server(config: ServerConfig, interceptor: Stack) -> grpc.aio.Server:
+    """A server whose calls all pass the interceptor."""
     return grpc.aio.server(
-        interceptors=[
-            drain,
-            RequestInterceptor(),
-            MetricsInterceptor(registry, contract()),
-            ErrorInterceptor(),
-            AuthInterceptor(keys, required=config.api_key_file is not None),
-        ],
+        interceptors=[interceptor],
         options=[
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),
@@ -193,6 +202,15 @@ def grpc_server(config: ServerConfig, registry: CollectorRegistry, drain: DrainI
             ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
         ],
         maximum_concurrent_rpcs=config.max_concurrent_calls,
+    )
+
+
+def relaying(config: ServerConfig, around: Stack) -> Relay:
+    """What runs the calls that share a stream, each as if it had one of its own."""
+    return Relay(
+        lambda responses, context: around.stream(responses, context, CALL_TOOL),
+        max_calls=config.max_concurrent_calls,
+        max_message_bytes=config.max_message_bytes,
     )
 
 

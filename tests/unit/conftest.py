@@ -1,17 +1,32 @@
-"""A real engine over a decoder that says what it is told to, with a golden model's tokenizer and template."""
+"""A real engine over a decoder that says what it is told to, with a golden model's tokenizer and template; and the
+server's own tool service, with interceptors and catalog, over tools made for tests."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from narthex_server.app import grpc_server, interceptors, relaying
+from narthex_server.config import ServerConfig
 from narthex_server.engine.handle import EngineHandle
+from narthex_server.interceptors.around import Stack
+from narthex_server.interceptors.drain import DrainInterceptor
 from narthex_server.pipelines.models import TextModel
+from narthex_server.services.registration import register
+from narthex_server.services.relay import Relay
+from narthex_server.services.tool import ToolService
 from narthex_server.text.assets import TextAssets
+from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.tool import CallContext, TextDelta, Tool, ToolEvent, ToolResult
 from narthex_server.weights.formats import FORMATS
 from narthex_server.weights.tensors import StoredTensor
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -128,3 +143,101 @@ def stored() -> Callable[[str, int, int], StoredTensor]:
         return StoredTensor("w", (rows, columns), known, raw.reshape(rows, -1))
 
     return make
+
+
+def text_of(text: str) -> ToolResult:
+    return ToolResult(json.dumps([{"type": "text", "text": text}]).encode())
+
+
+@dataclass
+class Scenes:
+    """What the tools of a RunningTools do, and what has become of their calls."""
+
+    hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    produced: int = 0
+
+    async def echo(self, arguments: dict[str, str], context: CallContext) -> AsyncIterator[ToolEvent]:
+        yield text_of(arguments["text"])
+
+    async def who(self, arguments: dict[str, str], context: CallContext) -> AsyncIterator[ToolEvent]:
+        yield text_of(f"{context.principal.name}/{context.principal.tenant} {context.request_id}")
+
+    async def hang(self, arguments: dict[str, str], context: CallContext) -> AsyncIterator[ToolEvent]:
+        try:
+            yield TextDelta("working")
+            self.hanging.set()
+            await self.release.wait()
+            yield text_of("released")
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled.set()
+            raise
+
+    async def flood(self, arguments: dict[str, str], context: CallContext) -> AsyncIterator[ToolEvent]:
+        """`count` pieces of `size` characters."""
+        for _ in range(int(arguments["count"])):
+            self.produced += 1
+            yield TextDelta("x" * int(arguments["size"]))
+        yield text_of("flooded")
+
+    async def broken(self, arguments: dict[str, str], context: CallContext) -> AsyncIterator[ToolEvent]:
+        raise ValueError("secret of the server")
+        yield
+
+
+class SceneTool:
+    """One of the scenes as a native tool; every argument is a string."""
+
+    def __init__(self, scenes: Scenes, name: str, *arguments: str) -> None:
+        properties = {argument: {"type": "string"} for argument in arguments}
+        schema = {"type": "object", "properties": properties, "required": list(arguments)}
+        self.tool = Tool(name, "", name, json.dumps(schema).encode())
+        self._scene = getattr(scenes, name)
+
+    def call(self, arguments: bytes, context: CallContext) -> AsyncIterator[ToolEvent]:
+        return self._scene(json.loads(arguments), context)
+
+
+@dataclass
+class RunningTools:
+    """A server of tools on a real port."""
+
+    address: str
+    scenes: Scenes
+    server: grpc.aio.Server
+    relay: Relay
+    registry: CollectorRegistry
+
+    def count(self, method: str, code: str) -> float:
+        """How many calls of a method of ToolService ended with a code, in Go's spelling."""
+        labels = {"grpc_service": "narthex.v1.ToolService", "grpc_method": method, "grpc_code": code}
+        kind = "bidi_stream" if method == "RelayCalls" else "server_stream"
+        return self.registry.get_sample_value("grpc_server_handled_total", {"grpc_type": kind, **labels}) or 0.0
+
+
+StartTools = Callable[..., AbstractAsyncContextManager[RunningTools]]
+
+
+@pytest.fixture
+def start_tools() -> StartTools:
+    """Starts a tool server, composed as `narthex server` composes it, on a port; settings are ServerConfig's."""
+
+    @asynccontextmanager
+    async def start(port: int = 0, **settings: object) -> AsyncIterator[RunningTools]:
+        config, registry, scenes = ServerConfig(**settings), CollectorRegistry(), Scenes()
+        around = interceptors(config, registry)
+        server, relay = grpc_server(config, Stack(DrainInterceptor(), around)), relaying(config, around)
+        tools = [
+            SceneTool(scenes, "echo", "text"), SceneTool(scenes, "who"), SceneTool(scenes, "hang"),
+            SceneTool(scenes, "flood", "count", "size"), SceneTool(scenes, "broken"),
+        ]  # fmt: skip
+        register(server, {"ToolService": ToolService(Catalog(natives=tools), relay)})
+        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        await server.start()
+        try:
+            yield RunningTools(f"127.0.0.1:{bound}", scenes, server, relay, registry)
+        finally:
+            await server.stop(None)
+
+    return start

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class AroundInterceptor(AsyncServerInterceptor):
     ) -> Any:
         response = method(request_or_iterator, context)
         if hasattr(response, "__aiter__"):
-            return self._stream(response, context, method_name)
+            return self.stream(response, context, method_name)
         traffic = Traffic()
         try:
             async with self.around(method_name, context, traffic):
@@ -45,9 +45,24 @@ class AroundInterceptor(AsyncServerInterceptor):
             response.close()  # a coroutine that was never started, where `around` refused the call
         return reply
 
-    async def _stream(self, responses: Any, context: Any, method_name: str) -> AsyncIterator[Any]:
+    async def stream(self, responses: Any, context: Any, method_name: str) -> AsyncIterator[Any]:
+        """The responses of a streaming call of `method_name`, with `around` around them."""
         traffic = Traffic()
         async with self.around(method_name, context, traffic), aclosing(responses):
             async for response in responses:
                 traffic.sent += 1
                 yield response
+
+
+class Stack(AroundInterceptor):
+    """Several as one, outermost first: a message then passes one generator instead of one for each."""
+
+    def __init__(self, *interceptors: AroundInterceptor) -> None:
+        self._interceptors = interceptors
+
+    @asynccontextmanager
+    async def around(self, method: str, context: "ServicerContext[Any, Any]", traffic: Traffic) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for interceptor in self._interceptors:
+                await stack.enter_async_context(interceptor.around(method, context, traffic))
+            yield

@@ -7,15 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from grpc.aio import ServicerContext
-from narthex.keys import KeyRing
+from narthex.keys import Key, KeyRing
 from narthex.scopes import ALL_TOOLS, ToolScope
 
-from narthex_server.errors import InvalidRequest, Unauthenticated, Violation
+from narthex_server.errors import InvalidRequest, PermissionDenied, Unauthenticated, Violation
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
 from narthex_server.principal import CALLER, LOCAL, Principal
 
 AUTHORIZATION = "authorization"
 ASSERTED = "x-narthex-principal"
+RELAY = "/narthex.v1.ToolService/RelayCalls"
 OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
 
 
@@ -23,7 +24,8 @@ class AuthInterceptor(AroundInterceptor):
     """Finds the caller by its bearer key; with `required` a call without a known key is refused.
 
     Only a key marked `delegate` may say, in `x-narthex-principal`, for whom it calls. Of what anyone else says there
-    counts only that a caller may use fewer tools, so that a bridge's callers keep to theirs whatever its own key is.
+    counts only that a caller may use fewer tools, so that a bridge's callers keep to theirs whatever its own key is. A
+    stream that carries other people's calls is for such keys alone.
     """
 
     def __init__(self, keys: KeyRing, *, required: bool) -> None:
@@ -34,10 +36,13 @@ class AuthInterceptor(AroundInterceptor):
     async def around(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> AsyncIterator[None]:
         if not method.startswith(OPEN):
             given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-            CALLER.set(self._caller(given.get(AUTHORIZATION, ""), given.get(ASSERTED, "")))
+            key = self._key(given.get(AUTHORIZATION, ""))
+            if method == RELAY and key is not None and not key.delegate:
+                raise PermissionDenied("Only a delegate key may relay the calls of others; make each call by itself.")
+            CALLER.set(self._caller(key, given.get(ASSERTED, "")))
         yield
 
-    def _caller(self, authorization: str, asserted: str) -> Principal:
+    def _key(self, authorization: str) -> Key | None:
         scheme, _, token = authorization.partition(" ")
         token = token.strip() if scheme.lower() == "bearer" else ""
         key = self._keys.principal(token)
@@ -46,6 +51,9 @@ class AuthInterceptor(AroundInterceptor):
                 "has expired" if self._keys.expired(token) else "is not a known key" if authorization else "is missing"
             )
             raise Unauthenticated(f"The metadata `authorization: Bearer <API key>` {lack}.")
+        return key
+
+    def _caller(self, key: Key | None, asserted: str) -> Principal:
         caller = Principal(key.name, key.tenant, key.tools) if key else LOCAL
         if not asserted:
             return caller

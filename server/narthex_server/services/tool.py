@@ -3,9 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
 
-from grpc.aio import ServicerContext
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import tool_pb2 as wire
 
@@ -14,19 +12,19 @@ from narthex_server.services.call import call_context, check_options
 from narthex_server.services.complete import complete
 from narthex_server.services.mcp_context import LOG_PREFIX, answers_of, input_required_to_wire, level_of
 from narthex_server.services.paging import page
+from narthex_server.services.relay import Context, Relay
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.inputs import RunningCalls
 from narthex_server.tools.tool import InputRequired, Log, Progress, TextDelta, Tool, ToolEvent, ToolResult
-
-Context = ServicerContext[Any, Any]
 
 
 @complete(wire.DESCRIPTOR.services_by_name["ToolService"])
 class ToolService:
     """Lists, watches and calls tools; arguments and results pass through as bytes of JSON."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, relay: Relay) -> None:
         self._catalog = catalog
+        self._relay = relay
         self._running = RunningCalls()
 
     async def ListTools(self, request: wire.ListToolsRequest, context: Context) -> wire.ListToolsResponse:
@@ -60,6 +58,11 @@ class ToolService:
     async def SetLogLevel(self, request: wire.SetLogLevelRequest, context: Context) -> wire.SetLogLevelResponse:
         self._catalog.set_log_level(CALLER.get(), level_of(request.level), request.server)
         return wire.SetLogLevelResponse()
+
+    def RelayCalls(
+        self, requests: AsyncIterator[wire.RelayCallsRequest], context: Context
+    ) -> AsyncIterator[wire.RelayCallsResponse]:
+        return self._relay.serve(self.CallTool, requests, context)
 
 
 def tool_to_wire(tool: Tool) -> wire.Tool:

@@ -15,12 +15,12 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from hypercorn.asyncio import serve
 from hypothesis import settings
 from narthex.settings import Address
 from narthex.v1 import common_pb2, tool_pb2, tool_pb2_grpc
 from narthex_bridge.app import Bridge
 from narthex_bridge.config import BridgeConfig
+from narthex_bridge.host import serve
 from narthex_bridge.main import bind, hypercorn_config
 
 # The same examples in every run, however slow the machine; HYPOTHESIS_PROFILE=default looks for new ones.
