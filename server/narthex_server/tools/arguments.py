@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
@@ -12,10 +12,9 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from narthex_server.errors import InvalidToolArguments, Violation
+from narthex_server.errors import InvalidRequest, InvalidToolArguments, Violation
+from narthex_server.tools.objects import kind_of, parse_object
 
-MAX_BYTES = 8 * 1024 * 1024
-MAX_DEPTH = 100
 MAX_VIOLATIONS = 16
 
 _log = logging.getLogger(__name__)
@@ -27,21 +26,10 @@ def parse_arguments(raw: bytes) -> dict[str, Any]:
     Raises:
         InvalidToolArguments: not one JSON object, or beyond the limits of size and depth.
     """
-    if len(raw) > MAX_BYTES:
-        raise _invalid("", f"arguments are {len(raw)} bytes; at most {MAX_BYTES} are accepted")
     try:
-        value = json.loads(raw, parse_constant=_no_constant) if raw.strip() else {}
-    except RecursionError:
-        raise _invalid("", f"arguments are nested deeper than {MAX_DEPTH} levels") from None
-    except ValueError as error:
-        raise _invalid("", f"arguments are not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise _invalid("", f"arguments must be a JSON object, not {_kind(value)}")
-    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
-        raise _invalid("", f"arguments are nested deeper than {MAX_DEPTH} levels")
-    if b"\\u" in raw and _has_lone_surrogate(value):
-        raise _invalid("", "arguments hold a lone surrogate (\\ud800 to \\udfff), which is no text")
-    return value
+        return parse_object(raw, "arguments")
+    except InvalidRequest as error:
+        raise InvalidToolArguments(error.message, violations=error.violations) from None
 
 
 class ArgumentSchema:
@@ -77,6 +65,19 @@ class ArgumentSchema:
             )
 
 
+class ArgumentSchemas:
+    """The schemas of many tools, compiled when first asked for and again when they change."""
+
+    def __init__(self) -> None:
+        self._schemas: dict[str, tuple[bytes, ArgumentSchema]] = {}
+
+    def of(self, tool: str, schema: bytes) -> ArgumentSchema:
+        known = self._schemas.get(tool)
+        if known is None or known[0] != schema:
+            known = self._schemas[tool] = schema, ArgumentSchema(schema, tool)
+        return known[1]
+
+
 def _compile(schema: bytes, tool: str) -> Validator | None:
     try:
         parsed = json.loads(schema) if schema else {}
@@ -103,7 +104,7 @@ def _violations(error: ValidationError) -> Iterator[Violation]:
                 yield Violation(_join(path, name), f"is not known; known are: {', '.join(known) or 'none'}")
         case "type":
             wanted = keyword if isinstance(keyword, str) else " or ".join(keyword)
-            yield Violation(path, f"must be {wanted}, not {_kind(error.instance)}")
+            yield Violation(path, f"must be {wanted}, not {kind_of(error.instance)}")
         case _:
             yield Violation(path, _short(error.message))
 
@@ -122,45 +123,6 @@ def _join(path: str, name: str) -> str:
 def _short(message: str) -> str:
     # the message repeats the offending value, which may be megabytes
     return message if len(message) <= 300 else f"{message[:200]} … {message[-80:]}"
-
-
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "number"
-        case str():
-            return "string"
-        case list():
-            return "array"
-        case _:
-            return "object"
-
-
-def _deeper_than(value: object, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        level = [c for v in level if isinstance(v, dict | list) for c in (v.values() if isinstance(v, dict) else v)]
-        if not level:
-            return False
-    return True
-
-
-def _has_lone_surrogate(value: object) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _invalid(field: str, description: str) -> InvalidToolArguments:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from narthex_server.principal import Principal
+from narthex_server.tools.mcp_context import PLAIN, McpContext
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """What a caller sees of a tool; schemas and annotations are JSON as the server gave it, or empty."""
+    """What a caller sees of a tool; schemas, annotations, icons and meta are JSON as the server gave it, or empty."""
 
     name: str
     title: str
@@ -18,6 +19,8 @@ class Tool:
     output_schema: bytes = b""
     annotations: bytes = b""
     server: str = ""  # the upstream that owns it; empty for a native tool
+    icons: bytes = b""
+    meta: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class CallContext:
     principal: Principal
     request_id: str
     deadline: float | None = None
+    mcp: McpContext = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,25 @@ class ToolResult:
     content: bytes
     structured_content: bytes = b""
     is_error: bool = False
+    meta: bytes = b""  # MCP's `_meta`, a JSON object, or empty
+
+
+@dataclass(frozen=True, slots=True)
+class InputRequest:
+    """What an upstream asks its client for: `sampling/createMessage` and the like, with params as JSON."""
+
+    id: str
+    method: str
+    params: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InputRequired:
+    """The call waits for answers to all requests; with a `request_state` it is over instead, to be made again."""
+
+    call_id: str
+    requests: tuple[InputRequest, ...]
+    request_state: str | None = None
 
 
 ToolEvent = Progress | Log | TextDelta | ToolResult

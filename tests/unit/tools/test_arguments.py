@@ -2,7 +2,8 @@ import json
 
 import pytest
 from narthex_server.errors import InvalidToolArguments
-from narthex_server.tools.arguments import MAX_BYTES, MAX_DEPTH, ArgumentSchema, parse_arguments
+from narthex_server.tools.arguments import ArgumentSchema, parse_arguments
+from narthex_server.tools.objects import MAX_BYTES, MAX_DEPTH
 
 
 def violations(schema: dict, arguments: dict) -> list[tuple[str, str]]:

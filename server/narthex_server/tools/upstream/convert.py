@@ -8,6 +8,9 @@ import orjson
 
 from narthex_server.tools.tool import Tool, ToolResult
 
+RESERVED = "io.modelcontextprotocol/"
+"""How the keys of `_meta` begin that the protocol itself uses, on each of its hops."""
+
 
 def dump(value: Any) -> bytes:
     """Compact UTF-8 JSON of what was parsed from JSON."""
@@ -27,19 +30,26 @@ def convert_tool(tool: types.Tool) -> Tool:
         input_schema=dump(tool.input_schema),
         output_schema=dump(tool.output_schema) if tool.output_schema else b"",
         annotations=dump(annotations.model_dump(by_alias=True, exclude_none=True)) if annotations else b"",
+        icons=dump([icon.model_dump(by_alias=True, exclude_none=True) for icon in tool.icons]) if tool.icons else b"",
+        meta=convert_meta(tool.meta),
     )
 
 
 def convert_result(raw: dict[str, Any]) -> ToolResult:
     """The result of tools/call as it came."""
-    if raw.get("resultType") == "input_required":
-        return error_result("the tool asks its caller for input, which this gateway cannot pass on yet")
     structured = raw.get("structuredContent")
     return ToolResult(
         content=dump(raw.get("content", [])),
         structured_content=b"" if structured is None else dump(structured),
         is_error=raw.get("isError") is True,
+        meta=convert_meta(raw.get("_meta")),
     )
+
+
+def convert_meta(meta: Any) -> bytes:
+    """The `_meta` of what an upstream sends, without what is between it and us."""
+    own = {k: v for k, v in meta.items() if not k.startswith(RESERVED)} if isinstance(meta, dict) else {}
+    return dump(own) if own else b""
 
 
 def error_result(text: str) -> ToolResult:

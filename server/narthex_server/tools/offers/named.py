@@ -1,0 +1,105 @@
+"""What servers offer by name: tools and prompts, each under a name that means one thing."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from narthex_server.errors import NotFound, Unavailable
+from narthex_server.tools.names import aliases, distinct_name, exposed_name
+from narthex_server.tools.prompt import Prompt
+from narthex_server.tools.server import PromptServer, Server, ServerState, ToolServer
+from narthex_server.tools.tool import Tool
+
+Item = TypeVar("Item", Tool, Prompt)
+Owner = TypeVar("Owner", ToolServer, PromptServer)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer(Generic[Item, Owner]):
+    """`item` as callers see it, and what the server that owns it calls it; our own have no server."""
+
+    item: Item
+    server: Owner | None = None
+    own_name: str = ""
+
+
+class NamedOffers(Generic[Item, Owner]):
+    """The table from names to items.
+
+    Our own come first, then the servers' in the order of the configuration, each in the order its server gives. A name
+    that is taken already gets a short hash of its origin, so that order decides who has the plain name.
+    """
+
+    def __init__(self, kind: str, offered: Callable[[Owner], Iterable[Item]]) -> None:
+        """`kind` is what errors call an item; `offered` what a server has of them."""
+        self._kind = kind
+        self._offered: Callable[[Owner], Iterable[Item]] = offered
+        self._servers: tuple[Owner, ...] = ()
+        self._offers: dict[str, Offer[Item, Owner]] = {}
+        self._aliases: dict[str, str] = {}
+        self._listed: tuple[Item, ...] = ()
+        self._version = 1
+
+    @property
+    def version(self) -> int:
+        """Grows whenever `listed` is another."""
+        return self._version
+
+    @property
+    def listed(self) -> tuple[Item, ...]:
+        """What can be had now; what is of a server that is down is left out."""
+        return self._listed
+
+    def find(self, name: str) -> Offer[Item, Owner]:
+        """What this name or alias means, also while its server is down; raises NotFound, or Unavailable if that may be.
+
+        A server that never came up has nothing that is known by name, yet "down" is the truth and "not found" is not.
+        """
+        if (offer := self._offers.get(self._aliases.get(name, name))) is not None:
+            return offer
+        for server in self._servers:
+            if server.status.state is not ServerState.READY and _belongs(name, server):
+                raise Unavailable(
+                    f"{self._kind} {name!r} cannot be reached: upstream {server.name!r} is {server.status.state.value}"
+                    + (f": {server.status.reason}" if server.status.reason else ""),
+                    reason="UPSTREAM_UNAVAILABLE",
+                    metadata={"upstream": server.name},
+                )
+        raise NotFound(
+            f"there is no {self._kind} named {name[:200]!r}",
+            reason=f"{self._kind.upper()}_NOT_FOUND",
+            metadata={self._kind: name[:200]},
+        )
+
+    def refresh(self, own: Iterable[Item], servers: Iterable[Owner]) -> None:
+        """Builds the table again; cheap, as it happens only when an upstream changes."""
+        self._servers = tuple(servers)
+        offers: dict[str, Offer[Item, Owner]] = {item.name: Offer(item) for item in own}
+        other: dict[str, str] = {}
+        for server in self._servers:
+            for item in self._offered(server):
+                name = exposed_name(server.name, item.name, server.prefix)
+                if name in offers:
+                    name = distinct_name(name, server.name, item.name)
+                if name in offers:
+                    continue  # the server lists one twice
+                offers[name] = Offer(replace(item, name=name, server=server.name), server, item.name)
+                for alias in aliases(server.name, item.name):
+                    other.setdefault(alias, name)
+        self._offers = offers
+        self._aliases = {alias: name for alias, name in other.items() if alias not in offers}
+        listed = tuple(
+            offer.item
+            for offer in offers.values()
+            if offer.server is None or offer.server.status.state is ServerState.READY
+        )
+        if listed != self._listed:
+            self._listed = listed
+            self._version += 1
+
+
+def _belongs(name: str, server: Server) -> bool:
+    heads = [exposed_name(server.name, ""), *aliases(server.name, "")]
+    if server.prefix:
+        heads.append(exposed_name(server.name, "", server.prefix))
+    return name.startswith(tuple(heads))
