@@ -100,12 +100,11 @@ class ToolService:
     async def WatchResources(
         self, request: wire.WatchResourcesRequest, context: Context
     ) -> AsyncIterator[wire.WatchResourcesResponse]:
-        """The headers come when the upstreams watch: what changes from then on is told."""
         if len(request.uris) > MAX_WATCHED:
             refuse([Violation("uris", f"has {len(request.uris)} entries; at most {MAX_WATCHED} can be watched")])
         with self._catalog.watches.open(request.uris) as watch:
             await self._catalog.watches.ready(watch)
-            await context.send_initial_metadata(())
+            yield wire.WatchResourcesResponse(catalog_version=self._catalog.version)
             async for change in watch.changes():
                 if isinstance(change, ResourceUpdated):
                     yield wire.WatchResourcesResponse(updated_uri=change.uri)

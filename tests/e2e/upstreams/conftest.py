@@ -1,4 +1,5 @@
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -43,6 +44,13 @@ class Gateway:
 
     async def until_ready(self, name: str) -> None:
         await self.until(lambda: self.status(name).state is ServerState.READY)
+
+    async def until_subscribed(self, name: str, uris: str) -> None:
+        """Waits until library.py says that these, and no others, are subscribed."""
+        said = None
+        async with asyncio.timeout(20):
+            while said != uris:
+                said = json.loads((await self.call(f"{name}__subscriptions"))[-1].content)[0]["text"]
 
 
 @pytest.fixture

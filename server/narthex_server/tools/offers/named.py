@@ -79,10 +79,11 @@ class NamedOffers(Generic[Item, Owner]):
         for server in self._servers:
             for item in self._offered(server):
                 name = exposed_name(server.name, item.name, server.prefix)
-                if name in offers:
-                    name = distinct_name(name, server.name, item.name)
-                if name in offers:
+                holder = offers.get(name)
+                if holder is not None and holder.server is server and holder.own_name == item.name:
                     continue  # the server lists one twice
+                if holder is not None:
+                    name = distinct_name(name, server.name, item.name)
                 offers[name] = Offer(replace(item, name=name, server=server.name), server, item.name)
                 for alias in aliases(server.name, item.name):
                     other.setdefault(alias, name)
