@@ -180,6 +180,35 @@ async def test_a_watched_upstream_that_dies_is_subscribed_again_and_its_watchers
             assert await reader.next() == ResourceUpdated("demo://same")
 
 
+async def test_a_stream_of_changes_that_ends_is_opened_again_and_nothing_is_missed(gateway, script):
+    async with gateway({"one": script("library", NEWER, "one")}) as running:
+        with running.catalog.watches.open(["demo://same"]) as watch:
+            await running.catalog.watches.ready(watch)
+            await running.call("one__hang_up")
+            await running.until_subscribed("one", "")
+            await running.call("one__add", b'{"name":"demo://unheard"}')
+            reader = Reader(watch)
+            await reader.until(ResourceUpdated("demo://same"))
+            await reader.until(ListChanged())
+            assert "demo://unheard" in uris(running)
+            await touch(running, "one", "demo://same")
+            assert await reader.next() == ResourceUpdated("demo://same")
+
+
+async def test_changes_come_over_http_too(gateway, http_server):
+    async with http_server("http", "library", NEWER, "one") as url, gateway({"one": {"url": url}}) as running:
+        assert running.status("one").protocol_version == NEWER
+        with running.catalog.watches.open(["demo://same"]) as watch:
+            await running.catalog.watches.ready(watch)
+            reader = Reader(watch)
+            await touch(running, "one", "demo://same")
+            assert await reader.next() == ResourceUpdated("demo://same")
+            await running.call("one__add", b'{"name":"demo://new"}')
+            assert await reader.next() == ListChanged()
+            assert await text(running, "demo://new") == "one has demo://new"
+        await running.until_subscribed("one", "")
+
+
 async def test_suggestions_come_from_the_templates_own_server(gateway, script):
     async with gateway({"one": script("library", OLDER, "one"), "two": script("library", NEWER, "two")}) as running:
 

@@ -42,6 +42,7 @@ class Listing:
     resources: tuple[Resource, ...] = ()
     templates: tuple[ResourceTemplate, ...] = ()
     prompts: tuple[Prompt, ...] = ()
+    has_resources: bool = False  # perhaps none that are listed
 
 
 async def listed(client: Client, name: str, parts: Collection[Part], before: Listing) -> Listing:
@@ -53,7 +54,7 @@ async def listed(client: Client, name: str, parts: Collection[Part], before: Lis
         MCPError: the connection is lost, or its tools cannot be listed.
     """
     offers = client.server_capabilities
-    now = before
+    now = replace(before, has_resources=offers.resources is not None)
     lists = _Lists(client, name)
     if Part.TOOLS in parts:
         now = replace(now, tools=await _tools(client) if offers.tools else ())

@@ -19,7 +19,7 @@ import mcp_types as types
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
-from narthex_server.errors import DeadlineExceeded, Unavailable
+from narthex_server.errors import Unavailable
 from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
@@ -28,6 +28,7 @@ from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEven
 from narthex_server.tools.upstream.calls import Calls
 from narthex_server.tools.upstream.declaring import declaring
 from narthex_server.tools.upstream.listing import Listing, Part, listed
+from narthex_server.tools.upstream.reasons import reason_of
 from narthex_server.tools.upstream.requests import Requests
 from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
 from narthex_server.tools.upstream.subscriptions import Subscriptions
@@ -57,7 +58,6 @@ class Upstream:
         self._calls = Calls(source)
         self._requests = Requests(source)
         self._subscriptions = Subscriptions(source.name, source.call_timeout, self._missed, self._on_updated)
-        self._has_resources = False
         self._settled = asyncio.Event()
         self._retry = asyncio.Event()
         self._signal = asyncio.Event()  # the connection ended, or something is to be listed again
@@ -86,7 +86,7 @@ class Upstream:
 
     @property
     def has_resources(self) -> bool:
-        return self._has_resources
+        return self._listing.has_resources
 
     @property
     def resources(self) -> tuple[Resource, ...]:
@@ -185,7 +185,7 @@ class Upstream:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
                 _log.debug("upstream %s", self.name, exc_info=error)
-                reason = self._said() or _reason(error, self._source)
+                reason = self._said() or reason_of(error, self._source)
                 if not self._came_up:  # the end of one that did says nothing of the attempt that `reconnect` asks for
                     self._settled.set()
             if self._stopping:
@@ -214,7 +214,6 @@ class Upstream:
             async with asyncio.timeout(limit):
                 await stack.enter_async_context(client)
                 self._listing = await listed(client, self.name, set(Part), Listing())
-            self._has_resources = client.server_capabilities.resources is not None
             await stack.enter_async_context(_running(self._subscriptions.run(client)))
             stack.callback(self._calls.disconnect)
             self._calls.client = client
@@ -308,26 +307,6 @@ def _scheme(source: ServerSource) -> str:
             return "sse" if sse else "http"
         case Unsupported(kind, _):
             return kind
-
-
-def _reason(error: BaseException, source: ServerSource) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    match error:
-        case TimeoutError() | DeadlineExceeded():
-            return f"did not answer within {source.start_timeout:g} s"
-        case MCPError():
-            return f"refused the session: {error.message}"
-        case OSError() | Unavailable():
-            return str(error)
-        case _:
-            # the library's own texts name the URL, which may hold a key
-            text = (
-                str(error).replace(source.transport.url, "its URL")
-                if isinstance(source.transport, Http)
-                else str(error)
-            )
-            return f"{type(error).__name__}: {text[:300]}"
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""An MCP server of resources and prompts, whose tools change them: `library.py VERSION NAME`.
+"""An MCP server of resources and prompts, whose tools change them: `library.py VERSION NAME [PORT]`.
 
 VERSION is 2025-11-25 or 2026-07-28. Every server has the URI demo://same and the prompt `greet`, so that two collide.
 """
@@ -9,6 +9,7 @@ import os
 import sys
 
 import mcp_types as types
+import uvicorn
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.runner import serve_loop
 from mcp.server.stdio import stdio_server
@@ -16,7 +17,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import PromptsListChanged, ResourcesListChanged, ResourceUpdated
 
-VERSION, NAME = sys.argv[1:]
+VERSION, NAME, *PORT = sys.argv[1:]
 MODERN = VERSION >= "2026"
 ICON = types.Icon(src="data:image/png;base64,AA==", mime_type="image/png", sizes=["48x48"])
 
@@ -129,7 +130,7 @@ async def complete(ctx, params) -> types.CompleteResult:
 
 async def list_tools(ctx, params) -> types.ListToolsResult:
     schema = {"type": "object", "properties": {"name": {"type": "string"}}}
-    names = ("touch", "add", "add_prompt", "subscriptions", "die")
+    names = ("touch", "add", "add_prompt", "subscriptions", "hang_up", "die")
     tools = [types.Tool(name=name, input_schema=schema, icons=[ICON], _meta={"t": 1}) for name in names]
     return types.ListToolsResult(tools=tools)
 
@@ -146,6 +147,8 @@ async def call(ctx, params) -> types.CallToolResult:
         case "add_prompt":
             prompts.append(name)
             await (bus.publish(PromptsListChanged()) if MODERN else session.send_prompt_list_changed())
+        case "hang_up":
+            listening.close()
         case "die":
             os._exit(7)
     return types.CallToolResult(content=[types.TextContent(text=",".join(sorted(subscribed)))], _meta={"m": 1})
@@ -178,4 +181,7 @@ async def main() -> None:
             await serve_loop(server, reading, writing, lifespan_state={}, init_options=options)
 
 
-asyncio.run(main())
+if PORT:
+    uvicorn.run(server.streamable_http_app(), port=int(PORT[0]))
+else:
+    asyncio.run(main())
