@@ -231,6 +231,12 @@ async def test_broken_lists_leave_the_tools(gateway, script):
         assert await text(running, "demo://same") == "one has demo://same"
 
 
+async def test_a_list_that_does_not_come_leaves_the_others(gateway, script):
+    async with gateway({"bad": script("hostile", "silent")}, start_timeout=6.0) as running:
+        assert running.names() == ["bad__works"] and running.status("bad").state is ServerState.READY
+        assert "x:odd" in uris(running) and not running.catalog.prompts.listed
+
+
 async def test_answers_of_the_wrong_kind_are_typed_errors(gateway, script):
     async with gateway({"bad": script("hostile", "listed")}) as running:
         listed = {one.uri: one.size for one in running.catalog.resources.listed}

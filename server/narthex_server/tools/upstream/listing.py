@@ -1,5 +1,6 @@
 """What an upstream offers, as it was last listed."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import mcp_types as types
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from narthex_server.tools.prompt import Prompt
 from narthex_server.tools.resource import Resource, ResourceTemplate
@@ -45,17 +46,18 @@ class Listing:
     has_resources: bool = False  # perhaps none that are listed
 
 
-async def listed(client: Client, name: str, parts: Collection[Part], before: Listing) -> Listing:
+async def listed(client: Client, name: str, limit: float, parts: Collection[Part], before: Listing) -> Listing:
     """What upstream `name` has now of `parts`, and of the others what was `before`.
 
-    A server whose resources or prompts cannot be listed has none, as its tools may well work.
+    A server whose resources or prompts cannot be listed, each in a quarter of `limit` seconds, has none, as its tools
+    may well work.
 
     Raises:
         MCPError: the connection is lost, or its tools cannot be listed.
     """
     offers = client.server_capabilities
     now = replace(before, has_resources=offers.resources is not None)
-    lists = _Lists(client, name)
+    lists = _Lists(client, name, limit / 4)
     if Part.TOOLS in parts:
         now = replace(now, tools=await _tools(client) if offers.tools else ())
     if Part.RESOURCES in parts and offers.resources:
@@ -86,28 +88,34 @@ async def _tools(client: Client) -> tuple[Tool, ...]:
 class _Lists:
     """Lists as they come, page by page."""
 
-    def __init__(self, client: Client, name: str) -> None:
+    def __init__(self, client: Client, name: str, limit: float) -> None:
         self._client = client
         self._name = name
+        self._limit = limit
 
     async def all(self, method: str, key: str, convert: Callable[[answers.Raw], _Item]) -> tuple[_Item, ...]:
-        found: list[_Item] = []
-        cursor: str | None = None
         try:
-            for _ in range(MAX_PAGES):
-                params = {"cursor": cursor} if cursor else {}
-                request = types.Request[dict[str, Any], str](method=method, params=params)
-                page: answers.Raw = await self._client.session.send_request(request, _AS_IT_CAME)
-                found += map(convert, page[key])
-                cursor = page.get("nextCursor")
-                if not cursor:
-                    break
+            async with asyncio.timeout(self._limit):
+                return tuple(map(convert, await self._items(method, key)))
         except MCPError as error:
             if is_lost(error):
                 raise
             _log.warning("upstream %s does not answer %s: %s", self._name, method, error.message)
-            return ()
-        except (ValidationError, KeyError, TypeError, ValueError) as error:
+        except TimeoutError:
+            _log.warning("upstream %s does not answer %s within %g s", self._name, method, self._limit)
+        except (KeyError, TypeError, ValueError) as error:
             _log.warning("upstream %s answered %s with what is no list: %s", self._name, method, error)
-            return ()
-        return tuple(found)
+        return ()
+
+    async def _items(self, method: str, key: str) -> list[answers.Raw]:
+        found: list[answers.Raw] = []
+        cursor: str | None = None
+        for _ in range(MAX_PAGES):
+            params = {"cursor": cursor} if cursor else {}
+            request = types.Request[dict[str, Any], str](method=method, params=params)
+            page = await self._client.session.send_request(request, _AS_IT_CAME)
+            found += page[key]
+            cursor = page.get("nextCursor")
+            if not cursor:
+                break
+        return found

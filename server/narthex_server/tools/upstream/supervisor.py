@@ -213,7 +213,7 @@ class Upstream:
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(limit):
                 await stack.enter_async_context(client)
-                self._listing = await listed(client, self.name, set(Part), Listing())
+                self._listing = await listed(client, self.name, limit, set(Part), Listing())
             await stack.enter_async_context(_running(self._subscriptions.run(client)))
             stack.callback(self._calls.disconnect)
             self._calls.client = client
@@ -228,7 +228,7 @@ class Upstream:
                 if not self._ended:
                     async with asyncio.timeout(limit):
                         stale, self._stale = self._stale or set(Part), set()
-                        self._listing = await listed(client, self.name, stale, self._listing)
+                        self._listing = await listed(client, self.name, limit, stale, self._listing)
                 if self._ended:  # possibly while they were listed
                     return self._ended
 

@@ -1,12 +1,12 @@
 """A server of 2025-11-25 by hand, whose answers about resources and prompts are of the wrong kind: `hostile.py LISTS`.
 
-With LISTS `broken` its lists are, too.
+With LISTS `broken` its lists are, too; with `silent` it does not answer for one of them.
 """
 
 import json
 import sys
 
-BROKEN = sys.argv[1] == "broken"
+BROKEN, SILENT = (sys.argv[1] == kind for kind in ("broken", "silent"))
 CAPABILITIES = {"tools": {}, "resources": {"subscribe": True}, "prompts": {}, "completions": {}}
 READ = {
     "x:number": {"contents": 3},
@@ -45,7 +45,7 @@ def answer(method: str, params: dict) -> object:
 
 for line in sys.stdin:
     request = json.loads(line)
-    if "id" not in request:
+    if "id" not in request or (SILENT and request["method"] == "prompts/list"):
         continue
     reply = {"jsonrpc": "2.0", "id": request["id"]}
     if request["method"] in ("server/discover", "resources/subscribe"):
