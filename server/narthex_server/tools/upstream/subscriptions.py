@@ -13,7 +13,8 @@ from mcp.client.subscriptions import SubscriptionLost
 from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from narthex_server.tools.upstream.inputs import is_lost
+PAUSE = 1.0, 3.0
+"""Seconds, at least and at most, before a stream that ended is opened again."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,11 +59,11 @@ class Subscriptions:
         self._done.clear()
         try:
             if client.protocol_version in MODERN_PROTOCOL_VERSIONS:
-                await self._listen(client)
+                async with asyncio.TaskGroup() as streams:
+                    streams.create_task(self._listen_for_lists(client))
+                    streams.create_task(self._listen_for_resources(client))
             else:
                 await self._subscribe(client)
-        except MCPError as error:
-            _log.debug("upstream %s: subscriptions ended: %s", self._name, error.message)
         finally:
             self._connected, self._unheard = False, True
             self._done.set()
@@ -87,37 +88,47 @@ class Subscriptions:
             async with asyncio.timeout(self._limit):
                 await client.session.send_request(request, types.EmptyResult)
         except MCPError as error:
-            if is_lost(error):
-                raise
             _log.debug("upstream %s refuses %s of %s: %s", self._name, method, uri, error.message)
         except (TimeoutError, ValueError) as error:
             _log.warning("upstream %s does not answer %s: %s", self._name, method, type(error).__name__)
 
-    async def _listen(self, client: Client) -> None:
+    async def _listen_for_lists(self, client: Client) -> None:
+        offers = client.server_capabilities
+        opened = _nothing
+        while await _follow(
+            client,
+            opened,
+            tools_list_changed=bool(offers.tools and offers.tools.list_changed),
+            prompts_list_changed=bool(offers.prompts and offers.prompts.list_changed),
+            resources_list_changed=bool(offers.resources and offers.resources.list_changed),
+        ):
+            await asyncio.sleep(random.uniform(*PAUSE))
+            opened = self._missed
+
+    async def _listen_for_resources(self, client: Client) -> None:
         """Holds one stream; for other resources a new one is opened before the old one is closed."""
-        lists = _lists(client.server_capabilities)
         offer = client.server_capabilities.resources
         stream: asyncio.Task[bool] | None = None
-        lost = False
         try:
             while True:
                 self._news.clear()
                 wanted = self._wanted if offer and offer.subscribe else frozenset()
-                old, opened = stream, asyncio.Event()
-                stream = asyncio.create_task(_follow(client, lists, wanted, opened))
-                stream.add_done_callback(lambda _, opened=opened: opened.set())  # type: ignore[misc]
-                await opened.wait()
-                await _ended(old)
-                if not stream.done():
+                opened = asyncio.Event()
+                new = asyncio.create_task(_follow(client, opened.set, resource_subscriptions=sorted(wanted)))
+                new.add_done_callback(lambda _, opened=opened: opened.set())  # type: ignore[misc]
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._limit):
+                        await opened.wait()
+                if new.done() and not new.result():
+                    _log.warning("upstream %s will not tell of %d resources", self._name, len(wanted))
+                else:
+                    await _ended(stream)
+                    stream = new
                     self._catch_up(wanted)
-                    if lost:
-                        self._missed()
                 await self._next(stream)
-                if lost := stream.done():
-                    if not stream.result():
-                        return
+                if stream is not None and stream.done():
                     self._unheard = True
-                    await asyncio.sleep(random.uniform(1, 3))
+                    await asyncio.sleep(random.uniform(*PAUSE))
         finally:
             await _ended(stream)
 
@@ -126,30 +137,31 @@ class Subscriptions:
         for uri in wanted if unheard else ():
             self._updated(uri)
 
-    async def _next(self, *streams: asyncio.Task[bool]) -> None:
-        """Returns when others are wanted, or a stream has ended."""
+    async def _next(self, stream: asyncio.Task[bool] | None = None) -> None:
+        """Returns when others are wanted, or the stream has ended."""
         if not self._news.is_set():
             self._done.set()
         news = asyncio.create_task(self._news.wait())
         try:
-            await asyncio.wait({news, *streams}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({news, stream} if stream else {news}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             news.cancel()
 
 
-async def _follow(client: Client, lists: dict[str, bool], uris: frozenset[str], opened: asyncio.Event) -> bool:
+async def _follow(client: Client, opened: Callable[[], None], **wanted: Any) -> bool:
     """Keeps a stream flowing until it ends; returns whether another one may be had."""
-    if not uris and not any(lists.values()):
-        opened.set()
+    if not any(wanted.values()):
+        opened()
         await asyncio.Event().wait()
-    with suppress(SubscriptionLost):
-        try:
-            async with client.listen(**lists, resource_subscriptions=sorted(uris)) as events:
-                opened.set()
-                async for _ in events:  # each comes as a message as well
-                    pass
-        except (MCPError, TimeoutError):
-            return False
+    try:
+        async with client.listen(**wanted) as events:
+            opened()
+            async for _ in events:  # each comes as a message as well
+                pass
+    except SubscriptionLost:
+        return True
+    except (MCPError, TimeoutError):
+        return False
     return True
 
 
@@ -159,10 +171,5 @@ async def _ended(stream: asyncio.Task[bool] | None) -> None:
         await asyncio.gather(stream, return_exceptions=True)
 
 
-def _lists(offers: types.ServerCapabilities) -> dict[str, bool]:
-    """Which lists a server says that it tells changes of, as `listen` takes them."""
-    return {
-        "tools_list_changed": bool(offers.tools and offers.tools.list_changed),
-        "prompts_list_changed": bool(offers.prompts and offers.prompts.list_changed),
-        "resources_list_changed": bool(offers.resources and offers.resources.list_changed),
-    }
+def _nothing() -> None:
+    pass
