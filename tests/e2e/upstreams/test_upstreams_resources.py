@@ -195,6 +195,19 @@ async def test_a_stream_of_changes_that_ends_is_opened_again_and_nothing_is_miss
             assert await reader.next() == ResourceUpdated("demo://same")
 
 
+async def test_a_subscription_that_is_refused_costs_no_other(gateway, script, era):
+    async with gateway({"one": script("library", era, "one")}) as running:
+        watches = running.catalog.watches
+        with watches.open(["demo://same"]) as watch:
+            await watches.ready(watch)
+            with watches.open(["demo://forbidden"]) as other:
+                await watches.ready(other)
+                await touch(running, "one", "demo://same")
+                assert await Reader(watch).next() == ResourceUpdated("demo://same")
+                await running.call("one__add", b'{"name":"demo://new"}')
+                assert await Reader(other).next() == ListChanged()
+
+
 async def test_changes_come_over_http_too(gateway, http_server):
     async with http_server("http", "library", NEWER, "one") as url, gateway({"one": {"url": url}}) as running:
         assert running.status("one").protocol_version == NEWER

@@ -80,6 +80,8 @@ async def read(ctx, params) -> types.ReadResourceResult | types.InputRequiredRes
 
 
 async def subscribe(ctx, params) -> types.EmptyResult:
+    if params.uri == "demo://forbidden":
+        raise MCPError(types.INVALID_PARAMS, "not that one")
     subscribed.append(params.uri)
     return types.EmptyResult()
 
@@ -91,6 +93,8 @@ async def unsubscribe(ctx, params) -> types.EmptyResult:
 
 async def listen(ctx, params):
     uris = params.notifications.resource_subscriptions or []
+    if "demo://forbidden" in uris:
+        raise MCPError(types.INVALID_PARAMS, "not that one")
     subscribed.extend(uris)
     try:
         return await listening(ctx, params)
