@@ -6,26 +6,31 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import cast
+from urllib.parse import urlsplit
 
 import quart
-from narthex.keys import KeyRing
 from quart import Quart, Response
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from narthex_bridge import gate, metrics
 from narthex_bridge.asgi import Application, Front
-from narthex_bridge.backend import Backend
-from narthex_bridge.caller import authenticator
-from narthex_bridge.catalog import Catalog
 from narthex_bridge.config import BridgeConfig
-from narthex_bridge.connection import Connection
-from narthex_bridge.dispatcher import Dispatcher
+from narthex_bridge.core import Core
 from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
-from narthex_bridge.gate import Gate, refusal
-from narthex_bridge.http import HttpResponse
+from narthex_bridge.endpoints.metadata import MetadataEndpoint
+from narthex_bridge.endpoints.stateless import StatelessEndpoint
+from narthex_bridge.faces.mcp import McpFace
+from narthex_bridge.faces.openai.routes import openai_routes
+from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.faces.work import Work
+from narthex_bridge.gate import building
+from narthex_bridge.gate.challenges import WELL_KNOWN, metadata_url
+from narthex_bridge.http import HttpRequest, HttpResponse
+from narthex_bridge.inference import Inference
 from narthex_bridge.metrics import Metrics
+from narthex_bridge.routes import Route, Routes
 from narthex_bridge.sessions import SessionStore
 
 
@@ -37,20 +42,19 @@ class Bridge:
         self._metrics = Metrics()
         self._sessions = SessionStore(config.max_sessions, config.session_idle_s)
         self._metrics.sessions.set_function(lambda: len(self._sessions))
-        self._connection = Connection(config, _credential(config))
-        self._backend = Backend(self._connection)
-        self._catalog = Catalog(self._backend, self._sessions.notify_list_changed)
-        self._dispatcher = Dispatcher(self._backend, self._catalog, self._metrics, config.max_calls)
-        keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else None
-        self._gate = Gate(config, authenticator(keys))
-        self._background: list[asyncio.Task[None]] = []
+        self._core = Core(config, _credential(config), self._metrics)
+        self._core.changes.listen(self._sessions.list_changed)
+        self._work = Work(config.max_calls)
+        self._gate = building.gate(config, self._metrics.refused)
+        self._forgetting: asyncio.Task[None] | None = None
         self.app = self._application()
 
     async def drain(self) -> None:
         """Ends waiting streams, lets calls in work finish within the grace, and ends the rest with an error."""
-        self._dispatcher.draining = True
+        self._core.dispatcher.draining = True
         self._sessions.close_streams(idle_only=True)
-        await self._dispatcher.drain(self._config.shutdown_grace)
+        grace = self._config.shutdown_grace
+        await asyncio.gather(self._core.dispatcher.drain(grace), self._work.drain(grace))
         self._sessions.close_streams(idle_only=False)
 
     def _application(self) -> Front:
@@ -62,26 +66,51 @@ class Bridge:
         for pattern, answer in (
             ("/healthz", self._healthz),
             ("/readyz", self._readyz),
-            ("/metrics", self._exposition),
         ):
             view = self._view(pattern, answer)
             app.add_url_rule(pattern, pattern, view, methods=["GET"], provide_automatic_options=False)
-        mcp = McpEndpoint(self._config, self._sessions, self._dispatcher)
-        legacy = LegacyEndpoint(self._config, self._sessions, self._dispatcher)
-        direct = DirectEndpoint(self._config, self._catalog, self._dispatcher)
-        routes = {
-            ("POST", "/mcp"): mcp.post,
-            ("GET", "/mcp"): mcp.get,
-            ("DELETE", "/mcp"): mcp.delete,
-            ("GET", "/sse"): legacy.open,
-            ("POST", "/messages"): legacy.post,
-            ("POST", "/mcp/stream"): direct.stream,
-            ("GET", "/mcp/list"): direct.list,
-        }
-        for method, path in routes:
+        self._routes = Routes(self._faces())
+        for route in self._routes:
             # Known to Quart as well, so that another method is 405 and names these.
-            app.add_url_rule(path, f"{method} {path}", _unreachable, methods=[method], provide_automatic_options=False)
-        return Front(routes, cast(Application, app), self._gate, self._metrics, self._config.max_body_bytes)
+            rule = route.pattern.replace("{", "<path:").replace("}", ">")
+            name = f"{route.method} {rule}"
+            app.add_url_rule(rule, name, _no_head, methods=[route.method], provide_automatic_options=False)
+        return Front(
+            self._routes,
+            cast(Application, app),
+            self._gate,
+            self._metrics,
+            self._config.max_body_bytes,
+            self._config.body_timeout_s,
+        )
+
+    def _faces(self) -> list[Route]:
+        """What is answered under which path, as far as it is switched on."""
+        config, core, face = self._config, self._core, McpFace()
+        stateless = StatelessEndpoint(config, core.catalog, core.dispatcher)
+        mcp = McpEndpoint(config, self._sessions, core.dispatcher, stateless)
+        routes = [
+            Route("GET", "/metrics", self._exposition, face),
+            Route("POST", "/mcp", mcp.post, face),
+            Route("GET", "/mcp", mcp.get, face),
+            Route("DELETE", "/mcp", mcp.delete, face),
+        ]
+        if config.legacy_sse:
+            legacy = LegacyEndpoint(config, self._sessions, core.dispatcher)
+            routes += [Route("GET", "/sse", legacy.open, face), Route("POST", "/messages", legacy.post, face)]
+        if config.direct:
+            direct = DirectEndpoint(config, core.catalog, core.dispatcher)
+            routes += [
+                Route("POST", "/mcp/stream", direct.stream, face),
+                Route("GET", "/mcp/list", direct.list, face),
+            ]
+        if config.oauth.issuers:
+            metadata = MetadataEndpoint(config.oauth).get
+            paths = {WELL_KNOWN, f"{WELL_KNOWN}/mcp", urlsplit(metadata_url(config.oauth.resource)).path}
+            routes += [Route("GET", path, metadata, face, open=True) for path in paths]
+        if config.openai:
+            routes += openai_routes(config, Inference(core.connection), core.backend, self._work)
+        return routes
 
     def _view(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
         counted = self._metrics.route(pattern)
@@ -98,34 +127,33 @@ class Bridge:
         return HttpResponse(200, b'{"status":"ok"}')
 
     async def _readyz(self) -> HttpResponse:
-        if self._dispatcher.draining:
+        if self._core.dispatcher.draining:
             return HttpResponse(503, b'{"status":"draining"}')
-        if not await self._connection.healthy():
+        if not await self._core.connection.healthy():
             return HttpResponse(503, b'{"status":"the server cannot be reached or does not serve"}')
         return HttpResponse(200, b'{"status":"ready"}')
 
-    async def _exposition(self) -> HttpResponse:
+    async def _exposition(self, _: HttpRequest) -> HttpResponse:
         return HttpResponse(200, self._metrics.render(), metrics.CONTENT_TYPE)
 
     async def _http_error(self, error: HTTPException) -> Response:
         status = error.code or 500
         allowed = tuple((name, value) for name, value in error.get_headers() if name == "Allow")
         self._metrics.route("other").count(quart.request.method, status)
-        return _response(refusal(status, error.name, allowed, code=status))
+        face = self._routes.face(quart.request.path)
+        return _response(face.refuse(Refusal(status, error.name, allowed)))
 
     async def _start(self) -> None:
-        self._background = [
-            asyncio.create_task(self._catalog.watch()),
-            asyncio.create_task(self._sessions.forget_idle()),
-        ]
+        await self._core.start()
+        self._forgetting = asyncio.create_task(self._sessions.forget_idle())
 
     async def _stop(self) -> None:
-        for task in self._background:
-            task.cancel()
-        for task in self._background:
+        if self._forgetting is not None:
+            self._forgetting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await task
-        await self._connection.close()
+                await self._forgetting
+        await self._core.close()
+        await self._gate.close()
 
 
 def _credential(config: BridgeConfig) -> str:
@@ -134,8 +162,9 @@ def _credential(config: BridgeConfig) -> str:
     return os.environ.get("NARTHEX_DELEGATE_TOKEN", "")
 
 
-async def _unreachable() -> Response:
-    raise AssertionError("the front answers this route")
+async def _no_head(**_: str) -> Response:
+    """The front answers these routes; what comes here is HEAD, which is added to every GET."""
+    raise MethodNotAllowed(("GET",))
 
 
 def _response(answer: HttpResponse) -> Response:

@@ -1,38 +1,30 @@
 """Who is calling the bridge, and what the server is told about it."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from narthex.keys import KeyRing
+from narthex.rates import Rate
+from narthex.scopes import ALL_TOOLS, ToolScope
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated client of the bridge; `assertion` is the server's x-narthex-principal metadata."""
+    """A client of the bridge, the same for as long as its name, tenant and tools are.
+
+    `assertion` is the server's x-narthex-principal metadata; a `rate` of None is the limit for everybody.
+    """
 
     name: str
     tenant: str
+    tools: ToolScope = ALL_TOOLS
+    rate: Rate | None = field(default=None, compare=False)
     assertion: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        # ASCII, as metadata must be.
-        object.__setattr__(self, "assertion", json.dumps({"name": self.name, "tenant": self.tenant}))
+        said: dict[str, object] = {"name": self.name, "tenant": self.tenant}
+        if self.tools != ALL_TOOLS:
+            said["tools"] = self.tools.globs
+        object.__setattr__(self, "assertion", json.dumps(said))  # ASCII, as metadata must be
 
 
 LOCAL = Caller("local", "default")
-
-Authenticate = Callable[[str], Caller | None]
-
-
-def authenticator(keys: KeyRing | None) -> Authenticate:
-    """The check of an Authorization header: None is refused. Without keys everybody is the local caller."""
-    if keys is None:
-        return lambda _: LOCAL
-
-    def authenticate(header: str) -> Caller | None:
-        scheme, _, token = header.partition(" ")
-        key = keys.principal(token.strip()) if scheme.lower() == "bearer" and token else None
-        return Caller(key.name, key.tenant) if key else None
-
-    return authenticate

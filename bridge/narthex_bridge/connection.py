@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 from narthex import certificates
+from narthex.scopes import ALL_TOOLS
 
 from narthex_bridge.caller import Caller
 from narthex_bridge.config import BridgeConfig
@@ -31,6 +32,7 @@ class Connection:
         self._call_timeout = config.call_timeout_s
         self._rpc_timeout = config.rpc_timeout_s
         self._credential = credential
+        self._secured = config.server_tls.ca is not None
         self.channel = _channel(config)
 
     async def ask(
@@ -92,6 +94,19 @@ class Connection:
             return False
         return answer == _SERVING
 
+    def distrust(self, error: grpc.aio.AioRpcError) -> str:
+        """What to look at where a connection failed as it does when one side does not take the other's certificate.
+
+        Empty for other failures. Nobody tells why a handshake of TLS 1.3 failed: the server just closes.
+        """
+        details = (error.details() or "").lower()
+        if not self._secured or not any(sign in details for sign in ("socket closed", "ssl", "handshake")):
+            return ""
+        return (
+            "; if the server runs: does it take the certificate of server_tls.cert, and is its own of server_tls.ca"
+            " and for the name in `server`?"
+        )
+
     async def close(self) -> None:
         await self.channel.close()
 
@@ -100,8 +115,9 @@ class Connection:
         metadata = [("x-request-id", request_id)] if request_id else []
         if self._credential:
             metadata.append(("authorization", f"Bearer {self._credential}"))
-            if caller:
-                metadata.append(("x-narthex-principal", caller.assertion))
+        # A server that knows no keys believes nothing of it but that a caller may use fewer tools.
+        if caller and (self._credential or caller.tools != ALL_TOOLS):
+            metadata.append(("x-narthex-principal", caller.assertion))
         return tuple(metadata)
 
 

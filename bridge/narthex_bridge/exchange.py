@@ -13,25 +13,31 @@ from narthex_bridge.sessions import Session
 
 
 class Framing(Protocol):
-    """How messages look as events of a stream."""
+    """How messages look as events of a stream; `converses` where its client can answer requests on it."""
+
+    converses: bool
 
     def notification(self, message: bytes) -> bytes: ...
 
-    def response(self, message: bytes, failed: bool) -> bytes: ...
+    def response(self, message: bytes, code: int) -> bytes: ...
 
 
 class MessageFraming:
     """MCP's own: every message is an event `message`."""
 
+    converses = True
+
     def notification(self, message: bytes) -> bytes:
         return sse.message(message)
 
-    def response(self, message: bytes, failed: bool) -> bytes:
+    def response(self, message: bytes, code: int) -> bytes:
         return sse.message(message)
 
 
 class SilentFraming(MessageFraming):
     """For a client that reads no streams: notifications are dropped."""
+
+    converses = False
 
     def notification(self, message: bytes) -> bytes:
         return b""
@@ -40,11 +46,13 @@ class SilentFraming(MessageFraming):
 class DirectFraming:
     """Of POST /mcp/stream: `message` for notifications, then `done` or `error`."""
 
+    converses = False
+
     def notification(self, message: bytes) -> bytes:
         return sse.message(message)
 
-    def response(self, message: bytes, failed: bool) -> bytes:
-        return sse.event(b"error" if failed else b"done", message)
+    def response(self, message: bytes, code: int) -> bytes:
+        return sse.event(b"error" if code else b"done", message)
 
 
 class Exchange:
@@ -59,6 +67,12 @@ class Exchange:
         self._settled = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.tally = Tally()
+        self.code = 0
+        """Of the last JSON-RPC error, 0 where there was none."""
+
+    @property
+    def converses(self) -> bool:
+        return self._framing.converses
 
     def start(self, dispatcher: Dispatcher, requests: Iterable[Request], session: Session, request_id: str) -> None:
         self._tasks = [dispatcher.start(request, session, request_id, self) for request in requests]
@@ -70,10 +84,11 @@ class Exchange:
         self.tally.events += 1
         await self._outbox.put(frame)
 
-    def respond(self, message: bytes, failed: bool) -> None:
+    def respond(self, message: bytes, code: int) -> None:
         self._answers.append(message)
+        self.code = code or self.code
         self.tally.events += 1
-        self._outbox.offer(self._framing.response(message, failed))
+        self._outbox.offer(self._framing.response(message, code))
         if len(self._answers) == self._expected:
             self._settled.set()
             self._outbox.close()

@@ -12,7 +12,7 @@ EVENTS = "text/event-stream"
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request that passed the gate; header names are lower case."""
+    """A request that passed the gate; header names are lower case, `path` holds what a pattern's names stand for."""
 
     method: str
     headers: Mapping[str, str]
@@ -20,6 +20,7 @@ class HttpRequest:
     caller: Caller
     request_id: str
     body: bytes = b""
+    path: Mapping[str, str] = field(default_factory=dict)
 
 
 class ByteStream(Protocol):

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
         print(f"narthex bridge: cannot listen on {config.http}: {reason}; choose another with --http", file=sys.stderr)
         return PORT_IN_USE if error.errno == errno.EADDRINUSE else USAGE
-    with listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             return runner.run(run(config, listener))
         except (SettingsError, OSError, ssl.SSLError) as error:
@@ -101,6 +101,7 @@ def hypercorn_config(config: BridgeConfig, listener: socket.socket) -> Config:
     server.backlog = 4096
     server.keep_alive_timeout = 75
     server.keep_alive_max_requests = 2**31
+    server.h11_max_incomplete_size = server.h2_max_header_list_size = config.max_header_bytes
     server.h2_max_concurrent_streams = 1000
     server.graceful_timeout = config.shutdown_grace + DRAIN_MARGIN_S
     server.include_server_header = False
@@ -114,7 +115,8 @@ def hypercorn_config(config: BridgeConfig, listener: socket.socket) -> Config:
     return server
 
 
-def _loop_factory() -> Any:
+def loop_factory() -> Any:
+    """uvloop's where it is installed, else None."""
     try:
         import uvloop
     except ImportError:

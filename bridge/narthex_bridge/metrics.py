@@ -12,6 +12,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from narthex_bridge.gate.refusals import REASONS, Reason
 from narthex_bridge.http import Tally
 from narthex_bridge.protocol.methods import METHODS
 
@@ -88,6 +89,10 @@ class Metrics:
             ("method", "code"),
             registry=registry,
         )
+        refusals = Counter(
+            f"{name}refusals", "HTTP requests that may not pass, by reason.", ("reason",), registry=registry
+        )
+        self._refusals = {reason: refusals.labels(reason) for reason in REASONS}
         self._answer: dict[tuple[str, int], Counter] = {}
         self._routes: dict[str, RouteMetrics] = {}
 
@@ -96,6 +101,10 @@ class Metrics:
         if pattern not in self._routes:
             self._routes[pattern] = RouteMetrics(pattern, self)
         return self._routes[pattern]
+
+    def refused(self, reason: Reason) -> None:
+        """Counts a request that was turned away."""
+        self._refusals[reason].inc()
 
     def answered(self, method: str, code: int) -> None:
         """Counts a JSON-RPC response; methods that do not exist share one label."""

@@ -3,30 +3,37 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from narthex_bridge.asks import Asks
 from narthex_bridge.caller import Caller
 from narthex_bridge.outbox import Outbox
-from narthex_bridge.protocol import jsonrpc
-from narthex_bridge.protocol.eras import LATEST, Era
+from narthex_bridge.protocol.eras import LATEST_SESSION, Era
 from narthex_bridge.protocol.jsonrpc import Id
 from narthex_bridge.protocol.methods import DEFAULT_LOG_LEVEL
+from narthex_bridge.protocol.notifications import list_changed
 
-LIST_CHANGED = jsonrpc.notification("notifications/tools/list_changed")
+MAX_PENDING = 1000
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One client. `stream` is its open stream for messages that answer no request; `log_level` None means no logs."""
+    """One client. `stream` is its open stream for messages that answer no request, `pending` those that wait for it;
+    `capabilities` is what the client can do (JSON), `log_level` None means no logs, `subscriptions` ends the watching
+    of resources."""
 
     caller: Caller
     id: str = ""
-    era: Era = LATEST
+    era: Era = LATEST_SESSION
+    capabilities: bytes = b""
     log_level: str | None = DEFAULT_LOG_LEVEL
     initialized: bool = False
     calls: dict[Id, asyncio.Task[None]] = field(default_factory=dict)
     stream: Outbox | None = None
-    list_changed: bool = False
+    pending: dict[bytes, None] = field(default_factory=dict)
+    asks: Asks = field(default_factory=Asks)
+    subscriptions: dict[str, Callable[[], None]] = field(default_factory=dict)
     touched: float = field(default_factory=time.monotonic)
 
     def cancel(self, request_id: Id) -> None:
@@ -39,14 +46,24 @@ class Session:
         """Ends everything of this session."""
         for task in list(self.calls.values()):
             task.cancel()
+        for end in self.subscriptions.values():
+            end()
+        self.subscriptions.clear()
         if self.stream is not None:
             self.stream.close()
 
-    def notify_list_changed(self) -> None:
-        """Tells an initialized client, or remembers to when it opens its stream."""
-        if not self.initialized:
+    def deliver(self, message: bytes) -> None:
+        """Sends an initialized client a notification, or keeps it until it opens its stream; told twice counts once."""
+        if not self.initialized or (self.stream is not None and self.stream.offer(message)):
             return
-        self.list_changed = self.stream is None or not self.stream.offer(LIST_CHANGED)
+        if len(self.pending) < MAX_PENDING:
+            self.pending[message] = None
+
+    def take_pending(self) -> list[bytes]:
+        """What waited for the stream."""
+        messages = list(self.pending)
+        self.pending.clear()
+        return messages
 
 
 class SessionStore:
@@ -82,9 +99,11 @@ class SessionStore:
         self._sessions.pop(session.id, None)
         session.close()
 
-    def notify_list_changed(self) -> None:
+    def list_changed(self, kind: str) -> None:
+        """Tells every client that a list has changed."""
+        message = list_changed(kind)
         for session in self._sessions.values():
-            session.notify_list_changed()
+            session.deliver(message)
 
     def close_streams(self, *, idle_only: bool) -> None:
         """Ends the waiting streams of all sessions, or of those without a call in work, whose answer may be on it."""

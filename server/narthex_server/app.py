@@ -37,6 +37,7 @@ from narthex_server.services.tool import ToolService
 from narthex_server.services.upstream import UpstreamService
 from narthex_server.starting import ModelLoader
 from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.model_sampler import ModelSampler
 from narthex_server.tools.native.chat import ChatTool
 from narthex_server.tools.native.count_tokens import CountTokensTool
 from narthex_server.tools.native.embed import EmbedTool
@@ -99,7 +100,9 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
         loading = asyncio.create_task(load_models(config, models))
         stack.callback(loading.cancel)
-        catalog = Catalog(servers=await in_thread(upstreams, config), observer=metrics.ToolMetrics(registry))
+        catalog = Catalog(
+            servers=await in_thread(upstreams, config, ModelSampler(models)), observer=metrics.ToolMetrics(registry)
+        )
         metrics.UpstreamMetrics(registry, catalog.servers)
         stack.push_async_callback(catalog.stop)
         connecting = asyncio.create_task(catalog.start())
@@ -256,7 +259,7 @@ class Offer:
             await self._states.set(f"narthex.v1.{service}", SERVING if serves else NOT_SERVING)
 
 
-def upstreams(config: ServerConfig) -> Sequence[UpstreamServer]:
+def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[UpstreamServer]:
     """The configured upstreams, not started; the client that they need is imported only where there are any."""
     from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT, SourceError, parse_sources
 
@@ -273,7 +276,7 @@ def upstreams(config: ServerConfig) -> Sequence[UpstreamServer]:
         call = source.call_timeout if own else config.tool_timeout
         return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
 
-    return [Upstream(timed(source)) for source in sources]
+    return [Upstream(timed(source), sampler) for source in sources]
 
 
 async def advertise(server: grpc.aio.Server) -> health.aio.HealthServicer:

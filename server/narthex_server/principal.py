@@ -3,13 +3,16 @@
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from narthex.scopes import ALL_TOOLS, ToolScope
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller: the name of its key and the tenant that its work, tools and limits belong to."""
+    """An authenticated caller: the name of its key, the tenant that its work and limits belong to, and its tools."""
 
     name: str
     tenant: str
+    tools: ToolScope = ALL_TOOLS
 
 
 LOCAL = Principal("local", "default")

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from narthex.keys import new_key
+from narthex.scopes import ToolScope
 from narthex.v1 import tool_pb2, tool_pb2_grpc
 
 READY_S = 60
@@ -85,6 +86,8 @@ class Stack:
     http: str
     key: str
     log: Path
+    limited: str = ""
+    """The secret of a key that is for listing files alone."""
 
     def channel(self, certificate: str = "") -> grpc.aio.Channel:
         pair = [self.authority.read(f"{certificate}.{kind}") for kind in ("key", "pem")] if certificate else []
@@ -129,12 +132,13 @@ async def started(log, *command, **environ):
 
 @pytest.fixture
 def configured(tmp_path):
-    """A folder with certificates, a key file, an upstream and a narthex.toml that uses them; and the key's secret."""
+    """A folder with certificates, a key file, an upstream and a narthex.toml that uses them; and the keys' secrets."""
     authority = Authority(tmp_path)
     authority.issue("server", x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost"))
     authority.issue("client")
     secret, key = new_key("ann", "t1")
-    (tmp_path / "keys.toml").write_text(key.toml)
+    limited, limited_key = new_key("bob", "t1", tools=ToolScope(("files__list_*",)))
+    (tmp_path / "keys.toml").write_text(key.toml + limited_key.toml)
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "note.txt").write_text("as agreed")
     files = {"command": sys.executable, "args": ["-m", "narthex_mcp.workspace", str(tmp_path / "files")]}
@@ -155,12 +159,12 @@ def configured(tmp_path):
         server_tls = { ca = "ca.pem", cert = "client.pem", key = "client.key" }
         """
     )
-    return authority, secret
+    return authority, secret, limited
 
 
 @pytest.fixture
 async def stack(configured, tmp_path):
-    authority, secret = configured
+    authority, secret, limited = configured
     config, log = ("--config", tmp_path / "narthex.toml"), tmp_path / "server.log"
     shared = {"NARTHEX_DELEGATE_TOKEN": DELEGATE}
     async with (
@@ -169,7 +173,7 @@ async def stack(configured, tmp_path):
             tmp_path / "bridge.log", "narthex_bridge.main", *config, "--server", server["grpc"], **shared
         ) as bridge,
     ):
-        stack = Stack(authority, server["grpc"], bridge["http"], secret, log)
+        stack = Stack(authority, server["grpc"], bridge["http"], secret, log, limited)
         await offered(stack)
         yield stack
 
@@ -237,7 +241,7 @@ async def test_only_a_delegate_speaks_for_others(stack):
 
 
 async def test_serve_runs_a_secured_stack(configured, tmp_path):
-    authority, secret = configured
+    authority, secret, _ = configured
     log = tmp_path / "serve.log"
     async with started(log, "narthex.cli.main", "serve", "--config", tmp_path / "narthex.toml") as ready:
         stack = Stack(authority, ready["grpc"], ready["http"], secret, log)
@@ -247,6 +251,47 @@ async def test_serve_runs_a_secured_stack(configured, tmp_path):
             text = (await ann.post("/mcp/stream", json=READ, headers={"x-request-id": "served"})).text
             assert "as agreed" in text
         assert stack.caller("served") == "ann"
+
+
+async def test_a_key_reaches_its_tools_alone_on_http_and_on_grpc(stack):
+    bearer = ("authorization", f"Bearer {stack.limited}")
+    async with stack.channel("client") as channel:
+        shown = await names(channel, bearer)
+        assert shown == ["files__list_directory"]
+        call = tool_pb2_grpc.ToolServiceStub(channel).CallTool
+        told = []
+        for tool in (TOOL, "files::read_file", "no_such"):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                request = tool_pb2.CallToolRequest(name=tool, arguments=b'{"path":"note.txt"}')
+                [event async for event in call(request, metadata=[bearer], timeout=READY_S)]
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+            told.append(refused.value.details().replace(tool, "X"))
+        assert len(set(told)) == 1  # what is forbidden and what is not there cannot be told apart
+    async with stack.client(stack.limited) as bob:
+        assert [tool["name"] for tool in (await bob.get("/mcp/list")).json()["tools"]] == shown
+        text = (await bob.post("/mcp/stream", json=READ)).text
+        assert "event: error" in text and "there is no tool named" in text and "as agreed" not in text
+        listing = {**READ, "params": {"name": shown[0], "arguments": {"path": "."}}}
+        assert "note.txt" in (await bob.post("/mcp/stream", json=listing)).text
+
+
+async def test_a_bridge_with_a_certificate_of_others_is_told_so(stack, tmp_path):
+    (tmp_path / "others").mkdir()
+    others = Authority(tmp_path / "others")
+    others.issue("client")
+    log = tmp_path / "stranger.log"
+    flags = ("--server-tls-cert", others.folder / "client.pem", "--server-tls-key", others.folder / "client.key")
+    command = ("narthex_bridge.main", "--config", tmp_path / "narthex.toml", "--server", stack.grpc, *flags)
+    async with (
+        started(log, *command, NARTHEX_DELEGATE_TOKEN=DELEGATE) as stranger,
+        Stack(stack.authority, "", stranger["http"], stack.key, log).client(stack.key) as ann,
+    ):
+        assert (await ann.get("/readyz")).status_code == 503
+        answer = await ann.get("/mcp/list")
+        assert answer.status_code == 503
+        data = answer.json()["error"]["data"]
+        assert (data["reason"], data["retryable"]) == ("UNAVAILABLE", True)
+    assert "does it take the certificate of server_tls.cert" in log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -266,3 +311,20 @@ async def test_tls_files_that_cannot_be_used_are_told(configured, tmp_path, modu
     _, errors = await asyncio.wait_for(process.communicate(), READY_S)
     assert process.returncode == 2
     assert re.search(told, errors.decode())
+
+
+async def test_nothing_listens_beyond_this_machine_by_accident(tmp_path):
+    for module in (
+        ("narthex_bridge.main",),
+        ("narthex.cli.main", "serve", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0"),
+    ):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", *module, "--http", "0.0.0.0:0",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, errors = await asyncio.wait_for(process.communicate(), READY_S)
+        assert process.returncode == 2
+        assert "--allow-anyone" in errors.decode() and "api_key_file" in errors.decode()
+    command = ("narthex.cli.main", "serve", "--http", "0.0.0.0:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+    async with started(tmp_path / "open.log", *command, "--allow-anyone") as ready:
+        assert ready["http"].startswith("0.0.0.0:")

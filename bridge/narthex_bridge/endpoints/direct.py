@@ -6,10 +6,10 @@ from narthex_bridge.catalog import Catalog
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.exchange import DirectFraming, Exchange
-from narthex_bridge.gate import refusal
+from narthex_bridge.faces.mcp import refusal
 from narthex_bridge.http import HttpRequest, HttpResponse, event_stream
-from narthex_bridge.protocol import jsonrpc, methods
-from narthex_bridge.protocol.eras import LATEST
+from narthex_bridge.protocol import jsonrpc, params
+from narthex_bridge.protocol.eras import LATEST_SESSION
 from narthex_bridge.protocol.failures import BackendError, rpc_error
 from narthex_bridge.protocol.jsonrpc import Invalid, Request, RpcError
 from narthex_bridge.sessions import Session
@@ -38,7 +38,7 @@ class DirectEndpoint:
 
     async def list(self, http: HttpRequest) -> HttpResponse:
         try:
-            return HttpResponse(200, await self._catalog.all(http.caller, http.request_id, LATEST))
+            return HttpResponse(200, await self._catalog.all_tools(http.caller, http.request_id, LATEST_SESSION))
         except BackendError as failure:
             status = 503 if failure.status == "UNAVAILABLE" else 502
             return HttpResponse(status, jsonrpc.error(None, rpc_error(failure, http.request_id)))
@@ -46,7 +46,7 @@ class DirectEndpoint:
 
 def _with_token(request: Request) -> Request:
     """The request with a progress token, its id where it brings none: on this route progress is always wanted."""
-    if methods.progress_token(request) is not None:
+    if params.progress_token(request) is not None:
         return request
     meta = request.params.get("_meta")
     with_token = {**(meta if isinstance(meta, dict) else {}), "progressToken": request.id}

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.dispatcher import Dispatcher
-from narthex_bridge.gate import refusal
+from narthex_bridge.faces.mcp import refusal
 from narthex_bridge.http import EVENTS, HttpRequest, HttpResponse, Tally, accepts, event_stream
 from narthex_bridge.outbox import Outbox
 from narthex_bridge.protocol import jsonrpc, methods, sse
@@ -24,7 +24,7 @@ class LegacyEndpoint:
         if not accepts(http.headers.get("accept"), EVENTS):
             return refusal(406, f"Accept must allow {EVENTS}.")
         if self._sessions.full:
-            return refusal(503, "There are as many sessions as there may be.", (("retry-after", "5"),), code=503)
+            return refusal(503, "There are as many sessions as there may be.", (("retry-after", "5"),))
         tally = Tally()
         return event_stream(self._listen(Session(http.caller), tally), tally)
 
@@ -46,7 +46,7 @@ class LegacyEndpoint:
             case Invalid():
                 return HttpResponse(400, jsonrpc.error(message.id, message.error))
             case Answer():
-                pass
+                session.asks.answered(message)
             case _:
                 return refusal(400, "This transport has no batches.")
         return HttpResponse(202, b"Accepted", "text/plain")
@@ -68,6 +68,8 @@ class LegacyEndpoint:
 class StreamResponder:
     """Answers on the session's stream; a client that does not read loses it."""
 
+    converses = True
+
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
 
@@ -77,6 +79,6 @@ class StreamResponder:
     def called(self, seconds: float) -> None:
         """Nothing: the time belongs to no answer of this transport."""
 
-    def respond(self, message: bytes, failed: bool) -> None:
+    def respond(self, message: bytes, code: int) -> None:
         if not self._outbox.offer(message):
             self._outbox.close()

@@ -1,29 +1,33 @@
-"""/mcp: Streamable HTTP for every version that starts with a handshake."""
+"""/mcp: Streamable HTTP, of every version that starts with a handshake; the others are handed over."""
 
 from collections.abc import AsyncGenerator, Sequence
 
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.dispatcher import Dispatcher
+from narthex_bridge.endpoints.stateless import StatelessEndpoint
 from narthex_bridge.exchange import Exchange, MessageFraming, SilentFraming
-from narthex_bridge.gate import refusal
+from narthex_bridge.faces.mcp import refusal
 from narthex_bridge.http import EVENTS, JSON, HttpRequest, HttpResponse, Tally, accepts, event_stream
 from narthex_bridge.outbox import Outbox
-from narthex_bridge.protocol import jsonrpc, methods, sse
+from narthex_bridge.protocol import envelope, jsonrpc, methods, sse
 from narthex_bridge.protocol.eras import ERAS
-from narthex_bridge.protocol.jsonrpc import Invalid, Message, Notification, Request, RpcError
-from narthex_bridge.sessions import LIST_CHANGED, Session, SessionStore
+from narthex_bridge.protocol.headers import VERSION as VERSION_HEADER
+from narthex_bridge.protocol.jsonrpc import Answer, Invalid, Message, Notification, Request, RpcError
+from narthex_bridge.sessions import Session, SessionStore
 
 SESSION_HEADER = "mcp-session-id"
-VERSION_HEADER = "mcp-protocol-version"
 
 
 class McpEndpoint:
     """POST carries messages, GET opens the stream of unasked messages, DELETE ends the session."""
 
-    def __init__(self, config: BridgeConfig, sessions: SessionStore, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, config: BridgeConfig, sessions: SessionStore, dispatcher: Dispatcher, stateless: StatelessEndpoint
+    ) -> None:
         self._config = config
         self._sessions = sessions
         self._dispatcher = dispatcher
+        self._stateless = stateless
 
     async def post(self, http: HttpRequest) -> HttpResponse:
         if not http.headers.get("content-type", "").lower().startswith(JSON):
@@ -37,6 +41,8 @@ class McpEndpoint:
             return HttpResponse(400, jsonrpc.error(None, error))
         batched = isinstance(parsed, list)
         messages: list[Message] = parsed if isinstance(parsed, list) else [parsed]
+        if envelope.stateless(http.headers, messages):
+            return await self._stateless.post(http, messages)
         if (wrong := self._wrong_version(http, messages)) is not None:
             return wrong
         session = self._session(http, messages)
@@ -69,25 +75,17 @@ class McpEndpoint:
         if named is None or named in ERAS:
             return None
         asking = messages[0].id if len(messages) == 1 and isinstance(messages[0], Request) else None
-        return HttpResponse(400, jsonrpc.error(asking, methods.unsupported_version(named)))
+        return HttpResponse(400, jsonrpc.error(asking, envelope.unsupported_version(named)))
 
     def _session(self, http: HttpRequest, messages: Sequence[Message]) -> Session | HttpResponse:
         if _initializes(messages):
             if len(messages) > 1:
                 return refusal(400, "initialize must not be part of a batch.")
             if self._sessions.full:
-                return refusal(503, "There are as many sessions as there may be.", (("retry-after", "5"),), code=503)
+                return refusal(503, "There are as many sessions as there may be.", (("retry-after", "5"),))
             return Session(http.caller)
         session_id = http.headers.get(SESSION_HEADER)
         if session_id is None:
-            # Also the place where a request of a stateless version lands: its answer names the versions spoken here.
-            for message in messages:
-                if isinstance(message, Request):
-                    try:
-                        methods.read(message)
-                    except RpcError as error:
-                        if error.code == jsonrpc.UNSUPPORTED_VERSION:
-                            return HttpResponse(400, jsonrpc.error(message.id, error))
             return refusal(400, "Mcp-Session-Id is missing: start with initialize.")
         session = self._sessions.get(session_id, http.caller)
         if session is None:
@@ -100,7 +98,9 @@ class McpEndpoint:
         requests = [message for message in messages if isinstance(message, Request)]
         invalid = [message for message in messages if isinstance(message, Invalid)]
         for message in messages:
-            if isinstance(message, Notification) and (cancelled := methods.cancelled_id(message)) is not None:
+            if isinstance(message, Answer):
+                session.asks.answered(message)
+            elif isinstance(message, Notification) and (cancelled := methods.cancelled_id(message)) is not None:
                 session.cancel(cancelled)
         if not requests and not invalid:
             return HttpResponse(202)
@@ -112,7 +112,7 @@ class McpEndpoint:
             MessageFraming() if streams else SilentFraming(), len(requests) + len(invalid), self._config.keepalive_s
         )
         for message in invalid:
-            exchange.respond(jsonrpc.error(message.id, message.error), True)
+            exchange.respond(jsonrpc.error(message.id, message.error), message.error.code)
         exchange.start(self._dispatcher, requests, session, http.request_id)
         patience = self._config.stream_after_s if streams else None
         answers = await exchange.answers(patience) if accepts(accept, JSON) else None
@@ -132,9 +132,8 @@ class McpEndpoint:
     async def _listen(self, session: Session, tally: Tally) -> AsyncGenerator[bytes, None]:
         outbox = session.stream = Outbox()
         try:
-            if session.list_changed:
-                session.list_changed = False
-                outbox.offer(LIST_CHANGED)
+            for message in session.take_pending():
+                outbox.offer(message)
             while (messages := await outbox.take(self._config.keepalive_s)) is not None:
                 tally.events += len(messages)
                 yield b"".join(map(sse.message, messages)) or sse.KEEPALIVE

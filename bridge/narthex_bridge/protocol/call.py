@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 
 from orjson import Fragment, dumps
 
-from narthex_bridge.protocol import jsonrpc
+from narthex_bridge.protocol import jsonrpc, results
 from narthex_bridge.protocol.eras import Era
 from narthex_bridge.protocol.events import Log, Progress, Result, TextDelta, ToolEvent
 from narthex_bridge.protocol.failures import INVALID_TOOL_ARGUMENTS, BackendError, explanation
 from narthex_bridge.protocol.jsonrpc import Id
 from narthex_bridge.protocol.methods import LOG_LEVELS
+
+_EXACT = 2.0**53
 
 
 @dataclass(slots=True)
@@ -40,31 +42,34 @@ class ToolCall:
 
     def result(self, result: Result) -> bytes:
         """The response."""
-        value: dict[str, object] = {"content": Fragment(result.content or b"[]"), "isError": result.is_error}
-        if result.structured and self.era.structured:
-            value["structuredContent"] = Fragment(result.structured)
-        return jsonrpc.result(self.id, value)
+        return jsonrpc.result(self.id, results.called(self.era, result))
 
     def recover(self, failure: BackendError) -> bytes | None:
         """The response to arguments that do not fit, where the era makes it a result, for the model (SEP-1303)."""
         if not self.era.argument_errors_are_results or failure.reason != INVALID_TOOL_ARGUMENTS:
             return None
-        content = dumps([{"type": "text", "text": explanation(failure)}])
-        return self.result(Result(content, b"", is_error=True))
+        return self.failed(explanation(failure))
+
+    def failed(self, text: str) -> bytes:
+        """The response that tells the model why there is no result."""
+        return self.result(Result(dumps([{"type": "text", "text": text}]), b"", is_error=True))
 
     def _wants(self, level: str) -> bool:
         if self.log_level is None or level not in LOG_LEVELS:
             return False
         return LOG_LEVELS.index(level) >= LOG_LEVELS.index(self.log_level)
 
-    def _progress(self, progress: float, total: float | None, message: str) -> bytes:
+    def _progress(self, progress: float, total: float | None, message: str) -> bytes | None:
         # Progress must increase with every notification, also where a tool repeats itself, or mixes its own progress
         # with text deltas, which have none.
         if self._told is not None and not progress > self._told:
-            progress = self._told + 1 if total is None else math.nextafter(self._told, math.inf)
+            step = math.nextafter(self._told, math.inf)
+            progress = max(self._told + 1, step) if total is None else step
+        if not math.isfinite(progress):
+            return None  # no JSON, or no number is larger than the last one
         self._told = progress
         params: dict[str, object] = {"progressToken": self.token, "progress": _number(progress)}
-        if total is not None:
+        if total is not None and math.isfinite(total):
             params["total"] = _number(total)
         if message:
             params["message"] = message
@@ -72,4 +77,4 @@ class ToolCall:
 
 
 def _number(value: float) -> float | int:
-    return int(value) if value.is_integer() else value
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value

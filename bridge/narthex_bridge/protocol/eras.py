@@ -7,31 +7,40 @@ from dataclasses import dataclass
 class Era:
     """The rules of one protocol version.
 
-    `batching`: arrays of messages are accepted. `annotations`, `titles`, `structured`: tools and results carry these
-    members. `argument_errors_are_results`: arguments that do not fit are a result with isError, which the model sees,
-    instead of a JSON-RPC error (SEP-1303).
+    `stateless`: no handshake and no session; every request brings version and capabilities, every result says its type,
+    and what a server wants of its client is a result too. `batching`: arrays of messages are accepted. `annotations`,
+    `titles`, `icons`, `structured`: what tools, resources, prompts and results carry. `completions`: a capability of
+    that name is declared. `argument_errors_are_results`: arguments that do not fit are a result with isError, which the
+    model sees, instead of a JSON-RPC error (SEP-1303). `missing_resource`: the code of its error.
     """
 
     version: str
+    stateless: bool = False
     batching: bool = False
     annotations: bool = True
     titles: bool = True
+    icons: bool = True
     structured: bool = True
+    completions: bool = True
     argument_errors_are_results: bool = False
+    missing_resource: int = -32002
 
 
-# A stateless version (2026-07-28 on) is one more row, once requests that bring their version in _meta are served.
+# fmt: off
 _TABLE = (
-    Era("2024-11-05", annotations=False, titles=False, structured=False),
-    Era("2025-03-26", batching=True, titles=False, structured=False),
-    Era("2025-06-18"),
+    Era("2024-11-05", annotations=False, titles=False, icons=False, structured=False, completions=False),
+    Era("2025-03-26", batching=True, titles=False, icons=False, structured=False),
+    Era("2025-06-18", icons=False),
     Era("2025-11-25", argument_errors_are_results=True),
+    Era("2026-07-28", stateless=True, argument_errors_are_results=True, missing_resource=-32602),
 )
+# fmt: on
 ERAS = {era.version: era for era in _TABLE}
-LATEST = _TABLE[-1]
-VERSIONS = tuple(ERAS)
+LATEST_SESSION = [era for era in _TABLE if not era.stateless][-1]
+VERSIONS = tuple(reversed(ERAS))
 
 
 def negotiate(wanted: str) -> Era:
-    """The era of an initialize: the wanted version, or the latest where it is not known."""
-    return ERAS.get(wanted, LATEST)
+    """The era of an initialize: the wanted version, or the latest with sessions where it is another."""
+    era = ERAS.get(wanted, LATEST_SESSION)
+    return LATEST_SESSION if era.stateless else era

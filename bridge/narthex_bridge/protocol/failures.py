@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from orjson import Fragment
+
 from narthex_bridge.protocol import jsonrpc
+from narthex_bridge.protocol.eras import LATEST_SESSION, Era
 from narthex_bridge.protocol.jsonrpc import RpcError
 
 
@@ -69,8 +72,14 @@ def default_text(status: str) -> str:
     return _TABLE.get(status, _INTERNAL).text
 
 
-def rpc_error(failure: BackendError, request_id: str) -> RpcError:
+def rpc_error(failure: BackendError, request_id: str, era: Era = LATEST_SESSION) -> RpcError:
     """The JSON-RPC error of a failure; `request_id` is the x-request-id that the logs know."""
+    match failure.reason:
+        case "MISSING_CLIENT_CAPABILITY":
+            needed = Fragment(failure.metadata.get("required_capabilities", "{}"))
+            return RpcError(jsonrpc.MISSING_CAPABILITY, failure.message, {"requiredCapabilities": needed})
+        case "RESOURCE_NOT_FOUND":
+            return RpcError(era.missing_resource, failure.message, {"uri": failure.metadata.get("uri", "")})
     treatment = _TABLE.get(failure.status, _INTERNAL)
     data: dict[str, object] = {"reason": failure.reason, "retryable": treatment.retryable, "requestId": request_id}
     if failure.metadata:

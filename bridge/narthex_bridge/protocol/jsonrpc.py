@@ -12,6 +12,8 @@ INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
+HEADER_MISMATCH = -32020
+MISSING_CAPABILITY = -32021
 UNSUPPORTED_VERSION = -32022
 REQUEST_CANCELLED = -32800
 
@@ -51,9 +53,11 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A client's response to a request of the server's."""
+    """A client's response to a request of the server's: a result or an error object, as JSON."""
 
     id: Id
+    result: bytes = b""
+    error: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,11 @@ def error(request_id: Id | None, failure: RpcError) -> bytes:
     return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": body})
 
 
+def request(request_id: Id, method: str, params: object) -> bytes:
+    """Encode a request; `params` may hold orjson.Fragment."""
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
+
+
 def notification(method: str, params: Mapping[str, object] | None = None) -> bytes:
     """Encode a notification."""
     if params is None:
@@ -115,8 +124,10 @@ def _message(value: Any, text: str) -> Message:
     if value.get("jsonrpc") != "2.0":
         return Invalid(RpcError(INVALID_REQUEST, 'The member "jsonrpc" must be "2.0".'), request_id)
     if "method" not in value:
-        if request_id is not None and ("result" in value or "error" in value):
-            return Answer(request_id)
+        if request_id is not None and isinstance(value.get("result"), dict):
+            return Answer(request_id, result=orjson.dumps(value["result"]))
+        if request_id is not None and isinstance(value.get("error"), dict):
+            return Answer(request_id, error=orjson.dumps(value["error"]))
         return Invalid(RpcError(INVALID_REQUEST, 'A message has a "method", or a "result" or "error".'), request_id)
     method, params = value["method"], value.get("params", {})
     if not isinstance(method, str):

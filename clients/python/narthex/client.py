@@ -1,7 +1,7 @@
 """The async client."""
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
@@ -22,6 +22,15 @@ from narthex.v1.tool_pb2_grpc import ToolServiceStub
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+
+OnInput = Callable[[tools.InputRequest], Awaitable[Mapping[str, object]]]
+"""Answers what a tool asks its caller for: the result that MCP defines for the request's `mcp.method`."""
+
+EVERYTHING = b'{"sampling":{"tools":{}},"elicitation":{"form":{},"url":{}},"roots":{}}'
+"""MCP's capabilities of a client that answers whatever it is asked."""
+
+MAX_ROUNDS = 16
+"""How often a call is made again because it ended with a wish for input."""
 
 MAX_MESSAGE_BYTES = 64 << 20
 """Largest answer that is taken; gRPC's own limit of 4 MiB is too small for pictures and large tool results."""
@@ -157,23 +166,71 @@ class Client:
             request = tools.ListToolsRequest(page_token=page.next_page_token)
 
     def call_tool_stream(
-        self, name: str, arguments: Mapping[str, object] | bytes = b"", options: CallOptions | None = None
+        self,
+        name: str,
+        arguments: Mapping[str, object] | bytes = b"",
+        options: CallOptions | None = None,
+        mcp: tools.McpContext | None = None,
     ) -> AsyncIterator[tools.CallToolResponse]:
-        """Call a tool; events as they come, the last one is `result`. `arguments` is a JSON object, as text or not."""
-        text = arguments if isinstance(arguments, bytes) else json.dumps(arguments).encode()
-        return self._stream(self._tools.CallTool, tools.CallToolRequest(name=name, arguments=text, options=options))
+        """Call a tool; events as they come, the last one is `result`. `arguments` is a JSON object, as text or not.
+
+        With client capabilities in `mcp` the tool may ask: `input_required` without a state waits for `respond`, with
+        one it is the last event, and the call is to be made again.
+        """
+        request = tools.CallToolRequest(name=name, arguments=_json(arguments), options=options, mcp=mcp)
+        return self._stream(self._tools.CallTool, request)
+
+    async def respond(self, call_id: str, answers: Mapping[str, Mapping[str, object]]) -> int:
+        """Answer requests of a waiting call, by their ids; how many it still waits for."""
+        responses = [tools.InputResponse(id=name, result=_json(answer)) for name, answer in answers.items()]
+        request = tools.RespondRequest(call_id=call_id, responses=responses)
+        return (await self._unary(self._tools.Respond, request)).waiting
 
     async def call_tool(
-        self, name: str, arguments: Mapping[str, object] | bytes = b"", options: CallOptions | None = None
+        self,
+        name: str,
+        arguments: Mapping[str, object] | bytes = b"",
+        options: CallOptions | None = None,
+        on_input: OnInput | None = None,
+        capabilities: Mapping[str, object] | bytes = EVERYTHING,
     ) -> tools.ToolResult:
-        """Call a tool; its result. That the tool itself failed is no exception but `result.is_error`."""
-        result = None
-        async for event in self.call_tool_stream(name, arguments, options):
-            if event.HasField("result"):
-                result = event.result
-        if result is None:
-            raise NarthexError(grpc.StatusCode.INTERNAL, "NO_RESULT", f"the stream of {name} ended without a result")
-        return result
+        """Call a tool; its result. That the tool itself failed is no exception but `result.is_error`.
+
+        A tool may ask for what `capabilities` (MCP's) name where `on_input` answers it; without, it may not ask.
+        """
+        mcp = tools.McpContext(client_capabilities=_json(capabilities)) if on_input else None
+        for _ in range(MAX_ROUNDS):
+            again: tools.McpContext | None = None
+            result = None
+            async for event in self.call_tool_stream(name, arguments, options, mcp):
+                if event.HasField("result"):
+                    result = event.result
+                elif event.HasField("input_required") and on_input and mcp:
+                    again = await self._answer(event.input_required, on_input, mcp)
+            if result is not None:
+                return result
+            if again is None:
+                break
+            mcp = again
+        raise NarthexError(grpc.StatusCode.INTERNAL, "NO_RESULT", f"the call of {name} ended without a result")
+
+    async def _answer(
+        self, wish: tools.InputRequired, on_input: OnInput, mcp: tools.McpContext
+    ) -> tools.McpContext | None:
+        """Answers a call that waits; for one that is over, gives what it is to be made again with."""
+        answers = {request.id: await on_input(request) for request in wish.requests}
+        if wish.HasField("request_state"):
+            return tools.McpContext(
+                client_capabilities=mcp.client_capabilities,
+                input_responses=_json(answers),
+                request_state=wish.request_state,
+            )
+        try:
+            await self.respond(wish.call_id, answers)
+        except NarthexError as error:
+            if error.code not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
+                raise  # those two: the tool has given up waiting meanwhile, and its stream says what came of it
+        return None
 
     async def _unary(self, method: aio.UnaryUnaryMultiCallable[Request, Response], request: Request) -> Response:
         with _narthex_errors():
@@ -189,6 +246,10 @@ class Client:
                     yield response
         finally:
             call.cancel()
+
+
+def _json(value: Mapping[str, object] | bytes) -> bytes:
+    return value if isinstance(value, bytes) else json.dumps(value).encode()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ both sides of the wire and the command line can share this.
 import argparse
 import difflib
 import os
+import re
 import tomllib
 import types
 import typing
@@ -333,4 +334,6 @@ def _shown(value: object) -> str:
         return "none"
     if isinstance(value, NamedPath):
         return f"{value.name}={value.path}"
-    return ", ".join(map(_shown, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    return re.sub(r"(?<=://)([^/@]*:)[^/@]*@", r"\1***@", str(value))  # a URL's password is nobody's to read

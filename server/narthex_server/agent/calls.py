@@ -12,7 +12,7 @@ from narthex_server.agent.results import error_result
 from narthex_server.errors import NarthexError, NotFound
 from narthex_server.principal import Principal
 from narthex_server.text.messages import ToolCall
-from narthex_server.tools.tool import CallContext, Log, Progress, Tool, ToolEvent, ToolResult
+from narthex_server.tools.tool import CallContext, InputRequired, Log, Progress, Tool, ToolEvent, ToolResult
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,8 @@ async def _run(
             async for event in stream:
                 if isinstance(event, ToolResult):
                     result = event
+                elif isinstance(event, InputRequired):
+                    result = error_result("the tool asks for input from its user, who cannot be asked here")
                 elif isinstance(event, Progress | Log):
                     events.put_nowait(ToolActivity(call.id, event))
     except NarthexError as error:

@@ -3,10 +3,12 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from grpc.aio import ServicerContext
-from narthex.keys import Key, KeyRing
+from narthex.keys import KeyRing
+from narthex.scopes import ALL_TOOLS, ToolScope
 
 from narthex_server.errors import InvalidRequest, Unauthenticated, Violation
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
@@ -20,7 +22,8 @@ OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
 class AuthInterceptor(AroundInterceptor):
     """Finds the caller by its bearer key; with `required` a call without a known key is refused.
 
-    Only a key marked `delegate` may say, in `x-narthex-principal`, for whom it calls; from anyone else that is ignored.
+    Only a key marked `delegate` may say, in `x-narthex-principal`, for whom it calls. Of what anyone else says there
+    counts only that a caller may use fewer tools, so that a bridge's callers keep to theirs whatever its own key is.
     """
 
     def __init__(self, keys: KeyRing, *, required: bool) -> None:
@@ -36,25 +39,43 @@ class AuthInterceptor(AroundInterceptor):
 
     def _caller(self, authorization: str, asserted: str) -> Principal:
         scheme, _, token = authorization.partition(" ")
-        key = self._keys.principal(token.strip()) if scheme.lower() == "bearer" else None
-        if key is not None:
-            return _asserted(asserted) if key.delegate and asserted else _own(key)
-        if self._required:
-            lack = "is not a known key" if authorization else "is missing"
+        token = token.strip() if scheme.lower() == "bearer" else ""
+        key = self._keys.principal(token)
+        if key is None and self._required:
+            lack = (
+                "has expired" if self._keys.expired(token) else "is not a known key" if authorization else "is missing"
+            )
             raise Unauthenticated(f"The metadata `authorization: Bearer <API key>` {lack}.")
-        return LOCAL
+        caller = Principal(key.name, key.tenant, key.tools) if key else LOCAL
+        if not asserted:
+            return caller
+        spoken_for = _asserted(asserted)
+        if key is not None and key.delegate:
+            if spoken_for is None:
+                raise InvalidRequest(f"{ASSERTED} {_FORM.description}", violations=[_FORM])
+            return spoken_for
+        if spoken_for is not None and caller.tools == ALL_TOOLS:
+            return replace(caller, tools=spoken_for.tools)
+        return caller
 
 
-def _own(key: Key) -> Principal:
-    return Principal(key.name, key.tenant)
+_FORM = Violation(
+    ASSERTED,
+    'must be a JSON object with the non-empty strings "name" and "tenant", and the list of strings "tools" or none',
+)
 
 
-def _asserted(text: str) -> Principal:
+def _asserted(text: str) -> Principal | None:
     try:
         match json.loads(text):
-            case {"name": str(name), "tenant": str(tenant)} if name and tenant:
-                return Principal(name, tenant)
-    except ValueError:
+            case {"name": str(name), "tenant": str(tenant), **more} if name and tenant:
+                return Principal(name, tenant, _tools(more.get("tools", ALL_TOOLS.globs)))
+    except (ValueError, RecursionError):
         pass
-    violation = Violation(ASSERTED, 'must be a JSON object with the non-empty strings "name" and "tenant"')
-    raise InvalidRequest(f"{ASSERTED} {violation.description}", violations=[violation])
+    return None
+
+
+def _tools(globs: object) -> ToolScope:
+    if not isinstance(globs, list | tuple) or not all(isinstance(glob, str) for glob in globs):
+        raise ValueError
+    return ToolScope(tuple(globs))

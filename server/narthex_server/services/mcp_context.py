@@ -3,6 +3,7 @@
 from narthex.v1 import tool_pb2 as wire
 
 from narthex_server.errors import InvalidRequest, Violation
+from narthex_server.tools.inputs import Answer
 from narthex_server.tools.mcp_context import McpContext
 from narthex_server.tools.objects import parse_object
 from narthex_server.tools.tool import InputRequired
@@ -48,3 +49,21 @@ def input_required_to_wire(event: InputRequired) -> wire.InputRequired:
         ],
         request_state=None if state is None else state.encode("utf-8", "surrogatepass"),
     )
+
+
+def answers_of(request: wire.RespondRequest) -> list[Answer]:
+    """Raises InvalidRequest for an answer that is none to an MCP request."""
+    return [_answer(response, f"responses[{index}]") for index, response in enumerate(request.responses)]
+
+
+def _answer(response: wire.InputResponse, field: str) -> Answer:
+    match response.WhichOneof("response"):
+        case "result":
+            return Answer(
+                response.id, result=parse_object(response.result, "the fields of a result", f"{field}.result")
+            )
+        case "error":
+            return Answer(response.id, error=parse_object(response.error, "the fields of an error", f"{field}.error"))
+        case kind:
+            violation = Violation(f"{field}.{kind or 'response'}", "must be a result or an error")
+            raise InvalidRequest(f"{violation.field} {violation.description}", violations=(violation,))

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from grpc.aio import ServicerContext
@@ -10,9 +11,10 @@ from narthex.v1 import tool_pb2 as wire
 
 from narthex_server.errors import Violation
 from narthex_server.pipelines.request import refuse
-from narthex_server.principal import CALLER
+from narthex_server.principal import CALLER, REQUEST_ID
 from narthex_server.services.call import call_context, check_options
 from narthex_server.services.complete import complete
+from narthex_server.services.mcp_context import LOG_PREFIX, answers_of, input_required_to_wire, level_of
 from narthex_server.services.offers import (
     completion_to_wire,
     contents_to_wire,
@@ -25,8 +27,9 @@ from narthex_server.services.offers import (
 from narthex_server.services.paging import page
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.completion import Typed
+from narthex_server.tools.inputs import RunningCalls
 from narthex_server.tools.offers.watches import ResourceUpdated
-from narthex_server.tools.tool import Log, Progress, TextDelta, Tool, ToolEvent, ToolResult
+from narthex_server.tools.tool import InputRequired, Log, Progress, TextDelta, Tool, ToolEvent, ToolResult
 
 Context = ServicerContext[Any, Any]
 
@@ -48,6 +51,7 @@ class ToolService:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+        self._running = RunningCalls()
 
     async def ListTools(self, request: wire.ListToolsRequest, context: Context) -> wire.ListToolsResponse:
         version = self._catalog.version
@@ -72,10 +76,19 @@ class ToolService:
 
     async def CallTool(self, request: wire.CallToolRequest, context: Context) -> AsyncIterator[wire.CallToolResponse]:
         check_options(request.options)
-        events = self._catalog.call(request.name, request.arguments or b"{}", call_context(context))
-        async with aclosing(events):
-            async for event in events:
-                yield event_to_wire(event)
+        with self._running.enter(CALLER.get().tenant, request.call_id, REQUEST_ID.get()) as inputs:
+            whose = replace(call_context(context, request.mcp), inputs=inputs)
+            async with aclosing(self._catalog.call(request.name, request.arguments or b"{}", whose)) as events:
+                async for event in events:
+                    yield event_to_wire(event)
+
+    async def Respond(self, request: wire.RespondRequest, context: Context) -> wire.RespondResponse:
+        waiting = self._running.answer(CALLER.get().tenant, request.call_id, answers_of(request))
+        return wire.RespondResponse(waiting=waiting)
+
+    async def SetLogLevel(self, request: wire.SetLogLevelRequest, context: Context) -> wire.SetLogLevelResponse:
+        self._catalog.set_log_level(CALLER.get(), level_of(request.level), request.server)
+        return wire.SetLogLevelResponse()
 
     async def ListResources(self, request: wire.ListResourcesRequest, context: Context) -> wire.ListResourcesResponse:
         found = _of(self._catalog.resources.listed, request.server)
@@ -112,7 +125,7 @@ class ToolService:
                     yield wire.WatchResourcesResponse(catalog_version=self._catalog.version)
 
     async def ListPrompts(self, request: wire.ListPromptsRequest, context: Context) -> wire.ListPromptsResponse:
-        found = _of(self._catalog.prompts.listed, request.server)
+        found = _of(self._catalog.prompts.list(CALLER.get()), request.server)
         shown, token = page(found, lambda one: f"{one.server}/{one.name}", request.page_size, request.page_token)
         return wire.ListPromptsResponse(prompts=map(prompt_to_wire, shown), next_page_token=token)
 
@@ -149,10 +162,12 @@ def event_to_wire(event: ToolEvent) -> wire.CallToolResponse:
         case Progress(progress, total, message):
             return wire.CallToolResponse(progress=wire.Progress(progress=progress, total=total, message=message))
         case Log(level, logger, data):
-            number = wire.LogLevel.Value(f"LOG_LEVEL_{level.upper()}")
+            number = wire.LogLevel.Value(f"{LOG_PREFIX}{level.upper()}")
             return wire.CallToolResponse(log=wire.LogMessage(level=number, logger=logger, data=data))
         case TextDelta(text):
             return wire.CallToolResponse(text_delta=common.TextDelta(text=text))
+        case InputRequired():
+            return wire.CallToolResponse(input_required=input_required_to_wire(event))
         case ToolResult():
             return wire.CallToolResponse(result=result_to_wire(event))
 

@@ -3,29 +3,32 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal, Protocol, cast
 
 from narthex_server.errors import (
     Cancelled,
     DeadlineExceeded,
+    FailedPrecondition,
     InvalidRequest,
-    InvalidToolArguments,
     NotFound,
     Unavailable,
 )
 from narthex_server.principal import Principal
 from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
 from narthex_server.tools.completion import Completion, PromptReference, Reference, TemplateReference, Typed
+from narthex_server.tools.log_levels import LogLevels
 from narthex_server.tools.offers.named import NamedOffers, Offer
 from narthex_server.tools.offers.prompts import PromptOffers
 from narthex_server.tools.offers.resources import ResourceOffers
 from narthex_server.tools.offers.watches import Watches
 from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
-from narthex_server.tools.tool import CallContext, NativeTool, Tool, ToolEvent, ToolResult
+from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
 
-Outcome = Literal["ok", "tool_error", "invalid", "not_found", "unavailable", "deadline", "cancelled", "error"]
+Outcome = Literal[
+    "ok", "tool_error", "input_required", "invalid", "not_found", "unavailable", "deadline", "cancelled", "error"
+]
 
 
 class ToolObserver(Protocol):
@@ -59,6 +62,7 @@ class Catalog:
         self._natives = {native.tool.name: native for native in natives}
         self._servers = {server.name: server for server in servers}
         self._observer = observer
+        self._levels = LogLevels()
         self._schemas = ArgumentSchemas()
         self._tools: NamedOffers[Tool, ToolServer] = NamedOffers("tool", lambda server: server.tools)
         self.prompts = PromptOffers()
@@ -98,21 +102,24 @@ class Catalog:
         await asyncio.gather(*(server.stop() for server in self._servers.values()))
 
     def list(self, principal: Principal) -> tuple[Tool, ...]:
-        """The tools that can be called now; those of an upstream that is down are left out."""
-        return self._tools.listed
+        """The tools that this caller can call now; those of an upstream that is down are left out."""
+        return self._tools.listed(principal.tools)
 
-    def get(self, name: str) -> Tool:
+    def get(self, name: str, principal: Principal) -> Tool:
         """The tool of this name or alias, also while its upstream is down; raises as `call` does."""
-        return self._tools.find(name).item
+        return self._tools.find(name, principal.tools).item
 
     async def call(self, name: str, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
-        """Yields the call's events as they come, exactly one ToolResult last; closing the iterator cancels the call.
+        """Yields the call's events as they come, the last one a ToolResult, or an InputRequired with a state.
 
-        `arguments` is a JSON object. An error that the tool itself reports is a result with `is_error`.
+        Closing the iterator cancels the call. `arguments` is a JSON object. An error that the tool itself reports is a
+        result with `is_error`.
 
         Raises:
-            NotFound: no tool has this name.
+            NotFound: no tool has this name, or its caller may not use it; the two cannot be told apart.
             InvalidToolArguments: the arguments do not fit; nothing was run.
+            InvalidRequest: the upstream does not take the answers or the state of a call made again.
+            FailedPrecondition: the tool needs an MCP client that can answer more than this caller does.
             Unavailable: the tool's upstream is down; the message says why.
             DeadlineExceeded: the deadline, or the upstream's own limit, has passed.
         """
@@ -120,17 +127,19 @@ class Catalog:
         offer: Offer[Tool, ToolServer] | None = None
         outcome: Outcome = "cancelled"  # what a closed iterator and a cancelled task are
         try:
-            offer = self._tools.find(name)
+            offer = self._tools.find(name, context.principal.tools)
             parsed = parse_arguments(arguments)
             self._schemas.of(offer.item.name, offer.item.input_schema).check(parsed)
             if offer.server is None:
                 events = self._natives[offer.item.name].call(arguments or b"{}", context)
             else:
-                events = offer.server.call(offer.own_name, parsed, context)
+                events = offer.server.call(offer.own_name, parsed, self._with_level(context, offer.server.name))
             async with aclosing(cast(AsyncGenerator[ToolEvent], events)):
                 async for event in events:
                     if isinstance(event, ToolResult):
                         outcome = "tool_error" if event.is_error else "ok"
+                    elif isinstance(event, InputRequired) and event.request_state is not None:
+                        outcome = "input_required"
                     yield event
         except Exception as error:
             outcome = _outcome(error)
@@ -144,11 +153,15 @@ class Catalog:
         """Suggestions from the upstream that has the prompt or the template; raises NotFound, and as `call` does."""
         match reference:
             case PromptReference(name):
-                server, own_name = self.prompts.owner(name)
+                server, own_name = self.prompts.owner(name, context.principal)
                 return await self._servers[server.name].complete(PromptReference(own_name), typed, context)
             case TemplateReference(uri_template):
                 place = self.resources.template_place(uri_template)
                 return await self._servers[place.server.name].complete(TemplateReference(place.uri), typed, context)
+
+    def set_log_level(self, principal: Principal, level: str, server: str = "") -> None:
+        """The least severe messages that the caller's calls get unless they say otherwise; raises NotFound."""
+        self._levels.set(principal, level, self._server(server).name if server else "")
 
     def servers(self) -> tuple[ServerStatus, ...]:
         """How every upstream is, in the order of the configuration."""
@@ -186,6 +199,11 @@ class Catalog:
         await server.settled()
         return server.status
 
+    def _with_level(self, context: CallContext, server: str) -> CallContext:
+        if context.mcp.log_level is not None:
+            return context
+        return replace(context, mcp=replace(context.mcp, log_level=self._levels.get(context.principal, server)))
+
     def _server(self, name: str) -> UpstreamServer:
         if (server := self._servers.get(name)) is None:
             known = ", ".join(self._servers) or "none"
@@ -207,7 +225,7 @@ class Catalog:
 
 def _outcome(error: Exception) -> Outcome:
     match error:
-        case InvalidToolArguments():
+        case InvalidRequest() | FailedPrecondition():
             return "invalid"
         case NotFound():
             return "not_found"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from narthex_server.principal import Principal
+from narthex_server.tools.inputs import Inputs
 from narthex_server.tools.mcp_context import PLAIN, McpContext
 
 
@@ -25,12 +26,16 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """Whose call this is; `deadline` is on the event loop's clock, in seconds."""
+    """Whose call this is; `deadline` is on the event loop's clock, in seconds.
+
+    Without `inputs` nobody can answer while it runs.
+    """
 
     principal: Principal
     request_id: str
     deadline: float | None = None
     mcp: McpContext = PLAIN
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +89,11 @@ class InputRequired:
     request_state: str | None = None
 
 
-ToolEvent = Progress | Log | TextDelta | ToolResult
+ToolEvent = Progress | Log | TextDelta | InputRequired | ToolResult
 
 
 class NativeTool(Protocol):
-    """A tool of our own; the events end with exactly one ToolResult."""
+    """A tool of our own; the events end with exactly one ToolResult, and nothing is asked."""
 
     @property
     def tool(self) -> Tool: ...

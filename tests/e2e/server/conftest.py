@@ -143,7 +143,7 @@ async def channel(server: Served):
 
 @pytest.fixture
 def failure():
-    """Awaits a call, or drains a stream, that fails; gives the error's code, text, reason and violated fields."""
+    """Awaits a call, or drains a stream, that fails; gives the error's code, text, reason and details."""
 
     async def caught(call) -> "Failure":
         with pytest.raises(grpc.aio.AioRpcError) as info:
@@ -162,6 +162,7 @@ class Failure:
     text: str
     reason: str
     fields: list[str]
+    metadata: dict[str, str]
 
     @classmethod
     def of(cls, error: grpc.aio.AioRpcError) -> "Failure":
@@ -171,7 +172,7 @@ class Failure:
             detail.Unpack(info)
             detail.Unpack(request)
         fields = [violation.field for violation in request.field_violations]
-        return cls(error.code(), error.details() or "", info.reason, fields)
+        return cls(error.code(), error.details() or "", info.reason, fields, dict(info.metadata))
 
 
 @pytest.fixture(scope="session")

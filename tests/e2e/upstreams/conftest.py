@@ -65,12 +65,12 @@ def script() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def gateway():
-    """`async with gateway({name: entry}, **fields of ServerSource) as running`."""
+    """`async with gateway({name: entry}, sampler, **fields of ServerSource) as running`."""
 
     @asynccontextmanager
-    async def run(servers: dict[str, Any], **changes: Any) -> AsyncIterator[Gateway]:
+    async def run(servers: dict[str, Any], sampler: Any = None, **changes: Any) -> AsyncIterator[Gateway]:
         sources = [replace(source, **changes) for source in parse_sources({"mcpServers": servers})]
-        catalog = Catalog(servers=[Upstream(source) for source in sources])
+        catalog = Catalog(servers=[Upstream(source, sampler) for source in sources])
         try:
             await catalog.start(20)
             yield Gateway(catalog)

@@ -20,7 +20,7 @@ def servers(script):
 
 async def test_prompts_are_listed_under_their_servers_names_with_all_that_they_have(gateway, servers):
     async with gateway(servers) as running:
-        prompts = running.catalog.prompts.listed
+        prompts = running.catalog.prompts.list(LOCAL)
         assert [(one.name, one.server) for one in prompts] == [("one__greet", "one"), ("two__greet", "two")]
         first = prompts[0]
         assert (first.title, first.description, json.loads(first.meta)) == ("Greeting", "one", {"n": 2})
@@ -33,7 +33,7 @@ async def test_prompts_are_listed_under_their_servers_names_with_all_that_they_h
 @pytest.mark.parametrize("prefix", ["", "p"])
 async def test_prompts_of_the_same_name_are_told_apart(gateway, servers, prefix):
     async with gateway(servers, prefix=prefix) as running:
-        plain, other = (one.name for one in running.catalog.prompts.listed)
+        plain, other = (one.name for one in running.catalog.prompts.list(LOCAL))
         assert plain == ("p_greet" if prefix else "greet") and other.startswith(f"{plain}_")
         filled = await running.catalog.prompts.fill(other, {"who": "Ada"}, PLAIN)
         assert "from two" in filled.messages[0].content.decode()

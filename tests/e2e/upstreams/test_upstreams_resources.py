@@ -69,7 +69,7 @@ async def test_resources_are_listed_with_all_that_they_have_and_told_apart(gatew
         assert json.loads(resource.meta) == {"shelf": 1}
         templates = running.catalog.resources.templates
         assert [one.uri_template for one in templates] == ["demo://one/items/{id}", "demo://two/items/{id}"]
-        tool = running.catalog.get("one__touch")
+        tool = running.catalog.get("one__touch", LOCAL)
         assert json.loads(tool.icons)[0]["mimeType"] == "image/png" and json.loads(tool.meta) == {"t": 1}
         assert json.loads((await running.call("one__subscriptions"))[-1].meta) == {"m": 1}
 
@@ -127,7 +127,7 @@ async def test_the_lists_versions_grow_each_by_itself(gateway, script, era):
         assert after.resources > before.resources and after.catalog > before.catalog
         assert (after.tools, after.prompts) == (before.tools, before.prompts)
         await running.call("one__add_prompt", b'{"name":"new"}')
-        await running.until(lambda: len(running.catalog.prompts.listed) == 2)
+        await running.until(lambda: len(running.catalog.prompts.list(LOCAL)) == 2)
         last = running.catalog.versions
         assert last.prompts > after.prompts and (last.tools, last.resources) == (after.tools, after.resources)
 
@@ -240,14 +240,14 @@ async def test_broken_lists_leave_the_tools(gateway, script):
     async with gateway({"bad": script("hostile", "broken"), "one": script("library", OLDER, "one")}) as running:
         assert "bad__works" in running.names() and running.status("bad").state is ServerState.READY
         assert uris(running) == ["demo://same", "demo://one/one"]
-        assert [one.name for one in running.catalog.prompts.listed] == ["one__greet"]
+        assert [one.name for one in running.catalog.prompts.list(LOCAL)] == ["one__greet"]
         assert await text(running, "demo://same") == "one has demo://same"
 
 
 async def test_a_list_that_does_not_come_leaves_the_others(gateway, script):
     async with gateway({"bad": script("hostile", "silent")}, start_timeout=6.0) as running:
         assert running.names() == ["bad__works"] and running.status("bad").state is ServerState.READY
-        assert "x:odd" in uris(running) and not running.catalog.prompts.listed
+        assert "x:odd" in uris(running) and not running.catalog.prompts.list(LOCAL)
 
 
 async def test_answers_of_the_wrong_kind_are_typed_errors(gateway, script):

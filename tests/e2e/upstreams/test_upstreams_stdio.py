@@ -121,7 +121,7 @@ async def test_schemas_keep_the_order_of_keys_and_numbers_their_digits(gateway, 
 
 async def test_an_answer_that_is_no_result_fails_that_call_alone(gateway, script):
     async with gateway({"plain": script("plain")}) as running:
-        with pytest.raises(Unavailable, match="not a tool result"):
+        with pytest.raises(Unavailable, match="not a result"):
             await running.call("plain__same", b'{"z":1,"a":"nonsense"}')
         await running.call("plain__same", b'{"z":1}')
 

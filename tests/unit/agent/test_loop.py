@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field, replace
 
 import pytest
+from narthex.scopes import ToolScope
 from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
 from narthex_server.agent.loop import AgentLoop, AgentOptions
 from narthex_server.errors import InvalidRequest, NotFound
@@ -19,10 +20,10 @@ from narthex_server.pipelines.events import (
 )
 from narthex_server.pipelines.models import TextModel
 from narthex_server.pipelines.request import ChatRequest, StoppingOptions, ToolChoice
-from narthex_server.principal import LOCAL
+from narthex_server.principal import LOCAL, Principal
 from narthex_server.text.messages import Message, ToolCall, ToolSpec
 from narthex_server.tools.catalog import Catalog
-from narthex_server.tools.tool import CallContext, Progress, Tool, ToolEvent, ToolResult
+from narthex_server.tools.tool import CallContext, InputRequest, InputRequired, Progress, Tool, ToolEvent, ToolResult
 
 Serve = Callable[..., AbstractAsyncContextManager[TextModel]]
 Body = Callable[[bytes], AsyncIterator[ToolEvent]]
@@ -111,6 +112,15 @@ async def test_a_max_tokens_that_fits_the_first_round_only_is_bounded_in_the_nex
         request = replace(ASK, request_id="b", stopping=StoppingOptions(max_tokens=limit))
         events = await run(model, [native("inc")], request)
     assert text(events, 2) == "It is 2." and finished(events).reason is FinishReason.STOP
+
+
+async def test_a_tool_that_asks_its_caller_tells_the_model_that_nobody_can_answer(serve: Serve) -> None:
+    async def ask(arguments: bytes) -> AsyncIterator[ToolEvent]:
+        yield InputRequired("c", (InputRequest("1", "elicitation/create", b"{}"),), "state")
+
+    async with serve(call("ask"), "I see.") as model, asyncio.timeout(10):
+        events = await run(model, [native("ask", ask)])
+    assert results(events)["ask"].is_error and text(events, 2) == "I see."
 
 
 async def test_calls_of_a_round_run_at_the_same_time(serve: Serve) -> None:
@@ -214,3 +224,15 @@ async def test_only_forwarded_tools_are_offered_unless_named(serve: Serve) -> No
             await run(model, [tool], options=AgentOptions(("other",)))
         with pytest.raises(InvalidRequest, match="max_tool_rounds"):
             await run(model, [tool], options=AgentOptions(("inc",), max_tool_rounds=0))
+
+
+async def test_a_model_gets_the_tools_of_its_caller_alone(serve: Serve) -> None:
+    inc, other = native("inc"), native("other")
+    caller = Principal("ann", "t", ToolScope(("other",)))
+    async with serve(call("inc"), "I see.") as model:
+        loop = AgentLoop(ChatPipeline(model), Catalog([inc, other]))
+        async with aclosing(loop.run(ASK, caller, AgentOptions(("other",)))) as run_of_other:
+            events = [event async for event in run_of_other]
+        with pytest.raises(NotFound, match="'inc'"):
+            await anext(loop.run(replace(ASK, request_id="b"), caller, AgentOptions(("inc",))))
+    assert not inc.seen and b"there is no tool 'inc'; there are: other" in results(events)["inc"].content

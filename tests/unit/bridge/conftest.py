@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -15,13 +16,19 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from hypercorn.asyncio import serve
+from hypothesis import settings
 from narthex.settings import Address
 from narthex.v1 import common_pb2, tool_pb2, tool_pb2_grpc
 from narthex_bridge.app import Bridge
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.main import bind, hypercorn_config
 
+# The same examples in every run, however slow the machine; HYPOTHESIS_PROFILE=default looks for new ones.
+settings.register_profile("fixed", deadline=None, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
 SCHEMA = b'{"type":"object","properties":{"text":{"type":"string"}}}'
+ANY_TEXT = {"type": "object", "properties": {"said": {"type": "string"}}}
 DEADLINE_S = 10.0
 
 
@@ -50,10 +57,21 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     release: asyncio.Event = field(default_factory=asyncio.Event)
+    contexts: list[tool_pb2.McpContext] = field(default_factory=list)
+    responses: asyncio.Queue[tool_pb2.RespondRequest] = field(default_factory=asyncio.Queue)
+    prompts_version: int = 1
+    watched: dict[str, asyncio.Queue[str]] = field(default_factory=dict)
+    resource_watched: asyncio.Event = field(default_factory=asyncio.Event)
+    unwatched: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def change(self, *names: str) -> None:
         async with self.changed:
             self.names, self.version = list(names), self.version + 1
+            self.changed.notify_all()
+
+    async def change_prompts(self) -> None:
+        async with self.changed:
+            self.prompts_version += 1
             self.changed.notify_all()
 
     async def ListTools(self, request: Any, context: Any) -> Any:
@@ -75,18 +93,99 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
         return tool_pb2.ListToolsResponse(tools=tools, next_page_token=str(end) if end < len(self.names) else "")
 
     async def WatchTools(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        version = 0
+        seen = (0, 0)
         while True:
             async with self.changed:
-                await self.changed.wait_for(lambda version=version: self.version != version)
-                version = self.version
-            yield tool_pb2.WatchToolsResponse(catalog_version=version)
+                await self.changed.wait_for(lambda seen=seen: (self.version, self.prompts_version) != seen)
+                seen = (self.version, self.prompts_version)
+            yield tool_pb2.WatchToolsResponse(
+                catalog_version=sum(seen), tools_version=seen[0], resources_version=1, prompts_version=seen[1]
+            )
             self.watching.set()
+
+    async def ListResources(self, request: Any, context: Any) -> Any:
+        resource = tool_pb2.Resource(
+            uri="test://a", name="a", title="A", mime_type="text/plain", size=5, icons=b'[{"src":"data:,"}]'
+        )
+        return tool_pb2.ListResourcesResponse(resources=[resource])
+
+    async def ListResourceTemplates(self, request: Any, context: Any) -> Any:
+        template = tool_pb2.ResourceTemplate(uri_template="test://{x}", name="any", annotations=b'{"priority":1}')
+        return tool_pb2.ListResourceTemplatesResponse(resource_templates=[template])
+
+    async def ReadResource(self, request: Any, context: Any) -> Any:
+        self.contexts.append(request.mcp)
+        if request.uri == "test://asks" and not request.mcp.input_responses:
+            return tool_pb2.ReadResourceResponse(input_required=wanted(state=b"r1"))
+        if request.uri == "test://gone":
+            await refuse(
+                context, code_pb2.NOT_FOUND, "RESOURCE_NOT_FOUND", "There is no such resource.", uri=request.uri
+            )
+        contents = [
+            tool_pb2.ResourceContents(uri=request.uri, mime_type="text/plain", text="hello"),
+            tool_pb2.ResourceContents(uri=request.uri, blob=b"\x00\x01"),
+        ]
+        return tool_pb2.ReadResourceResponse(contents=contents, ttl_ms=7)
+
+    async def WatchResources(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        (uri,) = request.uris
+        updates = self.watched[uri] = asyncio.Queue()
+        self.resource_watched.set()
+        try:
+            while True:
+                yield tool_pb2.WatchResourcesResponse(updated_uri=await updates.get())
+        finally:
+            self.unwatched.set()
+
+    async def ListPrompts(self, request: Any, context: Any) -> Any:
+        argument = tool_pb2.PromptArgument(name="who", description="whom", required=True)
+        return tool_pb2.ListPromptsResponse(
+            prompts=[tool_pb2.Prompt(name="greet", title="Greet", arguments=[argument])]
+        )
+
+    async def GetPrompt(self, request: Any, context: Any) -> Any:
+        self.contexts.append(request.mcp)
+        if request.name == "asks" and not request.mcp.input_responses:
+            return tool_pb2.GetPromptResponse(input_required=wanted(state=b"p1"))
+        text = json.dumps({"type": "text", "text": f"Hello {request.arguments['who']}"}).encode()
+        return tool_pb2.GetPromptResponse(
+            description="A greeting", messages=[tool_pb2.PromptMessage(role="user", content=text)]
+        )
+
+    async def Complete(self, request: Any, context: Any) -> Any:
+        where = request.prompt or request.uri_template
+        return tool_pb2.CompleteResponse(values=[f"{where}/{request.value}", *request.context.values()], total=9)
+
+    async def Respond(self, request: Any, context: Any) -> Any:
+        await self.responses.put(request)
+        return tool_pb2.RespondResponse()
 
     async def CallTool(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.arguments.append(request.arguments)
         self.metadata.append(dict(context.invocation_metadata()))
+        self.contexts.append(request.mcp)
         match request.name:
+            case "waits":  # asks for two things, and goes on when both are there
+                try:
+                    yield tool_pb2.CallToolResponse(input_required=wanted("c1", "name", "age"))
+                    given: dict[str, Any] = {}
+                    while len(given) < 2:
+                        for response in (await self.responses.get()).responses:
+                            given[response.id] = json.loads(response.result or response.error)
+                    yield text_result(json.dumps(given, sort_keys=True))
+                except asyncio.CancelledError:
+                    self.cancelled.set()
+                    raise
+            case "asks":  # ends with what it wants, twice
+                step = {b"": b"s1", b"s1": b"s2"}.get(request.mcp.request_state)
+                if step:
+                    yield tool_pb2.CallToolResponse(input_required=wanted(state=step))
+                else:
+                    yield text_result(request.mcp.input_responses.decode())
+            case "needs":
+                needed = '{"sampling":{}}'
+                reason, text = "MISSING_CLIENT_CAPABILITY", "This needs sampling."
+                await refuse(context, code_pb2.FAILED_PRECONDITION, reason, text, required_capabilities=needed)
             case "echo":
                 yield text_result(json.loads(request.arguments).get("text", ""))
             case "count":
@@ -141,9 +240,24 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
                 await refuse(context, code_pb2.NOT_FOUND, "TOOL_NOT_FOUND", f"There is no tool {request.name!r}.")
 
 
-async def refuse(context: Any, code: int, reason: str, text: str, *details: Any) -> None:
+def wanted(call_id: str = "", *names: str, state: bytes | None = None) -> tool_pb2.InputRequired:
+    """Asks for each name, or for `name` alone."""
+    requests = [
+        tool_pb2.InputRequest(
+            id=name,
+            mcp=tool_pb2.McpRequest(
+                method="elicitation/create",
+                params=json.dumps({"message": f"{name}?", "requestedSchema": ANY_TEXT}).encode(),
+            ),
+        )
+        for name in names or ("name",)
+    ]
+    return tool_pb2.InputRequired(call_id=call_id, requests=requests, request_state=state)
+
+
+async def refuse(context: Any, code: int, reason: str, text: str, *details: Any, **metadata: str) -> None:
     packed = []
-    for detail in (error_details_pb2.ErrorInfo(reason=reason, domain="narthex"), *details):
+    for detail in (error_details_pb2.ErrorInfo(reason=reason, domain="narthex", metadata=metadata), *details):
         wrapped = any_pb2.Any()
         wrapped.Pack(detail)
         packed.append(wrapped)
@@ -163,6 +277,22 @@ async def tools() -> AsyncIterator[ToolServer]:
     await server.stop(0)
 
 
+def stateless(method: str, params: Any = None, id: Any = 1, meta: Any = None) -> dict[str, Any]:
+    given = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+        **(meta or {}),
+    }
+    return {"jsonrpc": "2.0", "id": id, "method": method, "params": {**(params or {}), "_meta": given}}
+
+
+def mirror(method: str, params: Any, headers: dict[str, str]) -> dict[str, str]:
+    """The headers that say what the body says, and those given."""
+    name = (params or {}).get("uri" if method == "resources/read" else "name")
+    named = {"mcp-name": name} if isinstance(name, str) and method != "completion/complete" else {}
+    return {"mcp-protocol-version": "2026-07-28", "mcp-method": method, **named, **headers}
+
+
 @dataclass
 class RunningBridge:
     """A bridge on a real port: its URL, a client for it, and the way to stop it as SIGTERM does."""
@@ -176,9 +306,19 @@ class RunningBridge:
         message = {"jsonrpc": "2.0", "id": id, "method": method, "params": params or {}}
         return await self.http.post("/mcp", json=message, headers=headers)
 
-    async def session(self, version: str = "2025-11-25", **headers: str) -> dict[str, str]:
+    def stateless_request(
+        self, method: str, params: Any = None, *, id: Any = 1, meta: Any = None, **headers: str
+    ) -> httpx.Request:
+        """A request of the version without sessions, with all that belongs to it unless it is given."""
+        body = stateless(method, params, id, meta)
+        return self.http.build_request("POST", "/mcp", json=body, headers=mirror(method, params, headers))
+
+    async def stateless(self, method: str, params: Any = None, **options: Any) -> httpx.Response:
+        return await self.http.send(self.stateless_request(method, params, **options))
+
+    async def session(self, version: str = "2025-11-25", *, can: Any = None, **headers: str) -> dict[str, str]:
         """Opens a session and returns the headers that its requests need."""
-        params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+        params = {"protocolVersion": version, "capabilities": can or {}, "clientInfo": {"name": "test", "version": "1"}}
         answer = await self.rpc("initialize", params, id=0, **headers)
         assert answer.status_code == 200, answer.text
         return {"mcp-session-id": answer.headers["mcp-session-id"], "mcp-protocol-version": version, **headers}

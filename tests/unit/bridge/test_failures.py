@@ -44,7 +44,7 @@ async def test_malformed_messages_are_told_what_is_wrong(bridge, body, code):
 @pytest.mark.parametrize(
     ("method", "params", "code"),
     [
-        ("resources/list", {}, -32601),
+        ("server/nothing", {}, -32601),
         ("tools/call", {}, -32602),
         ("tools/call", {"name": 3}, -32602),
         ("tools/call", {"name": "echo", "arguments": "text"}, -32602),

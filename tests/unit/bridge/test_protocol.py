@@ -9,7 +9,7 @@ from narthex_bridge.exchange import Exchange, MessageFraming
 from narthex_bridge.outbox import Outbox
 from narthex_bridge.protocol import jsonrpc
 from narthex_bridge.protocol.call import ToolCall
-from narthex_bridge.protocol.eras import ERAS, LATEST, negotiate
+from narthex_bridge.protocol.eras import ERAS, LATEST_SESSION, negotiate
 from narthex_bridge.protocol.events import Progress, Result, TextDelta
 from narthex_bridge.protocol.failures import BackendError, rpc_error
 from narthex_bridge.protocol.jsonrpc import Request, parse
@@ -44,7 +44,7 @@ def test_a_batch_has_a_limit():
 
 
 def test_progress_always_increases():
-    call = ToolCall(1, LATEST, "t", None)
+    call = ToolCall(1, LATEST_SESSION, "t", None)
     events = [Progress(5.0, 10.0, ""), Progress(5.0, 10.0, ""), TextDelta("a"), TextDelta(""), Progress(2.0, None, "")]
     told = [json.loads(message)["params"]["progress"] for event in events if (message := call.notify(event))]
     assert told[0] == 5 and len(told) == 4
@@ -53,7 +53,7 @@ def test_progress_always_increases():
 
 def test_versions_are_negotiated():
     assert negotiate("2025-03-26") is ERAS["2025-03-26"]
-    assert negotiate("2030-01-01") is LATEST
+    assert negotiate("2030-01-01") is LATEST_SESSION
 
 
 def test_every_response_of_an_older_version_is_without_structured_content():

@@ -35,19 +35,6 @@ async def test_a_failed_initialize_opens_no_session(bridge):
     assert "mcp-session-id" not in answer.headers
 
 
-async def test_a_stateless_client_learns_the_supported_versions(bridge):
-    meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}
-    for headers in ({}, {"mcp-protocol-version": "2026-07-28"}):
-        answer = await bridge.rpc("server/discover", {"_meta": meta}, **headers)
-        assert answer.status_code == 400
-        error = answer.json()["error"]
-        assert error["code"] == -32022
-        assert error["data"] == {
-            "supported": ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"],
-            "requested": "2026-07-28",
-        }
-
-
 async def test_an_answer_without_notifications_is_json(bridge):
     session = await bridge.session()
     answer = await bridge.rpc("tools/call", {"name": "echo", "arguments": {"text": "hi"}}, id="a", **session)

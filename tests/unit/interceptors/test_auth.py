@@ -1,11 +1,13 @@
 """Keys decide who calls; only a delegate may speak for another."""
 
 import json
+from datetime import UTC, datetime
 
 import grpc
 import pytest
 from grpc.aio import AioRpcError
 from narthex.keys import KeyRing, new_key
+from narthex.scopes import ToolScope
 from narthex_server.interceptors.auth import AuthInterceptor
 from narthex_server.interceptors.errors import ErrorInterceptor
 from narthex_server.principal import CALLER, LOCAL, Principal
@@ -13,17 +15,19 @@ from narthex_server.principal import CALLER, LOCAL, Principal
 ECHO = "/narthex.test.Echo/Who"
 HEALTH = "/grpc.health.v1.Health/Check"
 SECRET, KEY = new_key("ci", "acme")
+SCOPED, SCOPED_KEY = new_key("clock", tools=ToolScope(("time__*",)))
+LAPSED, LAPSED_KEY = new_key("old", expires=datetime(2020, 1, 1, tzinfo=UTC))
 DELEGATE = "the bridge's own token"
-RING = KeyRing([KEY]).with_delegate(DELEGATE)
+RING = KeyRing([KEY, SCOPED_KEY, LAPSED_KEY]).with_delegate(DELEGATE)
 
 
 class Who(grpc.GenericRpcHandler):
-    """Answers every unary method with the name and tenant of its caller."""
+    """Answers every unary method with the name, the tenant and the tools of its caller."""
 
     def service(self, details):
         async def answer(request, context):
             caller = CALLER.get()
-            return f"{caller.name}/{caller.tenant}".encode()
+            return json.dumps([caller.name, caller.tenant, caller.tools.globs]).encode()
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
@@ -39,8 +43,8 @@ async def ask(request):
 
         async def who(method=ECHO, **metadata):
             pairs = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
-            name, tenant = (await channel.unary_unary(method)(b"", metadata=pairs)).decode().split("/")
-            return Principal(name, tenant)
+            name, tenant, globs = json.loads(await channel.unary_unary(method)(b"", metadata=pairs))
+            return Principal(name, tenant, ToolScope(tuple(globs)))
 
         yield who
     await server.stop(None)
@@ -80,6 +84,47 @@ async def test_nobody_else_does(ask):
 
 @pytest.mark.parametrize("asserted", ["{", "[]", '{"name": "ann"}', '{"name": "", "tenant": "x"}', '{"name": 1}'])
 async def test_a_delegates_unreadable_caller_is_an_error(ask, asserted):
+    with pytest.raises(AioRpcError) as caught:
+        await ask(authorization=f"Bearer {DELEGATE}", x_narthex_principal=asserted)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_key_brings_its_tools(ask):
+    assert (await ask(authorization=f"Bearer {SCOPED}")).tools == ToolScope(("time__*",))
+
+
+async def test_a_key_that_has_expired_is_refused_and_told(ask):
+    with pytest.raises(AioRpcError, match="has expired"):
+        await ask(authorization=f"Bearer {LAPSED}")
+
+
+async def test_a_delegate_says_which_tools_its_caller_may_use(ask):
+    asserted = json.dumps({"name": "ann", "tenant": "blue", "tools": ["chat"]})
+    caller = await ask(authorization=f"Bearer {DELEGATE}", x_narthex_principal=asserted)
+    assert caller == Principal("ann", "blue", ToolScope(("chat",)))
+
+
+@pytest.mark.parametrize("ask", [True, False], ids=["keys required", "keys optional"], indirect=True)
+async def test_anyone_may_ask_for_fewer_tools_and_nobody_for_more(ask):
+    for secret, own in ((SECRET, ("*",)), (SCOPED, ("time__*",))):
+        for wanted in (("chat",), ("*",), ()):
+            asserted = json.dumps({"name": "root", "tenant": "blue", "tools": wanted})
+            caller = await ask(authorization=f"Bearer {secret}", x_narthex_principal=asserted)
+            assert caller.name in ("ci", "clock")
+            assert caller.tools.globs == (wanted if own == ("*",) else own)
+
+
+@pytest.mark.parametrize("ask", [False], ids=["keys optional"], indirect=True)
+async def test_a_server_without_keys_still_holds_a_bridges_callers_to_their_tools(ask):
+    asserted = json.dumps({"name": "ann", "tenant": "blue", "tools": ["chat"]})
+    for metadata in ({}, {"authorization": "Bearer unknown"}):
+        caller = await ask(x_narthex_principal=asserted, **metadata)
+        assert caller == Principal("local", "default", ToolScope(("chat",)))
+
+
+@pytest.mark.parametrize("tools", ["*", {"*": 1}, [1], ["x"] * 65, None])
+async def test_tools_that_are_no_list_of_globs_are_refused(ask, tools):
+    asserted = json.dumps({"name": "ann", "tenant": "blue", "tools": tools})
     with pytest.raises(AioRpcError) as caught:
         await ask(authorization=f"Bearer {DELEGATE}", x_narthex_principal=asserted)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

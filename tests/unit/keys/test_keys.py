@@ -1,7 +1,10 @@
 import stat
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from narthex.keys import KeyRing, append_key, digest, new_key
+from narthex.keys import Key, KeyRing, append_key, digest, expiry, new_key
+from narthex.rates import Rate
+from narthex.scopes import ToolScope
 from narthex.settings import SettingsError
 
 
@@ -57,6 +60,13 @@ def test_names_with_quotes_survive_the_file(tmp_path):
         (f'[[keys]]\nhash = "{digest("x")}"', "name is missing"),
         ('[[keys]]\nname = "a"\nhash = "sha256:00"', "hash is not"),
         (f'[[keys]]\nname = "a"\nhash = "{digest("x")}"\ndelegate = "yes"', "delegate must be a boolean"),
+        (f'[[keys]]\nname = "a"\nhash = "{digest("x")}"\ntools = "time__*"', "tools must be a list"),
+        (f'[[keys]]\nname = "a"\nhash = "{digest("x")}"\ntools = {["t"] * 65}', "tools holds more than 64"),
+        (f'[[keys]]\nname = "a"\nhash = "{digest("x")}"\nrate = "100/fortnight"', "rate is neither off nor"),
+        (f'[[keys]]\nname = "a"\nhash = "{digest("x")}"\nrate = 100', "rate must be a string"),
+        (f'[[keys]]\nname = "a"\nhash = "{digest("x")}"\nexpires = 2030-01-31T12:00:00', "needs a time zone"),
+        (f'[[keys]]\nname = "a"\nhash = "{digest("x")}"\nexpires = "30d"', "expires must be a date or a time"),
+        (f'[[keys]]\nname = "a"\nhash = "{digest("x")}"\nexpires = 30', "expires must be a date or a time"),
         ("[keys]\n", "double brackets"),
         ("[[key]]\n", "holds"),
         ("[[keys", "not TOML"),
@@ -67,3 +77,47 @@ def test_a_broken_key_file_is_told(tmp_path, text, told):
     with pytest.raises(SettingsError) as caught:
         KeyRing.from_file(tmp_path / "keys.toml")
     assert told in str(caught.value)
+
+
+def test_what_a_key_is_for_survives_the_file(tmp_path):
+    until = datetime(2100, 1, 31, 12, tzinfo=UTC)
+    scope = ToolScope(("time__*", "chat"))
+    secret, key = new_key("ci", tools=scope, rate=Rate.parse("100/minute"), expires=until)
+    append_key(tmp_path / "keys.toml", key)
+    found = KeyRing.from_file(tmp_path / "keys.toml").principal(secret)
+    assert found == key
+    assert (found.tools, str(found.rate), found.expires) == (scope, "100/minute", until)
+
+
+def test_no_tools_is_not_all_tools(tmp_path):
+    secret, key = new_key("ci", tools=ToolScope(()))
+    append_key(tmp_path / "keys.toml", key)
+    found = KeyRing.from_file(tmp_path / "keys.toml").principal(secret)
+    assert not found.tools.allows("anything")
+    assert Key("ci", digest("x")).tools.allows("anything")
+
+
+def test_a_key_is_worth_nothing_once_it_has_expired():
+    now = datetime.now(UTC)
+    for ahead, good in ((timedelta(hours=1), True), (timedelta(0), False), (timedelta(days=-400), False)):
+        secret, key = new_key("ci", expires=now + ahead)
+        ring = KeyRing([key])
+        assert (ring.principal(secret) == key) is good
+        assert ring.expired(secret) is not good
+        assert not ring.expired("nx_another")
+
+
+@pytest.mark.parametrize(
+    "written", ["2100-01-31", "2100-01-31T00:00:00Z", '"2100-01-31T01:00:00+01:00"', '"2100-01-31"']
+)
+def test_a_day_begins_in_utc(tmp_path, written):
+    (tmp_path / "keys.toml").write_text(f'[[keys]]\nname = "a"\nhash = "{digest("x")}"\nexpires = {written}')
+    assert KeyRing.from_file(tmp_path / "keys.toml").principal("x").expires == datetime(2100, 1, 31, tzinfo=UTC)
+
+
+def test_an_expiry_can_be_so_many_days_or_hours_ahead():
+    for text, ahead in (("30d", timedelta(days=30)), ("12h", timedelta(hours=12))):
+        assert abs(expiry(text) - datetime.now(UTC) - ahead) < timedelta(seconds=5)
+    for wrong in ("", "d", "0d", "30", "tomorrow", "2030-01-31T12:00:00"):
+        with pytest.raises(ValueError, match=r"is neither|zone"):
+            expiry(wrong)

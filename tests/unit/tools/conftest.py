@@ -1,15 +1,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
+from narthex_server.engine.handle import EngineHandle
 from narthex_server.errors import NotFound
+from narthex_server.loading import LoadOptions, load
+from narthex_server.pipelines.models import Models, TextModel
 from narthex_server.principal import LOCAL
 from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.prompt import FilledPrompt, Prompt, PromptArgument
 from narthex_server.tools.resource import Contents, Part, Resource, ResourceTemplate
 from narthex_server.tools.server import ServerState, ServerStatus
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent, ToolResult
+
+DEMO = Path(__file__).parents[3] / "models" / "demo" / "model"
 
 
 class Echo:
@@ -115,3 +122,16 @@ def server() -> type[Server]:
 @pytest.fixture
 def context() -> CallContext:
     return CallContext(LOCAL, "test")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def models(tmp_path_factory) -> AsyncIterator[Models]:
+    """The demo model on a real engine, for tests that run on the module's loop."""
+    cache = tmp_path_factory.mktemp("graphs")
+    loaded = load(DEMO, LoadOptions(threads=1, slots=2, max_context=256, cache_dir=cache))
+    handle = EngineHandle(loaded.session)
+    handle.start()
+    models = Models()
+    models.add(TextModel("demo", handle, loaded.text))
+    yield models
+    await handle.stop(0)

@@ -1,10 +1,12 @@
 import asyncio
 
 import pytest
+from narthex.scopes import ToolScope
 from narthex_server.errors import InvalidRequest, InvalidToolArguments, NotFound, Unavailable
-from narthex_server.principal import LOCAL
+from narthex_server.principal import LOCAL, Principal
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.server import ServerState
+from narthex_server.tools.tool import CallContext
 
 
 def names(catalog: Catalog) -> list[str]:
@@ -135,3 +137,38 @@ async def test_closing_the_events_closes_the_call(server, context):
     await anext(events)
     await events.aclose()
     assert one.cancelled.is_set()
+
+
+async def test_tools_outside_a_callers_scope_are_not_there_for_it(echo, server, context):
+    down = server("down", "x")
+    catalog = Catalog([echo("chat")], [server("time", "now", "zone"), server("files", "read", prefix="fs"), down])
+    await catalog.start()
+    down.become(ServerState.UNHEALTHY, "a secret of its owner")
+    ann = Principal("ann", "t", ToolScope(("time__n*", "fs_*")))
+    limited = CallContext(ann, "test")
+    assert [tool.name for tool in catalog.list(ann)] == ["time__now", "fs_read"]
+    assert len(catalog.list(LOCAL)) == 4
+    for name in ("time__now", "time::now", "time.now", "fs_read", "files::read", "files__read"):
+        await answer(catalog, name, limited)
+        assert catalog.get(name, ann).name in ("time__now", "fs_read")
+    for name in ("time__zone", "time::zone", "time.zone", "chat", "down__x", "down::x"):
+        with pytest.raises(NotFound) as forbidden:
+            await answer(catalog, name, limited)
+        with pytest.raises(NotFound):
+            catalog.get(name, ann)
+        with pytest.raises(NotFound) as absent:
+            await answer(catalog, "no_such", limited)
+        assert str(forbidden.value).replace(name, "no_such") == str(absent.value)
+
+
+async def test_of_a_server_that_is_down_only_those_hear_who_may_call_it(server):
+    down = server("files", "read", prefix="fs")
+    catalog = Catalog(servers=[down])
+    await catalog.start()
+    down.become(ServerState.UNHEALTHY, "it exploded")
+    down.offer()
+    for name in ("fs_read", "files::read"):
+        with pytest.raises(Unavailable, match="it exploded"):
+            await answer(catalog, name, CallContext(Principal("ann", "t", ToolScope(("fs_*",))), "test"))
+        with pytest.raises(NotFound):
+            await answer(catalog, name, CallContext(Principal("bob", "t", ToolScope(("files*",))), "test"))

@@ -1,15 +1,9 @@
 """The native tools over the demo model and a real engine."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from narthex_server.engine.handle import EngineHandle
 from narthex_server.errors import InvalidToolArguments, NotFound
-from narthex_server.loading import LoadOptions, load
-from narthex_server.pipelines.models import Models, TextModel
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.native.chat import ChatTool
 from narthex_server.tools.native.count_tokens import CountTokensTool
@@ -19,20 +13,12 @@ from narthex_server.tools.tool import TextDelta, ToolResult
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-DEMO = Path(__file__).parents[3] / "models" / "demo" / "model"
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5, "temperature": 0}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def catalog(tmp_path_factory) -> AsyncIterator[Catalog]:
-    cache = tmp_path_factory.mktemp("graphs")
-    loaded = load(DEMO, LoadOptions(threads=1, slots=2, max_context=256, cache_dir=cache))
-    handle = EngineHandle(loaded.session)
-    handle.start()
-    models = Models()
-    models.add(TextModel("demo", handle, loaded.text))
-    yield Catalog([tool(models) for tool in (ChatTool, GenerateTool, CountTokensTool, ListModelsTool)])
-    await handle.stop(0)
+@pytest.fixture
+def catalog(models) -> Catalog:
+    return Catalog([tool(models) for tool in (ChatTool, GenerateTool, CountTokensTool, ListModelsTool)])
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import pytest
 from narthex_server.errors import DeadlineExceeded, InvalidRequest, NotFound, Unavailable, UpstreamRefused
+from narthex_server.principal import LOCAL
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.completion import PromptReference, TemplateReference, Typed
 from narthex_server.tools.offers.watches import ListChanged, ResourceUpdated
@@ -107,7 +108,7 @@ async def test_templates_are_told_apart_and_completed_by_their_server(catalog, o
 async def test_prompts_are_named_as_tools_are(catalog, one, two, context):
     one.prompt("ask", "ask")
     two.prompt("ask", needs=("who", "how"))
-    assert [prompt.name for prompt in catalog.prompts.listed] == ["one__ask", "t_wo__ask"]
+    assert [prompt.name for prompt in catalog.prompts.list(LOCAL)] == ["one__ask", "t_wo__ask"]
     filled = await catalog.prompts.fill("t_wo.ask", {"who": "x", "how": "y"}, context)
     assert filled.description == "t_wo/ask {'who': 'x', 'how': 'y'}"
     with pytest.raises(InvalidRequest) as caught:
@@ -116,7 +117,7 @@ async def test_prompts_are_named_as_tools_are(catalog, one, two, context):
     found = await catalog.complete(PromptReference("t_wo__ask"), TYPED, context)
     assert found.values == ("t_wo: PromptReference(name='ask')",)
     two.become(ServerState.UNHEALTHY, "it exploded")
-    assert [prompt.name for prompt in catalog.prompts.listed] == ["one__ask"]
+    assert [prompt.name for prompt in catalog.prompts.list(LOCAL)] == ["one__ask"]
     with pytest.raises(Unavailable, match="it exploded"):
         await catalog.prompts.fill("t_wo__never_seen", {}, context)
     with pytest.raises(NotFound):

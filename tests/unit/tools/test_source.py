@@ -90,3 +90,20 @@ def test_a_name_is_used_once():
     twice = {"name": "a", "source": {"type": "Process", "command": "x"}}
     with pytest.raises(SourceError, match="two servers are named 'a'"):
         parse_sources({"servers": [twice, twice]})
+
+
+def test_who_samples_and_what_is_spoken_is_set_in_both_forms():
+    mine = {"sampling": "model", "protocol": "2025-11-25"}
+    stated = {"servers": [{"name": "a", "source": {"type": "Process", "command": "x"}, **mine}]}
+    for document in (stated, {"mcpServers": {"a": {"command": "x", **mine}}}):
+        (source,) = parse_sources(document)
+        assert (source.sampling, source.protocol) == ("model", "2025-11-25")
+    (source,) = parse_sources({"mcpServers": {"a": {"command": "x"}}})
+    assert (source.sampling, source.protocol) == ("client", "auto")
+
+
+@pytest.mark.parametrize("wrong", [{"sampling": "yes"}, {"protocol": "2024-11-05"}, {"protocol": 3}])
+def test_an_unknown_choice_is_refused_with_those_there_are(wrong):
+    with pytest.raises(SourceError) as caught:
+        parse_sources({"mcpServers": {"a": {"command": "x", **wrong}}})
+    assert next(iter(wrong)) in caught.value.violations[0].field

@@ -2,10 +2,21 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from narthex.cli.exits import Exit
-from narthex.keys import append_key, new_key
+from narthex.keys import append_key, expiry, new_key
+from narthex.rates import Rate
+from narthex.scopes import ToolScope
+from narthex.settings import SettingsError
+
+_READERS: Mapping[str, Callable[[Any], object]] = {
+    "tools": lambda globs: ToolScope(tuple(globs)),
+    "rate": Rate.parse,
+    "expires": expiry,
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -14,11 +25,23 @@ def add(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--name", required=True, help="who will hold it")
     new.add_argument("--tenant", default="default", help="whose work it does (default: %(default)s)")
     new.add_argument("--delegate", action="store_true", help="it may speak for other callers, as a bridge does")
+    new.add_argument(
+        "--tools", action="append", metavar="GLOB", help="a tool it may use, such as time__now or 'time__*'; repeatable"
+    )
+    new.add_argument("--rate", metavar="N/UNIT", help="requests it may send over HTTP, such as 100/minute, or off")
+    new.add_argument("--expires", metavar="WHEN", help="until when: 30d, 12h, a date, or a time with its zone")
     new.add_argument("--file", type=Path, help="the key file to add it to; without it the entry is printed on stderr")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    secret, key = new_key(arguments.name, arguments.tenant, delegate=arguments.delegate)
+    given: dict[str, Any] = {"delegate": arguments.delegate}
+    for flag, read in _READERS.items():
+        if (value := getattr(arguments, flag)) is not None:
+            try:
+                given[flag] = read(value)
+            except ValueError as error:
+                raise SettingsError(f"--{flag}: {value!r} {error}") from None
+    secret, key = new_key(arguments.name, arguments.tenant, **given)
     if arguments.file:
         append_key(arguments.file, key)
         print(f"added to {arguments.file}; the secret below is shown only now", file=sys.stderr)

@@ -16,6 +16,7 @@ PROCESSES = {"server": "narthex_server", "bridge": "narthex_bridge"}  # also the
 
 COMMANDS = {  # each is a module here with `add(parser)` and `run(arguments) -> exit code`
     "serve": "serve models and tools on this machine: a server and a bridge, supervised",
+    "mcp": "speak MCP on standard input and output, for clients that start a program",
     "chat": "talk to a served model in the terminal",
     "tools": "list the tools of a server, or call one",
     "models": "list the models of a server, load or unload one",
@@ -90,7 +91,7 @@ def _command(words: Sequence[str]) -> int:
         parser.print_help()
         return Exit.USAGE
     module = importlib.import_module(f"narthex.cli.{arguments.command}")
-    if arguments.command == "serve":
+    if arguments.command in ("serve", "mcp"):
         return int(module.run(arguments, rest))
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

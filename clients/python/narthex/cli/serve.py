@@ -32,6 +32,7 @@ class ServerSide:
 @dataclass(frozen=True, slots=True)
 class BridgeSide:
     http: Address = option(Address("127.0.0.1", 4321), "where HTTP and MCP listen; port 0 takes a free one")
+    allow_anyone: bool = option(False, "let --http be beyond this machine though anyone could call")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,20 @@ PASSED_ON = {  # flags of the server that are shown here too; every other flag o
     "--xlora": ("MODEL=DIR", "an X-LoRA folder on top of a model; repeatable"),
 }
 
+TO_BRIDGE = {  # flags of the bridge that are passed on; the others are in its section of the file
+    "--allowed-origins": ("URL", "further browser origins, such as https://app.example; repeatable"),
+    "--allowed-hosts": ("NAME", "further Host names that may be used; repeatable"),
+    "--trusted-proxies": ("NETWORK", "addresses or networks whose X-Forwarded-For is believed; repeatable"),
+    "--redis": ("URL", "the Redis that several bridges share"),
+    "--oauth-issuers": ("URL", "authorization servers whose access tokens are taken on HTTP; repeatable"),
+    "--oauth-resource": ("URL", "the public URL of /mcp"),
+    "--oauth-audiences": ("TEXT", "what tokens must be meant for; by default the resource; repeatable"),
+    "--oauth-scopes": ("SCOPE", "scopes that every token needs; repeatable"),
+    "--limits-total": ("N/UNIT", "HTTP requests of all clients together"),
+    "--limits-address": ("N/UNIT", "HTTP requests per client address"),
+    "--limits-principal": ("N/UNIT", "HTTP requests per key or token subject"),
+}
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a narthex.toml (or NARTHEX_CONFIG)")
@@ -74,7 +89,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, BridgeSide)
     add_flags(parser, EitherSide)
     parser.add_argument("--mcp-http-port", "--http-mcp-port", type=int, metavar="N", help="the port of --http alone")
-    for flag, (metavar, help) in PASSED_ON.items():
+    for flag, (metavar, help) in (PASSED_ON | TO_BRIDGE).items():
         parser.add_argument(flag, metavar=metavar, help=help, action="append")
 
 
@@ -84,23 +99,32 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     server = load(ServerSide, "server", flags, file=file, partial=True)
     bridge = load(BridgeSide, "bridge", flags, file=file, partial=True)
     if arguments.mcp_http_port is not None:
-        bridge = BridgeSide(Address.parse(f"{bridge.http.host}:{arguments.mcp_http_port}"))
+        bridge = replace(bridge, http=Address.parse(f"{bridge.http.host}:{arguments.mcp_http_port}"))
     for flag, address in (("--grpc", server.grpc), ("--http", bridge.http), ("--metrics", server.metrics)):
         if problem := port_problem(address):
             print(f"narthex serve: {flag} {address}: {problem}; choose another with {flag}", file=sys.stderr)
             return Exit.PORT
-    passed = [part for flag in PASSED_ON for value in flags[_dest(flag)] or () for part in (flag, value)]
+    passed, to_bridge = (
+        [part for flag in known for value in flags[_dest(flag)] or () for part in (flag, value)]
+        for known in (PASSED_ON, TO_BRIDGE)
+    )
+    to_bridge += ["--allow-anyone"] if bridge.allow_anyone else []
     given = arguments.shutdown_grace
     grace = max(load(EitherSide, section, flags, file=file, partial=True).shutdown_grace for section in SECTIONS)
     common = ["--config", str(file)] if file else []
     common += ["--shutdown-grace", str(given)] if given is not None else []
-    return asyncio.run(_serve(server, bridge, common, [*passed, *rest], grace + MARGIN))
+    return asyncio.run(_serve(server, bridge, common, [*passed, *rest], to_bridge, grace + MARGIN))
 
 
 async def _serve(
-    server: ServerSide, bridge: BridgeSide, common: Sequence[str], passed: Sequence[str], grace: float
+    server: ServerSide,
+    bridge: BridgeSide,
+    common: Sequence[str],
+    passed: Sequence[str],
+    to_bridge: Sequence[str],
+    grace: float,
 ) -> int:
-    """Runs both with the flags `common`, the server with `passed` too; they have `grace` seconds to end in."""
+    """Runs both with the flags `common`, and each with its own; they have `grace` seconds to end in."""
     environ = os.environ | {"NARTHEX_DELEGATE_TOKEN": secrets.token_urlsafe(32), "PYTHONUNBUFFERED": "1"}
     if server.api_key_file:
         common = [*common, "--api-key-file", str(server.api_key_file)]
@@ -119,7 +143,7 @@ async def _serve(
     def bridge_command(known: Mapping[str, str]) -> Sequence[str]:
         grpc = first.ready.result()["grpc"] if first.ready.done() else str(server.grpc)
         addresses = ["--http", known.get("http", str(bridge.http)), "--server", reachable(Address.parse(grpc))]
-        return [sys.executable, "-m", "narthex_bridge.main", *addresses, *common]
+        return [sys.executable, "-m", "narthex_bridge.main", *addresses, *common, *to_bridge]
 
     # A bridge needs the server's address, nothing else of it: with a fixed port both start at once.
     second = Supervised("bridge", bridge_command, environ, after=None if server.grpc.port else first)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from narthex.scopes import ALL_TOOLS, ToolScope
+
 from narthex_server.errors import NotFound, Unavailable
 from narthex_server.tools.names import aliases, distinct_name, exposed_name
 from narthex_server.tools.prompt import Prompt
@@ -42,23 +44,27 @@ class NamedOffers(Generic[Item, Owner]):
 
     @property
     def version(self) -> int:
-        """Grows whenever `listed` is another."""
+        """Grows whenever another list can be had."""
         return self._version
 
-    @property
-    def listed(self) -> tuple[Item, ...]:
-        """What can be had now; what is of a server that is down is left out."""
-        return self._listed
+    def listed(self, scope: ToolScope) -> tuple[Item, ...]:
+        """What can be had now in this scope; what is of a server that is down is left out."""
+        if scope == ALL_TOOLS:
+            return self._listed
+        return tuple(item for item in self._listed if scope.allows(item.name))
 
-    def find(self, name: str) -> Offer[Item, Owner]:
+    def find(self, name: str, scope: ToolScope) -> Offer[Item, Owner]:
         """What this name or alias means, also while its server is down; raises NotFound, or Unavailable if that may be.
 
-        A server that never came up has nothing that is known by name, yet "down" is the truth and "not found" is not.
+        What is outside the scope cannot be told from what is not there. A server that never came up has nothing that
+        is known by name, yet "down" is the truth and "not found" is not.
         """
-        if (offer := self._offers.get(self._aliases.get(name, name))) is not None:
+        offer = self._offers.get(self._aliases.get(name, name))
+        if offer is not None and scope.allows(offer.item.name):
             return offer
-        for server in self._servers:
-            if server.status.state is not ServerState.READY and _belongs(name, server):
+        for server in self._servers if offer is None else ():
+            own = _own_name(name, server) if server.status.state is not ServerState.READY else None
+            if own is not None and scope.allows(exposed_name(server.name, own, server.prefix)):
                 raise Unavailable(
                     f"{self._kind} {name!r} cannot be reached: upstream {server.name!r} is {server.status.state.value}"
                     + (f": {server.status.reason}" if server.status.reason else ""),
@@ -99,8 +105,9 @@ class NamedOffers(Generic[Item, Owner]):
             self._version += 1
 
 
-def _belongs(name: str, server: Server) -> bool:
+def _own_name(name: str, server: Server) -> str | None:
+    """What the server would call the item of this name or alias; None for a name that cannot be one of its own."""
     heads = [exposed_name(server.name, ""), *aliases(server.name, "")]
     if server.prefix:
         heads.append(exposed_name(server.name, "", server.prefix))
-    return name.startswith(tuple(heads))
+    return next((name.removeprefix(head) for head in heads if name.startswith(head)), None)

@@ -11,7 +11,10 @@ from mcp.client._transport import TransportStreams, WriteStream
 from mcp.shared.message import SessionMessage
 
 DECLARED: ContextVar[Mapping[str, Any] | None] = ContextVar("declared", default=None)
-"""The client capabilities of the request that the current task sends; None for the connection's own."""
+"""The client capabilities of the request that the current task sends; None for the connection's own.
+
+What comes on the stream that answers a request over HTTP is handled in that request's context, with its value.
+"""
 
 
 class _Declaring:

@@ -32,10 +32,10 @@ class Requests:
     UpstreamRefused for the upstream's own errors.
     """
 
-    def __init__(self, source: ServerSource) -> None:
+    def __init__(self, source: ServerSource, exchange: Exchange) -> None:
         self._source = source
+        self._exchange = exchange
         self._turns = asyncio.Semaphore(source.concurrency)
-        self._exchange = Exchange(source)
         self.client: Client | None = None
 
     def disconnect(self) -> None:

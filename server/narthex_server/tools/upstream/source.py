@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, TypeVar, cast, get_args
 from urllib.parse import urlsplit
 
 from narthex_server.errors import InvalidRequest, Violation
@@ -15,7 +15,20 @@ DEFAULT_START_TIMEOUT = 20.0
 DEFAULT_CONCURRENCY = 64
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_MISTRAL_SERVER = {"id", "name", "source", "enabled", "tool_prefix", "bearer_token", "resources"}
+_MISTRAL_SERVER = {
+    "id", "name", "source", "enabled", "tool_prefix", "bearer_token", "resources", "sampling", "protocol"
+}  # fmt: skip
+
+Sampling = Literal["client", "model", "refuse"]
+"""Who answers an upstream's sampling requests: the caller of the tool, a model of this server, or nobody."""
+
+Protocol = Literal["auto", "handshake", "2025-11-25", "2026-07-28"]
+"""What is spoken: what the server knows best, a version that begins with `initialize`, or one version and no other."""
+
+Choice = TypeVar("Choice", bound=str)
+
+_SAMPLING = cast(tuple[Sampling, ...], get_args(Sampling))
+_PROTOCOL = cast(tuple[Protocol, ...], get_args(Protocol))
 
 
 class SourceError(InvalidRequest):
@@ -64,6 +77,8 @@ class ServerSource:
     call_timeout: float = DEFAULT_CALL_TIMEOUT
     start_timeout: float = DEFAULT_START_TIMEOUT
     concurrency: int = DEFAULT_CONCURRENCY
+    sampling: Sampling = "client"
+    protocol: Protocol = "auto"
 
 
 def parse_sources(
@@ -119,7 +134,15 @@ def _mistral(root: "_Node") -> Iterator[ServerSource]:
             case _:
                 raise source.error(f"is {kind!r}; known are Process, Http and WebSocket", "type")
         prefix = server.optional("tool_prefix")
-        yield ServerSource(server.text("name"), transport, prefix, limit, concurrency=concurrency)
+        yield ServerSource(
+            server.text("name"),
+            transport,
+            prefix,
+            limit,
+            concurrency=concurrency,
+            sampling=server.choice("sampling", _SAMPLING),
+            protocol=server.choice("protocol", _PROTOCOL),
+        )
 
 
 def _common(root: "_Node") -> Iterator[ServerSource]:
@@ -142,7 +165,12 @@ def _common(root: "_Node") -> Iterator[ServerSource]:
                 transport = Unsupported("websocket", "WebSocket is not supported yet; use http or stdio")
             case _:
                 raise server.error(f"is {kind!r}; known are stdio, http and sse", "type")
-        yield ServerSource(name, transport)
+        yield ServerSource(
+            name,
+            transport,
+            sampling=server.choice("sampling", _SAMPLING),
+            protocol=server.choice("protocol", _PROTOCOL),
+        )
 
 
 def _with_token(headers: Mapping[str, str], token: str | None) -> Mapping[str, str]:
@@ -224,6 +252,16 @@ class _Node:
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise self.error("must be a number above 0", key)
         return value
+
+    def choice(self, key: str, known: tuple[Choice, ...]) -> Choice:
+        """One of `known`, the first of them where the key is not there."""
+        value = self.optional(key)
+        if value is None:
+            return known[0]
+        for one in known:
+            if one == value:
+                return one
+        raise self.error(f"is {value!r}; known are {', '.join(known)}", key)
 
     def _expand(self, text: str, key: str) -> str:
         def variable(match: re.Match[str]) -> str:

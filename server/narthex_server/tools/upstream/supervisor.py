@@ -27,9 +27,11 @@ from narthex_server.tools.server import ServerState, ServerStatus
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 from narthex_server.tools.upstream.calls import Calls
 from narthex_server.tools.upstream.declaring import declaring
+from narthex_server.tools.upstream.exchange import Exchange
 from narthex_server.tools.upstream.listing import Listing, Part, listed
 from narthex_server.tools.upstream.reasons import reason_of
 from narthex_server.tools.upstream.requests import Requests
+from narthex_server.tools.upstream.sampler import Sampler
 from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
 from narthex_server.tools.upstream.subscriptions import Subscriptions
 from narthex_server.tools.upstream.transports import http, stdio
@@ -48,15 +50,16 @@ _log = logging.getLogger(__name__)
 class Upstream:
     """An UpstreamServer over MCP; used on the event loop only."""
 
-    def __init__(self, source: ServerSource) -> None:
+    def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
         self._source = source
         self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED)
         self._listing = Listing()
         self._stale: set[Part] = set()  # to be listed again
         self._changed: Callable[[], None] = _nobody
         self._updated: Callable[[str], None] = _nobody
-        self._calls = Calls(source)
-        self._requests = Requests(source)
+        exchange = Exchange(source, sampler)  # one for all: it knows whom the server may ask
+        self._calls = Calls(source, exchange, sampler)
+        self._requests = Requests(source, exchange)
         self._subscriptions = Subscriptions(source.name, source.call_timeout, self._missed, self._on_updated)
         self._settled = asyncio.Event()
         self._retry = asyncio.Event()
@@ -202,21 +205,27 @@ class Upstream:
     async def _connection(self) -> str:
         """Lives as long as one connection does; returns why it ended."""
         limit = self._source.start_timeout
+        asks = self._calls
         client = Client(
             declaring(self._transport()),
+            mode="legacy" if self._source.protocol in ("handshake", "2025-11-25") else "auto",
             cache=None,
-            log_level="info",
-            logging_callback=self._calls.on_log,
+            logging_callback=asks.on_log,
+            sampling_callback=None if self._source.sampling == "refuse" else asks.on_sampling,
+            sampling_capabilities=types.SamplingCapability(tools=types.SamplingToolsCapability()),
+            elicitation_callback=asks.on_elicitation,
+            list_roots_callback=asks.on_roots,
             message_handler=self._on_message,
             client_info=types.Implementation(name="narthex", version=VERSION),
         )
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(limit):
                 await stack.enter_async_context(client)
+                self._check(client.protocol_version)
                 self._listing = await listed(client, self.name, limit, set(Part), Listing())
             await stack.enter_async_context(_running(self._subscriptions.run(client)))
             stack.callback(self._calls.disconnect)
-            self._calls.client = client
+            self._calls.connect(client)
             stack.callback(self._requests.disconnect)
             self._requests.client = client
             _log.info("upstream %s is ready with %d tools", self.name, len(self.tools))
@@ -231,6 +240,11 @@ class Upstream:
                         self._listing = await listed(client, self.name, limit, stale, self._listing)
                 if self._ended:  # possibly while they were listed
                     return self._ended
+
+    def _check(self, version: str) -> None:
+        wanted = self._source.protocol
+        if wanted not in ("auto", "handshake", version):
+            raise Unavailable(f"speaks version {version} of the protocol, and is to be spoken to in {wanted} only")
 
     async def _signalled(self) -> None:
         """Returns when there is news; a server behind a URL can go without a word, so it is asked now and then."""

@@ -11,8 +11,8 @@ from mcp.client.streamable_http import streamable_http_client
 from narthex_server.tools.upstream.source import Http
 
 CONNECT_TIMEOUT = 10.0
-READ_TIMEOUT = 300.0
-"""Seconds without a byte on a stream; calls have their own, shorter deadline."""
+READ_TIMEOUT = 660.0
+"""Seconds without a byte on a stream, longer than a call waits for its caller; calls have their own deadline."""
 
 
 @asynccontextmanager
@@ -22,7 +22,9 @@ async def connect(source: Http, refused: Callable[[str], None]) -> AsyncGenerato
     `refused` is told the HTTP status of a request that is not allowed: the session's own error does not name it.
     """
     if source.sse:
-        async with sse_client(source.url, headers=dict(source.headers), timeout=CONNECT_TIMEOUT) as streams:
+        async with sse_client(
+            source.url, headers=dict(source.headers), timeout=CONNECT_TIMEOUT, sse_read_timeout=READ_TIMEOUT
+        ) as streams:
             yield streams
         return
 

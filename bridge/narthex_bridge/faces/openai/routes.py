@@ -1,0 +1,27 @@
+"""The routes of this face."""
+
+from narthex_bridge.backend import Backend
+from narthex_bridge.config import BridgeConfig
+from narthex_bridge.faces.openai.chat import ChatEndpoint
+from narthex_bridge.faces.openai.completions import CompletionsEndpoint
+from narthex_bridge.faces.openai.embeddings import EmbeddingsEndpoint
+from narthex_bridge.faces.openai.face import OpenAiFace
+from narthex_bridge.faces.openai.models import ModelsEndpoint
+from narthex_bridge.faces.openai.responses import ResponsesEndpoint
+from narthex_bridge.faces.work import Work
+from narthex_bridge.inference import Inference
+from narthex_bridge.routes import Route
+
+
+def openai_routes(config: BridgeConfig, inference: Inference, backend: Backend, work: Work) -> list[Route]:
+    """Everything under /v1."""
+    models = ModelsEndpoint(inference)
+    face = OpenAiFace()
+    return [
+        Route("GET", "/v1/models", models.list, face),
+        Route("GET", "/v1/models/{id}", models.get, face),
+        Route("POST", "/v1/chat/completions", ChatEndpoint(config, inference, work).post, face),
+        Route("POST", "/v1/completions", CompletionsEndpoint(config, inference, work).post, face),
+        Route("POST", "/v1/embeddings", EmbeddingsEndpoint(inference, work).post, face),
+        Route("POST", "/v1/responses", ResponsesEndpoint(config, inference, backend, work).post, face),
+    ]

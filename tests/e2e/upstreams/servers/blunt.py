@@ -1,0 +1,79 @@
+"""A server of 2025-11-25 by hand: asks when it should not and what it should not, and sends logs at its level.
+
+What its own requests are answered with it tells in the result of `heard`.
+"""
+
+import json
+import sys
+
+level = "info"
+heard = []
+
+
+def send(**message) -> None:
+    print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+
+
+def result(identifier, text: str) -> None:
+    send(id=identifier, result={"content": [{"type": "text", "text": text}]})
+
+
+def listed(name: str) -> dict:
+    return {"name": name, "inputSchema": {"type": "object"}}
+
+
+def ask(params, method="elicitation/create") -> None:
+    send(id=f"q{len(heard)}", method=method, params=params)
+
+
+for line in sys.stdin:
+    message = json.loads(line)
+    identifier, params = message.get("id"), message.get("params", {})
+    match message.get("method"):
+        case None:
+            heard.append(message.get("error", message.get("result")))
+        case "initialize":
+            capabilities = {"tools": {}, "logging": {}}
+            info = {"name": "blunt", "version": "1"}
+            version = "2025-11-25"
+            send(id=identifier, result={"protocolVersion": version, "capabilities": capabilities, "serverInfo": info})
+        case "tools/list":
+            names = ("heard", "late", "garbage", "strange", "hold", "ask_now", "level", "logs", "state")
+            send(id=identifier, result={"tools": [listed(name) for name in names]})
+        case "logging/setLevel":
+            level = params["level"]
+            send(id=identifier, result={})
+        case "tools/call":
+            match params["name"]:
+                case "heard":
+                    result(identifier, json.dumps(heard))
+                case "late":
+                    result(identifier, "done")
+                    ask({"message": "?", "requestedSchema": {"type": "object", "properties": {}}})
+                case "garbage":
+                    ask({"message": 3})
+                    ask({"mode": "telepathy", "message": "?"})
+                    ask({}, "no/such")
+                    result(identifier, "done")
+                case "strange":
+                    send(method="notifications/elicitation/complete", params={"elicitationId": "nobody's"})
+                    send(method="notifications/cancelled", params={"requestId": "nobody's"})
+                    result(identifier, "done")
+                case "hold":
+                    send(
+                        method="notifications/progress",
+                        params={"progressToken": params["_meta"]["progressToken"], "progress": 1},
+                    )
+                case "ask_now":
+                    ask({"message": "?", "requestedSchema": {"type": "object", "properties": {}}})
+                    result(identifier, "asked")
+                case "level":
+                    result(identifier, level)
+                case "logs":
+                    for one in ("debug", "info", "error"):
+                        send(method="notifications/message", params={"level": one, "data": one})
+                    result(identifier, level)
+                case "state":
+                    result(identifier, json.dumps(params))
+        case "server/discover":
+            send(id=identifier, error={"code": -32601, "message": "no such method"})
