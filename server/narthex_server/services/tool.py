@@ -108,7 +108,7 @@ class ToolService:
 
     async def ReadResource(self, request: wire.ReadResourceRequest, context: Context) -> wire.ReadResourceResponse:
         asked = call_context(context, request.mcp)
-        return contents_to_wire(await self._catalog.resources.read(request.uri, request.server, asked))
+        return contents_to_wire(await self._catalog.read(request.uri, request.server, asked))
 
     async def WatchResources(
         self, request: wire.WatchResourcesRequest, context: Context
@@ -131,7 +131,7 @@ class ToolService:
 
     async def GetPrompt(self, request: wire.GetPromptRequest, context: Context) -> wire.GetPromptResponse:
         asked = call_context(context, request.mcp)
-        return filled_to_wire(await self._catalog.prompts.fill(request.name, request.arguments, asked))
+        return filled_to_wire(await self._catalog.fill(request.name, request.arguments, asked))
 
     async def Complete(self, request: wire.CompleteRequest, context: Context) -> wire.CompleteResponse:
         typed = Typed(request.argument, request.value, dict(request.context))

@@ -1,11 +1,11 @@
 """All tools, resources and prompts under one roof: our own tools and what the upstreams have."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, TypeVar, cast
 
 from narthex_server.errors import (
     Cancelled,
@@ -14,6 +14,7 @@ from narthex_server.errors import (
     InvalidRequest,
     NotFound,
     Unavailable,
+    UpstreamRefused,
 )
 from narthex_server.principal import Principal
 from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
@@ -23,6 +24,8 @@ from narthex_server.tools.offers.named import NamedOffers, Offer
 from narthex_server.tools.offers.prompts import PromptOffers
 from narthex_server.tools.offers.resources import ResourceOffers
 from narthex_server.tools.offers.watches import Watches
+from narthex_server.tools.prompt import FilledPrompt
+from narthex_server.tools.resource import Contents
 from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
 
@@ -31,10 +34,19 @@ Outcome = Literal[
 ]
 
 
-class ToolObserver(Protocol):
-    """Told of every call when it is over; `tool` and `server` are empty for a name that does not exist."""
+Kind = Literal["resource", "prompt", "completion"]
+"""What is asked for beside tools."""
 
-    def on_call(self, tool: str, server: str, seconds: float, outcome: Outcome) -> None: ...
+_Answer = TypeVar("_Answer")
+
+
+class CatalogObserver(Protocol):
+    """Told of everything that was asked for when it is over."""
+
+    def on_call(self, tool: str, server: str, seconds: float, outcome: Outcome) -> None:
+        """`tool` and `server` are empty for a name that does not exist."""
+
+    def on_request(self, kind: Kind, seconds: float, outcome: Outcome) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +69,7 @@ class Catalog:
         self,
         natives: Iterable[NativeTool] = (),
         servers: Iterable[UpstreamServer] = (),
-        observer: ToolObserver | None = None,
+        observer: CatalogObserver | None = None,
     ) -> None:
         self._natives = {native.tool.name: native for native in natives}
         self._servers = {server.name: server for server in servers}
@@ -149,15 +161,17 @@ class Catalog:
                 tool, server = (offer.item.name, offer.item.server) if offer else ("", "")
                 self._observer.on_call(tool, server, perf_counter() - started, outcome)
 
+    async def read(self, uri: str, server: str, context: CallContext) -> Contents | InputRequired:
+        """As ResourceOffers.read, observed."""
+        return await self._observed("resource", self.resources.read(uri, server, context))
+
+    async def fill(self, name: str, arguments: Mapping[str, str], context: CallContext) -> FilledPrompt | InputRequired:
+        """As PromptOffers.fill, observed."""
+        return await self._observed("prompt", self.prompts.fill(name, arguments, context))
+
     async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
         """Suggestions from the upstream that has the prompt or the template; raises NotFound, and as `call` does."""
-        match reference:
-            case PromptReference(name):
-                server, own_name = self.prompts.owner(name, context.principal)
-                return await self._servers[server.name].complete(PromptReference(own_name), typed, context)
-            case TemplateReference(uri_template):
-                place = self.resources.template_place(uri_template)
-                return await self._servers[place.server.name].complete(TemplateReference(place.uri), typed, context)
+        return await self._observed("completion", self._complete(reference, typed, context))
 
     def set_log_level(self, principal: Principal, level: str, server: str = "") -> None:
         """The least severe messages that the caller's calls get unless they say otherwise; raises NotFound."""
@@ -199,6 +213,29 @@ class Catalog:
         await server.settled()
         return server.status
 
+    async def _complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
+        match reference:
+            case PromptReference(name):
+                server, own_name = self.prompts.owner(name, context.principal)
+                return await self._servers[server.name].complete(PromptReference(own_name), typed, context)
+            case TemplateReference(uri_template):
+                place = self.resources.template_place(uri_template)
+                return await self._servers[place.server.name].complete(TemplateReference(place.uri), typed, context)
+
+    async def _observed(self, kind: Kind, answer: Awaitable[_Answer]) -> _Answer:
+        started = perf_counter()
+        outcome: Outcome = "cancelled"
+        try:
+            found = await answer
+            outcome = "input_required" if isinstance(found, InputRequired) else "ok"
+            return found
+        except Exception as error:
+            outcome = _outcome(error)
+            raise
+        finally:
+            if self._observer is not None:
+                self._observer.on_request(kind, perf_counter() - started, outcome)
+
     def _with_level(self, context: CallContext, server: str) -> CallContext:
         if context.mcp.log_level is not None:
             return context
@@ -225,6 +262,8 @@ class Catalog:
 
 def _outcome(error: Exception) -> Outcome:
     match error:
+        case UpstreamRefused():
+            return "error"
         case InvalidRequest() | FailedPrecondition():
             return "invalid"
         case NotFound():

@@ -1,12 +1,14 @@
 """Names and URIs that mean one thing, and who is asked for what."""
 
 import pytest
+from narthex.scopes import ToolScope
 from narthex_server.errors import DeadlineExceeded, InvalidRequest, NotFound, Unavailable, UpstreamRefused
-from narthex_server.principal import LOCAL
+from narthex_server.principal import LOCAL, Principal
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.completion import PromptReference, TemplateReference, Typed
 from narthex_server.tools.offers.watches import ListChanged, ResourceUpdated
 from narthex_server.tools.server import ServerState
+from narthex_server.tools.tool import CallContext
 
 TYPED = Typed("x", "", {})
 
@@ -122,6 +124,55 @@ async def test_prompts_are_named_as_tools_are(catalog, one, two, context):
         await catalog.prompts.fill("t_wo__never_seen", {}, context)
     with pytest.raises(NotFound):
         await catalog.prompts.fill("one__never_seen", {}, context)
+
+
+async def test_prompts_outside_a_callers_scope_are_not_there_for_it(catalog, one, two):
+    one.prompt("ask", "tell")
+    two.prompt("ask")
+    one.hold("a:b")
+    ann = Principal("ann", "t", ToolScope(("one__a*",)))
+    limited = CallContext(ann, "test")
+    assert [prompt.name for prompt in catalog.prompts.list(ann)] == ["one__ask"]
+    assert (await catalog.fill("one.ask", {}, limited)).description == "one/ask {}"
+    two.become(ServerState.UNHEALTHY, "a secret of its owner")
+    for name in ("one__tell", "one::tell", "t_wo__ask", "t_wo__never_seen"):
+        with pytest.raises(NotFound, match="there is no prompt"):
+            await catalog.fill(name, {}, limited)
+        with pytest.raises(NotFound, match="there is no prompt"):
+            await catalog.complete(PromptReference(name), TYPED, limited)
+    assert (await catalog.read("a:b", "", limited)).parts[0].content == "one has a:b", "resources are for everybody"
+
+
+async def test_every_request_is_observed_with_its_outcome(server, context):
+    requests = []
+
+    class Observer:
+        def on_request(self, kind, seconds, outcome):
+            requests.append((kind, outcome))
+
+    one = server("one")
+    catalog = Catalog(servers=[one], observer=Observer())
+    await catalog.start()
+    one.hold("a:b")
+    one.prompt("ask", needs=("who",))
+    await catalog.read("a:b", "", context)
+    await catalog.fill("one__ask", {"who": "x"}, context)
+    await catalog.complete(PromptReference("one__ask"), TYPED, context)
+    for failure in (NotFound("x"), UpstreamRefused("x"), DeadlineExceeded("x")):
+        one.failure = failure
+        with pytest.raises(type(failure)):
+            await catalog.read("a:b", "", context)
+    with pytest.raises(InvalidRequest):
+        await catalog.fill("one__ask", {}, context)
+    assert requests == [
+        ("resource", "ok"),
+        ("prompt", "ok"),
+        ("completion", "ok"),
+        ("resource", "not_found"),
+        ("resource", "error"),
+        ("resource", "deadline"),
+        ("prompt", "invalid"),
+    ]
 
 
 async def test_each_list_has_a_version_of_its_own(catalog, one):
