@@ -16,7 +16,7 @@ class McpFace:
         data: dict[str, object] | None = None
         if refusal.reason:
             data = {"reason": refusal.reason, "retryable": refusal.status in _RETRYABLE}
-            if wait := dict(refusal.headers).get("retry-after"):
+            if (wait := dict(refusal.headers).get("retry-after")) is not None:
                 data["retryAfter"] = int(wait)
         failure = RpcError(_CODES.get(refusal.status, refusal.status), refusal.text, data)
         return HttpResponse(refusal.status, jsonrpc.error(None, failure), headers=refusal.headers)
