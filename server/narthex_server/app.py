@@ -45,7 +45,7 @@ from narthex_server.tools.native.count_tokens import CountTokensTool
 from narthex_server.tools.native.embed import EmbedTool
 from narthex_server.tools.native.generate import GenerateTool
 from narthex_server.tools.native.list_models import ListModelsTool
-from narthex_server.tools.server import ToolServer
+from narthex_server.tools.server import UpstreamServer
 from narthex_server.tools.tool import NativeTool
 from narthex_server.worker import in_thread
 
@@ -295,7 +295,7 @@ class Offer:
             await self._states.set(f"narthex.v1.{service}", SERVING if models.of(kind) else NOT_SERVING)
 
 
-def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[ToolServer]:
+def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[UpstreamServer]:
     """The configured upstreams, not started; the client that they need is imported only where there are any."""
     from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT, SourceError, parse_sources
 

@@ -10,7 +10,8 @@ NarthexError
 ├── Unauthenticated           no credential, or one that is not known
 ├── PermissionDenied          the credential does not allow this
 ├── FailedPrecondition        right request, wrong state; nothing to change in the request itself
-│   └── NotOnDevice           the device is missing, or cannot run this model in this way
+│   ├── NotOnDevice           the device is missing, or cannot run this model in this way
+│   └── UpstreamRefused       an upstream answered with an error of its own, which the message repeats
 ├── ResourceExhausted         a limit is reached; retry later
 ├── Unavailable               temporarily impossible: draining, or an upstream is down; retry later
 ├── DeadlineExceeded          the call's or the upstream's time is over
@@ -95,6 +96,10 @@ class FailedPrecondition(NarthexError):
 
 class NotOnDevice(FailedPrecondition):
     reason = "NOT_ON_DEVICE"
+
+
+class UpstreamRefused(FailedPrecondition):
+    reason = "UPSTREAM_REFUSED"
 
 
 class ResourceExhausted(NarthexError):

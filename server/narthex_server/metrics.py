@@ -307,7 +307,19 @@ class ToolMetrics:
         self._seconds = Histogram(
             "narthex_tool_call_seconds", "Time of a tool call.", labels, buckets=TOOL, registry=target
         )
+        self._requests = Counter(
+            "narthex_offer_requests", "Ended requests for what upstreams offer beside tools.", ("kind", "outcome"),
+            registry=target,
+        )  # fmt: skip
+        self._request_seconds = Histogram(
+            "narthex_offer_request_seconds", "Time of such a request.", ("kind",), buckets=TOOL, registry=target
+        )
         self._bound: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+
+    def on_request(self, kind: str, seconds: float, outcome: str) -> None:
+        """Counts one read, prompt or completion."""
+        self._requests.labels(kind, outcome).inc()
+        self._request_seconds.labels(kind).observe(seconds)
 
     def on_call(self, tool: str, server: str, seconds: float, outcome: str) -> None:
         """Counts one call; `tool` is a name of the catalog or empty, so the series are as many as the tools."""

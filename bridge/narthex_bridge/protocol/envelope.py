@@ -39,11 +39,13 @@ class Envelope:
 def stateless(given: Mapping[str, str], messages: Sequence[Message]) -> bool:
     """Whether a POST belongs to a version without sessions: its `_meta` or header says so, or only those know it."""
     for message in messages:
-        if not isinstance(message, Request | Notification) or message.method == "initialize":
+        if not isinstance(message, Request | Notification):
             return False
         meta = message.params.get("_meta")
         if message.method in STATELESS_ONLY or (isinstance(meta, dict) and VERSION in meta):
             return True
+        if message.method == "initialize":  # a client's first attempt may fail, and leave the header behind
+            return False
     era = ERAS.get(given.get(headers.VERSION, ""))
     return era is not None and era.stateless
 

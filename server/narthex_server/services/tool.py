@@ -1,26 +1,51 @@
 """ToolService over the catalog."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Protocol, TypeVar
 
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import tool_pb2 as wire
 
+from narthex_server.errors import Violation
+from narthex_server.pipelines.request import refuse
 from narthex_server.principal import CALLER, REQUEST_ID
 from narthex_server.services.call import call_context, check_options
 from narthex_server.services.complete import complete
 from narthex_server.services.mcp_context import LOG_PREFIX, answers_of, input_required_to_wire, level_of
+from narthex_server.services.offers import (
+    completion_to_wire,
+    contents_to_wire,
+    filled_to_wire,
+    prompt_to_wire,
+    reference_from,
+    resource_to_wire,
+    template_to_wire,
+)
 from narthex_server.services.paging import page
 from narthex_server.services.relay import Context, Relay
 from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.completion import Typed
 from narthex_server.tools.inputs import RunningCalls
+from narthex_server.tools.offers.watches import ResourceUpdated
 from narthex_server.tools.tool import InputRequired, Log, Progress, TextDelta, Tool, ToolEvent, ToolResult
+
+MAX_WATCHED = 1000
+"""Resources that one call may watch."""
+
+
+class _Owned(Protocol):
+    @property
+    def server(self) -> str: ...
+
+
+_Item = TypeVar("_Item", bound=_Owned)
 
 
 @complete(wire.DESCRIPTOR.services_by_name["ToolService"])
 class ToolService:
-    """Lists, watches and calls tools; arguments and results pass through as bytes of JSON."""
+    """Lists, watches and asks for what the catalog has; arguments and results pass through as bytes of JSON."""
 
     def __init__(self, catalog: Catalog, relay: Relay) -> None:
         self._catalog = catalog
@@ -39,9 +64,14 @@ class ToolService:
         self, request: wire.WatchToolsRequest, context: Context
     ) -> AsyncIterator[wire.WatchToolsResponse]:
         while True:
-            version = self._catalog.version
-            yield wire.WatchToolsResponse(catalog_version=version)
-            await self._catalog.wait_changed(version)
+            versions = self._catalog.versions
+            yield wire.WatchToolsResponse(
+                catalog_version=versions.catalog,
+                tools_version=versions.tools,
+                resources_version=versions.resources,
+                prompts_version=versions.prompts,
+            )
+            await self._catalog.wait_changed(versions.catalog)
 
     async def CallTool(self, request: wire.CallToolRequest, context: Context) -> AsyncIterator[wire.CallToolResponse]:
         check_options(request.options)
@@ -64,6 +94,58 @@ class ToolService:
     ) -> AsyncIterator[wire.RelayCallsResponse]:
         return self._relay.serve(self.CallTool, requests, context)
 
+    async def ListResources(self, request: wire.ListResourcesRequest, context: Context) -> wire.ListResourcesResponse:
+        found = _of(self._catalog.resources.listed, request.server)
+        shown, token = page(found, lambda one: f"{one.server}/{one.uri}", request.page_size, request.page_token)
+        return wire.ListResourcesResponse(resources=map(resource_to_wire, shown), next_page_token=token)
+
+    async def ListResourceTemplates(
+        self, request: wire.ListResourceTemplatesRequest, context: Context
+    ) -> wire.ListResourceTemplatesResponse:
+        found = _of(self._catalog.resources.templates, request.server)
+        shown, token = page(
+            found, lambda one: f"{one.server}/{one.uri_template}", request.page_size, request.page_token
+        )
+        return wire.ListResourceTemplatesResponse(
+            resource_templates=map(template_to_wire, shown), next_page_token=token
+        )
+
+    async def ReadResource(self, request: wire.ReadResourceRequest, context: Context) -> wire.ReadResourceResponse:
+        asked = call_context(context, request.mcp)
+        return contents_to_wire(await self._catalog.read(request.uri, request.server, asked))
+
+    async def WatchResources(
+        self, request: wire.WatchResourcesRequest, context: Context
+    ) -> AsyncIterator[wire.WatchResourcesResponse]:
+        if len(request.uris) > MAX_WATCHED:
+            refuse([Violation("uris", f"has {len(request.uris)} entries; at most {MAX_WATCHED} can be watched")])
+        with self._catalog.watches.open(request.uris) as watch:
+            await self._catalog.watches.ready(watch)
+            yield wire.WatchResourcesResponse(catalog_version=self._catalog.version)
+            async for change in watch.changes():
+                if isinstance(change, ResourceUpdated):
+                    yield wire.WatchResourcesResponse(updated_uri=change.uri)
+                else:
+                    yield wire.WatchResourcesResponse(catalog_version=self._catalog.version)
+
+    async def ListPrompts(self, request: wire.ListPromptsRequest, context: Context) -> wire.ListPromptsResponse:
+        found = _of(self._catalog.prompts.list(CALLER.get()), request.server)
+        shown, token = page(found, lambda one: f"{one.server}/{one.name}", request.page_size, request.page_token)
+        return wire.ListPromptsResponse(prompts=map(prompt_to_wire, shown), next_page_token=token)
+
+    async def GetPrompt(self, request: wire.GetPromptRequest, context: Context) -> wire.GetPromptResponse:
+        asked = call_context(context, request.mcp)
+        return filled_to_wire(await self._catalog.fill(request.name, request.arguments, asked))
+
+    async def Complete(self, request: wire.CompleteRequest, context: Context) -> wire.CompleteResponse:
+        typed = Typed(request.argument, request.value, dict(request.context))
+        return completion_to_wire(await self._catalog.complete(reference_from(request), typed, call_context(context)))
+
+
+def _of(items: Iterable[_Item], server: str) -> Sequence[_Item]:
+    """Those of one server, or all."""
+    return [item for item in items if not server or item.server == server]
+
 
 def tool_to_wire(tool: Tool) -> wire.Tool:
     return wire.Tool(
@@ -74,6 +156,8 @@ def tool_to_wire(tool: Tool) -> wire.Tool:
         output_schema=tool.output_schema,
         annotations=tool.annotations,
         server=tool.server,
+        icons=tool.icons,
+        meta=tool.meta,
     )
 
 

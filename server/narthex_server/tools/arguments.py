@@ -65,6 +65,19 @@ class ArgumentSchema:
             )
 
 
+class ArgumentSchemas:
+    """The schemas of many tools, compiled when first asked for and again when they change."""
+
+    def __init__(self) -> None:
+        self._schemas: dict[str, tuple[bytes, ArgumentSchema]] = {}
+
+    def of(self, tool: str, schema: bytes) -> ArgumentSchema:
+        known = self._schemas.get(tool)
+        if known is None or known[0] != schema:
+            known = self._schemas[tool] = schema, ArgumentSchema(schema, tool)
+        return known[1]
+
+
 def _compile(schema: bytes, tool: str) -> Validator | None:
     try:
         parsed = json.loads(schema) if schema else {}

@@ -1,13 +1,11 @@
-"""All tools under one roof: our own and those of the upstreams, listed and called by one name each."""
+"""All tools, resources and prompts under one roof: our own tools and what the upstreams have."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Literal, Protocol, cast
-
-from narthex.scopes import ALL_TOOLS
+from typing import Literal, Protocol, TypeVar, cast
 
 from narthex_server.errors import (
     Cancelled,
@@ -16,12 +14,19 @@ from narthex_server.errors import (
     InvalidRequest,
     NotFound,
     Unavailable,
+    UpstreamRefused,
 )
 from narthex_server.principal import Principal
-from narthex_server.tools.arguments import ArgumentSchema, parse_arguments
+from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
+from narthex_server.tools.completion import Completion, PromptReference, Reference, TemplateReference, Typed
 from narthex_server.tools.log_levels import LogLevels
-from narthex_server.tools.names import aliases, distinct_name, exposed_name
-from narthex_server.tools.server import ServerState, ServerStatus, ToolServer
+from narthex_server.tools.offers.named import NamedOffers, Offer
+from narthex_server.tools.offers.prompts import PromptOffers
+from narthex_server.tools.offers.resources import ResourceOffers
+from narthex_server.tools.offers.watches import Watches
+from narthex_server.tools.prompt import FilledPrompt
+from narthex_server.tools.resource import Contents
+from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
 
 Outcome = Literal[
@@ -29,55 +34,70 @@ Outcome = Literal[
 ]
 
 
-class ToolObserver(Protocol):
-    """Told of every call when it is over; `tool` and `server` are empty for a name that does not exist."""
+Kind = Literal["resource", "prompt", "completion"]
+"""What is asked for beside tools."""
 
-    def on_call(self, tool: str, server: str, seconds: float, outcome: Outcome) -> None: ...
+_Answer = TypeVar("_Answer")
+
+
+class CatalogObserver(Protocol):
+    """Told of everything that was asked for when it is over."""
+
+    def on_call(self, tool: str, server: str, seconds: float, outcome: Outcome) -> None:
+        """`tool` and `server` are empty for a name that does not exist."""
+
+    def on_request(self, kind: Kind, seconds: float, outcome: Outcome) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    tool: Tool
-    schema: ArgumentSchema
-    native: NativeTool | None = None
-    server: ToolServer | None = None
-    own_name: str = ""  # what the server itself calls it
+class Versions:
+    """Of each list, and of all together."""
+
+    tools: int
+    resources: int
+    prompts: int
+
+    @property
+    def catalog(self) -> int:
+        return self.tools + self.resources + self.prompts
 
 
 class Catalog:
-    """The tools of this process; used on the event loop only.
-
-    Native tools come first, then the upstreams' in the order of the configuration, each in the order its server gives.
-    A name that is taken already gets a short hash of its origin, so that order decides who has the plain name.
-    """
+    """The tools, `resources` and `prompts` of this process; used on the event loop only."""
 
     def __init__(
         self,
         natives: Iterable[NativeTool] = (),
-        servers: Iterable[ToolServer] = (),
-        observer: ToolObserver | None = None,
+        servers: Iterable[UpstreamServer] = (),
+        observer: CatalogObserver | None = None,
     ) -> None:
         self._natives = {native.tool.name: native for native in natives}
         self._servers = {server.name: server for server in servers}
         self._observer = observer
         self._levels = LogLevels()
-        self._entries: dict[str, _Entry] = {}
-        self._aliases: dict[str, str] = {}
-        self._listed: tuple[Tool, ...] = ()
-        self._version = 1
+        self._schemas = ArgumentSchemas()
+        self._tools: NamedOffers[Tool, ToolServer] = NamedOffers("tool", lambda server: server.tools)
+        self.prompts = PromptOffers()
+        self.resources = ResourceOffers()
+        self.watches = Watches(self.resources.places)
         self._changed = asyncio.Event()
         self._refresh()
 
     @property
+    def versions(self) -> Versions:
+        """Each grows whenever its list is another."""
+        return Versions(self._tools.version, self.resources.version, self.prompts.version)
+
+    @property
     def version(self) -> int:
-        """Grows whenever `list` answers something else."""
-        return self._version
+        """Grows whenever any of the lists is another."""
+        return self.versions.catalog
 
     async def wait_changed(self, version: int) -> int:
         """Returns the version as soon as it is another than `version`."""
-        while self._version == version:
+        while self.version == version:
             await self._changed.wait()
-        return self._version
+        return self.version
 
     async def start(self, patience: float = 5.0) -> None:
         """Connects all upstreams at once; returns when each is ready or has failed once, or after `patience` seconds.
@@ -95,13 +115,11 @@ class Catalog:
 
     def list(self, principal: Principal) -> tuple[Tool, ...]:
         """The tools that this caller can call now; those of an upstream that is down are left out."""
-        if principal.tools == ALL_TOOLS:
-            return self._listed
-        return tuple(tool for tool in self._listed if principal.tools.allows(tool.name))
+        return self._tools.listed(principal.tools)
 
     def get(self, name: str, principal: Principal) -> Tool:
         """The tool of this name or alias, also while its upstream is down; raises as `call` does."""
-        return self._find(name, principal).tool
+        return self._tools.find(name, principal.tools).item
 
     async def call(self, name: str, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         """Yields the call's events as they come, the last one a ToolResult, or an InputRequired with a state.
@@ -118,17 +136,16 @@ class Catalog:
             DeadlineExceeded: the deadline, or the upstream's own limit, has passed.
         """
         started = perf_counter()
-        entry: _Entry | None = None
+        offer: Offer[Tool, ToolServer] | None = None
         outcome: Outcome = "cancelled"  # what a closed iterator and a cancelled task are
         try:
-            entry = self._find(name, context.principal)
+            offer = self._tools.find(name, context.principal.tools)
             parsed = parse_arguments(arguments)
-            entry.schema.check(parsed)
-            if entry.native is not None:
-                events = entry.native.call(arguments or b"{}", context)
+            self._schemas.of(offer.item.name, offer.item.input_schema).check(parsed)
+            if offer.server is None:
+                events = self._natives[offer.item.name].call(arguments or b"{}", context)
             else:
-                assert entry.server is not None
-                events = entry.server.call(entry.own_name, parsed, self._with_level(context, entry.server.name))
+                events = offer.server.call(offer.own_name, parsed, self._with_level(context, offer.server.name))
             async with aclosing(cast(AsyncGenerator[ToolEvent], events)):
                 async for event in events:
                     if isinstance(event, ToolResult):
@@ -141,8 +158,20 @@ class Catalog:
             raise
         finally:
             if self._observer is not None:
-                tool, server = (entry.tool.name, entry.tool.server) if entry else ("", "")
+                tool, server = (offer.item.name, offer.item.server) if offer else ("", "")
                 self._observer.on_call(tool, server, perf_counter() - started, outcome)
+
+    async def read(self, uri: str, server: str, context: CallContext) -> Contents | InputRequired:
+        """As ResourceOffers.read, observed."""
+        return await self._observed("resource", self.resources.read(uri, server, context))
+
+    async def fill(self, name: str, arguments: Mapping[str, str], context: CallContext) -> FilledPrompt | InputRequired:
+        """As PromptOffers.fill, observed."""
+        return await self._observed("prompt", self.prompts.fill(name, arguments, context))
+
+    async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
+        """Suggestions from the upstream that has the prompt or the template; raises NotFound, and as `call` does."""
+        return await self._observed("completion", self._complete(reference, typed, context))
 
     def set_log_level(self, principal: Principal, level: str, server: str = "") -> None:
         """The least severe messages that the caller's calls get unless they say otherwise; raises NotFound."""
@@ -161,7 +190,7 @@ class Catalog:
         if self._natives.pop(name, None) is not None:
             self._refresh()
 
-    async def add_server(self, server: ToolServer) -> ServerStatus:
+    async def add_server(self, server: UpstreamServer) -> ServerStatus:
         """Adds an upstream and returns how its first attempt went; raises InvalidRequest for a taken name."""
         if server.name in self._servers:
             raise InvalidRequest(f"there is an upstream named {server.name!r} already; remove it or use another name")
@@ -184,86 +213,57 @@ class Catalog:
         await server.settled()
         return server.status
 
+    async def _complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
+        match reference:
+            case PromptReference(name):
+                server, own_name = self.prompts.owner(name, context.principal)
+                return await self._servers[server.name].complete(PromptReference(own_name), typed, context)
+            case TemplateReference(uri_template):
+                place = self.resources.template_place(uri_template)
+                return await self._servers[place.server.name].complete(TemplateReference(place.uri), typed, context)
+
+    async def _observed(self, kind: Kind, answer: Awaitable[_Answer]) -> _Answer:
+        started = perf_counter()
+        outcome: Outcome = "cancelled"
+        try:
+            found = await answer
+            outcome = "input_required" if isinstance(found, InputRequired) else "ok"
+            return found
+        except Exception as error:
+            outcome = _outcome(error)
+            raise
+        finally:
+            if self._observer is not None:
+                self._observer.on_request(kind, perf_counter() - started, outcome)
+
     def _with_level(self, context: CallContext, server: str) -> CallContext:
         if context.mcp.log_level is not None:
             return context
         return replace(context, mcp=replace(context.mcp, log_level=self._levels.get(context.principal, server)))
 
-    def _server(self, name: str) -> ToolServer:
+    def _server(self, name: str) -> UpstreamServer:
         if (server := self._servers.get(name)) is None:
             known = ", ".join(self._servers) or "none"
             raise NotFound(f"there is no upstream named {name!r}; there are: {known}", reason="UPSTREAM_NOT_FOUND")
         return server
 
-    def _find(self, name: str, principal: Principal) -> _Entry:
-        entry = self._entries.get(self._aliases.get(name, name))
-        if entry is not None and principal.tools.allows(entry.tool.name):
-            return entry
-        # an upstream that never came up has no tools to know by name, yet "down" is the truth and "not found" is not
-        for server in self._servers.values() if entry is None else ():
-            own = _own_name(name, server) if server.status.state is not ServerState.READY else None
-            if own is not None and principal.tools.allows(exposed_name(server.name, own, server.prefix)):
-                raise Unavailable(
-                    f"tool {name!r} cannot be called: upstream {server.name!r} is {server.status.state.value}"
-                    + (f": {server.status.reason}" if server.status.reason else ""),
-                    reason="UPSTREAM_UNAVAILABLE",
-                    metadata={"upstream": server.name},
-                )
-        raise NotFound(f"there is no tool named {name!r}", reason="TOOL_NOT_FOUND", metadata={"tool": name[:200]})
-
     def _refresh(self) -> None:
         """Builds the tables again; cheap, as it happens only when an upstream changes."""
-        before = self._entries
-        entries: dict[str, _Entry] = {}
-        other: dict[str, str] = {}
-        for native in self._natives.values():
-            entries[native.tool.name] = _entry(before, native.tool, native=native)
-        for server in self._servers.values():
-            for tool in server.tools:
-                name = exposed_name(server.name, tool.name, server.prefix)
-                if name in entries:
-                    name = distinct_name(name, server.name, tool.name)
-                if name in entries:
-                    continue  # the server lists one tool twice
-                shown = replace(tool, name=name, server=server.name)
-                entries[name] = _entry(before, shown, server=server, own_name=tool.name)
-                for alias in aliases(server.name, tool.name):
-                    other.setdefault(alias, name)
-        self._entries = entries
-        self._aliases = {alias: name for alias, name in other.items() if alias not in entries}
-        listed = tuple(
-            e.tool for e in entries.values() if e.server is None or e.server.status.state is ServerState.READY
-        )
-        if listed != self._listed:
-            self._listed = listed
-            self._version += 1
+        before = self.versions
+        servers = tuple(self._servers.values())
+        self._tools.refresh([native.tool for native in self._natives.values()], servers)
+        self.prompts.refresh(servers)
+        self.resources.refresh(servers)
+        self.watches.refresh(servers, listed=self.resources.version != before.resources)
+        if self.versions != before:
             self._changed.set()
             self._changed = asyncio.Event()
 
 
-def _entry(
-    before: dict[str, _Entry],
-    tool: Tool,
-    native: NativeTool | None = None,
-    server: ToolServer | None = None,
-    own_name: str = "",
-) -> _Entry:
-    old = before.get(tool.name)
-    same = old is not None and old.tool.input_schema == tool.input_schema
-    schema = old.schema if old is not None and same else ArgumentSchema(tool.input_schema, tool.name)
-    return _Entry(tool, schema, native, server, own_name)
-
-
-def _own_name(name: str, server: ToolServer) -> str | None:
-    """What the server would call the tool of this name or alias; None for a name that cannot be one of its tools."""
-    heads = [exposed_name(server.name, ""), *aliases(server.name, "")]
-    if server.prefix:
-        heads.append(exposed_name(server.name, "", server.prefix))
-    return next((name.removeprefix(head) for head in heads if name.startswith(head)), None)
-
-
 def _outcome(error: Exception) -> Outcome:
     match error:
+        case UpstreamRefused():
+            return "error"
         case InvalidRequest() | FailedPrecondition():
             return "invalid"
         case NotFound():

@@ -1,4 +1,4 @@
-"""The names that tools are exposed under."""
+"""The names and URIs that tools, prompts and resources are exposed under."""
 
 import hashlib
 import re
@@ -25,3 +25,14 @@ def distinct_name(name: str, server: str, tool: str) -> str:
 def aliases(server: str, tool: str) -> tuple[str, ...]:
     """Other spellings that calls may use."""
     return f"{server}::{tool}", f"{server}.{tool}", f"{server}__{tool}"
+
+
+def qualified_uri(server: str, uri: str) -> str:
+    """The URI with its server's name in front of the scheme, which has no `_`."""
+    return f"{server.replace('_', '-')}+{uri}"
+
+
+def unqualified_uri(server: str, uri: str) -> str:
+    """What is behind the server's name in a qualified URI, whatever the case of the name; nothing for other URIs."""
+    head = qualified_uri(server, "")
+    return uri[len(head) :] if uri[: len(head)].lower() == head.lower() else ""

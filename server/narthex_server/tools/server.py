@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from narthex_server.tools.tool import CallContext, Tool, ToolEvent
+from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.prompt import FilledPrompt, Prompt
+from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
+from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 
 
 class ServerState(Enum):
@@ -28,8 +31,13 @@ class ServerStatus:
     attempts: int = 0
 
 
-class ToolServer(Protocol):
-    """A server of tools that may be down; it keeps itself running and says when anything about it changes."""
+class Server(Protocol):
+    """A server that may be down; it keeps itself running and says when anything about it changes.
+
+    What it offers is under its own names for it, as last listed, and is kept while it is down. All that is asked of it
+    raises Unavailable when it is down, or dies meanwhile, and DeadlineExceeded when the caller's time, or the server's
+    own limit, is over.
+    """
 
     @property
     def name(self) -> str: ...
@@ -41,12 +49,8 @@ class ToolServer(Protocol):
     @property
     def status(self) -> ServerStatus: ...
 
-    @property
-    def tools(self) -> tuple[Tool, ...]:
-        """The tools last listed, under the server's own names; kept while it is down."""
-
     def start(self, changed: Callable[[], None]) -> None:
-        """Begins to connect; `changed` is called on the event loop whenever `status` or `tools` is different."""
+        """Begins to connect; `changed` is called on the event loop when its status, or what it offers, is different."""
 
     async def settled(self) -> None:
         """Returns when an attempt to connect has ended, well or not, since the start or the last `reconnect`."""
@@ -56,10 +60,58 @@ class ToolServer(Protocol):
 
     async def stop(self) -> None: ...
 
-    def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncIterator[ToolEvent]:
-        """Yields the call's events, the result last.
 
-        Raises:
-            Unavailable: the server is down, or died in the call.
-            DeadlineExceeded: the time of the call, or the server's own limit, is over.
+class ToolServer(Server, Protocol):
+    """A server of tools."""
+
+    @property
+    def tools(self) -> tuple[Tool, ...]: ...
+
+    def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncIterator[ToolEvent]:
+        """Yields the call's events, the result last."""
+
+
+class ResourceServer(Server, Protocol):
+    """A server of resources; it may know more of them than it lists."""
+
+    @property
+    def has_resources(self) -> bool: ...
+
+    @property
+    def resources(self) -> tuple[Resource, ...]: ...
+
+    @property
+    def templates(self) -> tuple[ResourceTemplate, ...]: ...
+
+    async def read(self, uri: str, context: CallContext) -> Contents | InputRequired:
+        """Raises NotFound for a URI that it does not know, and UpstreamRefused for its other errors."""
+
+    def watch(self, uris: frozenset[str], updated: Callable[[str], None]) -> None:
+        """From now on `updated` is told when one of these, or a part of one, may hold something else, and no others.
+
+        So it is after a time without a connection.
         """
+
+    async def watching(self) -> None:
+        """Returns when all that is to be watched is, or cannot be for now."""
+
+
+class PromptServer(Server, Protocol):
+    """A server of prompts."""
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]: ...
+
+    async def fill(self, prompt: str, arguments: dict[str, str], context: CallContext) -> FilledPrompt | InputRequired:
+        """Raises InvalidRequest for arguments that do not fit, and UpstreamRefused for its other errors."""
+
+
+class Completer(Server, Protocol):
+    """A server that suggests values."""
+
+    async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
+        """No suggestions where it has none to give."""
+
+
+class UpstreamServer(ToolServer, ResourceServer, PromptServer, Completer, Protocol):
+    """All that an MCP server can be."""

@@ -11,7 +11,7 @@ from narthex_server.tools.mcp_context import PLAIN, McpContext
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """What a caller sees of a tool; schemas and annotations are JSON as the server gave it, or empty."""
+    """What a caller sees of a tool; schemas, annotations, icons and meta are JSON as the server gave it, or empty."""
 
     name: str
     title: str
@@ -20,6 +20,8 @@ class Tool:
     output_schema: bytes = b""
     annotations: bytes = b""
     server: str = ""  # the upstream that owns it; empty for a native tool
+    icons: bytes = b""
+    meta: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

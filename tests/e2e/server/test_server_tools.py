@@ -155,8 +155,8 @@ async def test_an_upstream_is_connected_anew_on_request(stub, channel, call, fai
 
 
 async def test_what_is_not_built_says_so(stub, channel, failure):
-    caught = await failure(stub.ListPrompts(wire.ListPromptsRequest()))
-    assert caught.code is grpc.StatusCode.UNIMPLEMENTED and "ToolService.ListPrompts" in caught.text
+    caught = await failure(stub.ResumeCall(wire.ResumeCallRequest()))
+    assert caught.code is grpc.StatusCode.UNIMPLEMENTED and "ToolService.ResumeCall" in caught.text
     images = image_pb2_grpc.ImageServiceStub(channel)
     caught = await failure(images.GenerateImage(image_pb2.GenerateImageRequest()))
     assert caught.code is grpc.StatusCode.UNIMPLEMENTED

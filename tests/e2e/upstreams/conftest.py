@@ -1,4 +1,5 @@
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -44,6 +45,13 @@ class Gateway:
     async def until_ready(self, name: str) -> None:
         await self.until(lambda: self.status(name).state is ServerState.READY)
 
+    async def until_subscribed(self, name: str, uris: str) -> None:
+        """Waits until library.py says that these, and no others, are subscribed."""
+        said = None
+        async with asyncio.timeout(20):
+            while said != uris:
+                said = json.loads((await self.call(f"{name}__subscriptions"))[-1].content)[0]["text"]
+
 
 @pytest.fixture
 def script() -> Callable[..., dict[str, Any]]:
@@ -81,12 +89,13 @@ def free_port() -> int:
 
 @pytest.fixture
 def http_server(free_port: int):
-    """`async with http_server(kind) as url`: rich.py as a process of its own behind a URL."""
+    """`async with http_server(kind) as url`: rich.py, or another script, as a process of its own behind a URL."""
 
     @asynccontextmanager
-    async def run(kind: str = "http") -> AsyncIterator[str]:
+    async def run(kind: str = "http", *command: str) -> AsyncIterator[str]:
+        script, *arguments = command or ("rich", kind)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, str(SERVERS / "rich.py"), kind, str(free_port), stderr=asyncio.subprocess.PIPE
+            sys.executable, str(SERVERS / f"{script}.py"), *arguments, str(free_port), stderr=asyncio.subprocess.PIPE
         )
         try:
             async with asyncio.timeout(20):

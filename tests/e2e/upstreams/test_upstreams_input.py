@@ -231,6 +231,22 @@ async def test_over_one_pipe_a_request_goes_to_the_latest_call_of_its_one_caller
         assert answers[-1]["code"] == -32600 and "several callers" in answers[-1]["message"]
 
 
+async def test_what_a_read_is_asked_reaches_no_call_of_another(gateway, script):
+    async with gateway({"it": script("blunt")}) as running:
+        mine, theirs = Caller(running, elicitation=ADA), CallContext(Principal("eve", "other"), "r", inputs=Inputs("x"))
+
+        async def read(context):
+            return json.loads((await running.catalog.read("x:asks", "", context)).parts[0].content)
+
+        async with asyncio.timeout(30), aclosing(await held(running, mine.context)) as events:
+            refused = await read(theirs)
+            assert refused["code"] == -32600 and "several callers" in refused["message"]
+            assert not mine.inputs.waiting and not theirs.inputs.waiting
+            reading = asyncio.create_task(read(mine.context))
+            mine.answer(await anext(events))
+            assert await reading == ADA, "the only event, and the caller's own"
+
+
 async def test_requests_without_a_call_and_garbage_are_refused(gateway, script):
     async with gateway({"it": script("blunt")}) as running:
         caller = Caller(running, elicitation=ADA)

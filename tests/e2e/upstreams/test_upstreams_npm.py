@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from narthex_server.errors import NotFound
+from narthex_server.principal import LOCAL
+from narthex_server.tools.completion import PromptReference, Typed
+from narthex_server.tools.offers.watches import ResourceUpdated
 from narthex_server.tools.server import ServerState
-from narthex_server.tools.tool import Progress
+from narthex_server.tools.tool import CallContext, Progress
 
 pytestmark = pytest.mark.system
 
@@ -75,3 +79,24 @@ async def test_everything_behind_a_url(gateway, entry, free_port, mode, kind, pa
     finally:
         process.kill()
         await process.wait()
+
+
+async def test_everythings_resources_and_prompts_are_forwarded(gateway, entry):
+    context = CallContext(LOCAL, "test")
+    async with gateway({"every": entry("server-everything", "stdio")}) as running:
+        catalog = running.catalog
+        uri = "demo://resource/static/document/features.md"
+        assert uri in [resource.uri for resource in catalog.resources.listed]
+        found = await catalog.resources.read("every+demo://resource/dynamic/text/7", "", context)
+        assert found.parts[0].uri == "every+demo://resource/dynamic/text/7" and "Resource 7" in found.parts[0].content
+        with pytest.raises(NotFound):
+            await catalog.resources.read("demo://resource/static/nothing", "", context)
+        filled = await catalog.prompts.fill("every__args-prompt", {"city": "Ghent"}, context)
+        assert b"Ghent" in filled.messages[0].content
+        typed = Typed("department", "E", {})
+        assert (await catalog.complete(PromptReference("every__completable-prompt"), typed, context)).values
+        with catalog.watches.open([uri]) as watch:
+            await catalog.watches.ready(watch)
+            await running.call("every__toggle-subscriber-updates")
+            async with asyncio.timeout(20):
+                assert await anext(watch.changes()) == ResourceUpdated(uri)

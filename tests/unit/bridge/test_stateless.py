@@ -88,7 +88,7 @@ async def test_a_name_may_be_encoded(bridge, name):
     assert found["content"] == [{"type": "text", "text": "x"}] and found["resultType"] == "complete"
 
 
-@pytest.mark.parametrize("method", ["ping", "logging/setLevel", "resources/subscribe", "nothing"])
+@pytest.mark.parametrize("method", ["ping", "logging/setLevel", "resources/subscribe", "initialize", "nothing"])
 async def test_methods_of_other_versions_do_not_exist(bridge, method):
     answer = await bridge.stateless(method, {"uri": "test://a", "level": "info"}, id=7)
     refused(answer, 404, -32601)

@@ -142,6 +142,15 @@ def test_calls_are_counted_by_tool_server_and_outcome(registry):
     assert registry.get_sample_value("narthex_tool_call_seconds_count", labels) == 3
 
 
+def test_reads_prompts_and_completions_are_counted_by_outcome(registry):
+    offers = metrics.ToolMetrics(registry)
+    for outcome in ("ok", "ok", "not_found"):
+        offers.on_request("resource", 0.1, outcome)
+    counted = registry.get_sample_value("narthex_offer_requests_total", {"kind": "resource", "outcome": "ok"})
+    assert counted == 2
+    assert registry.get_sample_value("narthex_offer_request_seconds_count", {"kind": "resource"}) == 3
+
+
 def test_upstreams_show_whether_they_are_up(registry):
     states = (ServerStatus("a", "stdio", ServerState.READY, tools=3), ServerStatus("b", "http", ServerState.UNHEALTHY))
     metrics.UpstreamMetrics(registry, lambda: states)

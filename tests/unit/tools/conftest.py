@@ -6,9 +6,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from narthex_server.engine.handle import EngineHandle
+from narthex_server.errors import NotFound
 from narthex_server.loading import LoadOptions, load
 from narthex_server.pipelines.models import Models, TextModel
 from narthex_server.principal import LOCAL
+from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.prompt import FilledPrompt, Prompt, PromptArgument
+from narthex_server.tools.resource import Contents, Part, Resource, ResourceTemplate
 from narthex_server.tools.server import ServerState, ServerStatus
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent, ToolResult
 
@@ -26,7 +30,7 @@ class Echo:
 
 
 class Server:
-    """An in-process server of tools, by the same protocol as an upstream; its state is set by hand."""
+    """An in-process server, by the same protocol as an upstream; its state, and what it offers, are set by hand."""
 
     def __init__(self, name: str, *tools: str, prefix: str | None = None) -> None:
         self.name = name
@@ -34,6 +38,14 @@ class Server:
         self.status = ServerStatus(name, "test", ServerState.STARTING)
         self.tools = tuple(Tool(tool, "", "", b"{}") for tool in tools)
         self.cancelled = asyncio.Event()
+        self.has_resources = True
+        self.resources: tuple[Resource, ...] = ()
+        self.templates: tuple[ResourceTemplate, ...] = ()
+        self.prompts: tuple[Prompt, ...] = ()
+        self.unlisted: set[str] = set()
+        self.failure: Exception | None = None  # of all that is read
+        self.watched: frozenset[str] = frozenset()
+        self.updated: Callable[[str], None] = lambda uri: None
         self._changed: Callable[[], None] = lambda: None
 
     def start(self, changed: Callable[[], None]) -> None:
@@ -47,6 +59,36 @@ class Server:
     def offer(self, *tools: str) -> None:
         self.tools = tuple(Tool(tool, "", "", b"{}") for tool in tools)
         self._changed()
+
+    def hold(self, *uris: str, templates: tuple[str, ...] = ()) -> None:
+        self.resources = tuple(Resource(uri, uri) for uri in uris)
+        self.templates = tuple(ResourceTemplate(template, template) for template in templates)
+        self._changed()
+
+    def prompt(self, *prompts: str, needs: tuple[str, ...] = ()) -> None:
+        arguments = tuple(PromptArgument(name, required=True) for name in needs)
+        self.prompts = tuple(Prompt(prompt, arguments=arguments) for prompt in prompts)
+        self._changed()
+
+    async def read(self, uri: str, context: CallContext) -> Contents:
+        if self.failure is not None:
+            raise self.failure
+        known = {one.uri for one in self.resources} | self.unlisted
+        if uri not in known:
+            raise NotFound(uri)
+        return Contents((Part(uri, f"{self.name} has {uri}"),))
+
+    async def fill(self, prompt: str, arguments: dict[str, str], context: CallContext) -> FilledPrompt:
+        return FilledPrompt((), f"{self.name}/{prompt} {arguments}")
+
+    async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
+        return Completion((f"{self.name}: {reference}",))
+
+    def watch(self, uris: frozenset[str], updated: Callable[[str], None]) -> None:
+        self.watched, self.updated = uris, updated
+
+    async def watching(self) -> None:
+        pass
 
     async def settled(self) -> None:
         pass

@@ -30,6 +30,8 @@ def convert_tool(tool: types.Tool) -> Tool:
         input_schema=dump(tool.input_schema),
         output_schema=dump(tool.output_schema) if tool.output_schema else b"",
         annotations=dump(annotations.model_dump(by_alias=True, exclude_none=True)) if annotations else b"",
+        icons=dump([icon.model_dump(by_alias=True, exclude_none=True) for icon in tool.icons]) if tool.icons else b"",
+        meta=convert_meta(tool.meta),
     )
 
 

@@ -3,32 +3,43 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from importlib.metadata import version
 from typing import Any
 
 import mcp_types as types
 from mcp.client import Client
-from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 from mcp.shared.exceptions import MCPError
 
-from narthex_server.errors import DeadlineExceeded, Unavailable
+from narthex_server.errors import Unavailable
+from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.prompt import FilledPrompt, Prompt
+from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.server import ServerState, ServerStatus
-from narthex_server.tools.tool import CallContext, Tool, ToolEvent
+from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 from narthex_server.tools.upstream.calls import Calls
-from narthex_server.tools.upstream.convert import convert_tool
 from narthex_server.tools.upstream.declaring import declaring
 from narthex_server.tools.upstream.exchange import Exchange
+from narthex_server.tools.upstream.listing import Listing, Part, listed
+from narthex_server.tools.upstream.reasons import reason_of
+from narthex_server.tools.upstream.requests import Requests
 from narthex_server.tools.upstream.sampler import Sampler
 from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
+from narthex_server.tools.upstream.subscriptions import Subscriptions
 from narthex_server.tools.upstream.transports import http, stdio
 
 FIRST_DELAY, LAST_DELAY = 0.5, 30.0
 STABLE = 10.0
 """Seconds after which a connection counts as good, so that the next failure is retried soon."""
 CHECK_INTERVAL = 30.0
-MAX_PAGES = 100
 STOP_TIMEOUT = 10.0
 
 VERSION = version("narthex")
@@ -37,17 +48,22 @@ _log = logging.getLogger(__name__)
 
 
 class Upstream:
-    """A ToolServer over MCP; used on the event loop only."""
+    """An UpstreamServer over MCP; used on the event loop only."""
 
     def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
         self._source = source
         self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED)
-        self._tools: tuple[Tool, ...] = ()
+        self._listing = Listing()
+        self._stale: set[Part] = set()  # to be listed again
         self._changed: Callable[[], None] = _nobody
-        self._calls = Calls(source, Exchange(source, sampler), sampler)
+        self._updated: Callable[[str], None] = _nobody
+        exchange = Exchange(source, sampler)  # one for all: it knows whom the server may ask
+        self._calls = Calls(source, exchange, sampler)
+        self._requests = Requests(source, exchange)
+        self._subscriptions = Subscriptions(source.name, source.call_timeout, self._missed, self._on_updated)
         self._settled = asyncio.Event()
         self._retry = asyncio.Event()
-        self._signal = asyncio.Event()  # the connection ended, or its tools are to be listed again
+        self._signal = asyncio.Event()  # the connection ended, or something is to be listed again
         self._ended = ""  # why it did, as far as known
         self._running: asyncio.Task[None] | None = None
         self._stopping = False
@@ -69,7 +85,23 @@ class Upstream:
 
     @property
     def tools(self) -> tuple[Tool, ...]:
-        return self._tools
+        return self._listing.tools
+
+    @property
+    def has_resources(self) -> bool:
+        return self._listing.has_resources
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        return self._listing.resources
+
+    @property
+    def templates(self) -> tuple[ResourceTemplate, ...]:
+        return self._listing.templates
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return self._listing.prompts
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -105,15 +137,40 @@ class Upstream:
         self._set(ServerState.STOPPED)
 
     async def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
-        if self._status.state is not ServerState.READY:
-            raise self._unavailable()
-        async with aclosing(self._calls.run(tool, arguments, context)) as events:
-            try:
+        with self._connected():
+            async with aclosing(self._calls.run(tool, arguments, context)) as events:
                 async for event in events:
                     yield event
-            except MCPError as error:
-                self._end(f"the connection was lost: {error.message}")
-                raise self._unavailable() from None
+
+    async def read(self, uri: str, context: CallContext) -> Contents | InputRequired:
+        with self._connected():
+            return await self._requests.read(uri, context)
+
+    async def fill(self, prompt: str, arguments: dict[str, str], context: CallContext) -> FilledPrompt | InputRequired:
+        with self._connected():
+            return await self._requests.fill(prompt, arguments, context)
+
+    async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
+        with self._connected():
+            return await self._requests.complete(reference, typed, context)
+
+    def watch(self, uris: frozenset[str], updated: Callable[[str], None]) -> None:
+        self._updated = updated
+        self._subscriptions.want(uris)
+
+    async def watching(self) -> None:
+        await self._subscriptions.settled()
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Raises Unavailable when there is no connection, or when it is lost inside the block."""
+        if self._status.state is not ServerState.READY:
+            raise self._unavailable()
+        try:
+            yield
+        except MCPError as error:
+            self._end(f"the connection was lost: {error.message}")
+            raise self._unavailable() from None
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -121,6 +178,7 @@ class Upstream:
         while not self._stopping:
             self._retry.clear()
             self._signal.clear()
+            self._stale.clear()
             self._ended = self._refused = ""
             self._came_up = False
             began = loop.time()
@@ -130,7 +188,7 @@ class Upstream:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
                 _log.debug("upstream %s", self.name, exc_info=error)
-                reason = self._said() or _reason(error, self._source)
+                reason = self._said() or reason_of(error, self._source)
                 if not self._came_up:  # the end of one that did says nothing of the attempt that `reconnect` asks for
                     self._settled.set()
             if self._stopping:
@@ -164,11 +222,13 @@ class Upstream:
             async with asyncio.timeout(limit):
                 await stack.enter_async_context(client)
                 self._check(client.protocol_version)
-                self._tools = await self._list(client)
-            await stack.enter_async_context(_running(self._listen(client)))
+                self._listing = await listed(client, self.name, limit, set(Part), Listing())
+            await stack.enter_async_context(_running(self._subscriptions.run(client)))
             stack.callback(self._calls.disconnect)
             self._calls.connect(client)
-            _log.info("upstream %s is ready with %d tools", self.name, len(self._tools))
+            stack.callback(self._requests.disconnect)
+            self._requests.client = client
+            _log.info("upstream %s is ready with %d tools", self.name, len(self.tools))
             while True:
                 self._set(ServerState.READY, protocol=client.protocol_version)
                 self._came_up = True
@@ -176,8 +236,9 @@ class Upstream:
                 await self._signalled()
                 if not self._ended:
                     async with asyncio.timeout(limit):
-                        self._tools = await self._list(client)
-                if self._ended:  # possibly while the tools were listed
+                        stale, self._stale = self._stale or set(Part), set()
+                        self._listing = await listed(client, self.name, limit, stale, self._listing)
+                if self._ended:  # possibly while they were listed
                     return self._ended
 
     def _check(self, version: str) -> None:
@@ -201,37 +262,24 @@ class Upstream:
             case Unsupported(_, reason):
                 raise Unavailable(reason)
 
-    async def _list(self, client: Client) -> tuple[Tool, ...]:
-        if client.server_capabilities.tools is None:
-            return ()
-        tools: list[Tool] = []
-        cursor: str | None = None
-        for _ in range(MAX_PAGES):
-            params = types.PaginatedRequestParams(cursor=cursor) if cursor else None
-            page = await client.session.list_tools(params=params)
-            tools += [convert_tool(tool) for tool in page.tools]
-            cursor = page.next_cursor
-            if not cursor:
-                break
-        return tuple(tools)
-
-    async def _listen(self, client: Client) -> None:
-        """Servers of 2026-07-28 tell of changes only on a stream that is asked for; older ones do it by themselves."""
-        tools = client.server_capabilities.tools
-        if tools is None or not tools.list_changed:
-            return
-        with suppress(MCPError, ListenNotSupportedError, TimeoutError):
-            while True:
-                with suppress(SubscriptionLost):
-                    async with client.listen(tools_list_changed=True) as events:
-                        async for _ in events:
-                            self._signal.set()
-                await asyncio.sleep(random.uniform(1, 3))
-                self._signal.set()  # what changed while nobody listened
-
     async def _on_message(self, message: object) -> None:
-        if isinstance(message, types.ToolListChangedNotification):
-            self._signal.set()
+        match message:
+            case types.ToolListChangedNotification():
+                self._missed(Part.TOOLS)
+            case types.ResourceListChangedNotification():
+                self._missed(Part.RESOURCES)
+            case types.PromptListChangedNotification():
+                self._missed(Part.PROMPTS)
+            case types.ResourceUpdatedNotification():
+                self._on_updated(str(message.params.uri))
+
+    def _missed(self, *parts: Part) -> None:
+        """These lists, or all of them, may be others now."""
+        self._stale |= set(parts or Part)
+        self._signal.set()
+
+    def _on_updated(self, uri: str) -> None:
+        self._updated(uri)
 
     def _end(self, reason: str) -> None:
         self._ended = self._ended or reason
@@ -251,7 +299,7 @@ class Upstream:
     def _set(self, state: ServerState, reason: str = "", protocol: str = "") -> None:
         attempts = 0 if state is ServerState.READY else self._attempts
         self._status = ServerStatus(
-            self.name, _scheme(self._source), state, reason, len(self._tools), protocol, attempts
+            self.name, _scheme(self._source), state, reason, len(self.tools), protocol, attempts
         )
         self._changed()
 
@@ -275,26 +323,6 @@ def _scheme(source: ServerSource) -> str:
             return kind
 
 
-def _reason(error: BaseException, source: ServerSource) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    match error:
-        case TimeoutError() | DeadlineExceeded():
-            return f"did not answer within {source.start_timeout:g} s"
-        case MCPError():
-            return f"refused the session: {error.message}"
-        case OSError() | Unavailable():
-            return str(error)
-        case _:
-            # the library's own texts name the URL, which may hold a key
-            text = (
-                str(error).replace(source.transport.url, "its URL")
-                if isinstance(source.transport, Http)
-                else str(error)
-            )
-            return f"{type(error).__name__}: {text[:300]}"
-
-
 @asynccontextmanager
 async def _running(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
     """Runs `work` beside the block and ends it with the block."""
@@ -306,5 +334,5 @@ async def _running(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _nobody() -> None:
+def _nobody(*_: str) -> None:
     pass

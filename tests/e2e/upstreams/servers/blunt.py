@@ -1,6 +1,6 @@
 """A server of 2025-11-25 by hand: asks when it should not and what it should not, and sends logs at its level.
 
-What its own requests are answered with it tells in the result of `heard`.
+What its own requests are answered with it tells in the result of `heard`; its resource asks, and is the answer.
 """
 
 import json
@@ -8,6 +8,7 @@ import sys
 
 level = "info"
 heard = []
+reading = []
 
 
 def send(**message) -> None:
@@ -32,14 +33,24 @@ for line in sys.stdin:
     match message.get("method"):
         case None:
             heard.append(message.get("error", message.get("result")))
+            if reading:
+                part = {"uri": "x:asks", "text": json.dumps(heard[-1])}
+                send(id=reading.pop(), result={"contents": [part]})
         case "initialize":
-            capabilities = {"tools": {}, "logging": {}}
+            capabilities = {"tools": {}, "resources": {}, "logging": {}}
             info = {"name": "blunt", "version": "1"}
             version = "2025-11-25"
             send(id=identifier, result={"protocolVersion": version, "capabilities": capabilities, "serverInfo": info})
         case "tools/list":
             names = ("heard", "late", "garbage", "strange", "hold", "ask_now", "level", "logs", "state")
             send(id=identifier, result={"tools": [listed(name) for name in names]})
+        case "resources/list":
+            send(id=identifier, result={"resources": [{"uri": "x:asks", "name": "asks"}]})
+        case "resources/templates/list":
+            send(id=identifier, result={"resourceTemplates": []})
+        case "resources/read":
+            reading.append(identifier)
+            ask({"message": "?", "requestedSchema": {"type": "object", "properties": {}}})
         case "logging/setLevel":
             level = params["level"]
             send(id=identifier, result={})
