@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from narthex_bridge import gate, metrics
 from narthex_bridge.asgi import Application, Front
 from narthex_bridge.backend import Backend
+from narthex_bridge.bus import Note
 from narthex_bridge.caller import authenticator
 from narthex_bridge.catalog import Catalog
 from narthex_bridge.config import BridgeConfig
@@ -27,6 +28,8 @@ from narthex_bridge.gate import Gate, refusal
 from narthex_bridge.http import HttpResponse
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.sessions import SessionStore
+from narthex_bridge.stores.choice import stores
+from narthex_bridge.streams import Streams
 
 
 class Bridge:
@@ -35,7 +38,9 @@ class Bridge:
     def __init__(self, config: BridgeConfig) -> None:
         self._config = config
         self._metrics = Metrics()
-        self._sessions = SessionStore(config.max_sessions, config.session_idle_s)
+        self._stores = kept = stores(config)
+        self._sessions = SessionStore(config.max_sessions, config.session_idle_s, kept.records, kept.events, kept.bus)
+        self._streams = Streams(config, kept.events, kept.bus, self._metrics)
         self._metrics.sessions.set_function(lambda: len(self._sessions))
         self._connection = Connection(config, _credential(config))
         self._backend = Backend(self._connection)
@@ -52,6 +57,7 @@ class Bridge:
         self._sessions.close_streams(idle_only=True)
         await self._dispatcher.drain(self._config.shutdown_grace)
         self._sessions.close_streams(idle_only=False)
+        await self._streams.settle()
 
     def _application(self) -> Front:
         app = Quart("narthex_bridge", static_folder=None)
@@ -66,7 +72,7 @@ class Bridge:
         ):
             view = self._view(pattern, answer)
             app.add_url_rule(pattern, pattern, view, methods=["GET"], provide_automatic_options=False)
-        mcp = McpEndpoint(self._config, self._sessions, self._dispatcher)
+        mcp = McpEndpoint(self._config, self._sessions, self._streams, self._dispatcher, self._metrics)
         legacy = LegacyEndpoint(self._config, self._sessions, self._dispatcher)
         direct = DirectEndpoint(self._config, self._catalog, self._dispatcher)
         routes = {
@@ -117,6 +123,7 @@ class Bridge:
         self._background = [
             asyncio.create_task(self._catalog.watch()),
             asyncio.create_task(self._sessions.forget_idle()),
+            asyncio.create_task(self._stores.bus.follow(self._hear)),
         ]
 
     async def _stop(self) -> None:
@@ -126,6 +133,11 @@ class Bridge:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self._connection.close()
+        await self._sessions.settle()
+        await self._stores.events.close()
+
+    def _hear(self, note: Note) -> None:
+        (self._streams if "stream" in note else self._sessions).hear(note)
 
 
 def _credential(config: BridgeConfig) -> str:

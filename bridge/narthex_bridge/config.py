@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from narthex.settings import Address, SettingsError, option, parse
 
 MIB = 1024 * 1024
+StoreKind = Literal["memory", "sqlite", "redis"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -42,6 +44,36 @@ class ServerTlsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RedisUrl:
+    """Where Redis is; shown without its password."""
+
+    url: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        if urlsplit(text).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("is not a URL like redis://HOST:PORT/0, rediss://… or unix://PATH")
+        return cls(text)
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.url)
+        password, at = parts.netloc.rpartition("@")[:2]
+        return parts._replace(netloc=parts.netloc.removeprefix(password)).geturl().replace("@", "…@", 1 if at else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class EventsConfig:
+    """What is kept for clients that come back, and where."""
+
+    store: StoreKind = option("memory", "where sessions and events are kept; sqlite and redis survive a restart")
+    path: Path = option(Path("narthex-events.db"), "the file of the sqlite store; of one bridge at a time", made=True)
+    per_session: int = option(1000, "events kept of one session", minimum=1)
+    session_bytes: int = option(4 * MIB, "bytes of events kept of one session", minimum=1024)
+    total_bytes: int = option(64 * MIB, "bytes of events kept of all sessions", minimum=1024)
+    age_s: float = option(300.0, "seconds that an event is kept", minimum=1)
+
+
+@dataclass(frozen=True, slots=True)
 class BridgeConfig:
     """Everything a bridge process can be told."""
 
@@ -60,10 +92,23 @@ class BridgeConfig:
     rpc_timeout_s: float = option(30.0, "longest list or health check on the server, seconds", minimum=0.1)
     stream_after_s: float = option(10.0, "seconds after which a silent answer becomes a stream", minimum=0.01)
     keepalive_s: float = option(15.0, "seconds between signs of life on silent streams", minimum=0.01)
+    resume_grace_s: float = option(60.0, "seconds that a call goes on for a client that may come back", minimum=0)
+    stream_lifetime_s: float = option(
+        0.0, "seconds after which a stream is closed and its client polls for the rest; 0 is never", minimum=0
+    )
+    retry_s: float = option(1.0, "seconds that clients are told to wait before they reconnect", minimum=0)
+    redis: RedisUrl | None = option(
+        None, "the Redis that bridges share, such as redis://127.0.0.1:6379/0", metavar="URL"
+    )
     shutdown_grace: float = option(10.0, "seconds that running calls get on SIGTERM", minimum=0)
     log_level: LogLevel = option("info", "the least that is logged, on stderr")
     tls: TlsConfig = field(default_factory=TlsConfig)
     server_tls: ServerTlsConfig = field(default_factory=ServerTlsConfig)
+    events: EventsConfig = field(default_factory=EventsConfig)
+
+    def __post_init__(self) -> None:
+        if self.events.store == "redis" and self.redis is None:
+            raise SettingsError("events: store redis needs the setting redis, a URL")
 
 
 DESCRIPTION = "Serve a narthex server's tools to MCP clients over HTTP and SSE."

@@ -1,7 +1,6 @@
 """Messages on their way to one client."""
 
 import asyncio
-from collections import deque
 
 
 class Outbox:
@@ -9,15 +8,16 @@ class Outbox:
 
     def __init__(self, limit: int = 256) -> None:
         self._limit = limit
-        self._items: deque[bytes] = deque()
+        self._items: list[bytes] = []
         self._reader: asyncio.Future[None] | None = None
-        self._room = asyncio.Event()
-        self._room.set()
+        self._room: asyncio.Event | None = None  # made when somebody waits for it: thousands of streams never do
         self.closed = False
 
     async def put(self, message: bytes) -> None:
         """Adds a message; waits while the reader lags too far behind."""
         while len(self._items) >= self._limit and not self.closed:
+            if self._room is None:
+                self._room = asyncio.Event()
             self._room.clear()
             await self._room.wait()
         self.offer(message)
@@ -27,33 +27,51 @@ class Outbox:
         if self.closed or len(self._items) >= 2 * self._limit:
             return False
         self._items.append(message)
-        self._wake()
+        self.wake()
         return True
 
     def close(self) -> None:
         """Ends the stream after what is already in it."""
         self.closed = True
-        self._room.set()
-        self._wake()
+        self._make_room()
+        self.wake()
 
     async def take(self, patience_s: float) -> list[bytes] | None:
         """All that waits; empty after `patience_s` seconds of silence, None at the end."""
-        if not self._items and not self.closed:
-            loop = asyncio.get_running_loop()
-            self._reader = loop.create_future()
-            timer = loop.call_later(patience_s, self._wake)
-            try:
-                await self._reader
-            finally:
-                timer.cancel()
-                self._reader = None
+        await self.wait(patience_s)
         if not self._items:
             return None if self.closed else []
-        taken = list(self._items)
-        self._items.clear()
-        self._room.set()
+        taken = self.peek()
+        self.drop(len(taken))
         return taken
 
-    def _wake(self) -> None:
+    async def wait(self, patience_s: float) -> None:
+        """Until there is something, or the end, or `patience_s` seconds have passed, or somebody wakes the reader."""
+        if self._items or self.closed:
+            return
+        loop = asyncio.get_running_loop()
+        self._reader = loop.create_future()
+        timer = loop.call_later(patience_s, self.wake)
+        try:
+            await self._reader
+        finally:
+            timer.cancel()
+            self._reader = None
+
+    def peek(self) -> list[bytes]:
+        """All that waits, which stays."""
+        return self._items.copy()
+
+    def drop(self, count: int) -> None:
+        """Takes the first `count` away."""
+        del self._items[:count]
+        self._make_room()
+
+    def wake(self) -> None:
+        """Lets a reader that waits return."""
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+    def _make_room(self) -> None:
+        if self._room is not None:
+            self._room.set()

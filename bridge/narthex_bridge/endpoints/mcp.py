@@ -1,31 +1,51 @@
 """/mcp: Streamable HTTP for every version that starts with a handshake."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Awaitable, Sequence
 
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.dispatcher import Dispatcher
-from narthex_bridge.exchange import Exchange, MessageFraming, SilentFraming
+from narthex_bridge.exchange import BareFraming, Exchange, Framing, MessageFraming, SilentFraming
 from narthex_bridge.gate import refusal
-from narthex_bridge.http import EVENTS, JSON, HttpRequest, HttpResponse, Tally, accepts, event_stream
-from narthex_bridge.outbox import Outbox
-from narthex_bridge.protocol import jsonrpc, methods, sse
+from narthex_bridge.http import EVENTS, JSON, HttpRequest, HttpResponse, accepts, event_stream
+from narthex_bridge.listening import Listening
+from narthex_bridge.metrics import Metrics
+from narthex_bridge.place import Place
+from narthex_bridge.protocol import jsonrpc, methods
 from narthex_bridge.protocol.eras import ERAS
-from narthex_bridge.protocol.jsonrpc import Invalid, Message, Notification, Request, RpcError
-from narthex_bridge.sessions import LIST_CHANGED, Session, SessionStore
+from narthex_bridge.protocol.jsonrpc import Invalid, Message, Request, RpcError
+from narthex_bridge.reading import Reading
+from narthex_bridge.sessions import STREAM, Session, SessionStore
+from narthex_bridge.stores.store import StoreUnavailable
+from narthex_bridge.streams import Streams
 
 SESSION_HEADER = "mcp-session-id"
 VERSION_HEADER = "mcp-protocol-version"
+EVENT_HEADER = "last-event-id"
 
 
 class McpEndpoint:
-    """POST carries messages, GET opens the stream of unasked messages, DELETE ends the session."""
+    """POST carries messages, GET opens the stream of unasked ones or resumes any, DELETE ends the session."""
 
-    def __init__(self, config: BridgeConfig, sessions: SessionStore, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, config: BridgeConfig, sessions: SessionStore, streams: Streams, dispatcher: Dispatcher, metrics: Metrics
+    ) -> None:
         self._config = config
         self._sessions = sessions
+        self._streams = streams
         self._dispatcher = dispatcher
+        self._metrics = metrics
 
     async def post(self, http: HttpRequest) -> HttpResponse:
+        # Versions without sessions share this path, and nothing else: their requests leave for their own endpoint here.
+        return await _reached(self._post(http))
+
+    async def get(self, http: HttpRequest) -> HttpResponse:
+        return await _reached(self._get(http))
+
+    async def delete(self, http: HttpRequest) -> HttpResponse:
+        return await _reached(self._delete(http))
+
+    async def _post(self, http: HttpRequest) -> HttpResponse:
         if not http.headers.get("content-type", "").lower().startswith(JSON):
             return refusal(415, f"Content-Type must be {JSON}.")
         accept = http.headers.get("accept")
@@ -39,29 +59,35 @@ class McpEndpoint:
         messages: list[Message] = parsed if isinstance(parsed, list) else [parsed]
         if (wrong := self._wrong_version(http, messages)) is not None:
             return wrong
-        session = self._session(http, messages)
+        session = await self._session(http, messages)
         if isinstance(session, HttpResponse):
             return session
         if batched and not session.era.batching:
             return refusal(400, f"Version {session.era.version} of the protocol has no batches.")
         return await self._answer(http, session, messages, batched)
 
-    async def get(self, http: HttpRequest) -> HttpResponse:
+    async def _get(self, http: HttpRequest) -> HttpResponse:
         if not accepts(http.headers.get("accept"), EVENTS):
             return refusal(406, f"Accept must allow {EVENTS}.")
-        session = self._wrong_version(http, ()) or self._session(http, ())
+        session = self._wrong_version(http, ()) or await self._session(http, ())
         if isinstance(session, HttpResponse):
             return session
-        if session.stream is not None:
-            return refusal(409, "This session has a stream already.")
-        tally = Tally()
-        return event_stream(self._listen(session, tally), tally)
+        seen = http.headers.get(EVENT_HEADER) if session.era.resumable else None
+        if seen is None:
+            return await self._listen(session, None)
+        place = Place.read(session.id, seen)
+        if place is not None and place.stream == STREAM:
+            return await self._listen(session, place)
+        reading = await self._streams.resume(session.id, session.era, place) if place else None
+        if reading is None:
+            return refusal(400, "Last-Event-ID names no event of this session that is still kept.")
+        return event_stream(reading, reading.tally)
 
-    async def delete(self, http: HttpRequest) -> HttpResponse:
-        session = self._wrong_version(http, ()) or self._session(http, ())
+    async def _delete(self, http: HttpRequest) -> HttpResponse:
+        session = self._wrong_version(http, ()) or await self._session(http, ())
         if isinstance(session, HttpResponse):
             return session
-        self._sessions.remove(session)
+        await self._sessions.remove(session)
         return HttpResponse(204)
 
     def _wrong_version(self, http: HttpRequest, messages: Sequence[Message]) -> HttpResponse | None:
@@ -71,7 +97,7 @@ class McpEndpoint:
         asking = messages[0].id if len(messages) == 1 and isinstance(messages[0], Request) else None
         return HttpResponse(400, jsonrpc.error(asking, methods.unsupported_version(named)))
 
-    def _session(self, http: HttpRequest, messages: Sequence[Message]) -> Session | HttpResponse:
+    async def _session(self, http: HttpRequest, messages: Sequence[Message]) -> Session | HttpResponse:
         if _initializes(messages):
             if len(messages) > 1:
                 return refusal(400, "initialize must not be part of a batch.")
@@ -89,7 +115,7 @@ class McpEndpoint:
                         if error.code == jsonrpc.UNSUPPORTED_VERSION:
                             return HttpResponse(400, jsonrpc.error(message.id, error))
             return refusal(400, "Mcp-Session-Id is missing: start with initialize.")
-        session = self._sessions.get(session_id, http.caller)
+        session = await self._sessions.find(session_id, http.caller)
         if session is None:
             return refusal(404, "There is no such session: start again with initialize.")
         return session
@@ -99,47 +125,67 @@ class McpEndpoint:
     ) -> HttpResponse:
         requests = [message for message in messages if isinstance(message, Request)]
         invalid = [message for message in messages if isinstance(message, Invalid)]
-        for message in messages:
-            if isinstance(message, Notification) and (cancelled := methods.cancelled_id(message)) is not None:
-                session.cancel(cancelled)
+        if len(requests) < len(messages) and not session.deliver(messages):
+            await self._sessions.hand_on(session, http.body)
         if not requests and not invalid:
             return HttpResponse(202)
         if not batched and invalid:
             return HttpResponse(400, jsonrpc.error(invalid[0].id, invalid[0].error))
         accept = http.headers.get("accept")
         streams = accepts(accept, EVENTS)
-        exchange = Exchange(
-            MessageFraming() if streams else SilentFraming(), len(requests) + len(invalid), self._config.keepalive_s
-        )
+        resumable = streams and session.era.resumable and bool(session.id)
+        framing: Framing = BareFraming() if resumable else MessageFraming() if streams else SilentFraming()
+        exchange = Exchange(framing, len(requests) + len(invalid), self._config.keepalive_s)
         for message in invalid:
             exchange.respond(jsonrpc.error(message.id, message.error), True)
         exchange.start(self._dispatcher, requests, session, http.request_id)
         patience = self._config.stream_after_s if streams else None
         answers = await exchange.answers(patience) if accepts(accept, JSON) else None
-        headers = self._opened(session)
-        if answers is not None:
-            body = b"[%b]" % b",".join(answers) if batched else answers[0]
-            return HttpResponse(200, body, headers=headers, tally=exchange.tally)
-        return event_stream(exchange, exchange.tally, headers)
+        try:
+            headers = await self._opened(session)
+            if answers is not None:
+                body = b"[%b]" % b",".join(answers) if batched else answers[0]
+                return HttpResponse(200, body, headers=headers, tally=exchange.tally)
+            if not resumable:
+                return event_stream(exchange, exchange.tally, headers)
+            asked = [request.id for request in requests]
+            reading = await self._streams.begin(session.id, session.era, exchange, asked, http.request_id)
+        except BaseException:
+            exchange.cancel()
+            raise
+        return event_stream(reading, reading.tally, headers)
 
-    def _opened(self, session: Session) -> tuple[tuple[str, str], ...]:
-        """Keeps the session of an initialize that went well, and names it to the client."""
-        if not session.initialized or session.id:
+    async def _opened(self, session: Session) -> tuple[tuple[str, str], ...]:
+        """Keeps what the requests changed of the session; one whose initialize went well is named to the client."""
+        if session.id:
+            if session.kept is not None:
+                await self._sessions.keep(session)
             return ()
-        self._sessions.add(session)
+        if not session.initialized:
+            return ()
+        await self._sessions.open(session)
         return ((SESSION_HEADER, session.id),)
 
-    async def _listen(self, session: Session, tally: Tally) -> AsyncGenerator[bytes, None]:
-        outbox = session.stream = Outbox()
-        try:
-            if session.list_changed:
-                session.list_changed = False
-                outbox.offer(LIST_CHANGED)
-            while (messages := await outbox.take(self._config.keepalive_s)) is not None:
-                tally.events += len(messages)
-                yield b"".join(map(sse.message, messages)) or sse.KEEPALIVE
-        finally:
-            session.stream = None
+    async def _listen(self, session: Session, place: Place | None) -> HttpResponse:
+        """The session's own stream; a client that comes back to it takes it over from its old connection."""
+        stream = await self._sessions.listen(session, self._metrics, over=place is not None)
+        if stream is None:
+            return refusal(409, "This session has a stream already.")
+        if place is not None:
+            stream.last = max(stream.last, place.number)  # its number was used even if the store has lost it
+            self._metrics.resumed_streams.inc()
+        source = Listening(stream, session, self._sessions)
+        number = place.number if place else stream.last
+        reading = Reading(source, session.id, STREAM, number, self._streams.manners(session.era), self._metrics)
+        stream.attach(reading)
+        return event_stream(reading, reading.tally)
+
+
+async def _reached(answer: Awaitable[HttpResponse]) -> HttpResponse:
+    try:
+        return await answer
+    except StoreUnavailable:
+        return refusal(503, "The store of sessions cannot be reached.", (("retry-after", "1"),), code=503)
 
 
 def _initializes(messages: Sequence[Message]) -> bool:
