@@ -86,7 +86,7 @@ class Stream:
                 if self._reader is reader and number >= self.last and not self.ended:
                     before = self.last
                     messages = await self._advance(patience_s)
-                    if number == before and (messages or not self._over):
+                    if number == before and (messages or not (self._over or self._reader is not reader)):
                         return list(enumerate(messages, before + 1))
         if self._reader is not reader or (number >= self.last and self._over):
             return None
