@@ -49,10 +49,16 @@ class Bridge:
         keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else None
         self._gate = Gate(config, authenticator(keys))
         self._background: list[asyncio.Task[None]] = []
+        self._draining: asyncio.Task[None] | None = None
         self.app = self._application()
 
     async def drain(self) -> None:
-        """Ends waiting streams, lets calls in work finish within the grace, and ends the rest with an error."""
+        """Ends waiting streams, lets calls in work finish within the grace, and ends the rest with an error; once."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+        await asyncio.shield(self._draining)
+
+    async def _drain(self) -> None:
         self._dispatcher.draining = True
         self._sessions.close_streams(idle_only=True)
         await self._dispatcher.drain(self._config.shutdown_grace)
@@ -127,6 +133,7 @@ class Bridge:
         ]
 
     async def _stop(self) -> None:
+        await self.drain()  # calls may be in work though no connection is open: their clients may come back
         for task in self._background:
             task.cancel()
         for task in self._background:

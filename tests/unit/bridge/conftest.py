@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -240,7 +241,6 @@ class RunningBridge:
 
     url: str
     http: httpx.AsyncClient
-    bridge: Bridge
     stop: Callable[[], Awaitable[None]]
 
     async def rpc(self, method: str, params: Any = None, *, id: Any = 1, **headers: str) -> httpx.Response:
@@ -298,8 +298,49 @@ async def running(config: BridgeConfig) -> AsyncIterator[RunningBridge]:
     accept = {"accept": "application/json, text/event-stream"}
     async with httpx.AsyncClient(base_url=url, headers=accept, timeout=DEADLINE_S) as http:
         await ready.wait()
-        yield RunningBridge(url, http, bridge, stopped)
+        yield RunningBridge(url, http, stopped)
     await stopped()
+
+
+@dataclass
+class BridgeProcess(RunningBridge):
+    """A bridge as a process, whose `stop` kills it."""
+
+    child: asyncio.subprocess.Process
+
+    def terminate(self) -> None:
+        self.child.terminate()
+
+    async def ended(self) -> None:
+        await asyncio.wait_for(self.child.communicate(), DEADLINE_S)
+
+
+@asynccontextmanager
+async def process(*arguments: str) -> AsyncIterator[BridgeProcess]:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "narthex_bridge.main", "--http", "127.0.0.1:0", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    assert child.stdout is not None
+
+    async def killed() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        if child.returncode is None:
+            await child.communicate()
+
+    try:
+        line = (await asyncio.wait_for(child.stdout.readline(), DEADLINE_S)).decode().strip()
+        url = f"http://{line.partition('http=')[2]}"
+        accept = {"accept": "application/json, text/event-stream"}
+        async with httpx.AsyncClient(base_url=url, headers=accept, timeout=DEADLINE_S) as http:
+            yield BridgeProcess(url, http, killed, child)
+    finally:
+        await killed()
+
+
+@pytest.fixture
+def bridge_process(tools: ToolServer) -> Callable[..., Any]:
+    return lambda *arguments: process("--server", tools.address, *arguments)
 
 
 @pytest.fixture
