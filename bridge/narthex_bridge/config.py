@@ -56,9 +56,9 @@ class RedisUrl:
         return cls(text)
 
     def __str__(self) -> str:
-        parts = urlsplit(self.url)
-        password, at = parts.netloc.rpartition("@")[:2]
-        return parts._replace(netloc=parts.netloc.removeprefix(password)).geturl().replace("@", "…@", 1 if at else 0)
+        scheme, _, rest = self.url.partition("://")
+        secret, at, place = rest.rpartition("@")
+        return f"{scheme}://{'…' if secret else ''}{at}{place}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,10 +204,13 @@ class SessionStore:
         if session.listening is not None:
             return session.listening
         page = await self._events.read(session.id, STREAM, sys.maxsize)
+        if not await self._bus.alive((session.kept or {}).get("home", b"").decode() or self._bus.replica):
+            session.notify(LIST_CHANGED)  # nobody was there to see whether anything changed
         pending = [*_pending(session.kept), *session.pending]
         session.pending.clear()
         try:
-            await self.keep(session, listener=self._bus.replica.encode())
+            replica = self._bus.replica.encode()
+            await self.keep(session, listener=replica, home=replica)
             await self._bus.publish({"kind": "listening", "session": session.id, "replica": self._bus.replica})
         except StoreUnavailable:
             session.pending.update(dict.fromkeys(pending))
@@ -306,10 +309,6 @@ class SessionStore:
             return known
         session = self._sessions[session_id] = Session(caller, session_id)
         session.restore(values)
-        if not await self._bus.alive(values["home"].decode()):
-            # Nobody was there to see whether anything changed.
-            session.notify(LIST_CHANGED)
-            await self.keep(session, home=self._bus.replica.encode())
         return session
 
     async def _listened(self, session: Session) -> bool:
