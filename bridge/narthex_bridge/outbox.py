@@ -50,13 +50,14 @@ class Outbox:
         if self._items or self.closed:
             return
         loop = asyncio.get_running_loop()
-        self._reader = loop.create_future()
-        timer = loop.call_later(patience_s, self.wake)
+        reader = self._reader = loop.create_future()
+        timer = loop.call_later(patience_s, _let_go, reader)
         try:
-            await self._reader
+            await reader
         finally:
             timer.cancel()
-            self._reader = None
+            if self._reader is reader:  # another one may wait already for whom this one was woken
+                self._reader = None
 
     def peek(self) -> list[bytes]:
         """All that waits, which stays."""
@@ -69,9 +70,14 @@ class Outbox:
 
     def wake(self) -> None:
         """Lets a reader that waits return."""
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        if self._reader is not None:
+            _let_go(self._reader)
 
     def _make_room(self) -> None:
         if self._room is not None:
             self._room.set()
+
+
+def _let_go(reader: asyncio.Future[None]) -> None:
+    if not reader.done():
+        reader.set_result(None)

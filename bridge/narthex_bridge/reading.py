@@ -31,6 +31,10 @@ class Manners:
 class Reading:
     """Sends what comes after a place of a stream, until the stream ends, or goes to another reader, or life is over."""
 
+    __slots__ = (
+        "_begun", "_closing", "_manners", "_metrics", "_number", "_prefix", "_source", "_unseen", "_until", "tally",
+    )  # fmt: skip
+
     def __init__(
         self,
         source: Source,

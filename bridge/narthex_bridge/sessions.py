@@ -218,23 +218,13 @@ class SessionStore:
         if session.listening is None:
             session.stream, session.listener = Outbox(), self._bus.replica
             last = page.last if page else 0
-            session.listening = Stream(
-                session.id, STREAM, session.stream, self._events, metrics, finite=False, last=last
-            )
+            session.listening = stream = Stream(
+                session.id, STREAM, session.stream, self._events, metrics, lambda: self._unlisten(session, stream),
+                finite=False, last=last,
+            )  # fmt: skip
         for message in dict.fromkeys(pending):
             session.notify(message)
         return session.listening
-
-    def unlisten(self, session: Session, stream: Stream) -> None:
-        """The stream has ended; what is still in it waits for the next one."""
-        if session.listening is stream:
-            session.listening = session.stream = None
-        stream.outbox.close()
-        if session.kept is not None:
-            self._later(self._unlistened(session, stream))
-            return
-        for message in stream.outbox.peek():
-            session.notify(message)
 
     async def hand_on(self, session: Session, body: bytes) -> None:
         """Gives messages that mean nothing here (an answer, a cancellation) to the replica that waits for them."""
@@ -322,6 +312,17 @@ class SessionStore:
                     session.pending.clear()  # the other one tells it
                 else:
                     await self.keep(session)
+
+    def _unlisten(self, session: Session, stream: Stream) -> None:
+        """The stream has ended; what is still in it waits for the next one."""
+        if session.listening is stream:
+            session.listening = session.stream = None
+        stream.outbox.close()
+        if session.kept is not None:
+            self._later(self._unlistened(session, stream))
+            return
+        for message in stream.outbox.peek():
+            session.notify(message)
 
     async def _unlistened(self, session: Session, stream: Stream) -> None:
         with contextlib.suppress(StoreUnavailable):

@@ -42,28 +42,29 @@ class Stream:
     """A stream that this process makes: what is put into its outbox is kept, then read.
 
     `last` is the number of the last event that left the outbox. A `finite` stream ends when its outbox is closed.
+    `told` is set while another replica reads along, and wants to be told of each step.
     """
 
+    __slots__ = (
+        "_left", "_lock", "_metrics", "_reader", "_store", "_unkept",
+        "ended", "finite", "last", "name", "outbox", "session", "told",
+    )  # fmt: skip
+
     def __init__(
-        self,
-        session: str,
-        name: str,
-        outbox: Outbox,
-        store: EventStore,
-        metrics: Metrics,
-        *,
-        finite: bool,
-        last: int = 0,
-    ) -> None:
+        self, session: str, name: str, outbox: Outbox, store: EventStore, metrics: Metrics, left: Callable[[], None],
+        *, finite: bool, last: int = 0,
+    ) -> None:  # fmt: skip
+        """`left` is called when its reader has gone and no other one has taken over."""
         self.session = session
         self.name = name
         self.outbox = outbox
+        self.finite = finite
         self.last = last
         self.ended = False
-        self.told: Callable[[], Awaitable[None]] | None = None  # another replica reads along, and wants to be told
+        self.told: Callable[[], Awaitable[None]] | None = None
         self._store = store
         self._metrics = metrics
-        self.finite = finite
+        self._left = left
         self._unkept: list[bytes] = []  # the last ones; delivered while the store was away
         self._reader: object | None = None
         self._lock = asyncio.Lock()
@@ -73,30 +74,26 @@ class Stream:
         self._reader = reader
         self.outbox.wake()
 
-    def detach(self, reader: object) -> bool:
-        """Whether this was the reader still; now there is none."""
-        if self._reader is not reader:
-            return False
-        self._reader = None
-        return True
-
     async def after(self, reader: object, number: int, patience_s: float) -> list[Event] | None:
         if self._reader is reader and number >= self.last:
+            await self.outbox.wait(patience_s)
             async with self._lock:
-                if self._reader is reader and number >= self.last and not self.ended:
-                    before = self.last
-                    messages = await self._advance(patience_s)
-                    if number == before and (messages or not (self._over or self._reader is not reader)):
-                        return list(enumerate(messages, before + 1))
+                if self._reader is reader and number == self.last and (messages := await self._advance()):
+                    return list(enumerate(messages, number + 1))
         if self._reader is not reader or (number >= self.last and self._over):
             return None
-        return await self._again(number)
+        return await self._again(number) if number < self.last else []
+
+    def leave(self, reader: object) -> None:
+        if self._reader is reader:
+            self._reader = None
+            self._left()
 
     async def advance(self, patience_s: float) -> None:
         """Keeps what waits, for a reader who may come."""
+        await self.outbox.wait(patience_s)
         async with self._lock:
-            if not self.ended:
-                await self._advance(patience_s)
+            await self._advance()
 
     async def settle(self) -> bool:
         """Tries again to keep what could not be kept; False where that is still so."""
@@ -113,11 +110,10 @@ class Stream:
     def _over(self) -> bool:
         return self.ended or (self.outbox.closed and not self.outbox.peek())
 
-    async def _advance(self, patience_s: float) -> list[bytes]:
-        await self.outbox.wait(patience_s)
+    async def _advance(self) -> list[bytes]:
         messages = self.outbox.peek()
         ended = self.finite and self.outbox.closed
-        if messages or ended:
+        if messages or (ended and not self.ended):
             # Kept before it is sent: a client that knows an event's number can have all that follows. Cancelled in
             # between, the messages are still in the outbox, and kept once: the store knows their numbers.
             await self._keep(messages, ended)
@@ -146,8 +142,9 @@ class Stream:
         unkept = list(enumerate(self._unkept, self.last + 1 - len(self._unkept)))
         if not unkept or number + 1 < unkept[0][0]:
             page = await self._store.read(self.session, self.name, number)
-            if page is not None and page.events:
-                return with_losses(number, page.events, self.last)
+            # One may be kept, and in the outbox still: whoever was about to take it has gone.
+            if page is not None and (events := [event for event in page.events if event[0] <= self.last]):
+                return with_losses(number, events, self.last)
         return with_losses(number, [event for event in unkept if event[0] > number], self.last)
 
 

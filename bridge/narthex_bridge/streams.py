@@ -14,11 +14,11 @@ from narthex_bridge.exchange import Exchange
 from narthex_bridge.followed import Followed
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.place import Place
-from narthex_bridge.protocol.eras import Era
+from narthex_bridge.protocol.eras import ERAS, Era
 from narthex_bridge.protocol.jsonrpc import Id
 from narthex_bridge.reading import Manners, Reading
 from narthex_bridge.stores.store import EventStore, StoreUnavailable
-from narthex_bridge.stream import Event, Grace, Stream
+from narthex_bridge.stream import Grace, Stream
 
 SETTLE_S = 2.0
 _ELSEWHERE = object()  # the reader of a stream that another replica reads
@@ -26,23 +26,10 @@ _ELSEWHERE = object()  # the reader of a stream that another replica reads
 
 @dataclass(slots=True, eq=False)
 class Made:
-    """Source of a stream that this process makes: when its reader goes, its calls go on for the grace."""
+    """A stream that this process makes: when its reader goes, its calls go on for the grace."""
 
     stream: Stream
-    exchange: Exchange
     grace: Grace
-    owner: "Streams"
-    finite: bool = True
-
-    async def after(self, reader: object, number: int, patience_s: float) -> list[Event] | None:
-        events = await self.stream.after(reader, number, patience_s)
-        if self.stream.settled:
-            self.owner.ended(self)
-        return events
-
-    def leave(self, reader: object) -> None:
-        if self.stream.detach(reader) and not self.stream.settled:
-            self.grace.begin(self.stream.last)
 
     def read_by(self, reader: object) -> None:
         self.grace.end()
@@ -58,12 +45,10 @@ class Streams:
         self._store = store
         self._bus = bus
         self._metrics = metrics
+        times = (config.keepalive_s, config.stream_lifetime_s, config.retry_s)
+        self.manners = {era: Manners(*times, era.resumable, era.polling) for era in ERAS.values()}
         self._made: dict[tuple[str, str], Made] = {}
         self._followed: dict[tuple[str, str], list[Followed]] = {}
-
-    def manners(self, era: Era) -> Manners:
-        config = self._config
-        return Manners(config.keepalive_s, config.stream_lifetime_s, config.retry_s, era.resumable, era.polling)
 
     async def begin(
         self, session: str, era: Era, exchange: Exchange, requests: Sequence[Id], request_id: str
@@ -72,10 +57,21 @@ class Streams:
         name = secrets.token_hex(5)
         note = {"maker": self._bus.replica, "requests": requests, "request_id": request_id}
         await self._store.begin(session, name, orjson.dumps(note))
-        stream = Stream(session, name, exchange.outbox, self._store, self._metrics, finite=True)
-        grace = Grace(stream, self._config.resume_grace_s, exchange.cancel_calls, lambda: self.ended(made))
-        made = self._made[session, name] = Made(stream, exchange, grace, self)
-        reading = Reading(made, session, name, 0, self.manners(era), self._metrics, exchange.cancel_calls)
+        key = (session, name)
+
+        def left() -> None:
+            if stream.settled:
+                over()
+            else:
+                grace.begin(stream.last)
+
+        def over() -> None:
+            self._made.pop(key, None)
+
+        stream = Stream(session, name, exchange.outbox, self._store, self._metrics, left, finite=True)
+        grace = Grace(stream, self._config.resume_grace_s, exchange.cancel_calls, over)
+        made = self._made[key] = Made(stream, grace)
+        reading = Reading(stream, session, name, 0, self.manners[era], self._metrics, exchange.cancel_calls)
         reading.tally = exchange.tally
         made.read_by(reading)
         return reading
@@ -90,16 +86,12 @@ class Streams:
             page = await self._store.read(session, place.stream, place.number)
             if page is None or place.number > page.last:
                 return None
-        source = made or self._follow(session, place.stream)
-        reading = Reading(source, session, place.stream, place.number, self.manners(era), self._metrics)
+        source = made.stream if made is not None else self._follow(session, place.stream)
+        reading = Reading(source, session, place.stream, place.number, self.manners[era], self._metrics)
         if made is not None:
             made.read_by(reading)
         self._metrics.resumed_streams.inc()
         return reading
-
-    def ended(self, made: Made) -> None:
-        """Forgets a stream of which everything is kept."""
-        self._made.pop((made.stream.session, made.stream.name), None)
 
     def hear(self, note: Note) -> None:
         """What other replicas tell about streams."""

@@ -7,7 +7,6 @@ from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.exchange import BareFraming, Exchange, Framing, MessageFraming, SilentFraming
 from narthex_bridge.gate import refusal
 from narthex_bridge.http import EVENTS, JSON, HttpRequest, HttpResponse, accepts, event_stream
-from narthex_bridge.listening import Listening
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.place import Place
 from narthex_bridge.protocol import jsonrpc, methods
@@ -174,9 +173,8 @@ class McpEndpoint:
         if place is not None:
             stream.last = max(stream.last, place.number)  # its number was used even if the store has lost it
             self._metrics.resumed_streams.inc()
-        source = Listening(stream, session, self._sessions)
         number = place.number if place else stream.last
-        reading = Reading(source, session.id, STREAM, number, self._streams.manners(session.era), self._metrics)
+        reading = Reading(stream, session.id, STREAM, number, self._streams.manners[session.era], self._metrics)
         stream.attach(reading)
         return event_stream(reading, reading.tally)
 

@@ -226,6 +226,14 @@ class EventReader:
                 return block
         raise AssertionError("the stream has ended")
 
+    async def farewell(self) -> ServerSentEvent:
+        """The last block before the end."""
+        last = None
+        while (block := await self.block()) is not None:
+            last = block
+        assert last is not None, "the stream ended without a word"
+        return last
+
     async def rest(self) -> list[ServerSentEvent]:
         """All blocks with data up to the end."""
         found = []

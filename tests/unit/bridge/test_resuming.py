@@ -173,8 +173,7 @@ async def test_a_long_stream_is_closed_and_its_client_polls_for_the_rest(start_b
             first = await stream.block()
             assert first.retry == "20"
             seen = await stream.event()
-            while (block := await stream.block()) is not None:
-                last = block
+            last = await stream.farewell()
             assert (last.retry, last.data, last.id) == ("20", "", "")
         tools.feed.put_nowait("two")
         async with bridge.getting(session, seen.id) as stream:
@@ -229,7 +228,7 @@ async def test_a_client_without_an_id_waits_for_its_old_stream_and_one_with_an_i
         assert (await bridge.http.get("/mcp", headers=session)).status_code == 409
         async with bridge.getting(session, first.id) as new:
             assert (await new.block()).id == first.id
-            assert (await old.block()).retry == "1000" and await old.block() is None
+            assert (await old.farewell()).retry == "1000"
 
 
 async def test_a_shutdown_tells_waiting_clients_when_to_come_back(start_bridge):
@@ -238,8 +237,7 @@ async def test_a_shutdown_tells_waiting_clients_when_to_come_back(start_bridge):
         async with bridge.getting(session) as stream:
             await stream.block()
             stopping = asyncio.create_task(bridge.stop())
-            assert (await stream.block()).retry == "1000"
-            assert await stream.block() is None
+            assert (await stream.farewell()).retry == "1000"
         await stopping
 
 
