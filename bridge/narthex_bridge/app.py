@@ -134,13 +134,13 @@ class Bridge:
 
     async def _stop(self) -> None:
         await self.drain()  # calls may be in work though no connection is open: their clients may come back
+        await self._sessions.settle()
         for task in self._background:
             task.cancel()
         for task in self._background:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self._connection.close()
-        await self._sessions.settle()
         await self._stores.events.close()
 
     def _hear(self, note: Note) -> None:

@@ -67,7 +67,7 @@ class EventsConfig:
 
     store: StoreKind = option("memory", "where sessions and events are kept; sqlite and redis survive a restart")
     path: Path = option(Path("narthex-events.db"), "the file of the sqlite store; of one bridge at a time", made=True)
-    per_session: int = option(1000, "events kept of one session", minimum=1)
+    per_session: int = option(2000, "events kept of one session", minimum=1)
     session_bytes: int = option(4 * MIB, "bytes of events kept of one session", minimum=1024)
     total_bytes: int = option(64 * MIB, "bytes of events kept of all sessions", minimum=1024)
     age_s: float = option(300.0, "seconds that an event is kept", minimum=1)

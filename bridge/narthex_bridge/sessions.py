@@ -271,15 +271,15 @@ class SessionStore:
 
     async def forget_idle(self) -> None:
         """Forgets, for ever, the sessions that had no traffic, stream or call for the idle time, and old events."""
+        pause = min(self._idle_s / 4, 60.0)
         while True:
-            await asyncio.sleep(min(self._idle_s / 4, 60.0))
-            oldest = time.monotonic() - self._idle_s
-            used = []
+            await asyncio.sleep(pause)
+            now, used = time.monotonic(), []
             for session in list(self._sessions.values()):
-                if session.touched < oldest and session.stream is None and not session.calls:
-                    self.release(session)
-                else:
+                if session.stream is not None or session.calls or session.touched > now - pause:
                     used.append(session.id)
+                elif session.touched < now - self._idle_s:
+                    self.release(session)
             with contextlib.suppress(StoreUnavailable):
                 await self._records.touch(used)
                 await self._events.sweep()

@@ -1,6 +1,7 @@
 """A resumable stream: numbered events that one connection reads, and another one after it."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -11,7 +12,9 @@ from narthex_bridge.stores.store import EventStore, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-AHEAD = 256  # events that calls may make while nobody reads them; what is in the outbox comes on top
+# What calls may add to the store while nobody reads, in events and bytes; what fits into the outbox comes on top. It is
+# a small part of what is kept of a session: other streams of it should not push out what nobody has read.
+AHEAD, AHEAD_BYTES = 128, 512 * 1024
 UNKEPT = 1024  # events that wait in memory for a store that is away
 CHECK_S = 1.0
 
@@ -41,13 +44,13 @@ class Source(Protocol):
 class Stream:
     """A stream that this process makes: what is put into its outbox is kept, then read.
 
-    `last` is the number of the last event that left the outbox. A `finite` stream ends when its outbox is closed.
-    `told` is set while another replica reads along, and wants to be told of each step.
+    `last` is the number of the last event that left the outbox, `size` the bytes of all that did. A `finite` one ends
+    when its outbox is closed. `told` is set while another replica reads along, and wants to be told of each step.
     """
 
     __slots__ = (
         "_left", "_lock", "_metrics", "_reader", "_store", "_unkept",
-        "ended", "finite", "last", "name", "outbox", "session", "told",
+        "ended", "finite", "last", "name", "outbox", "session", "size", "told",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +63,7 @@ class Stream:
         self.outbox = outbox
         self.finite = finite
         self.last = last
+        self.size = 0
         self.ended = False
         self.told: Callable[[], Awaitable[None]] | None = None
         self._store = store
@@ -89,11 +93,11 @@ class Stream:
             self._reader = None
             self._left()
 
-    async def advance(self, patience_s: float) -> None:
-        """Keeps what waits, for a reader who may come."""
+    async def advance(self, patience_s: float, limit: int) -> None:
+        """Keeps what waits, `limit` events at most, for a reader who may come."""
         await self.outbox.wait(patience_s)
         async with self._lock:
-            await self._advance()
+            await self._advance(limit)
 
     async def settle(self) -> bool:
         """Tries again to keep what could not be kept; False where that is still so."""
@@ -110,15 +114,17 @@ class Stream:
     def _over(self) -> bool:
         return self.ended or (self.outbox.closed and not self.outbox.peek())
 
-    async def _advance(self) -> list[bytes]:
-        messages = self.outbox.peek()
-        ended = self.finite and self.outbox.closed
+    async def _advance(self, limit: int | None = None) -> list[bytes]:
+        waiting = self.outbox.peek()
+        messages = waiting[:limit]
+        ended = self.finite and self.outbox.closed and len(messages) == len(waiting)
         if messages or (ended and not self.ended):
             # Kept before it is sent: a client that knows an event's number can have all that follows. Cancelled in
             # between, the messages are still in the outbox, and kept once: the store knows their numbers.
             await self._keep(messages, ended)
             self.outbox.drop(len(messages))
             self.last += len(messages)
+            self.size += sum(map(len, messages))
             self.ended = ended
             if self.told is not None:
                 await self.told()
@@ -157,20 +163,20 @@ class Grace:
         self._seconds = seconds
         self._give_up = give_up
         self._over = over
-        self._read = 0
+        self._read = self._read_size = 0
         self._until = 0.0
+        self._more = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
     def begin(self, read: int) -> None:
-        """Nobody reads from here on; up to `read` somebody has."""
-        self.extend(read)
+        """Nobody reads here from now on; up to event `read` somebody has."""
+        self._read = read
+        if read >= self._stream.last:
+            self._read_size = self._stream.size
+        self._until = asyncio.get_running_loop().time() + self._seconds
+        self._more.set()
         if self.task is None:
             self.task = asyncio.create_task(self._run())
-
-    def extend(self, read: int) -> None:
-        """Somebody has read so far just now."""
-        self._read = read
-        self._until = asyncio.get_running_loop().time() + self._seconds
 
     def end(self) -> None:
         """Somebody reads again."""
@@ -185,10 +191,16 @@ class Grace:
             if left <= 0 and not given_up:
                 given_up = True
                 self._give_up()
-            if stream.last - self._read >= AHEAD and not stream.outbox.closed and not given_up:
-                await asyncio.sleep(min(CHECK_S, left))
+            room = AHEAD - (stream.last - self._read) if stream.size - self._read_size < AHEAD_BYTES else 0
+            if given_up or stream.outbox.closed:
+                await stream.advance(CHECK_S, AHEAD)
+            elif room > 0:
+                await stream.advance(left, room)
             else:
-                await stream.advance(CHECK_S if given_up else left)
+                self._more.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(CHECK_S, left)):
+                        await self._more.wait()
         while not await stream.settle() and loop.time() < self._until:  # noqa: ASYNC110  a store tells nobody
             await asyncio.sleep(CHECK_S)
         self._over()

@@ -1,5 +1,6 @@
 """Sessions and events in Redis, which several bridges share."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from redis.exceptions import RedisError
 from narthex_bridge.stores.store import PAGE, Bounds, Page, StoreUnavailable
 
 TIMEOUT_S = 2.0
+FAILURES = (RedisError, OSError, TimeoutError)
 PREFIX = "narthex:"
 
 
@@ -33,8 +35,11 @@ async def reached() -> AsyncIterator[None]:
     """Every failure of Redis as StoreUnavailable."""
     try:
         yield
-    except (RedisError, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise StoreUnavailable("Redis cannot be reached, or refuses what it is asked.") from error
+    # The client uses asyncio.wait_for, which before Python 3.12 loses a cancellation that comes with the answer.
+    if (task := asyncio.current_task()) is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 # A session's journal is the list of its events in order: time, stream, number and size of each. A stream is a hash of

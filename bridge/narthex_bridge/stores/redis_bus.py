@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from narthex_bridge.bus import Note, Take
-from narthex_bridge.stores.redis import PREFIX, connect, reached
+from narthex_bridge.stores.redis import FAILURES, PREFIX, connect, reached
 from narthex_bridge.stores.store import StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -36,16 +37,16 @@ class RedisBus:
             await self._redis.xadd(_BUS, body, maxlen=LENGTH)
 
     async def follow(self, take: Take) -> None:
-        beating = asyncio.create_task(self._keep_beating())
+        tasks = {asyncio.create_task(self._read(take)), asyncio.create_task(self._keep_beating())}
         try:
-            await self._read(take)
+            await asyncio.wait(tasks)
         finally:
-            beating.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await beating
-            with contextlib.suppress(StoreUnavailable):
-                async with reached():
-                    await self._redis.delete(_presence(self.replica))
+            while tasks:  # one cancellation may be lost, see `reached`
+                for task in tasks:
+                    task.cancel()
+                _, tasks = await asyncio.wait(tasks, timeout=0.1)
+            with contextlib.suppress(*FAILURES):
+                await self._redis.delete(_presence(self.replica))
             await self._redis.aclose()
             await self._reader.aclose()
 
@@ -74,12 +75,12 @@ class RedisBus:
             for _, entries in found:
                 for entry, body in entries:
                     place = entry
-                    if body[b"from"].decode() != self.replica:
-                        self._hand_over(orjson.loads(body[b"note"]), take)
+                    self._hand_over(body, take)
 
-    def _hand_over(self, note: Note, take: Take) -> None:
+    def _hand_over(self, body: Mapping[bytes, bytes], take: Take) -> None:
         try:
-            take(note)
+            if body[b"from"].decode() != self.replica:
+                take(orjson.loads(body[b"note"]))
         except Exception:  # a note of a newer version, say: the ones after it are heard all the same
             logger.exception("a note of another replica could not be used")
 

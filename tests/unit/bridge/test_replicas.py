@@ -3,12 +3,18 @@
 import asyncio
 import contextlib
 import json
+import signal
 import time
 
 import pytest
 from narthex.keys import new_key
+from narthex_bridge.caller import LOCAL
 from narthex_bridge.config import EventsConfig, RedisUrl
-from narthex_bridge.stores.redis import connect
+from narthex_bridge.protocol import jsonrpc
+from narthex_bridge.sessions import Session, SessionStore
+from narthex_bridge.stores.redis import RedisEvents, RedisRecords, connect
+from narthex_bridge.stores.redis_bus import RedisBus
+from narthex_bridge.stores.store import Bounds
 
 DEADLINE_S = 15.0
 
@@ -123,6 +129,38 @@ async def test_a_cancellation_reaches_the_bridge_that_runs_the_call(pair, tools)
     assert (await call).json()["error"]["code"] == -32800
 
 
+async def test_an_answer_reaches_the_bridge_that_asked(redis):
+    stores, listening = [], []
+    for _ in "ab":
+        client, bus = connect(redis.url), RedisBus(redis.url)
+        events = RedisEvents(client, Bounds(100, 1000, 1000, 60))
+        store = SessionStore(10, 60.0, RedisRecords(client, 60.0), events, bus)
+        listening.append(asyncio.create_task(bus.follow(store.hear)))
+        stores.append((store, events))
+    (a, _), (b, _) = stores
+    opened = Session(LOCAL)
+    await a.open(opened)
+    opened.capabilities, opened.subscriptions = {"sampling": {}}, {"test://watched"}
+    await a.keep(opened)
+    asked = opened.asked[5] = asyncio.get_running_loop().create_future()
+    found = await b.find(opened.id, LOCAL)
+    assert (found.capabilities, found.subscriptions) == (opened.capabilities, opened.subscriptions)
+    body = b'{"jsonrpc":"2.0","id":5,"result":{"text":"hello"}}'
+    answer = jsonrpc.parse(body)
+    async with asyncio.timeout(DEADLINE_S):
+        while not asked.done():  # a bridge hears what is said from when it listens on
+            assert not found.deliver([answer])
+            await b.hand_on(found, body)
+            await asyncio.sleep(0.01)
+    assert asked.result() == answer and opened.asked == {}
+    for task in listening:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    for _, events in stores:
+        await events.close()
+
+
 async def test_list_changed_comes_once_whichever_bridge_has_the_stream(pair, tools):
     a, b = pair
     await asyncio.wait_for(tools.watching.wait(), DEADLINE_S)
@@ -226,6 +264,19 @@ async def test_without_redis_sessions_wait_and_streams_go_on(replica, redis, too
         fresh = await bridge.session()
         assert (await bridge.rpc("ping", **fresh)).status_code == 200
         assert seen.id
+
+
+async def test_a_redis_that_hangs_hangs_nobody(replica, redis):
+    async with replica() as bridge:
+        session = await bridge.session()
+        redis.process.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        answer = await bridge.rpc("ping", **session)
+        assert answer.status_code == 503 and time.monotonic() - started < 9
+        redis.process.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(DEADLINE_S):
+            while (await bridge.rpc("ping", **session)).status_code != 200:
+                pass
 
 
 async def test_calls_go_on_while_redis_is_away(replica, redis, tools):
