@@ -1,6 +1,7 @@
 """A stream that another replica makes, or nobody any more, read from the store."""
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -37,15 +38,27 @@ class Followed:
         self._metrics = metrics
         self._left = left
         self._more = asyncio.Event()
+        self._gone = self._taken = False
+        self.reader = secrets.token_hex(6)
 
     def wake(self) -> None:
         """The maker says that there is more."""
         self._more.set()
 
+    def gone(self) -> None:
+        """The maker says that it makes this no more."""
+        self._gone = True
+        self._more.set()
+
+    def taken(self) -> None:
+        """The stream has another reader now."""
+        self._taken = True
+        self._more.set()
+
     async def after(self, reader: object, number: int, patience_s: float) -> list[Event] | None:
         loop = asyncio.get_running_loop()
         until = loop.time() + patience_s
-        while True:
+        while not self._taken:
             self._more.clear()
             page = await self._store.read(self.session, self.name, number)
             if page is None:
@@ -64,6 +77,7 @@ class Followed:
                     await self._more.wait()
             except TimeoutError:
                 pass
+        return None
 
     def leave(self, reader: object) -> None:
         self._left(self)
@@ -71,9 +85,10 @@ class Followed:
     async def _asked(self, page: Page, number: int) -> bool:
         """Tells the maker that somebody reads, and how far; False where there is no maker any more."""
         maker = orjson.loads(page.note)["maker"] if page.note else ""
-        if maker == self._bus.replica or not await self._bus.alive(maker):
+        if self._gone or maker == self._bus.replica or not await self._bus.alive(maker):
             return False
-        await self._bus.publish({"kind": "reading", "session": self.session, "stream": self.name, "number": number})
+        place = {"session": self.session, "stream": self.name, "number": number}
+        await self._bus.publish({"kind": "reading", "maker": maker, "reader": self.reader, **place})
         return True
 
     async def _answer_for_it(self, page: Page) -> None:

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -26,15 +27,37 @@ _ELSEWHERE = object()  # the reader of a stream that another replica reads
 
 @dataclass(slots=True, eq=False)
 class Made:
-    """A stream that this process makes: when its reader goes, its calls go on for the grace."""
+    """A stream that this process makes: when its reader goes, its calls go on for the grace.
+
+    `elsewhere` is its reader at another replica. Those before, `dismissed`, may not have noticed yet that they were.
+    """
 
     stream: Stream
     grace: Grace
+    elsewhere: str = ""
+    dismissed: set[str] = field(default_factory=set)
 
     def read_by(self, reader: object) -> None:
+        self._dismiss()
         self.grace.end()
-        self.stream.told = None
         self.stream.attach(reader)
+
+    def read_elsewhere(self, reader: str, number: int, tell: Callable[[], Awaitable[None]]) -> bool:
+        """Whether this reader may; up to event `number` it has."""
+        if reader in self.dismissed:
+            return False
+        if reader != self.elsewhere:
+            self._dismiss()
+            self.elsewhere = reader
+            self.stream.attach(_ELSEWHERE)
+            self.stream.told = tell
+        self.grace.begin(number)
+        return True
+
+    def _dismiss(self) -> None:
+        if self.elsewhere:
+            self.dismissed.add(self.elsewhere)
+        self.elsewhere, self.stream.told = "", None
 
 
 class Streams:
@@ -48,6 +71,7 @@ class Streams:
         times = (config.keepalive_s, config.stream_lifetime_s, config.retry_s)
         self.manners = {era: Manners(*times, era.resumable, era.polling) for era in ERAS.values()}
         self._made: dict[tuple[str, str], Made] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._followed: dict[tuple[str, str], list[Followed]] = {}
 
     async def begin(
@@ -96,23 +120,32 @@ class Streams:
     def hear(self, note: Note) -> None:
         """What other replicas tell about streams."""
         key = (note["session"], note["stream"])
-        if note["kind"] == "more":
-            for followed in self._followed.get(key, ()):
-                followed.wake()
-        elif note["kind"] == "reading" and (made := self._made.get(key)) is not None:
-            made.stream.attach(_ELSEWHERE)
-            made.stream.told = lambda: self._tell_more(key)
-            made.grace.begin(note["number"])
+        for followed in self._followed.get(key, ()):
+            match note["kind"]:
+                case "more":
+                    followed.wake()
+                case "gone":
+                    followed.gone()
+                case "taken" if note["reader"] == followed.reader:
+                    followed.taken()
+        if note["kind"] == "reading" and note["maker"] == self._bus.replica:
+            if (made := self._made.get(key)) is None:
+                self._later(self._tell("gone", key))
+            elif not made.read_elsewhere(note["reader"], note["number"], lambda: self._tell("more", key)):
+                self._later(self._tell("taken", key, note["reader"]))
 
     async def settle(self) -> None:
         """Waits, not for long, until what the calls said at last is kept."""
-        tasks = [made.grace.task for made in self._made.values() if made.grace.task is not None]
+        tasks = [made.grace.task for made in self._made.values() if made.grace.task is not None] + list(self._tasks)
         if tasks:
             await asyncio.wait(tasks, timeout=SETTLE_S)
 
     def _follow(self, session: str, name: str) -> Followed:
         followed = Followed(session, name, self._store, self._bus, self._metrics, self._unfollow)
-        self._followed.setdefault((session, name), []).append(followed)
+        others = self._followed.setdefault((session, name), [])
+        for other in others:
+            other.taken()
+        others.append(followed)
         return followed
 
     def _unfollow(self, followed: Followed) -> None:
@@ -122,6 +155,11 @@ class Streams:
             if not others:
                 del self._followed[key]
 
-    async def _tell_more(self, key: tuple[str, str]) -> None:
-        with contextlib.suppress(StoreUnavailable):  # the other one also looks by itself
-            await self._bus.publish({"kind": "more", "session": key[0], "stream": key[1]})
+    async def _tell(self, kind: str, key: tuple[str, str], reader: str = "") -> None:
+        with contextlib.suppress(StoreUnavailable):  # the other one looks and asks again
+            await self._bus.publish({"kind": kind, "session": key[0], "stream": key[1], "reader": reader})
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

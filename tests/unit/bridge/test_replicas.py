@@ -90,6 +90,21 @@ async def test_a_client_that_moves_while_its_old_connection_hangs_takes_the_stre
             assert [event.text for event in await new.rest()] == ["two", "full"]
 
 
+async def test_the_last_to_come_back_is_the_reader_wherever_the_others_hang(replica, tools):
+    async with replica() as a, replica() as b, replica() as c:
+        session = await a.session()
+        tools.feed.put_nowait("one")
+        async with a.calling(session, "feed") as stream:
+            seen = await stream.event()
+        async with b.getting(session, seen.id) as at_b, c.getting(session, seen.id) as at_c:
+            assert await at_b.rest() == []
+            async with a.getting(session, seen.id) as at_a:
+                assert await at_c.rest() == []
+                for text in ("two", None):
+                    tools.feed.put_nowait(text)
+                assert [event.text for event in await at_a.rest()] == ["two", "full"]
+
+
 async def test_a_fast_tool_is_read_on_elsewhere_without_loss(pair, tools):
     a, b = pair
     session = await a.session()
