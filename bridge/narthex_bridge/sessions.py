@@ -87,6 +87,7 @@ class Session:
         for asked in self.asked.values():
             asked.cancel()
         if self.stream is not None:
+            self.stream.drop(len(self.stream.peek()))
             self.stream.close()
 
     def notify(self, message: bytes) -> bool:
@@ -274,13 +275,17 @@ class SessionStore:
         pause = min(self._idle_s / 4, 60.0)
         while True:
             await asyncio.sleep(pause)
-            now, used = time.monotonic(), []
+            now, used, idle = time.monotonic(), [], []
             for session in list(self._sessions.values()):
                 if session.stream is not None or session.calls or session.touched > now - pause:
                     used.append(session.id)
                 elif session.touched < now - self._idle_s:
+                    idle.append(session.id)
                     self.release(session)
             with contextlib.suppress(StoreUnavailable):
+                if not self._records.shared:  # what is idle here may be in use elsewhere
+                    for session_id in idle:
+                        await self._events.forget(session_id)
                 await self._records.touch(used)
                 await self._events.sweep()
 

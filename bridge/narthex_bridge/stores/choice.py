@@ -43,4 +43,5 @@ def _redis(config: BridgeConfig, bounds: Bounds) -> Stores:
         raise SettingsError('events: store redis needs the package redis: pip install "narthex[redis]"') from None
     assert config.redis is not None
     client = connect(config.redis.url)
-    return Stores(RedisEvents(client, bounds), RedisRecords(client, config.session_idle_s), RedisBus(config.redis.url))
+    events = RedisEvents(client, bounds, max(config.session_idle_s, config.call_timeout_s))
+    return Stores(events, RedisRecords(client, config.session_idle_s), RedisBus(config.redis.url))

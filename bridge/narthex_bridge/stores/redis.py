@@ -51,17 +51,22 @@ local function drop(sid)
   local ref = redis.call('LPOP', P .. 'journal:' .. sid)
   local at, name, number, size = string.match(ref, '^(%S+) (%S+) (%S+) (%S+)$')
   local key = P .. 'stream:' .. sid .. ':' .. name
-  redis.call('HDEL', key, number)
   redis.call('DECRBY', P .. 'bytes', size)
   if redis.call('HINCRBY', P .. 'sizes', sid, -tonumber(size)) <= 0
      and redis.call('LLEN', P .. 'journal:' .. sid) == 0 then
     redis.call('HDEL', P .. 'sizes', sid)
     redis.call('ZREM', P .. 'recent', sid)
   end
+  if redis.call('HDEL', key, number) == 0 then return end
   if redis.call('HINCRBY', key, 'count', -1) <= 0 and redis.call('HGET', key, 'ended') == '1' then
     redis.call('DEL', key)
     redis.call('SREM', P .. 'streams:' .. sid, name)
   end
+end
+local function remember(sid, name, ms)
+  redis.call('SADD', P .. 'streams:' .. sid, name)
+  redis.call('PEXPIRE', P .. 'streams:' .. sid, ms)
+  redis.call('PEXPIRE', P .. 'stream:' .. sid .. ':' .. name, ms)
 end
 local function expire(sid, oldest)
   while true do
@@ -73,18 +78,19 @@ end
 """
 _BEGIN = """
 redis.call('HSET', P .. 'stream:' .. sid .. ':' .. ARGV[2], 'note', ARGV[3])
-redis.call('SADD', P .. 'streams:' .. sid, ARGV[2])
+remember(sid, ARGV[2], ARGV[4])
 redis.call('ZADD', P .. 'recent', 'XX', redis.call('INCR', P .. 'turn'), sid)
 """
 _APPEND = """
 local name, first, ended = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local events, bytes, total = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local messages = 11
 local key, journal = P .. 'stream:' .. sid .. ':' .. name, P .. 'journal:' .. sid
 expire(sid, tonumber(ARGV[6]))
 if redis.call('HGET', key, 'ended') == '1' then return end
 local last = tonumber(redis.call('HGET', key, 'last') or '0')
-for i = 10, #ARGV do
-  local number, message = first + i - 10, ARGV[i]
+for i = messages, #ARGV do
+  local number, message = first + i - messages, ARGV[i]
   if number > last then
     redis.call('HSET', key, number, message)
     redis.call('HINCRBY', key, 'count', 1)
@@ -95,7 +101,7 @@ for i = 10, #ARGV do
   end
 end
 redis.call('HSET', key, 'last', last, 'ended', ended)
-redis.call('SADD', P .. 'streams:' .. sid, name)
+remember(sid, name, ARGV[10])
 if redis.call('LLEN', journal) > 0 then
   redis.call('ZADD', P .. 'recent', redis.call('INCR', P .. 'turn'), sid)
 end
@@ -142,11 +148,18 @@ for _, session in ipairs(redis.call('ZRANGE', P .. 'recent', 0, -1)) do expire(s
 
 
 class RedisEvents:
-    """EventStore that replicas share; their clocks should agree to the second."""
+    """EventStore that replicas share; their clocks should agree to the second.
 
-    def __init__(self, redis: client.Redis, bounds: Bounds, now: Callable[[], float] = time.time) -> None:
+    Streams to which nothing comes for `silent_s` seconds are forgotten even if they have not ended: their makers may be
+    dead, and their sessions gone.
+    """
+
+    def __init__(
+        self, redis: client.Redis, bounds: Bounds, silent_s: float, now: Callable[[], float] = time.time
+    ) -> None:
         self._redis = redis
         self._bounds = bounds
+        self._silent_ms = int((silent_s + bounds.age_s) * 1000)
         self._now = now
         self._key = f"{PREFIX}events:"
         self._begin, self._append, self._read, self._forget, self._sweep = (
@@ -154,11 +167,11 @@ class RedisEvents:
         )
 
     async def begin(self, session: str, stream: str, note: bytes) -> None:
-        await self._run(self._begin, session, stream, note)
+        await self._run(self._begin, session, stream, note, self._silent_ms)
 
     async def append(self, session: str, stream: str, first: int, messages: Sequence[bytes], ended: bool) -> None:
         bounds, now = self._bounds, self._now()
-        limits = (bounds.events, bounds.session_bytes, bounds.total_bytes)
+        limits = (bounds.events, bounds.session_bytes, bounds.total_bytes, self._silent_ms)
         times = (repr(now), repr(now - bounds.age_s))
         await self._run(self._append, session, stream, first, int(ended), *times, *limits, *messages)
 

@@ -148,7 +148,7 @@ async def test_an_answer_reaches_the_bridge_that_asked(redis):
     stores, listening = [], []
     for _ in "ab":
         client, bus = connect(redis.url), RedisBus(redis.url)
-        events = RedisEvents(client, Bounds(100, 1000, 1000, 60))
+        events = RedisEvents(client, Bounds(100, 1000, 1000, 60), 60.0)
         store = SessionStore(10, 60.0, RedisRecords(client, 60.0), events, bus)
         listening.append(asyncio.create_task(bus.follow(store.hear)))
         stores.append((store, events))

@@ -148,13 +148,13 @@ class Redis(Memory):
     async def opened(self, clock):
         client = connect(self.url)
         await client.flushdb()
-        self.store = RedisEvents(client, BOUNDS, clock)
+        self.store = RedisEvents(client, BOUNDS, 60.0, clock)
         yield self
         await self.store.close()
 
     async def reopen(self, clock):
         await self.store.close()
-        self.store = RedisEvents(connect(self.url), BOUNDS, clock)
+        self.store = RedisEvents(connect(self.url), BOUNDS, 60.0, clock)
 
 
 async def agrees(place: Memory, steps: list[tuple]) -> None:
@@ -273,8 +273,25 @@ def test_a_file_is_of_one_bridge_and_of_ours(tmp_path):
 
 
 @pytest.mark.system
+async def test_nothing_is_left_in_redis_of_sessions_that_are_gone(redis):
+    clock = Clock()
+    client = connect(redis.url)
+    store = RedisEvents(client, Bounds(10, 1000, 1000, 0.1), 0.1, clock)
+    await store.begin("s", "never ends", b"note")
+    await store.append("s", "get", 1, [b"x"], False)
+    await store.append("s", "one", 1, [b"y"], True)
+    clock.now += 1
+    await store.sweep()
+    async with asyncio.timeout(5):
+        while {b"narthex:events:turn", b"narthex:events:bytes"} != set(await client.keys("*")):
+            pass
+    assert await client.get("narthex:events:bytes") == b"0"
+    await store.close()
+
+
+@pytest.mark.system
 async def test_a_redis_that_is_away_fails_at_once_and_works_again_when_it_is_back(redis):
-    store = RedisEvents(connect(redis.url), BOUNDS)
+    store = RedisEvents(connect(redis.url), BOUNDS, 60.0)
     await store.append("s", "one", 1, [b"x"], False)
     await redis.stop()
     started = time.monotonic()
