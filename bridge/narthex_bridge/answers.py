@@ -25,17 +25,27 @@ from narthex_bridge.protocol.effects import (
 from narthex_bridge.protocol.jsonrpc import RpcError
 from narthex_bridge.protocol.notifications import acknowledged, list_changed, updated
 from narthex_bridge.watches import Watches
+from narthex_bridge.watching import Watching
 
 
 class Answers:
     """One response to one request."""
 
-    def __init__(self, backend: Backend, catalog: Catalog, calls: Calls, changes: Changes, watches: Watches) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        catalog: Catalog,
+        calls: Calls,
+        changes: Changes,
+        watches: Watches,
+        watching: Watching,
+    ) -> None:
         self._backend = backend
         self._catalog = catalog
         self._calls = calls
         self._changes = changes
         self._watches = watches
+        self._watching = watching
         self._listening: set[Outbox] = set()
 
     async def answer(self, origin: Origin) -> bytes:
@@ -68,18 +78,16 @@ class Answers:
                 session.log_level = level
                 return jsonrpc.result(request.id, {})
             case Subscribe(uri):
-                if uri not in session.subscriptions:
-                    if len(session.subscriptions) >= methods.MAX_WATCHED:
-                        raise RpcError(
-                            jsonrpc.INVALID_PARAMS, f"A session watches at most {methods.MAX_WATCHED} resources."
-                        )
-                    session.subscriptions[uri] = self._watches.listen(
-                        caller, uri, lambda changed: session.deliver(updated(changed))
+                if uri not in session.subscriptions and len(session.subscriptions) >= methods.MAX_WATCHED:
+                    raise RpcError(
+                        jsonrpc.INVALID_PARAMS, f"A session watches at most {methods.MAX_WATCHED} resources."
                     )
+                session.subscriptions.add(uri)
+                self._watching.settle(session)
                 return jsonrpc.result(request.id, {})
             case Unsubscribe(uri):
-                if (end := session.subscriptions.pop(uri, None)) is not None:
-                    end()
+                session.subscriptions.discard(uri)
+                self._watching.settle(session)
                 return jsonrpc.result(request.id, {})
             case Listen() as effect:
                 return await self._listen(effect, origin)

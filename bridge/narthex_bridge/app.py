@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from narthex_bridge import gate, metrics
 from narthex_bridge.asgi import Application, Front
+from narthex_bridge.bus import Note
 from narthex_bridge.config import BridgeConfig
 from narthex_bridge.core import Core
 from narthex_bridge.endpoints.direct import DirectEndpoint
@@ -35,6 +36,8 @@ from narthex_bridge.inference import Inference
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.routes import Route, Routes
 from narthex_bridge.sessions import SessionStore
+from narthex_bridge.stores.choice import stores
+from narthex_bridge.streams import Streams
 
 
 class Bridge:
@@ -43,22 +46,32 @@ class Bridge:
     def __init__(self, config: BridgeConfig) -> None:
         self._config = config
         self._metrics = Metrics()
-        self._sessions = SessionStore(config.max_sessions, config.session_idle_s)
+        self._stores = kept = stores(config)
+        self._sessions = SessionStore(config.max_sessions, config.session_idle_s, kept.records, kept.events, kept.bus)
+        self._streams = Streams(config, kept.events, kept.bus, self._metrics)
         self._metrics.sessions.set_function(lambda: len(self._sessions))
-        self._core = Core(config, _credential(config), self._metrics)
+        self._core = Core(config, _credential(config), self._metrics, self._sessions.tell)
         self._core.changes.listen(self._sessions.list_changed)
+        self._sessions.follow(self._core.watching.settle)
         self._work = Work(config.max_calls)
         self._gate = building.gate(config, self._metrics.refused)
-        self._forgetting: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self._draining: asyncio.Task[None] | None = None
         self.app = self._application()
 
     async def drain(self) -> None:
-        """Ends waiting streams, lets calls in work finish within the grace, and ends the rest with an error."""
+        """Ends waiting streams, lets calls in work finish within the grace, and ends the rest with an error; once."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+        await asyncio.shield(self._draining)
+
+    async def _drain(self) -> None:
         self._core.dispatcher.draining = True
         self._sessions.close_streams(idle_only=True)
         grace = self._config.shutdown_grace
         await asyncio.gather(self._core.dispatcher.drain(grace), self._work.drain(grace))
         self._sessions.close_streams(idle_only=False)
+        await self._streams.settle()
 
     def _application(self) -> Front:
         app = Quart("narthex_bridge", static_folder=None)
@@ -93,7 +106,7 @@ class Bridge:
         """What is answered under which path, as far as it is switched on."""
         config, core, face = self._config, self._core, McpFace()
         stateless = StatelessEndpoint(config, core.catalog, core.dispatcher)
-        mcp = McpEndpoint(config, self._sessions, core.dispatcher, stateless)
+        mcp = McpEndpoint(config, self._sessions, self._streams, core.dispatcher, self._metrics, stateless)
         routes = [
             Route("GET", "/metrics", self._exposition, face),
             Route("POST", "/mcp", mcp.post, face),
@@ -161,15 +174,25 @@ class Bridge:
 
     async def _start(self) -> None:
         await self._core.start()
-        self._forgetting = asyncio.create_task(self._sessions.forget_idle())
+        self._background = [
+            asyncio.create_task(self._sessions.forget_idle()),
+            asyncio.create_task(self._stores.bus.follow(self._hear)),
+        ]
 
     async def _stop(self) -> None:
-        if self._forgetting is not None:
-            self._forgetting.cancel()
+        await self.drain()  # calls may be in work though no connection is open: their clients may come back
+        await self._sessions.settle()
+        for task in self._background:
+            task.cancel()
+        for task in self._background:
             with contextlib.suppress(asyncio.CancelledError):
-                await self._forgetting
+                await task
         await self._core.close()
         await self._gate.close()
+        await self._stores.events.close()
+
+    def _hear(self, note: Note) -> None:
+        (self._streams if "stream" in note else self._sessions).hear(note)
 
 
 def _credential(config: BridgeConfig) -> str:

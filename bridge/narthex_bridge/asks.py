@@ -1,7 +1,7 @@
 """Requests to a client, and its answers."""
 
 import asyncio
-import itertools
+import secrets
 from collections.abc import Iterable
 
 from orjson import Fragment
@@ -16,7 +16,6 @@ class Asks:
     """What one client has been asked and has not answered yet."""
 
     def __init__(self) -> None:
-        self._numbers = itertools.count(1)
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
 
     async def ask(self, requests: Iterable[InputRequest], responder: Responder) -> list[tuple[str, Answer]]:
@@ -25,7 +24,7 @@ class Asks:
         loop = asyncio.get_running_loop()
         try:
             for request in requests:
-                own = f"narthex-{next(self._numbers)}"
+                own = secrets.token_urlsafe(9)  # unlike that of any other bridge that serves this client
                 asked.append((request.id, own))
                 self._waiting[own] = loop.create_future()
                 await responder.notify(jsonrpc.request(own, request.method, Fragment(request.params or b"{}")))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from narthex.rates import UNLIMITED, Rate
@@ -14,6 +14,7 @@ from narthex.settings import Address, SettingsError, option, parse
 MIB = 1024 * 1024
 ANY_ORIGIN = "*"
 _QUOTABLE = re.compile(r"[!#-\[\]-~]+")  # what may stand in a quoted string of a header
+StoreKind = Literal["memory", "sqlite", "redis"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -97,6 +98,36 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RedisUrl:
+    """Where Redis is; shown without its password."""
+
+    url: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        if urlsplit(text).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("is not a URL like redis://HOST:PORT/0, rediss://… or unix://PATH")
+        return cls(text)
+
+    def __str__(self) -> str:
+        scheme, _, rest = self.url.partition("://")
+        secret, at, place = rest.rpartition("@")
+        return f"{scheme}://{'…' if secret else ''}{at}{place}"
+
+
+@dataclass(frozen=True, slots=True)
+class EventsConfig:
+    """What is kept for clients that come back, and where."""
+
+    store: StoreKind = option("memory", "where sessions and events are kept; sqlite and redis survive a restart")
+    path: Path = option(Path("narthex-events.db"), "the file of the sqlite store; of one bridge at a time", made=True)
+    per_session: int = option(2000, "events kept of one session", minimum=1)
+    session_bytes: int = option(4 * MIB, "bytes of events kept of one session", minimum=1024)
+    total_bytes: int = option(64 * MIB, "bytes of events kept of all sessions", minimum=1024)
+    age_s: float = option(300.0, "seconds that an event is kept", minimum=1)
+
+
+@dataclass(frozen=True, slots=True)
 class BridgeConfig:
     """Everything a bridge process can be told."""
 
@@ -114,7 +145,6 @@ class BridgeConfig:
     allowed_origins: tuple[str, ...] = option((), "further browser origins, such as https://app.example; * for all")
     allowed_hosts: tuple[str, ...] = option((), "further Host names that may be used; loopback ones always may")
     trusted_proxies: tuple[str, ...] = option((), "addresses or networks whose X-Forwarded-For is believed")
-    redis: str = option("", "redis:// URL; limits are then counted for all bridges together")
     openai: bool = option(True, "answer OpenAI-style requests under /v1")
     anthropic: bool = option(True, "answer Anthropic-style requests under /v1/messages")
     mistralrs: bool = option(True, "answer mistral.rs's own endpoints for models and adapters, and /health")
@@ -132,6 +162,14 @@ class BridgeConfig:
     )
     stream_after_s: float = option(10.0, "seconds after which a silent answer becomes a stream", minimum=0.01)
     keepalive_s: float = option(15.0, "seconds between signs of life on silent streams", minimum=0.01)
+    resume_grace_s: float = option(60.0, "seconds that a call goes on for a client that may come back", minimum=0)
+    stream_lifetime_s: float = option(
+        0.0, "seconds after which a stream is closed and its client polls for the rest; 0 is never", minimum=0
+    )
+    retry_s: float = option(1.0, "seconds that clients are told to wait before they reconnect", minimum=0)
+    redis: RedisUrl | None = option(
+        None, "the Redis that bridges share, for limits and sessions, such as redis://127.0.0.1:6379/0", metavar="URL"
+    )
     shutdown_grace: float = option(10.0, "seconds that running calls get on SIGTERM", minimum=0)
     log_level: LogLevel = option("info", "the least that is logged, on stderr")
     tls: TlsConfig = field(default_factory=TlsConfig)
@@ -139,14 +177,16 @@ class BridgeConfig:
     oauth: OauthConfig = field(default_factory=OauthConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
+    events: EventsConfig = field(default_factory=EventsConfig)
+
     def __post_init__(self) -> None:
         for network in self.trusted_proxies:
             try:
                 ipaddress.ip_network(network)
             except ValueError as error:
                 raise SettingsError(f"trusted_proxies: {error}") from None
-        if self.redis and not self.redis.startswith(("redis://", "rediss://", "unix://")):
-            raise SettingsError("redis: is not a redis://, rediss:// or unix:// URL")
+        if self.events.store == "redis" and self.redis is None:
+            raise SettingsError("events: store redis needs the setting redis, a URL")
         if self.authenticates:
             return
         if ANY_ORIGIN in self.allowed_origins:

@@ -18,6 +18,7 @@ from narthex_bridge.held import HeldCalls
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.protocol.seal import Seal
 from narthex_bridge.watches import Watches
+from narthex_bridge.watching import Tell, Watching
 
 MIN_SECRET_BYTES = 32
 
@@ -25,8 +26,9 @@ MIN_SECRET_BYTES = 32
 class Core:
     """The composition below the transports; `start` follows the server's changes until `close`."""
 
-    def __init__(self, config: BridgeConfig, credential: str, metrics: Metrics) -> None:
-        """`credential` is the bearer token that the server knows the bridge, or its user, by; it may be empty."""
+    def __init__(self, config: BridgeConfig, credential: str, metrics: Metrics, tell: Tell) -> None:
+        """`credential` is the bearer token that the server knows the bridge, or its user, by; it may be empty. `tell`
+        sends the client of a session a message that answers no request."""
         self.connection = Connection(config, credential)
         self.changes = Changes()
         self.backend = Backend(self.connection)
@@ -35,7 +37,8 @@ class Core:
         self._held = HeldCalls(config.max_calls, config.input_timeout_s)
         self._watches = Watches(self.backend)
         calls = Calls(self.backend, seal, self._held)
-        answers = Answers(self.backend, self.catalog, calls, self.changes, self._watches)
+        self.watching = Watching(self._watches, tell)
+        answers = Answers(self.backend, self.catalog, calls, self.changes, self._watches, self.watching)
         self.dispatcher = Dispatcher(answers, metrics, config.max_calls)
         self._following: asyncio.Task[None] | None = None
 

@@ -30,9 +30,12 @@ class Dispatcher:
 
     def start(self, request: Request, session: Session, request_id: str, responder: Responder) -> asyncio.Task[None]:
         """Begins the work on a request; its notifications and its one response go to `responder`."""
-        task = asyncio.create_task(self._run(request, session, request_id, responder))
+        origin, known = Origin(request, session, request_id, responder), request.id in session.calls
+        task = asyncio.create_task(self._refuse(origin) if known else self._run(origin))
+        if not known:
+            session.calls[request.id] = task
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda task: self._over(task, origin, known))
         return task
 
     async def drain(self, grace_s: float) -> None:
@@ -46,35 +49,39 @@ class Dispatcher:
         if self._running:
             await asyncio.wait(self._running)
 
-    async def _run(self, request: Request, session: Session, request_id: str, responder: Responder) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        duplicate = request.id in session.calls
-        if not duplicate:
-            session.calls[request.id] = task
+    async def _run(self, origin: Origin) -> None:
         failure: RpcError | None = None
         response = b""
         try:
-            if duplicate:
-                raise RpcError(jsonrpc.INVALID_REQUEST, f"A request with id {request.id!r} is already in work.")
-            self._admit(request)
-            response = await self._answers.answer(Origin(request, session, request_id, responder))
+            self._admit(origin.request)
+            response = await self._answers.answer(origin)
         except RpcError as error:
             failure = error
         except BackendError as error:
-            failure = rpc_error(error, request_id, session.era)
+            failure = rpc_error(error, origin.request_id, origin.session.era)
         except asyncio.CancelledError as cancelled:
-            failure = rpc_error(_ended(SHUTDOWN in cancelled.args), request_id)
+            failure = rpc_error(_ended(SHUTDOWN in cancelled.args), origin.request_id)
         except Exception:
-            logger.exception("request %s failed", request_id)
-            text = f"The bridge failed to do this; its log has more under request id {request_id}."
+            logger.exception("request %s failed", origin.request_id)
+            text = f"The bridge failed to do this; its log has more under request id {origin.request_id}."
             failure = RpcError(jsonrpc.INTERNAL_ERROR, text)
-        finally:
-            if not duplicate:
-                del session.calls[request.id]
+        self._respond(origin, failure, response)
+
+    async def _refuse(self, origin: Origin) -> None:
+        text = f"A request with id {origin.request.id!r} is already in work."
+        self._respond(origin, RpcError(jsonrpc.INVALID_REQUEST, text))
+
+    def _over(self, task: asyncio.Task[None], origin: Origin, known: bool) -> None:
+        self._running.discard(task)
+        if not known:
+            del origin.session.calls[origin.request.id]
+        if task.cancelled():  # before it had begun, else it would have answered
+            self._respond(origin, rpc_error(_ended(self.draining), origin.request_id))
+
+    def _respond(self, origin: Origin, failure: RpcError | None, response: bytes = b"") -> None:
         code = failure.code if failure else 0
-        self._metrics.answered(request.method, code)
-        responder.respond(jsonrpc.error(request.id, failure) if failure else response, code)
+        self._metrics.answered(origin.request.method, code)
+        origin.responder.respond(jsonrpc.error(origin.request.id, failure) if failure else response, code)
 
     def _admit(self, request: Request) -> None:
         """Raises BackendError for work that cannot be taken; what costs next to nothing always is."""

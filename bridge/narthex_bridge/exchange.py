@@ -34,6 +34,18 @@ class MessageFraming:
         return sse.message(message)
 
 
+class BareFraming:
+    """No events yet: of a stream whose events are numbered when they are sent."""
+
+    converses = True
+
+    def notification(self, message: bytes) -> bytes:
+        return message
+
+    def response(self, message: bytes, code: int) -> bytes:
+        return message
+
+
 class SilentFraming(MessageFraming):
     """For a client that reads no streams: notifications are dropped."""
 
@@ -63,9 +75,10 @@ class Exchange:
         self._expected = expected
         self._keepalive_s = keepalive_s
         self._answers: list[bytes] = []
-        self._outbox = Outbox()
+        self._notified = False
         self._settled = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self.outbox = Outbox()
         self.tally = Tally()
         self.code = 0
         """Of the last JSON-RPC error, 0 where there was none."""
@@ -80,18 +93,17 @@ class Exchange:
     async def notify(self, message: bytes) -> None:
         if not (frame := self._framing.notification(message)):
             return
+        self._notified = True
         self._settled.set()
-        self.tally.events += 1
-        await self._outbox.put(frame)
+        await self.outbox.put(frame)
 
     def respond(self, message: bytes, code: int) -> None:
         self._answers.append(message)
         self.code = code or self.code
-        self.tally.events += 1
-        self._outbox.offer(self._framing.response(message, code))
+        self.outbox.offer(self._framing.response(message, code))
         if len(self._answers) == self._expected:
             self._settled.set()
-            self._outbox.close()
+            self.outbox.close()
 
     def called(self, seconds: float) -> None:
         self.tally.calls += 1
@@ -108,16 +120,20 @@ class Exchange:
         except asyncio.CancelledError:
             self.cancel()
             raise
-        return self._answers if self.tally.events == self._expected == len(self._answers) else None
+        if self._notified or len(self._answers) < self._expected:
+            return None
+        self.tally.events = self._expected
+        return self._answers
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         """The next events, from the first message on; a comment after each `keepalive_s` of silence."""
-        frames = await self._outbox.take(self._keepalive_s)
+        frames = await self.outbox.take(self._keepalive_s)
         if frames is None:
             raise StopAsyncIteration
+        self.tally.events += len(frames)
         return b"".join(frames) or sse.KEEPALIVE
 
     async def aclose(self) -> None:
@@ -125,6 +141,11 @@ class Exchange:
         self.cancel()
 
     def cancel(self) -> None:
+        """Ends the calls, and forgets what they answer."""
+        self.cancel_calls()
+        self.outbox.close()
+
+    def cancel_calls(self) -> None:
+        """Ends the calls, which answer that they were cancelled."""
         for task in self._tasks:
             task.cancel()
-        self._outbox.close()

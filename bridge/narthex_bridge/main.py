@@ -22,7 +22,7 @@ from narthex_bridge.host import serve
 logger = logging.getLogger("narthex_bridge")
 
 OK, INTERNAL, USAGE, PORT_IN_USE, INTERRUPTED = 0, 1, 2, 4, 130
-DRAIN_MARGIN_S = 2.0
+DRAIN_MARGIN_S = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +107,7 @@ def hypercorn_config(config: BridgeConfig, listener: socket.socket) -> Config:
     server.keep_alive_max_requests = 2**31
     server.h11_max_incomplete_size = server.h2_max_header_list_size = config.max_header_bytes
     server.h2_max_concurrent_streams = 1000
-    server.graceful_timeout = config.shutdown_grace + DRAIN_MARGIN_S
+    server.graceful_timeout = server.shutdown_timeout = config.shutdown_grace + DRAIN_MARGIN_S
     server.include_server_header = False
     server.accesslog = None
     server.errorlog = logging.getLogger("hypercorn")

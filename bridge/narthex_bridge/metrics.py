@@ -83,6 +83,18 @@ class Metrics:
         self.sent = Counter(f"{name}sent_bytes", "Bytes of bodies sent.", ("route",), registry=registry)
         self.events = Counter(f"{name}events", "JSON-RPC messages sent.", ("route",), registry=registry)
         self.sessions = Gauge(f"{name}sessions", "MCP sessions held.", registry=registry)
+        self.stored_events = Counter(
+            f"{name}stored_events", "Events kept for clients that come back.", registry=registry
+        )
+        self.resumed_streams = Counter(
+            f"{name}resumed_streams", "Streams that a client came back to.", registry=registry
+        )
+        self.lost_events = Counter(
+            f"{name}lost_events", "Events that a client missed and that were not kept any more.", registry=registry
+        )
+        self.lost_calls = Counter(
+            f"{name}lost_calls", "Requests answered with an error because their bridge had ended.", registry=registry
+        )
         self._answers = Counter(
             f"{name}rpc",
             "JSON-RPC requests answered, by method and error code (0: success).",

@@ -1,7 +1,6 @@
 """Messages on their way to one client."""
 
 import asyncio
-from collections import deque
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -12,10 +11,9 @@ class Backlog(Generic[Item]):
 
     def __init__(self, limit: int = 256) -> None:
         self._limit = limit
-        self._items: deque[Item] = deque()
+        self._items: list[Item] = []
         self._reader: asyncio.Future[None] | None = None
-        self._room = asyncio.Event()
-        self._room.set()
+        self._room: asyncio.Event | None = None  # made when somebody waits for it: thousands of streams never do
         self.closed = False
 
     @property
@@ -25,6 +23,8 @@ class Backlog(Generic[Item]):
     async def put(self, message: Item) -> None:
         """Adds a message; waits while the reader lags too far behind."""
         while len(self._items) >= self._limit and not self.closed:
+            if self._room is None:
+                self._room = asyncio.Event()
             self._room.clear()
             await self._room.wait()
         self.offer(message)
@@ -34,36 +34,60 @@ class Backlog(Generic[Item]):
         if self.closed or len(self._items) >= 2 * self._limit:
             return False
         self._items.append(message)
-        self._wake()
+        self.wake()
         return True
 
     def close(self) -> None:
         """Ends the stream after what is already in it."""
         self.closed = True
-        self._room.set()
-        self._wake()
+        self._make_room()
+        self.wake()
 
     async def take(self, patience_s: float) -> list[Item] | None:
         """All that waits; empty after `patience_s` seconds of silence, None at the end."""
-        if not self._items and not self.closed:
-            loop = asyncio.get_running_loop()
-            self._reader = loop.create_future()
-            timer = loop.call_later(patience_s, self._wake)
-            try:
-                await self._reader
-            finally:
-                timer.cancel()
-                self._reader = None
+        await self.wait(patience_s)
         if not self._items:
             return None if self.closed else []
-        taken = list(self._items)
-        self._items.clear()
-        self._room.set()
+        taken = self.peek()
+        self.drop(len(taken))
         return taken
 
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+    async def wait(self, patience_s: float) -> None:
+        """Until there is something, or the end, or `patience_s` seconds have passed, or somebody wakes the reader."""
+        if self._items or self.closed:
+            return
+        loop = asyncio.get_running_loop()
+        reader = self._reader = loop.create_future()
+        timer = loop.call_later(patience_s, _let_go, reader)
+        try:
+            await reader
+        finally:
+            timer.cancel()
+            if self._reader is reader:  # another one may wait already for whom this one was woken
+                self._reader = None
+
+    def peek(self) -> list[Item]:
+        """All that waits, which stays."""
+        return self._items.copy()
+
+    def drop(self, count: int) -> None:
+        """Takes the first `count` away."""
+        del self._items[:count]
+        self._make_room()
+
+    def wake(self) -> None:
+        """Lets a reader that waits return."""
+        if self._reader is not None:
+            _let_go(self._reader)
+
+    def _make_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+
+
+def _let_go(reader: asyncio.Future[None]) -> None:
+    if not reader.done():
+        reader.set_result(None)
 
 
 class Outbox(Backlog[bytes]):

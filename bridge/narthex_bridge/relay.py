@@ -143,6 +143,7 @@ class _Stream:
         self._unsent: deque[tuple[tool_pb2.RelayedAction, int]] = deque()
         self._changed = asyncio.Event()
         self._answered = False
+        self._taken = asyncio.Event()
         self.lost = False
         self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._write()))
 
@@ -180,6 +181,7 @@ class _Stream:
         try:
             async for response in self._rpc:
                 self._answered = True
+                self._taken.set()
                 for told in response.events:
                     flight = self._flights.get(told.call)
                     if flight is None:
@@ -196,6 +198,9 @@ class _Stream:
 
     async def _write(self) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # lost, as the reader is told too
+            # grpc takes a write that meets the end of the stream for an end of its own, and the server's is not seen:
+            # nothing is sent before the server has taken the stream.
+            await self._taken.wait()
             while not self.lost:
                 if self._unsent:
                     await self._rpc.write(self._batch())
@@ -229,6 +234,7 @@ class _Stream:
         for flight in self._flights.values():
             flight.end(failure)
         self._flights.clear()
+        self._taken.set()
         self._changed.set()
 
 

@@ -1,78 +1,142 @@
 """MCP sessions: what a client has agreed on, and its calls in work."""
 
 import asyncio
+import contextlib
 import secrets
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
 
 from narthex_bridge.asks import Asks
+from narthex_bridge.bus import Bus, Note
 from narthex_bridge.caller import Caller
+from narthex_bridge.metrics import Metrics
 from narthex_bridge.outbox import Outbox
-from narthex_bridge.protocol.eras import LATEST_SESSION, Era
-from narthex_bridge.protocol.jsonrpc import Id
+from narthex_bridge.protocol import jsonrpc, methods
+from narthex_bridge.protocol.eras import LATEST_SESSION, Era, negotiate
+from narthex_bridge.protocol.jsonrpc import Answer, Id, Message, Notification
 from narthex_bridge.protocol.methods import DEFAULT_LOG_LEVEL
-from narthex_bridge.protocol.notifications import list_changed
+from narthex_bridge.protocol.notifications import list_changed, updated
+from narthex_bridge.stores.store import EventStore, SessionRecords, StoreUnavailable
+from narthex_bridge.stream import Stream
 
-MAX_PENDING = 1000
+LISTS = ("tools", "resources", "prompts")
+MAX_PENDING = 64
+STREAM = "get"  # the name of a session's own stream
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One client. `stream` is its open stream for messages that answer no request, `pending` those that wait for it;
-    `capabilities` is what the client can do (JSON), `log_level` None means no logs, `subscriptions` ends the watching
-    of resources."""
+    """One client. `stream` is its open stream for messages that answer no request; `log_level` None means no logs.
+
+    `capabilities` (JSON) and `subscriptions` are what it declared and asked for; with the others they are what
+    `SessionStore.keep` keeps. `asks` are questions to the client, which wait for its answers. `watched` ends the
+    watching of a resource. `pending` are messages that wait for its stream, each once. `listener` is the replica that
+    has the stream, of several. `kept` is what was last written down; None for a session that ends with its connection
+    or its process.
+    """
 
     caller: Caller
     id: str = ""
     era: Era = LATEST_SESSION
-    capabilities: bytes = b""
     log_level: str | None = DEFAULT_LOG_LEVEL
     initialized: bool = False
+    capabilities: bytes = b""
+    subscriptions: set[str] = field(default_factory=set)
+    watched: dict[str, Callable[[], None]] = field(default_factory=dict)
     calls: dict[Id, asyncio.Task[None]] = field(default_factory=dict)
-    stream: Outbox | None = None
-    pending: dict[bytes, None] = field(default_factory=dict)
     asks: Asks = field(default_factory=Asks)
-    subscriptions: dict[str, Callable[[], None]] = field(default_factory=dict)
+    stream: Outbox | None = None
+    listening: Stream | None = None
+    pending: dict[bytes, None] = field(default_factory=dict)
+    listener: str = ""
     touched: float = field(default_factory=time.monotonic)
+    kept: Mapping[str, bytes] | None = None
 
-    def cancel(self, request_id: Id) -> None:
-        """Cancels a request in work; one that is unknown or already over is nobody's fault."""
+    def cancel(self, request_id: Id) -> bool:
+        """Cancels a request in work; False for one that is unknown here or already over, which is nobody's fault."""
         task = self.calls.get(request_id)
         if task is not None:
             task.cancel()
+        return task is not None
+
+    def deliver(self, messages: Sequence[Message]) -> bool:
+        """Acts on answers and cancellations; False where one of them means nothing here."""
+        known = True
+        for message in messages:
+            match message:
+                case Answer():
+                    known &= self.asks.answered(message)
+                case Notification() if (cancelled := methods.cancelled_id(message)) is not None:
+                    known &= self.cancel(cancelled)
+        return known
 
     def close(self) -> None:
         """Ends everything of this session."""
         for task in list(self.calls.values()):
             task.cancel()
-        for end in self.subscriptions.values():
+        for end in self.watched.values():
             end()
-        self.subscriptions.clear()
+        self.watched.clear()
         if self.stream is not None:
+            self.stream.drop(len(self.stream.peek()))
             self.stream.close()
 
-    def deliver(self, message: bytes) -> None:
-        """Sends an initialized client a notification, or keeps it until it opens its stream; told twice counts once."""
+    def notify(self, message: bytes) -> bool:
+        """Sends an unasked message to an initialized client, or keeps it for its stream to come; False if it waits."""
         if not self.initialized or (self.stream is not None and self.stream.offer(message)):
-            return
+            return True
         if len(self.pending) < MAX_PENDING:
             self.pending[message] = None
+        return False
 
-    def take_pending(self) -> list[bytes]:
-        """What waited for the stream."""
-        messages = list(self.pending)
-        self.pending.clear()
-        return messages
+    def values(self) -> dict[str, bytes]:
+        """What is kept of it."""
+        found = {
+            "log_level": self.log_level,
+            "initialized": self.initialized,
+            "subscriptions": sorted(self.subscriptions),
+            "pending": [message.decode() for message in self.pending],
+        }
+        encoded = {name: orjson.dumps(value) for name, value in found.items()}
+        # Who may use it is compared as bytes.
+        own = {"principal": self.caller.assertion.encode(), "era": self.era.version.encode()}
+        return encoded | own | {"capabilities": self.capabilities}
+
+    def restore(self, values: Mapping[str, bytes]) -> None:
+        """Becomes what was kept."""
+        self.era = negotiate(values["era"].decode())
+        self.log_level = orjson.loads(values["log_level"])
+        self.initialized = orjson.loads(values["initialized"])
+        self.capabilities = values["capabilities"]
+        self.subscriptions = set(orjson.loads(values["subscriptions"]))
+        self.listener = values.get("listener", b"").decode()
+        self.kept = values
 
 
 class SessionStore:
-    """The sessions of this process, found by id and caller; idle ones are forgotten."""
+    """The sessions that this process knows, and through their records all others; idle ones are forgotten.
 
-    def __init__(self, limit: int, idle_s: float) -> None:
+    Methods that are coroutines raise StoreUnavailable.
+    """
+
+    def __init__(self, limit: int, idle_s: float, records: SessionRecords, events: EventStore, bus: Bus) -> None:
         self._limit = limit
         self._idle_s = idle_s
+        self._records = records
+        self._events = events
+        self._bus = bus
         self._sessions: dict[str, Session] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._restored: Callable[[Session], None] = _nothing
+
+    def follow(self, restored: Callable[[Session], None]) -> None:
+        """From now on calls `restored` with each session that has become what it was, or is, elsewhere."""
+        self._restored = restored
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -81,29 +145,129 @@ class SessionStore:
     def full(self) -> bool:
         return len(self._sessions) >= self._limit
 
-    def add(self, session: Session) -> None:
-        """Gives the session its id, which cannot be guessed, and keeps it."""
+    def hold(self, session: Session) -> None:
+        """Gives a session that lives as long as its connection its id, which cannot be guessed."""
         session.id = secrets.token_urlsafe(24)
         self._sessions[session.id] = session
 
-    def get(self, session_id: str, caller: Caller) -> Session | None:
-        """The caller's session of this id; another caller's does not exist for it."""
+    def held(self, session_id: str, caller: Caller) -> Session | None:
+        """The caller's session of this id in this process; another caller's does not exist for it."""
         session = self._sessions.get(session_id)
         if session is None or session.caller != caller:
             return None
         session.touched = time.monotonic()
         return session
 
-    def remove(self, session: Session) -> None:
-        """Ends and forgets a session."""
+    def release(self, session: Session) -> None:
+        """Ends a session that is nowhere else."""
         self._sessions.pop(session.id, None)
         session.close()
 
+    async def open(self, session: Session) -> None:
+        """Gives a session its id, and keeps it for longer than this process where the store can."""
+        session.id = secrets.token_urlsafe(24)
+        if self._records.durable:
+            session.kept = {}
+        await self.keep(session, home=self._bus.replica.encode())
+        self._sessions[session.id] = session
+
+    async def find(self, session_id: str, caller: Caller) -> Session | None:
+        """The caller's session of this id, wherever it was opened; another caller's does not exist for it."""
+        session = self._sessions.get(session_id)
+        if session is None or self._records.shared:
+            session = await self._loaded(session_id, caller, session)
+        if session is None or session.caller != caller:
+            return None
+        session.touched = time.monotonic()
+        return session
+
+    async def keep(self, session: Session, **more: bytes) -> None:
+        """Writes down what has changed of a session."""
+        if session.kept is None:
+            return
+        values = session.values() | more
+        if changed := {name: value for name, value in values.items() if session.kept.get(name) != value}:
+            await self._records.save(session.id, changed)
+            session.kept = {**session.kept, **changed}
+            if "subscriptions" in changed and self._records.shared:
+                await self._bus.publish({"kind": "subscribed", "session": session.id})
+
+    async def remove(self, session: Session) -> None:
+        """Ends and forgets a session, everywhere."""
+        await self._records.remove(session.id)
+        await self._events.forget(session.id)
+        await self._bus.publish({"kind": "ended", "session": session.id})
+        self.release(session)
+
+    async def listen(self, session: Session, metrics: Metrics, *, over: bool) -> Stream | None:
+        """The session's stream, here from now on; where it is open already, only `over` that one, else None."""
+        if not over and (session.stream is not None or await self._listened(session)):
+            return None
+        if session.listening is not None:
+            return session.listening
+        page = await self._events.read(session.id, STREAM, sys.maxsize)
+        if not await self._bus.alive((session.kept or {}).get("home", b"").decode() or self._bus.replica):
+            for message in (*map(list_changed, LISTS), *map(updated, session.subscriptions)):
+                session.notify(message)  # nobody was there to see whether anything changed
+        pending = [*_pending(session.kept), *session.pending]
+        session.pending.clear()
+        try:
+            replica = self._bus.replica.encode()
+            await self.keep(session, listener=replica, home=replica)
+            await self._bus.publish({"kind": "listening", "session": session.id, "replica": self._bus.replica})
+        except StoreUnavailable:
+            session.pending.update(dict.fromkeys(pending))
+            raise
+        if session.listening is None:
+            session.stream, session.listener = Outbox(), self._bus.replica
+            last = page.last if page else 0
+            session.listening = stream = Stream(
+                session.id, STREAM, session.stream, self._events, metrics, lambda: self._unlisten(session, stream),
+                finite=False, last=last,
+            )  # fmt: skip
+        for message in dict.fromkeys(pending):
+            session.notify(message)
+        return session.listening
+
+    async def hand_on(self, session: Session, body: bytes) -> None:
+        """Gives messages that mean nothing here (an answer, a cancellation) to the replica that waits for them."""
+        if self._records.shared:
+            await self._bus.publish({"kind": "messages", "session": session.id, "body": body.decode()})
+
+    def hear(self, note: Note) -> None:
+        """What other replicas tell about sessions."""
+        session = self._sessions.get(note["session"])
+        if session is None:
+            return
+        match note["kind"]:
+            case "ended":
+                self.release(session)
+            case "messages":
+                parsed = jsonrpc.parse(note["body"].encode())
+                session.deliver(parsed if isinstance(parsed, list) else [parsed])
+            case "subscribed":
+                self._later(self._reload(session))
+            case "listening":
+                session.listener = note["replica"]
+                if session.listener:
+                    session.pending.clear()
+                    if session.stream is not None:
+                        session.stream.close()
+
+    def notify(self, message: bytes) -> None:
+        """Sends every client an unasked message, each once, whichever replica has its stream."""
+        waiting = [session for session in self._sessions.values() if not session.notify(message)]
+        if durable := [session for session in waiting if session.kept is not None]:
+            self._later(self._keep_pending(durable))
+
+    def tell(self, session: Session, message: bytes) -> None:
+        """Sends one client an unasked message, whichever replica has its stream."""
+        if not session.notify(message) and session.kept is not None:
+            self._later(self._keep_pending([session]))
+
     def list_changed(self, kind: str) -> None:
         """Tells every client that a list has changed."""
-        message = list_changed(kind)
-        for session in self._sessions.values():
-            session.deliver(message)
+        self.notify(list_changed(kind))
 
     def close_streams(self, *, idle_only: bool) -> None:
         """Ends the waiting streams of all sessions, or of those without a call in work, whose answer may be on it."""
@@ -111,11 +275,96 @@ class SessionStore:
             if session.stream is not None and not (idle_only and session.calls):
                 session.stream.close()
 
+    async def settle(self) -> None:
+        """Waits until what was to be written down is."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2.0)
+
     async def forget_idle(self) -> None:
-        """Forgets, for ever, the sessions that had no traffic, stream or call for the idle time."""
+        """Forgets, for ever, the sessions that had no traffic, stream or call for the idle time, and old events."""
+        pause = min(self._idle_s / 4, 60.0)
         while True:
-            await asyncio.sleep(min(self._idle_s / 4, 60.0))
-            oldest = time.monotonic() - self._idle_s
+            await asyncio.sleep(pause)
+            now, used, idle = time.monotonic(), [], []
             for session in list(self._sessions.values()):
-                if session.touched < oldest and session.stream is None and not session.calls:
-                    self.remove(session)
+                if session.stream is not None or session.calls or session.touched > now - pause:
+                    used.append(session.id)
+                elif session.touched < now - self._idle_s:
+                    idle.append(session.id)
+                    self.release(session)
+            with contextlib.suppress(StoreUnavailable):
+                if not self._records.shared:  # what is idle here may be in use elsewhere
+                    for session_id in idle:
+                        await self._events.forget(session_id)
+                await self._records.touch(used)
+                await self._events.sweep()
+
+    async def _loaded(self, session_id: str, caller: Caller, session: Session | None) -> Session | None:
+        values = await self._records.load(session_id)
+        if values is None:
+            if session is not None and session.kept is not None:
+                self.release(session)  # ended elsewhere
+                return None
+            return session
+        if values.get("principal") != caller.assertion.encode():
+            return None
+        if (known := self._sessions.get(session_id)) is not None:
+            if values != known.kept:
+                known.restore(values)
+                self._restored(known)
+            return known
+        session = self._sessions[session_id] = Session(caller, session_id)
+        session.restore(values)
+        self._restored(session)
+        return session
+
+    async def _reload(self, session: Session) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            await self._loaded(session.id, session.caller, session)
+
+    async def _listened(self, session: Session) -> bool:
+        other = session.listener
+        return self._records.shared and other not in ("", self._bus.replica) and await self._bus.alive(other)
+
+    async def _keep_pending(self, sessions: list[Session]) -> None:
+        for session in sessions:
+            with contextlib.suppress(StoreUnavailable):
+                if await self._listened(session):
+                    session.pending.clear()  # the other one tells it
+                else:
+                    await self.keep(session)
+
+    def _unlisten(self, session: Session, stream: Stream) -> None:
+        """The stream has ended; what is still in it waits for the next one."""
+        if session.listening is stream:
+            session.listening = session.stream = None
+        stream.outbox.close()
+        if session.kept is not None:
+            self._later(self._unlistened(session, stream))
+            return
+        for message in stream.outbox.peek():
+            session.notify(message)
+
+    async def _unlistened(self, session: Session, stream: Stream) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            # What was being kept when its reader went counts as sent.
+            page = await self._events.read(session.id, STREAM, stream.last)
+            for message in stream.outbox.peek()[max(page.last - stream.last, 0) if page else 0 :]:
+                session.notify(message)
+            if session.listening is None and session.listener == self._bus.replica:
+                session.listener = ""
+                await self.keep(session, listener=b"")
+                await self._bus.publish({"kind": "listening", "session": session.id, "replica": ""})
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _nothing(session: Session) -> None:
+    pass
+
+
+def _pending(kept: Mapping[str, bytes] | None) -> list[bytes]:
+    return [message.encode() for message in orjson.loads(kept["pending"])] if kept else []

@@ -22,6 +22,7 @@ from narthex_bridge.endpoints.stdio import StdioEndpoint
 from narthex_bridge.main import OK, USAGE, loop_factory
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.outbox import Outbox
+from narthex_bridge.sessions import Session
 
 DESCRIPTION = "Speak MCP on standard input and output, for a client that starts this program."
 SERVER_S = 2.0
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def serve(config: StdioConfig, source: BinaryIO, sink: BinaryIO) -> int:
     """Serves one client on two pipes until the first ends or the second is gone."""
-    core = Core(_bridge(config), _credential(config), Metrics())
+    core = Core(_bridge(config), _credential(config), Metrics(), Session.notify)
     outbox, ended = Outbox(), asyncio.Event()
     endpoint = StdioEndpoint(core.dispatcher, outbox)
     core.changes.listen(endpoint.list_changed)

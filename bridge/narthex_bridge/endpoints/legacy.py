@@ -7,7 +7,7 @@ from narthex_bridge.dispatcher import Dispatcher
 from narthex_bridge.faces.mcp import refusal
 from narthex_bridge.http import EVENTS, HttpRequest, HttpResponse, Tally, accepts, event_stream
 from narthex_bridge.outbox import Outbox
-from narthex_bridge.protocol import jsonrpc, methods, sse
+from narthex_bridge.protocol import jsonrpc, sse
 from narthex_bridge.protocol.jsonrpc import Answer, Invalid, Notification, Request, RpcError
 from narthex_bridge.sessions import Session, SessionStore
 
@@ -29,7 +29,7 @@ class LegacyEndpoint:
         return event_stream(self._listen(Session(http.caller), tally), tally)
 
     async def post(self, http: HttpRequest) -> HttpResponse:
-        session = self._sessions.get(http.query.get("session_id", ""), http.caller)
+        session = self._sessions.held(http.query.get("session_id", ""), http.caller)
         if session is None or session.stream is None:
             return refusal(404, "There is no such session: open /sse first.")
         try:
@@ -40,20 +40,17 @@ class LegacyEndpoint:
         match message:
             case Request():
                 self._dispatcher.start(message, session, http.request_id, stream)
-            case Notification():
-                if (cancelled := methods.cancelled_id(message)) is not None:
-                    session.cancel(cancelled)
+            case Notification() | Answer():
+                session.deliver([message])
             case Invalid():
                 return HttpResponse(400, jsonrpc.error(message.id, message.error))
-            case Answer():
-                session.asks.answered(message)
             case _:
                 return refusal(400, "This transport has no batches.")
         return HttpResponse(202, b"Accepted", "text/plain")
 
     async def _listen(self, session: Session, tally: Tally) -> AsyncGenerator[bytes, None]:
         outbox = session.stream = Outbox()
-        self._sessions.add(session)
+        self._sessions.hold(session)
         try:
             yield sse.event(b"endpoint", f"/messages?session_id={session.id}".encode())
             while (messages := await outbox.take(self._config.keepalive_s)) is not None:
@@ -61,7 +58,7 @@ class LegacyEndpoint:
                 yield b"".join(map(sse.message, messages)) or sse.KEEPALIVE
         finally:
             session.stream = None
-            self._sessions.remove(session)
+            self._sessions.release(session)
             outbox.close()
 
 

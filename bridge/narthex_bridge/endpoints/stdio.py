@@ -42,11 +42,13 @@ class StdioEndpoint:
 
     def list_changed(self, kind: str) -> None:
         """Tells the client of a session that a list has changed."""
-        self._session.deliver(list_changed(kind))
+        self._session.notify(list_changed(kind))
 
     def close(self) -> None:
-        """The client is gone: what is in work for it ends."""
+        """The client is gone: what is in work for it ends, and what it was told is the last."""
+        self._session.stream = None
         self._session.close()
+        self._outbox.close()
 
     async def notify(self, message: bytes) -> None:
         await self._outbox.put(message)

@@ -36,8 +36,8 @@ def gate(config: BridgeConfig, refused: Callable[[Reason], None]) -> Gate:
 
 
 def _limiter(config: BridgeConfig, kind: str) -> Limiter:
-    if not config.redis:
+    if config.redis is None:
         return in_memory(kind)
     from narthex_bridge.gate.shared import SharedLimiter  # needs the Redis client, which is an extra
 
-    return SharedLimiter(config.redis, kind)
+    return SharedLimiter(config.redis.url, kind)

@@ -71,6 +71,7 @@ class Relay:
         stream = _Stream(self, handler, shared)
         self._streams.add(stream)
         try:
+            yield wire.RelayCallsResponse()  # the stream is taken
             async with aclosing(stream.responses(requests)) as responses:
                 async for response in responses:
                     yield response

@@ -1,11 +1,14 @@
 """A real server of the public contract with tools made for tests, and real bridges in front of it."""
 
 import asyncio
+import contextlib
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -63,6 +66,8 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
     watched: dict[str, asyncio.Queue[str]] = field(default_factory=dict)
     resource_watched: asyncio.Event = field(default_factory=asyncio.Event)
     unwatched: asyncio.Event = field(default_factory=asyncio.Event)
+    feed: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
+    fed: int = 0
 
     async def change(self, *names: str) -> None:
         async with self.changed:
@@ -219,6 +224,17 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
                 except asyncio.CancelledError:
                     self.cancelled.set()
                     raise
+            case "feed":  # tells what it is fed with, until None
+                while (text := await self.feed.get()) is not None:
+                    yield delta(text)
+                    self.fed += 1
+                yield text_result("full")
+            case "flood":  # as fast as it may, until it is released
+                while not self.release.is_set():
+                    yield delta("x" * 1000)
+                    self.fed += 1
+                    await asyncio.sleep(0)
+                yield text_result(str(self.fed))
             case "strict":
                 bad = error_details_pb2.BadRequest()
                 bad.field_violations.add(field="arguments.text", description="is not a string")
@@ -293,14 +309,79 @@ def mirror(method: str, params: Any, headers: dict[str, str]) -> dict[str, str]:
     return {"mcp-protocol-version": "2026-07-28", "mcp-method": method, **named, **headers}
 
 
+@dataclass(frozen=True)
+class ServerSentEvent:
+    """One block of a stream: `data` is empty where it has none, `message` is its JSON."""
+
+    id: str = ""
+    data: str = ""
+    retry: str = ""
+    comment: str = ""
+
+    @property
+    def message(self) -> Any:
+        return json.loads(self.data)
+
+    @property
+    def text(self) -> str:
+        """Of progress its message, of a result its text."""
+        message = self.message
+        return message["params"]["message"] if "method" in message else message["result"]["content"][0]["text"]
+
+
+class EventReader:
+    """Reads a streamed answer block by block."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.answer = answer
+        self._lines = answer.aiter_lines()
+
+    async def block(self) -> ServerSentEvent | None:
+        """The next block; None at the end."""
+        fields: dict[str, str] = {}
+        async with asyncio.timeout(DEADLINE_S):
+            async for line in self._lines:
+                if not line:
+                    return ServerSentEvent(**fields)
+                name, _, value = line.partition(":")
+                if name != "event":
+                    fields[name or "comment"] = value.removeprefix(" ")
+        assert not fields
+        return None
+
+    async def event(self) -> ServerSentEvent:
+        """The next block with data."""
+        while (block := await self.block()) is not None:
+            if block.data:
+                return block
+        raise AssertionError("the stream has ended")
+
+    async def farewell(self) -> ServerSentEvent:
+        """The last block before the end."""
+        last = None
+        while (block := await self.block()) is not None:
+            last = block
+        assert last is not None, "the stream ended without a word"
+        return last
+
+    async def rest(self) -> list[ServerSentEvent]:
+        """All blocks with data up to the end."""
+        found = []
+        while (block := await self.block()) is not None:
+            if block.data:
+                found.append(block)
+        return found
+
+
 @dataclass
 class RunningBridge:
     """A bridge on a real port: its URL, a client for it, and the way to stop it as SIGTERM does."""
 
     url: str
     http: httpx.AsyncClient
-    bridge: Bridge
     stop: Callable[[], Awaitable[None]]
+    bridge: Bridge | None
+    """Where it runs in this process."""
 
     async def rpc(self, method: str, params: Any = None, *, id: Any = 1, **headers: str) -> httpx.Response:
         message = {"jsonrpc": "2.0", "id": id, "method": method, "params": params or {}}
@@ -322,6 +403,28 @@ class RunningBridge:
         answer = await self.rpc("initialize", params, id=0, **headers)
         assert answer.status_code == 200, answer.text
         return {"mcp-session-id": answer.headers["mcp-session-id"], "mcp-protocol-version": version, **headers}
+
+    @asynccontextmanager
+    async def calling(self, session: dict[str, str], tool: str, *, id: Any = 1) -> AsyncIterator[EventReader]:
+        """The streamed answer of a tool call with progress; leaving it cuts the connection."""
+        params = {"name": tool, "arguments": {}, "_meta": {"progressToken": id}}
+        message = {"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}
+        async with self.http.stream("POST", "/mcp", json=message, headers=session) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream"), await answer.aread()
+            yield EventReader(answer)
+
+    @asynccontextmanager
+    async def getting(self, session: dict[str, str], last: str | None = None) -> AsyncIterator[EventReader]:
+        """The session's own stream, or any stream from an event on."""
+        headers = {**session, "accept": "text/event-stream"} | ({} if last is None else {"last-event-id": last})
+        async with self.http.stream("GET", "/mcp", headers=headers) as answer:
+            assert answer.status_code == 200, await answer.aread()
+            yield EventReader(answer)
+
+    async def metric(self, name: str) -> float:
+        """A metric of the bridge without labels."""
+        text = (await self.http.get("/metrics")).text
+        return float(text.partition(f"\nnarthex_bridge_{name} ")[2].partition("\n")[0])
 
 
 @asynccontextmanager
@@ -345,8 +448,49 @@ async def running(config: BridgeConfig) -> AsyncIterator[RunningBridge]:
     accept = {"accept": "application/json, text/event-stream"}
     async with httpx.AsyncClient(base_url=url, headers=accept, timeout=DEADLINE_S) as http:
         await ready.wait()
-        yield RunningBridge(url, http, bridge, stopped)
+        yield RunningBridge(url, http, stopped, bridge)
     await stopped()
+
+
+@dataclass
+class BridgeProcess(RunningBridge):
+    """A bridge as a process, whose `stop` kills it."""
+
+    child: asyncio.subprocess.Process
+
+    def terminate(self) -> None:
+        self.child.terminate()
+
+    async def ended(self) -> None:
+        await asyncio.wait_for(self.child.communicate(), DEADLINE_S)
+
+
+@asynccontextmanager
+async def process(*arguments: str) -> AsyncIterator[BridgeProcess]:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "narthex_bridge.main", "--http", "127.0.0.1:0", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    assert child.stdout is not None
+
+    async def killed() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        if child.returncode is None:
+            await child.communicate()
+
+    try:
+        line = (await asyncio.wait_for(child.stdout.readline(), DEADLINE_S)).decode().strip()
+        url = f"http://{line.partition('http=')[2]}"
+        accept = {"accept": "application/json, text/event-stream"}
+        async with httpx.AsyncClient(base_url=url, headers=accept, timeout=DEADLINE_S) as http:
+            yield BridgeProcess(url, http, killed, None, child)
+    finally:
+        await killed()
+
+
+@pytest.fixture
+def bridge_process(tools: ToolServer) -> Callable[..., Any]:
+    return lambda *arguments: process("--server", tools.address, *arguments)
 
 
 @pytest.fixture
@@ -363,3 +507,39 @@ def start_bridge(config: BridgeConfig) -> Callable[..., Any]:
 async def bridge(config: BridgeConfig) -> AsyncIterator[RunningBridge]:
     async with running(config) as started:
         yield started
+
+
+@dataclass
+class RedisServer:
+    """A Redis of our own, on a socket in a folder of its own; what it holds is gone when it stops."""
+
+    folder: Path
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.folder}/redis.sock"
+
+    async def start(self) -> None:
+        command = ("redis-server", "--port", "0", "--unixsocket", f"{self.folder}/redis.sock", "--save", "")
+        self.process = await asyncio.create_subprocess_exec(
+            *command, "--dir", str(self.folder), stdout=asyncio.subprocess.PIPE
+        )
+        assert self.process.stdout is not None
+        async with asyncio.timeout(DEADLINE_S):
+            while b"eady to accept connections" not in (line := await self.process.stdout.readline()):
+                assert line, "redis-server ended before it was ready"
+
+    async def stop(self) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.communicate()
+
+
+@pytest.fixture
+async def redis(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    await server.start()
+    yield server
+    await server.stop()

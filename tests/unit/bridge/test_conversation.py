@@ -15,6 +15,7 @@ from narthex_bridge.core import Core
 from narthex_bridge.endpoints.stdio import StdioEndpoint
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.outbox import Outbox
+from narthex_bridge.sessions import Session
 
 from tests.unit.bridge.conftest import ToolServer, stateless
 
@@ -38,7 +39,7 @@ def conversations(runner: asyncio.Runner, tools: ToolServer) -> type[RuleBasedSt
 
         async def _open(self) -> None:
             self.outbox = Outbox(limit=10_000)
-            self.core = Core(BridgeConfig(server=Address.parse(tools.address)), "", Metrics())
+            self.core = Core(BridgeConfig(server=Address.parse(tools.address)), "", Metrics(), Session.notify)
             self.endpoint = StdioEndpoint(self.core.dispatcher, self.outbox)
 
         def send(self, message: dict[str, object]) -> None:

@@ -11,7 +11,7 @@ ABLE = {"elicitation": {}}
 
 async def messages(answer):
     async for line in answer.aiter_lines():
-        if line.startswith("data: "):
+        if line.startswith("data: ") and line[6:]:
             yield json.loads(line[6:])
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 from narthex.keys import new_key
 from narthex.rates import UNLIMITED, Rate
-from narthex_bridge.config import LimitsConfig
+from narthex_bridge.config import LimitsConfig, RedisUrl
 from narthex_bridge.gate.limiters import in_memory
 from narthex_bridge.gate.shared import SharedLimiter
 
@@ -141,7 +141,7 @@ async def test_bridges_share_their_counts_in_redis(limited, tmp_path):
     try:
         while b"Ready to accept" not in (await asyncio.wait_for(redis.stdout.readline(), 10)):
             pass
-        shared = {"principal": "3/day", "redis": f"redis://127.0.0.1:{port}/0"}
+        shared = {"principal": "3/day", "redis": RedisUrl.parse(f"redis://127.0.0.1:{port}/0")}
         async with limited(**shared) as one, limited(**shared) as other:
             for bridge, left in ((one, "2"), (other, "1"), (one, "0")):
                 assert (await bridge.http.get("/mcp/list")).headers["x-ratelimit-remaining"] == left
