@@ -90,8 +90,10 @@ class Calls:
                 async for event in events:
                     match event:
                         case Result():
+                            await _catch_up(call, responder)
                             return call.result(event)
                         case InputRequired(call_id, requests, state):
+                            await _catch_up(call, responder)
                             answers = await session.asks.ask(requests, responder)
                             if state is None:
                                 await self._backend.respond(session.caller, origin.request_id, call_id, answers)
@@ -100,7 +102,7 @@ class Calls:
                             else:
                                 wishes = replace(wishes, responses=_joined(answers), state=state)
                         case _:
-                            if (message := call.notify(event)) is not None:
+                            if (message := call.notify(event, lagging=responder.lagging)) is not None:
                                 await responder.notify(message)
         raise _too_many_rounds()
 
@@ -121,13 +123,14 @@ class Calls:
             async for event in events:
                 match event:
                     case Result():
+                        await _catch_up(call, origin.responder)
                         return call.result(event)
                     case InputRequired(state=None):
                         return self._hold(events, event, effect, origin, stack)
                     case InputRequired(state=bytes(state)):
                         return self._wanting(event, _UPSTREAM + state, effect, origin)
                     case _:
-                        if (message := call.notify(event)) is not None:
+                        if (message := call.notify(event, lagging=origin.responder.lagging)) is not None:
                             await origin.responder.notify(message)
         raise AssertionError("a call's events end with a result, with what it wants, or with a failure")
 
@@ -186,6 +189,11 @@ class Calls:
         if (content := self._seal.open(_purpose(effect, origin), effect.retry.state)) is None:
             raise invalid('"requestState" was not given for this request, was changed, or is too old.')
         return content[:1], content[1:]
+
+
+async def _catch_up(call: ToolCall, responder: Responder) -> None:
+    if (message := call.rest()) is not None:
+        await responder.notify(message)
 
 
 def _wishes(origin: Origin, responses: bytes = b"", state: bytes = b"") -> Wishes:

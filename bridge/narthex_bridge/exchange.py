@@ -87,6 +87,10 @@ class Exchange:
     def converses(self) -> bool:
         return self._framing.converses
 
+    @property
+    def lagging(self) -> bool:
+        return self.outbox.lagging
+
     def start(self, dispatcher: Dispatcher, requests: Iterable[Request], session: Session, request_id: str) -> None:
         self._tasks = [dispatcher.start(request, session, request_id, self) for request in requests]
 

@@ -5,6 +5,8 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
+LAG = 16
+
 
 class Backlog(Generic[Item]):
     """A bounded queue with one reader, which takes all that waits at once: when it lags, messages share a write."""
@@ -19,6 +21,11 @@ class Backlog(Generic[Item]):
     @property
     def empty(self) -> bool:
         return not self._items
+
+    @property
+    def lagging(self) -> bool:
+        """Whether the reader is so far behind that what comes should be put together."""
+        return len(self._items) >= LAG
 
     async def put(self, message: Item) -> None:
         """Adds a message; waits while the reader lags too far behind."""

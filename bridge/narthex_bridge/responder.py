@@ -10,6 +10,10 @@ class Responder(Protocol):
     def converses(self) -> bool:
         """Whether the client reads notifications and can answer requests while its own is in work."""
 
+    @property
+    def lagging(self) -> bool:
+        """Whether the client is behind with its reading."""
+
     async def notify(self, message: bytes) -> None:
         """Sends a notification or a request; waits while the client lags."""
 

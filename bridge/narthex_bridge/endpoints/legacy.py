@@ -70,6 +70,10 @@ class StreamResponder:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
 
+    @property
+    def lagging(self) -> bool:
+        return self._outbox.lagging
+
     async def notify(self, message: bytes) -> None:
         await self._outbox.put(message)
 

@@ -50,6 +50,10 @@ class StdioEndpoint:
         self._session.close()
         self._outbox.close()
 
+    @property
+    def lagging(self) -> bool:
+        return self._outbox.lagging
+
     async def notify(self, message: bytes) -> None:
         await self._outbox.put(message)
 

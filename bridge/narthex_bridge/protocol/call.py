@@ -13,6 +13,7 @@ from narthex_bridge.protocol.jsonrpc import Id
 from narthex_bridge.protocol.methods import LOG_LEVELS
 
 _EXACT = 2.0**53
+MOST_HELD = 4096
 
 
 @dataclass(slots=True)
@@ -27,18 +28,30 @@ class ToolCall:
     token: Id | None
     log_level: str | None
     _told: float | None = field(default=None, init=False)
+    _held: str = field(default="", init=False)
 
-    def notify(self, event: ToolEvent) -> bytes | None:
-        """The notification for an event, or None where the client gets none."""
+    def notify(self, event: ToolEvent, *, lagging: bool = False) -> bytes | None:
+        """The notification for an event, or None where the client gets none.
+
+        Text for a client that is `lagging` is held back, up to a bound, and comes with the next text, or with `rest`.
+        """
         match event:
             case TextDelta(text) if text and self.token is not None:
-                return self._progress(1.0 if self._told is None else self._told, None, text)
+                self._held += text
+                return None if lagging and len(self._held) < MOST_HELD else self.rest()
             case Progress(progress, total, message) if self.token is not None:
                 return self._progress(progress, total, message)
             case Log(level, logger, data) if self._wants(level):
                 params = {"level": level, "data": Fragment(data)} | ({"logger": logger} if logger else {})
                 return jsonrpc.notification("notifications/message", params)
         return None
+
+    def rest(self) -> bytes | None:
+        """The notification for text that was held back, if there is any."""
+        if not self._held:
+            return None
+        text, self._held = self._held, ""
+        return self._progress(1.0 if self._told is None else self._told, None, text)
 
     def result(self, result: Result) -> bytes:
         """The response."""

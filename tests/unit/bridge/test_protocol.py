@@ -51,6 +51,18 @@ def test_progress_always_increases():
     assert all(later > earlier for earlier, later in itertools.pairwise(told))
 
 
+def test_text_for_a_client_that_lags_comes_together():
+    call = ToolCall(1, LATEST_SESSION, "t", None)
+    assert call.notify(TextDelta("a")) and call.rest() is None
+    assert call.notify(TextDelta("b"), lagging=True) is None and call.notify(TextDelta("c"), lagging=True) is None
+    told = [
+        json.loads(message)["params"]["message"] for message in (call.notify(TextDelta("d")), call.rest()) if message
+    ]
+    assert told == ["bcd"]
+    call.notify(TextDelta("e"), lagging=True)
+    assert json.loads(call.rest())["params"]["message"] == "e" and call.rest() is None
+
+
 def test_versions_are_negotiated():
     assert negotiate("2025-03-26") is ERAS["2025-03-26"]
     assert negotiate("2030-01-01") is LATEST_SESSION
