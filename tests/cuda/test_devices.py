@@ -2,6 +2,10 @@
 
 import json
 
+import pytest
+
+pytestmark = pytest.mark.system  # the stub driver needs a C compiler
+
 USED = [
     (("llama", "auto", "auto", 2, {}), ["cuda:0", "bfloat16"]),
     (("llama", "auto", "auto", 2, {"STUB_CAPABILITY": "75"}), ["cuda:0", "float16"]),
