@@ -68,14 +68,28 @@ def bridges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 
         def url(upstream: str) -> str:
             if upstream not in urls:
-                config = tmp_path_factory.mktemp("bridge") / "mcp.json"
-                config.write_text(json.dumps({"servers": [server(upstream)]}))
-                anywhere = [word for flag in ("--grpc", "--http", "--metrics") for word in (flag, "127.0.0.1:0")]
-                command = ("-m", "narthex.cli.main", "serve", *anywhere, "--mcp-config", str(config))
+                command = stack(tmp_path_factory.mktemp("bridge"), upstream)
                 urls[upstream] = f"http://{running.enter_context(serving(*command))['http']}"
             return urls[upstream]
 
         yield url
+
+
+@pytest.fixture
+def closing_bridge(tmp_path: Path) -> Iterator[str]:
+    """One that closes streams of calls on purpose, so that their clients have to come back."""
+    settings = tmp_path / "narthex.toml"
+    settings.write_text("[bridge]\nstream_after_s = 0.05\nstream_lifetime_s = 0.35\nretry_s = 0.5\n")
+    with serving(*stack(tmp_path, ""), "--config", str(settings)) as ready:
+        yield f"http://{ready['http']}"
+
+
+def stack(folder: Path, upstream: str) -> tuple[str, ...]:
+    """The command that serves the fixture."""
+    config = folder / "mcp.json"
+    config.write_text(json.dumps({"servers": [server(upstream)]}))
+    anywhere = [word for flag in ("--grpc", "--http", "--metrics") for word in (flag, "127.0.0.1:0")]
+    return ("-m", "narthex.cli.main", "serve", *anywhere, "--mcp-config", str(config))
 
 
 def server(upstream: str) -> dict[str, object]:
@@ -104,10 +118,22 @@ def run_suite(node: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     return run
 
 
-def executed(node: str, suite: str, url: str, folder: Path) -> Run:
+@pytest.fixture
+def run_scenario(node: str, tmp_path: Path) -> Callable[[str, str, str], Checks]:
+    """The checks of one scenario of a suite against an MCP endpoint."""
+
+    def run(suite: str, url: str, scenario: str) -> Checks:
+        ran = executed(node, suite, url, tmp_path, "--scenario", scenario)
+        assert scenario in ran.checks, ran.output[-2000:]
+        return ran.checks[scenario]
+
+    return run
+
+
+def executed(node: str, suite: str, url: str, folder: Path, *more: str) -> Run:
     settings = SUITES[suite]
     program = needed(MODULES / settings["package"] / "dist" / "index.js")
-    command = [node, program, "server", "--url", url, *settings["arguments"], "--output-dir", str(folder)]
+    command = [node, program, "server", "--url", url, *settings["arguments"], "--output-dir", str(folder), *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SUITE_LIMIT_S)
     checks = {
         scenario[1]: json.loads(result.read_text())

@@ -147,10 +147,14 @@ async def wait(call: Call) -> types.CallToolResult:
     raise AssertionError("nothing sets the event")
 
 
+RECONNECT_S = 0.5
+"""Long enough that whoever stands in between may close its own stream meanwhile."""
+
+
 async def reconnect(call: Call) -> types.CallToolResult:
     if call.ctx.close_sse_stream:
         await call.ctx.close_sse_stream()
-    await asyncio.sleep(STEP_S)
+    await asyncio.sleep(RECONNECT_S)
     return done(text("The stream was closed in the middle of this call."))
 
 

@@ -76,3 +76,8 @@ def test_the_fixture_passes_without_the_bridge(suite, fixture_alone, run_suite):
     ran = run_suite(suite, f"{fixture_alone}/mcp")
     wrong = [failure for name in judged(suite) for failure in failures(ran.checks[name])]
     assert not wrong, told(wrong)
+
+
+def test_clients_come_back_to_a_stream_that_the_bridge_closes(closing_bridge, run_scenario):
+    checks = run_scenario("0.1.16", f"{closing_bridge}/mcp", "server-sse-polling")
+    assert THE_SERVERS_CHOICE - {"server-sse-streams-functional"} <= ids(checks, "SUCCESS"), told(checks)
