@@ -96,7 +96,7 @@ async def test_a_script_streams_text_without_a_session(url):
         assert "time__get_current_time" in [tool["name"] for tool in listed]
         text = (await http.post("/mcp/stream", json=message)).text
         names = [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
-        assert names.count("message") > 1 and names[-1] == "done"
+        assert names.count("message") > 0 and names[-1] == "done"
         message["params"] = {"name": "chat", "arguments": ASK | {"model": "nobody"}}
         text = (await http.post("/mcp/stream", json=message)).text
         assert "nobody" in text and "demo" in text

@@ -80,6 +80,10 @@ async def test_a_soak_leaves_no_slot_taken_and_memory_flat(seconds, tmp_path, ca
         await soak(seconds / 2)
         before = resident()
         assert await soak(seconds / 2) > 50
+        for _ in range(8):  # a machine with other work may not get so far in one
+            if handle.snapshot().preemptions:
+                break
+            await soak(seconds / 2)
         async for _ in handle.generate(EngineRequest("last", (1,), 1)):  # a step later than the last cancel
             pass
         stats = handle.snapshot()

@@ -93,7 +93,7 @@ async def test_a_chat_is_the_one_of_the_engine_behind(client, local):
     assert remote.finished.usage.completion_tokens == here.finished.usage.completion_tokens > 0
     assert remote.finished.finish_reason == here.finished.finish_reason
     kinds = [event.WhichOneof("event") async for event in client.chat_stream(chat())]
-    assert kinds[0] == "started" and kinds[-1] == "finished" and kinds.count("text_delta") > 3
+    assert kinds[0] == "started" and kinds[-1] == "finished" and "text_delta" in kinds
 
 
 async def test_the_server_runs_the_tools_that_the_remote_model_calls(client, channel, settled):
