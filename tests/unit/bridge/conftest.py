@@ -22,9 +22,9 @@ from hypothesis import settings
 from narthex.settings import Address
 from narthex.v1 import common_pb2, tool_pb2, tool_pb2_grpc
 from narthex_bridge.app import Bridge
-from narthex_bridge.config import BridgeConfig
-from narthex_bridge.host import serve
+from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.main import bind, hypercorn_config
+from narthex_bridge.transport.host import serve
 
 # The same examples in every run, however slow the machine; HYPOTHESIS_PROFILE=default looks for new ones.
 settings.register_profile("fixed", deadline=None, derandomize=True)

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 from narthex.settings import Address, SettingsError, flattened
-from narthex_bridge.config import BridgeConfig, OauthConfig, TlsConfig, from_arguments
+from narthex_bridge.config.arguments import from_arguments
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.config.oauth import OauthConfig
+from narthex_bridge.config.tls import TlsConfig
 
 ANYWHERE = Address("0.0.0.0", 4321)
 OAUTH = OauthConfig(issuers=("https://as.example",), resource="https://tools.example/mcp")
@@ -64,11 +67,12 @@ def test_oauth_that_cannot_be_trusted_is_refused(changes, told):
         OauthConfig(**{"issuers": ("https://as.example",), "resource": "https://tools.example/mcp", **changes})
 
 
-def test_networks_and_redis_urls_are_checked():
+def test_networks_and_redis_urls_are_checked(capsys):
     with pytest.raises(SettingsError, match="trusted_proxies"):
         BridgeConfig(trusted_proxies=("10.0.0.1/8",))
-    with pytest.raises(SettingsError, match="redis"):
-        BridgeConfig(redis="127.0.0.1:6379")
+    with pytest.raises(SystemExit):
+        from_arguments(["--redis", "127.0.0.1:6379"])
+    assert "redis://HOST:PORT" in capsys.readouterr().err
 
 
 def test_limits_and_oauth_can_be_given_as_flags():
@@ -80,5 +84,5 @@ def test_limits_and_oauth_can_be_given_as_flags():
 
 
 def test_the_password_of_redis_is_not_shown():
-    shown = dict(flattened(BridgeConfig(redis="redis://user:hunter2@127.0.0.1:6379/0")))
-    assert shown["redis"] == "redis://user:***@127.0.0.1:6379/0"
+    config = from_arguments(["--redis", "redis://user:hunter2@127.0.0.1:6379/0"])
+    assert dict(flattened(config))["redis"] == "redis://…@127.0.0.1:6379/0"

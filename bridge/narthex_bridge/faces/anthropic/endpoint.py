@@ -6,20 +6,20 @@ from contextlib import aclosing
 import orjson
 from narthex.v1 import generation_pb2 as wire
 
-from narthex_bridge.backend import Backend
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.faces.anthropic import narration, request, tools
 from narthex_bridge.faces.anthropic.face import AnthropicFace, id_header
 from narthex_bridge.faces.anthropic.narration import MessageStream, Narrator
 from narthex_bridge.faces.anthropic.request import MessageRequest
 from narthex_bridge.faces.anthropic.tools import Upstreams
 from narthex_bridge.faces.body import Fields, fields
-from narthex_bridge.faces.refusal import Refusal
 from narthex_bridge.faces.stream import Stream
 from narthex_bridge.faces.work import Work
-from narthex_bridge.http import HttpRequest, HttpResponse, Tally, event_stream
-from narthex_bridge.inference import Inference
+from narthex_bridge.http.messages import HttpRequest, HttpResponse, Tally, event_stream
+from narthex_bridge.http.refusal import Refusal
 from narthex_bridge.protocol.failures import BackendError
+from narthex_bridge.server.backend import Backend
+from narthex_bridge.server.inference import Inference
 
 
 class MessagesEndpoint:

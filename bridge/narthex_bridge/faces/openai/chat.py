@@ -9,26 +9,26 @@ import orjson
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.faces.adapters import adapters
 from narthex_bridge.faces.body import Fields, fields
-from narthex_bridge.faces.openai.adapters import adapters
+from narthex_bridge.faces.constraint import constraint
 from narthex_bridge.faces.openai.calls import served_call, tool_call
 from narthex_bridge.faces.openai.chunks import ChatChunks
-from narthex_bridge.faces.openai.constraint import constraint
 from narthex_bridge.faces.openai.logprobs import token_logprobs
 from narthex_bridge.faces.openai.messages import messages
 from narthex_bridge.faces.openai.options import call_options
-from narthex_bridge.faces.openai.policy import settle
-from narthex_bridge.faces.openai.reasoning import effort_of, reasoning
-from narthex_bridge.faces.openai.sampling import sampling
 from narthex_bridge.faces.openai.stopping import stopping
 from narthex_bridge.faces.openai.tools import Tools, chat_tools
 from narthex_bridge.faces.openai.usage import finish_reason, usage
-from narthex_bridge.faces.refusal import Headers
+from narthex_bridge.faces.policy import settle
+from narthex_bridge.faces.reasoning import effort_of, reasoning
+from narthex_bridge.faces.sampling import sampling
 from narthex_bridge.faces.stream import Stream
 from narthex_bridge.faces.work import Work
-from narthex_bridge.http import HttpRequest, HttpResponse, event_stream
-from narthex_bridge.inference import Inference
+from narthex_bridge.http.messages import HttpRequest, HttpResponse, event_stream
+from narthex_bridge.http.refusal import Headers
+from narthex_bridge.server.inference import Inference
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,25 +10,25 @@ import orjson
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.faces.adapters import adapters
 from narthex_bridge.faces.body import LARGEST_WHOLE, Fields, fields
-from narthex_bridge.faces.openai.adapters import adapters
+from narthex_bridge.faces.constraint import constraint
 from narthex_bridge.faces.openai.chat import streaming
-from narthex_bridge.faces.openai.constraint import constraint
 from narthex_bridge.faces.openai.logprobs import text_of
 from narthex_bridge.faces.openai.options import call_options
-from narthex_bridge.faces.openai.policy import settle
 from narthex_bridge.faces.openai.positions import Positions
-from narthex_bridge.faces.openai.sampling import sampling
 from narthex_bridge.faces.openai.stopping import stopping
 from narthex_bridge.faces.openai.texts import CompletionChunks
 from narthex_bridge.faces.openai.together import all_of, merged
 from narthex_bridge.faces.openai.usage import add_usage, finish_reason, usage
-from narthex_bridge.faces.refusal import Headers
+from narthex_bridge.faces.policy import settle
+from narthex_bridge.faces.sampling import sampling
 from narthex_bridge.faces.stream import Stream
 from narthex_bridge.faces.work import Work
-from narthex_bridge.http import HttpRequest, HttpResponse, event_stream
-from narthex_bridge.inference import Inference
+from narthex_bridge.http.messages import HttpRequest, HttpResponse, event_stream
+from narthex_bridge.http.refusal import Headers
+from narthex_bridge.server.inference import Inference
 
 MOST_PROMPTS = 128
 _LONGEST_ID = 120

@@ -13,10 +13,10 @@ from narthex.v1 import embedding_pb2 as wire
 
 from narthex_bridge.faces.body import LARGEST_WHOLE, Fields, fields
 from narthex_bridge.faces.openai.options import call_options
-from narthex_bridge.faces.openai.policy import settle
+from narthex_bridge.faces.policy import settle
 from narthex_bridge.faces.work import Work
-from narthex_bridge.http import HttpRequest, HttpResponse
-from narthex_bridge.inference import Inference
+from narthex_bridge.http.messages import HttpRequest, HttpResponse
+from narthex_bridge.server.inference import Inference
 
 _MANY = 1 << 15
 """Numbers that are written at once (some milliseconds); more of them in a thread, vector by vector."""

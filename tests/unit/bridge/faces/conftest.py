@@ -20,7 +20,7 @@ from narthex.v1 import (
     tool_pb2,
     tool_pb2_grpc,
 )
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
 
 
 @dataclass(frozen=True)

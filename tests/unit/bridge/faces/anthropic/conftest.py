@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from narthex.settings import Address
 from narthex.v1 import common_pb2, generation_pb2, generation_pb2_grpc, tool_pb2, tool_pb2_grpc
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
 
 Event = generation_pb2.ChatStreamResponse
 

@@ -8,7 +8,7 @@ from grpc_status import rpc_status
 from narthex.settings import Address
 from narthex.v1 import model_pb2 as wire
 from narthex.v1 import model_pb2_grpc, tool_pb2_grpc
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
 
 
 class ModelServer(model_pb2_grpc.ModelServiceServicer, tool_pb2_grpc.ToolServiceServicer):

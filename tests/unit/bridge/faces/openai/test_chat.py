@@ -8,7 +8,7 @@ from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 from narthex_bridge.faces.body import fields
 from narthex_bridge.faces.openai.chat import chat_order
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.http.refusal import Refusal
 
 HELLO = [{"role": "user", "content": "Hello"}]
 WEATHER = {

@@ -1,0 +1,1 @@
+"""The bridge's settings, a file for each of their tables."""
