@@ -37,6 +37,7 @@ from narthex_bridge.sessions.store import SessionStore
 from narthex_bridge.stores.bus import Note
 from narthex_bridge.stores.choice import stores
 from narthex_bridge.streams.streams import Streams
+from narthex_bridge.transport.body import BodyReader
 from narthex_bridge.transport.front import Application, Front
 
 
@@ -93,14 +94,8 @@ class Bridge:
             rule = route.pattern.replace("{", "<path:").replace("}", ">")
             name = f"{route.method} {rule}"
             app.add_url_rule(rule, name, _no_head, methods=[route.method], provide_automatic_options=False)
-        return Front(
-            self._routes,
-            cast(Application, app),
-            self._gate,
-            self._metrics,
-            self._config.max_body_bytes,
-            self._config.body_timeout_s,
-        )
+        bodies = BodyReader(self._config.max_body_bytes, self._config.body_timeout_s)
+        return Front(self._routes, cast(Application, app), self._gate, bodies, self._metrics)
 
     def _faces(self) -> list[Route]:
         """What is answered under which path, as far as it is switched on."""
