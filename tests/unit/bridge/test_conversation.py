@@ -17,7 +17,8 @@ from narthex_bridge.metrics import Metrics
 from narthex_bridge.outbox import Outbox
 from narthex_bridge.sessions.session import Session
 
-from tests.unit.bridge.conftest import ToolServer, stateless
+from tests.unit.bridge.running_bridge import stateless
+from tests.unit.bridge.tool_server import ToolServer
 
 ids = st.integers(1, 6) | st.sampled_from(["a", "b"])
 quick = st.sampled_from(["echo", "count", "deltas", "logs", "strict", "broken", "needs", "nothing", "asks"])
