@@ -14,7 +14,6 @@ from narthex_bridge.faces.body import Fields, fields
 from narthex_bridge.faces.constraint import constraint, text_format
 from narthex_bridge.faces.openai.chat import streaming
 from narthex_bridge.faces.openai.items import conversation
-from narthex_bridge.faces.openai.options import call_options
 from narthex_bridge.faces.openai.output import Output
 from narthex_bridge.faces.openai.stopping import stopping
 from narthex_bridge.faces.openai.tools import Tools, choose, spec, with_catalog
@@ -95,7 +94,7 @@ class ResponsesEndpoint:
             name: orjson.Fragment(body.written(name)) if name in body else none for name, none in _REPEATED.items()
         }
         output = Output(http.request_id, {**repeated, **_FIXED}, tools, labels)
-        request = wire.ChatStreamRequest(spec=chat, options=call_options(body))
+        request = wire.ChatStreamRequest(spec=chat)
         return ResponseOrder(request, output, stream, settle(body))
 
     async def _tools(self, body: Fields, http: HttpRequest) -> tuple[Tools, Mapping[str, str]]:
