@@ -49,9 +49,7 @@ class BridgeConfig:
     session_idle_s: float = option(1800.0, "seconds without traffic after which a session is forgotten", minimum=1)
     call_timeout_s: float = option(3600.0, "longest tool call, seconds", minimum=0.1)
     rpc_timeout_s: float = option(30.0, "longest list or health check on the server, seconds", minimum=0.1)
-    input_timeout_s: float = option(
-        600.0, "seconds that a call waits for input of a client without a session", minimum=1
-    )
+    input_timeout_s: float = option(600.0, "seconds that a call waits for input of its client", minimum=1)
     stream_after_s: float = option(10.0, "seconds after which a silent answer becomes a stream", minimum=0.01)
     keepalive_s: float = option(15.0, "seconds between signs of life on silent streams", minimum=0.01)
     resume_grace_s: float = option(60.0, "seconds that a call goes on for a client that may come back", minimum=0)

@@ -1,5 +1,6 @@
 """Requests that run on the server and may want something of the client before they end."""
 
+import asyncio
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -24,6 +25,7 @@ from narthex_bridge.sessions.session import Session
 
 MAX_ROUNDS = 16
 _UPSTREAM, _HELD = b"u", b"h"
+_NO_LONGER_WAITING = frozenset({"CALL_NOT_FOUND", "NOT_WAITING"})
 
 Repeatable = CallTool | ReadResource | GetPrompt
 
@@ -41,9 +43,9 @@ class Origin:
 class Calls:
     """Calls tools, reads resources, fills in prompts.
 
-    What is wanted of a client with a session is asked on its stream, and the call goes on with the answers. A client of
-    a stateless version gets it as the result, and comes back with the answers and a sealed state: the upstream's own,
-    and the call is made again, or the name of a call that was held, and that goes on.
+    What is wanted of a client with a session is asked on its stream, while the call goes on. A client of a stateless
+    version gets it as the result, and comes back with the answers and a sealed state: the upstream's own, and the call
+    is made again, or the name of a call that was held, and that goes on.
     """
 
     def __init__(self, backend: Backend, seal: Seal, held: HeldCalls) -> None:
@@ -84,25 +86,59 @@ class Calls:
         return await self._unary(effect, origin, get)
 
     async def _conversing(self, call: ToolCall, effect: CallTool, origin: Origin) -> bytes:
-        session, responder, wishes = origin.session, origin.responder, _wishes(origin)
+        wishes = _wishes(origin)
         for _ in range(MAX_ROUNDS):
             async with aclosing(self._start(effect, origin, wishes)) as events:
+                end = await self._told(call, events, origin)
+            if isinstance(end, Result):
+                return call.result(end)
+            answers = await self._answers(end, origin)
+            if refused := _refusals(answers):
+                return call.failed(refused)
+            wishes = replace(wishes, responses=_joined(answers), state=end.state or b"")
+        raise _too_many_rounds()
+
+    async def _told(
+        self, call: ToolCall, events: AsyncGenerator[ToolEvent, None], origin: Origin
+    ) -> Result | InputRequired:
+        """The event that ends a call. Before it the client is told all others, and asked what is wanted meanwhile; a
+        call may end without the answers."""
+        questions: list[asyncio.Task[None]] = []
+        try:
+            async with asyncio.TaskGroup() as group:
                 async for event in events:
                     match event:
-                        case Result():
-                            return call.result(event)
-                        case InputRequired(call_id, requests, state):
-                            answers = await session.asks.ask(requests, responder)
-                            if state is None:
-                                await self._backend.respond(session.caller, origin.request_id, call_id, answers)
-                            elif refused := _refusals(answers):
-                                return call.failed(refused)
-                            else:
-                                wishes = replace(wishes, responses=_joined(answers), state=state)
+                        case Result() | InputRequired(state=bytes()):
+                            for question in questions:
+                                question.cancel()
+                            return event
+                        case InputRequired():
+                            questions.append(group.create_task(self._ask(event, origin)))
                         case _:
                             if (message := call.notify(event)) is not None:
-                                await responder.notify(message)
-        raise _too_many_rounds()
+                                await origin.responder.notify(message)
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        raise AssertionError("a call's events end with a result, with what it wants, or with a failure")
+
+    async def _ask(self, wanted: InputRequired, origin: Origin) -> None:
+        """Brings the client's answers to a call that waits for them."""
+        answers = await self._answers(wanted, origin)
+        try:
+            await self._backend.respond(origin.session.caller, origin.request_id, wanted.call_id, answers)
+        except BackendError as failure:
+            if failure.reason not in _NO_LONGER_WAITING:
+                raise
+
+    async def _answers(self, wanted: InputRequired, origin: Origin) -> list[tuple[str, Answer]]:
+        """What the client says. Raises BackendError where it says nothing in time."""
+        patience = self._held.patience_s
+        try:
+            async with asyncio.timeout(patience):
+                return await origin.session.asks.ask(wanted.requests, origin.responder)
+        except TimeoutError:
+            text = f"The client did not give the input that was wanted within {patience:g} s."
+            raise BackendError("DEADLINE_EXCEEDED", text, reason="INPUT_TIMEOUT") from None
 
     async def _stateless(self, call: ToolCall, effect: CallTool, origin: Origin) -> bytes:
         kind, state = self._opened(effect, origin)
@@ -144,7 +180,7 @@ class Calls:
             state = found.state or b""
             if session.era.stateless:
                 return self._wanting(found, _UPSTREAM + state, effect, origin)
-            answers = await session.asks.ask(found.requests, origin.responder)
+            answers = await self._answers(found, origin)
             if refused := _refusals(answers):
                 raise BackendError("FAILED_PRECONDITION", refused, reason="INPUT_REFUSED")
             wishes = replace(wishes, responses=_joined(answers), state=state)

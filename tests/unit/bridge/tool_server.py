@@ -164,6 +164,11 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
                 except asyncio.CancelledError:
                     self.cancelled.set()
                     raise
+            case "tires":  # asks, and goes on without an answer
+                yield tool_pb2.CallToolResponse(input_required=wanted("c1"))
+                yield delta("still here")
+                await self.release.wait()
+                yield text_result("never mind")
             case "asks":  # ends with what it wants, twice
                 step = {b"": b"s1", b"s1": b"s2"}.get(request.mcp.request_state)
                 if step:
