@@ -6,7 +6,9 @@ import pytest
 from narthex.settings import Address, SettingsError, flattened
 from narthex_bridge.config.arguments import from_arguments
 from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.config.events import EventsConfig
 from narthex_bridge.config.oauth import OauthConfig
+from narthex_bridge.config.redis import RedisUrl
 from narthex_bridge.config.tls import TlsConfig
 
 ANYWHERE = Address("0.0.0.0", 4321)
@@ -67,12 +69,13 @@ def test_oauth_that_cannot_be_trusted_is_refused(changes, told):
         OauthConfig(**{"issuers": ("https://as.example",), "resource": "https://tools.example/mcp", **changes})
 
 
-def test_networks_and_redis_urls_are_checked(capsys):
+def test_networks_and_redis_urls_are_checked():
     with pytest.raises(SettingsError, match="trusted_proxies"):
         BridgeConfig(trusted_proxies=("10.0.0.1/8",))
-    with pytest.raises(SystemExit):
-        from_arguments(["--redis", "127.0.0.1:6379"])
-    assert "redis://HOST:PORT" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="redis://"):
+        RedisUrl.parse("127.0.0.1:6379")
+    with pytest.raises(SettingsError, match="redis"):
+        BridgeConfig(events=EventsConfig(store="redis"))
 
 
 def test_limits_and_oauth_can_be_given_as_flags():
