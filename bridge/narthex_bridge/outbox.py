@@ -5,9 +5,6 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-MOST_BYTES = 4 * 1024 * 1024
-"""With so many waiting in an outbox, whoever adds more waits too."""
-
 
 class Backlog(Generic[Item]):
     """A bounded queue with one reader, which takes all that waits at once: when it lags, messages share a write."""
@@ -95,6 +92,10 @@ class Backlog(Generic[Item]):
 def _let_go(reader: asyncio.Future[None]) -> None:
     if not reader.done():
         reader.set_result(None)
+
+
+MOST_BYTES = 4 * 1024 * 1024
+"""With so many waiting in an outbox, whoever adds more waits too."""
 
 
 class Outbox(Backlog[bytes]):
