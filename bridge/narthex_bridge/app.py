@@ -13,10 +13,7 @@ from quart import Quart, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from narthex_bridge import gate, metrics
-from narthex_bridge.asgi import Application, Front
-from narthex_bridge.bus import Note
-from narthex_bridge.config import BridgeConfig
-from narthex_bridge.core import Core
+from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.endpoints.direct import DirectEndpoint
 from narthex_bridge.endpoints.legacy import LegacyEndpoint
 from narthex_bridge.endpoints.mcp import McpEndpoint
@@ -24,20 +21,24 @@ from narthex_bridge.endpoints.metadata import MetadataEndpoint
 from narthex_bridge.endpoints.stateless import StatelessEndpoint
 from narthex_bridge.endpoints.welcome import welcome
 from narthex_bridge.faces.anthropic.routes import anthropic_routes
-from narthex_bridge.faces.mcp import McpFace
 from narthex_bridge.faces.mistralrs.routes import mistralrs_routes
 from narthex_bridge.faces.openai.routes import openai_routes
-from narthex_bridge.faces.refusal import Refusal
 from narthex_bridge.faces.work import Work
 from narthex_bridge.gate import building
 from narthex_bridge.gate.challenges import WELL_KNOWN, metadata_url
-from narthex_bridge.http import HttpRequest, HttpResponse
-from narthex_bridge.inference import Inference
+from narthex_bridge.http.messages import HttpRequest, HttpResponse
+from narthex_bridge.http.refusal import Refusal
+from narthex_bridge.http.routes import Route, Routes
+from narthex_bridge.mcp.core import Core
+from narthex_bridge.mcp.face import McpFace
 from narthex_bridge.metrics import Metrics
-from narthex_bridge.routes import Route, Routes
-from narthex_bridge.sessions import SessionStore
+from narthex_bridge.server.inference import Inference
+from narthex_bridge.sessions.store import SessionStore
+from narthex_bridge.stores.bus import Note
 from narthex_bridge.stores.choice import stores
-from narthex_bridge.streams import Streams
+from narthex_bridge.streams.streams import Streams
+from narthex_bridge.transport.body import BodyReader
+from narthex_bridge.transport.front import Application, Front
 
 
 class Bridge:
@@ -52,7 +53,7 @@ class Bridge:
         self._metrics.sessions.set_function(lambda: len(self._sessions))
         self._core = Core(config, _credential(config), self._metrics, self._sessions.tell)
         self._core.changes.listen(self._sessions.list_changed)
-        self._sessions.follow(self._core.watching.settle)
+        self._sessions.follow(self._core.subscriptions.settle)
         self._work = Work(config.max_calls)
         self._gate = building.gate(config, self._metrics.refused)
         self._background: list[asyncio.Task[None]] = []
@@ -93,14 +94,8 @@ class Bridge:
             rule = route.pattern.replace("{", "<path:").replace("}", ">")
             name = f"{route.method} {rule}"
             app.add_url_rule(rule, name, _no_head, methods=[route.method], provide_automatic_options=False)
-        return Front(
-            self._routes,
-            cast(Application, app),
-            self._gate,
-            self._metrics,
-            self._config.max_body_bytes,
-            self._config.body_timeout_s,
-        )
+        bodies = BodyReader(self._config.max_body_bytes, self._config.body_timeout_s)
+        return Front(self._routes, cast(Application, app), self._gate, bodies, self._metrics)
 
     def _faces(self) -> list[Route]:
         """What is answered under which path, as far as it is switched on."""

@@ -14,10 +14,10 @@ from hypercorn.config import Config
 from narthex import certificates
 from narthex.settings import Address, SettingsError
 
-from narthex_bridge import config as settings
 from narthex_bridge.app import Bridge
-from narthex_bridge.config import BridgeConfig
-from narthex_bridge.host import serve
+from narthex_bridge.config import arguments as settings
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.transport.host import serve
 
 logger = logging.getLogger("narthex_bridge")
 

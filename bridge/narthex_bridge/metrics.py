@@ -12,8 +12,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from narthex_bridge.gate.refusals import REASONS, Reason
-from narthex_bridge.http import Tally
+from narthex_bridge.http.messages import Tally
+from narthex_bridge.http.refusal import REASONS, Reason
 from narthex_bridge.protocol.methods import METHODS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

@@ -29,7 +29,7 @@ class Backlog(Generic[Item]):
 
     async def put(self, message: Item) -> None:
         """Adds a message; waits while the reader lags too far behind."""
-        while len(self._items) >= self._limit and not self.closed:
+        while self._full and not self.closed:
             if self._room is None:
                 self._room = asyncio.Event()
             self._room.clear()
@@ -87,6 +87,10 @@ class Backlog(Generic[Item]):
         if self._reader is not None:
             _let_go(self._reader)
 
+    @property
+    def _full(self) -> bool:
+        return len(self._items) >= self._limit
+
     def _make_room(self) -> None:
         if self._room is not None:
             self._room.set()
@@ -97,5 +101,27 @@ def _let_go(reader: asyncio.Future[None]) -> None:
         reader.set_result(None)
 
 
+MOST_BYTES = 4 * 1024 * 1024
+"""With so many waiting in an outbox, whoever adds more waits too."""
+
+
 class Outbox(Backlog[bytes]):
-    """Messages as bytes."""
+    """Messages as bytes, bounded in their size too: a single one can be as large as the server may send."""
+
+    def __init__(self, limit: int = 256) -> None:
+        super().__init__(limit)
+        self._size = 0
+
+    def offer(self, message: bytes) -> bool:
+        if not super().offer(message):
+            return False
+        self._size += len(message)
+        return True
+
+    def drop(self, count: int) -> None:
+        self._size -= sum(map(len, self._items[:count]))
+        super().drop(count)
+
+    @property
+    def _full(self) -> bool:
+        return super()._full or self._size >= MOST_BYTES

@@ -4,43 +4,27 @@ import asyncio
 import contextlib
 import logging
 import os
-import queue
 import signal
 import ssl
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import BinaryIO
 
-from narthex.settings import Address, SettingsError, option, parse
+from narthex.settings import SettingsError, parse
 
-from narthex_bridge.config import MIB, BridgeConfig, LogLevel, ServerTlsConfig
-from narthex_bridge.core import Core
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.config.stdio import StdioConfig
 from narthex_bridge.endpoints.stdio import StdioEndpoint
 from narthex_bridge.main import OK, USAGE, loop_factory
+from narthex_bridge.mcp.core import Core
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.outbox import Outbox
-from narthex_bridge.sessions import Session
+from narthex_bridge.sessions.session import Session
+from narthex_bridge.transport.pipes import Reader, Writer
 
 DESCRIPTION = "Speak MCP on standard input and output, for a client that starts this program."
 SERVER_S = 2.0
 _FOR_EVER_S = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class StdioConfig:
-    """What this program can be told."""
-
-    server: Address = option(Address("127.0.0.1", 50051), "the narthex server's gRPC address")
-    server_key_file: Path | None = option(None, "file with your API key; without it NARTHEX_API_KEY")
-    max_body_bytes: int = option(16 * MIB, "largest message, bytes", minimum=1024)
-    max_calls: int = option(100, "requests in work at once; more are told to retry", minimum=1)
-    call_timeout_s: float = option(3600.0, "longest tool call, seconds", minimum=0.1)
-    shutdown_grace: float = option(10.0, "seconds that running calls get when the client has closed its end", minimum=0)
-    log_level: LogLevel = option("warning", "the least that is logged, on stderr")
-    server_tls: ServerTlsConfig = field(default_factory=ServerTlsConfig)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,66 +74,6 @@ async def serve(config: StdioConfig, source: BinaryIO, sink: BinaryIO) -> int:
     await writing
     await core.close()
     return OK
-
-
-# Pipes may be files or terminals, which event loops cannot wait for: a thread each, and daemons, as one that is blocked
-# must not keep the process.
-
-
-class Reader:
-    """Reads lines of at most `limit` bytes."""
-
-    def __init__(self, source: BinaryIO, limit: int) -> None:
-        self.limit = limit
-        self._source = source
-
-    def start(
-        self, received: Callable[[bytes], object], too_long: Callable[[], object], ended: Callable[[], object]
-    ) -> None:
-        """Begins; the functions are called in the thread."""
-        threading.Thread(target=self._run, args=(received, too_long, ended), daemon=True).start()
-
-    def _run(
-        self, received: Callable[[bytes], object], too_long: Callable[[], object], ended: Callable[[], object]
-    ) -> None:
-        try:
-            while line := self._source.readline(self.limit + 1):
-                if len(line) <= self.limit:
-                    received(line)
-                    continue
-                while line and not line.endswith(b"\n"):
-                    line = self._source.readline(self.limit + 1)
-                too_long()
-        finally:
-            ended()
-
-
-class Writer:
-    """Writes one piece after the other."""
-
-    def __init__(self, sink: BinaryIO) -> None:
-        self._sink = sink
-        self._pieces: queue.SimpleQueue[tuple[bytes, asyncio.AbstractEventLoop, asyncio.Future[None]]]
-        self._pieces = queue.SimpleQueue()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    async def write(self, piece: bytes) -> None:
-        """Returns when it is written. Raises OSError where nobody reads any more."""
-        loop = asyncio.get_running_loop()
-        written: asyncio.Future[None] = loop.create_future()
-        self._pieces.put((piece, loop, written))
-        await written
-
-    def _run(self) -> None:
-        while True:
-            piece, loop, written = self._pieces.get()
-            try:
-                self._sink.write(piece)
-                self._sink.flush()
-            except OSError as error:
-                loop.call_soon_threadsafe(written.set_exception, error)
-                return
-            loop.call_soon_threadsafe(written.set_result, None)
 
 
 async def _look(core: Core, config: StdioConfig) -> None:

@@ -10,9 +10,10 @@ import anthropic
 import pytest
 from narthex.keys import new_key
 
+from tests.e2e.processes import started
+
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "demo" / "tiny-tool-demo-q8_0.gguf"
-READY_S = 60
 HELLO = {"model": "demo", "max_tokens": 24, "messages": [{"role": "user", "content": "Hello!"}]}
 GREEDY = {"temperature": 0}
 TIME = {
@@ -25,22 +26,6 @@ TIME = {
     },
 }
 ASK_TIME = {"model": "demo", "max_tokens": 96, "messages": [{"role": "user", "content": "What time is it in Tokyo?"}]}
-
-
-@contextlib.asynccontextmanager
-async def started(module, *arguments):
-    """A narthex process and the settings of its ready line."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *map(str, arguments), stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        line = (await asyncio.wait_for(process.stdout.readline(), READY_S)).decode()
-        assert " ready " in line, line
-        yield dict(part.split("=", 1) for part in line.split() if "=" in part)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await asyncio.wait_for(process.communicate(), READY_S)
 
 
 @pytest.fixture(scope="module")

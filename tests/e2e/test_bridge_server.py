@@ -1,7 +1,6 @@
 """The whole path: an MCP client, the bridge, the server, its model and a real upstream."""
 
 import asyncio
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -12,30 +11,11 @@ from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
+from tests.e2e.processes import READY_S, started
+
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "demo" / "tiny-tool-demo-q8_0.gguf"
-READY_S = 60
 ASK = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 16, "temperature": 0}
-
-
-@contextlib.asynccontextmanager
-async def started(module, *arguments):
-    """A narthex process and the settings of its ready line."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *map(str, arguments), stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        line = (await asyncio.wait_for(process.stdout.readline(), READY_S)).decode()
-        assert " ready " in line, line
-        yield dict(part.split("=", 1) for part in line.split() if "=" in part)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.communicate(), READY_S)
-        except TimeoutError:
-            process.kill()
-            await process.communicate()
 
 
 async def listed(url, name):

@@ -1,11 +1,9 @@
 """TLS, client certificates and API keys on every connection of a running stack."""
 
 import asyncio
-import contextlib
 import datetime
 import ipaddress
 import json
-import os
 import re
 import ssl
 import sys
@@ -23,7 +21,8 @@ from narthex.keys import new_key
 from narthex.scopes import ToolScope
 from narthex.v1 import tool_pb2, tool_pb2_grpc
 
-READY_S = 60
+from tests.e2e.processes import READY_S, started
+
 DELEGATE = "the secret that bridge and server share"
 TOOL = "files__read_file"
 INITIALIZE = {
@@ -108,28 +107,6 @@ class Stack:
         )
 
 
-@contextlib.asynccontextmanager
-async def started(log, *command, **environ):
-    """A narthex process and the fields of its ready line."""
-    with log.open("w") as stderr:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *map(str, command),
-            stdout=asyncio.subprocess.PIPE, stderr=stderr, env=os.environ | environ,
-        )  # fmt: skip
-    try:
-        line = (await asyncio.wait_for(process.stdout.readline(), READY_S)).decode()
-        assert " ready " in line, f"{line!r}\n{log.read_text()}"
-        yield dict(part.split("=", 1) for part in line.split() if "=" in part)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.communicate(), READY_S)
-        except TimeoutError:
-            process.kill()
-            await process.communicate()
-
-
 @pytest.fixture
 def configured(tmp_path):
     """A folder with certificates, a key file, an upstream and a narthex.toml that uses them; and the keys' secrets."""
@@ -168,9 +145,9 @@ async def stack(configured, tmp_path):
     config, log = ("--config", tmp_path / "narthex.toml"), tmp_path / "server.log"
     shared = {"NARTHEX_DELEGATE_TOKEN": DELEGATE}
     async with (
-        started(log, "narthex_server.main", *config, **shared) as server,
+        started("narthex_server.main", *config, log=log, **shared) as server,
         started(
-            tmp_path / "bridge.log", "narthex_bridge.main", *config, "--server", server["grpc"], **shared
+            "narthex_bridge.main", *config, "--server", server["grpc"], log=tmp_path / "bridge.log", **shared
         ) as bridge,
     ):
         stack = Stack(authority, server["grpc"], bridge["http"], secret, log, limited)
@@ -243,7 +220,7 @@ async def test_only_a_delegate_speaks_for_others(stack):
 async def test_serve_runs_a_secured_stack(configured, tmp_path):
     authority, secret, _ = configured
     log = tmp_path / "serve.log"
-    async with started(log, "narthex.cli.main", "serve", "--config", tmp_path / "narthex.toml") as ready:
+    async with started("narthex.cli.main", "serve", "--config", tmp_path / "narthex.toml", log=log) as ready:
         stack = Stack(authority, ready["grpc"], ready["http"], secret, log)
         await offered(stack)
         async with stack.client() as nobody, stack.client(secret) as ann:
@@ -283,7 +260,7 @@ async def test_a_bridge_with_a_certificate_of_others_is_told_so(stack, tmp_path)
     flags = ("--server-tls-cert", others.folder / "client.pem", "--server-tls-key", others.folder / "client.key")
     command = ("narthex_bridge.main", "--config", tmp_path / "narthex.toml", "--server", stack.grpc, *flags)
     async with (
-        started(log, *command, NARTHEX_DELEGATE_TOKEN=DELEGATE) as stranger,
+        started(*command, log=log, NARTHEX_DELEGATE_TOKEN=DELEGATE) as stranger,
         Stack(stack.authority, "", stranger["http"], stack.key, log).client(stack.key) as ann,
     ):
         assert (await ann.get("/readyz")).status_code == 503
@@ -326,5 +303,5 @@ async def test_nothing_listens_beyond_this_machine_by_accident(tmp_path):
         assert process.returncode == 2
         assert "--allow-anyone" in errors.decode() and "api_key_file" in errors.decode()
     command = ("narthex.cli.main", "serve", "--http", "0.0.0.0:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
-    async with started(tmp_path / "open.log", *command, "--allow-anyone") as ready:
+    async with started(*command, "--allow-anyone", log=tmp_path / "open.log") as ready:
         assert ready["http"].startswith("0.0.0.0:")

@@ -2,17 +2,18 @@
 
 from dataclasses import replace
 
-from narthex_bridge.catalog import Catalog
-from narthex_bridge.config import BridgeConfig
-from narthex_bridge.dispatcher import Dispatcher
-from narthex_bridge.exchange import DirectFraming, Exchange
-from narthex_bridge.faces.mcp import refusal
-from narthex_bridge.http import HttpRequest, HttpResponse, event_stream
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.http.messages import HttpRequest, HttpResponse, event_stream
+from narthex_bridge.mcp.catalog import Catalog
+from narthex_bridge.mcp.dispatcher import Dispatcher
+from narthex_bridge.mcp.exchange import Exchange
+from narthex_bridge.mcp.face import refusal
+from narthex_bridge.mcp.framing import DirectFraming
 from narthex_bridge.protocol import jsonrpc, params
 from narthex_bridge.protocol.eras import LATEST_SESSION
 from narthex_bridge.protocol.failures import BackendError, rpc_error
 from narthex_bridge.protocol.jsonrpc import Invalid, Request, RpcError
-from narthex_bridge.sessions import Session
+from narthex_bridge.sessions.session import Session
 
 
 class DirectEndpoint:

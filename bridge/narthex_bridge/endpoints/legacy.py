@@ -2,14 +2,15 @@
 
 from collections.abc import AsyncGenerator
 
-from narthex_bridge.config import BridgeConfig
-from narthex_bridge.dispatcher import Dispatcher
-from narthex_bridge.faces.mcp import refusal
-from narthex_bridge.http import EVENTS, HttpRequest, HttpResponse, Tally, accepts, event_stream
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.http.messages import EVENTS, HttpRequest, HttpResponse, Tally, accepts, event_stream
+from narthex_bridge.mcp.dispatcher import Dispatcher
+from narthex_bridge.mcp.face import refusal
 from narthex_bridge.outbox import Outbox
 from narthex_bridge.protocol import jsonrpc, sse
 from narthex_bridge.protocol.jsonrpc import Answer, Invalid, Notification, Request, RpcError
-from narthex_bridge.sessions import Session, SessionStore
+from narthex_bridge.sessions.session import Session
+from narthex_bridge.sessions.store import SessionStore
 
 
 class LegacyEndpoint:

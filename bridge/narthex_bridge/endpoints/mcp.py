@@ -2,22 +2,24 @@
 
 from collections.abc import Awaitable, Sequence
 
-from narthex_bridge.config import BridgeConfig
-from narthex_bridge.dispatcher import Dispatcher
+from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.endpoints.stateless import StatelessEndpoint
-from narthex_bridge.exchange import BareFraming, Exchange, Framing, MessageFraming, SilentFraming
-from narthex_bridge.faces.mcp import refusal
-from narthex_bridge.http import EVENTS, JSON, HttpRequest, HttpResponse, accepts, event_stream
+from narthex_bridge.http.messages import EVENTS, JSON, HttpRequest, HttpResponse, accepts, event_stream
+from narthex_bridge.mcp.dispatcher import Dispatcher
+from narthex_bridge.mcp.exchange import Exchange
+from narthex_bridge.mcp.face import refusal
+from narthex_bridge.mcp.framing import BareFraming, Framing, MessageFraming, SilentFraming
 from narthex_bridge.metrics import Metrics
-from narthex_bridge.place import Place
 from narthex_bridge.protocol import envelope, jsonrpc, methods
 from narthex_bridge.protocol.eras import ERAS, LATEST_SESSION
 from narthex_bridge.protocol.headers import VERSION as VERSION_HEADER
 from narthex_bridge.protocol.jsonrpc import Invalid, Message, Notification, Request, RpcError
-from narthex_bridge.reading import Reading
-from narthex_bridge.sessions import STREAM, Session, SessionStore
+from narthex_bridge.sessions.session import Session
+from narthex_bridge.sessions.store import STREAM, SessionStore
 from narthex_bridge.stores.store import StoreUnavailable
-from narthex_bridge.streams import Streams
+from narthex_bridge.streams.place import Place
+from narthex_bridge.streams.reading import Reading
+from narthex_bridge.streams.streams import Streams
 
 SESSION_HEADER = "mcp-session-id"
 EVENT_HEADER = "last-event-id"

@@ -2,8 +2,8 @@
 
 import orjson
 
-from narthex_bridge.config import OauthConfig
-from narthex_bridge.http import HttpRequest, HttpResponse
+from narthex_bridge.config.oauth import OauthConfig
+from narthex_bridge.http.messages import HttpRequest, HttpResponse
 
 
 class MetadataEndpoint:

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 
-from narthex_bridge.catalog import Catalog
-from narthex_bridge.config import BridgeConfig
-from narthex_bridge.dispatcher import Dispatcher
-from narthex_bridge.exchange import Exchange, MessageFraming, SilentFraming
-from narthex_bridge.faces.mcp import refusal
-from narthex_bridge.http import EVENTS, HttpRequest, HttpResponse, accepts, event_stream
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.http.messages import EVENTS, HttpRequest, HttpResponse, accepts, event_stream
+from narthex_bridge.mcp.catalog import Catalog
+from narthex_bridge.mcp.dispatcher import Dispatcher
+from narthex_bridge.mcp.exchange import Exchange
+from narthex_bridge.mcp.face import refusal
+from narthex_bridge.mcp.framing import MessageFraming, SilentFraming
 from narthex_bridge.protocol import envelope, headers, jsonrpc
 from narthex_bridge.protocol.failures import BackendError, rpc_error
 from narthex_bridge.protocol.jsonrpc import Message, Notification, Request, RpcError
-from narthex_bridge.sessions import Session
+from narthex_bridge.sessions.session import Session
 
 
 class StatelessEndpoint:

@@ -3,12 +3,12 @@
 import uuid
 
 from narthex_bridge.caller import LOCAL
-from narthex_bridge.dispatcher import Dispatcher
+from narthex_bridge.mcp.dispatcher import Dispatcher
 from narthex_bridge.outbox import Outbox
 from narthex_bridge.protocol import envelope, jsonrpc, methods
 from narthex_bridge.protocol.jsonrpc import Answer, Invalid, Message, Notification, Request, RpcError
 from narthex_bridge.protocol.notifications import list_changed
-from narthex_bridge.sessions import Session
+from narthex_bridge.sessions.session import Session
 
 
 class StdioEndpoint:

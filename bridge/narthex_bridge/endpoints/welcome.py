@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from narthex_bridge.http import HttpResponse
+from narthex_bridge.http.messages import HttpResponse
 
 _USES = {
     "/mcp": "MCP clients, of every version of the protocol: give them this URL",

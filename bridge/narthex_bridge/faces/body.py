@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.http.refusal import Refusal
 
 LARGEST_WHOLE = 2**32 - 1
 

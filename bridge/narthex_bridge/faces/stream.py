@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Generic, Protocol, Self, TypeVar
 
-from narthex_bridge.faces.refusal import Refusal
 from narthex_bridge.faces.work import Work, shutting_down
-from narthex_bridge.http import Tally
+from narthex_bridge.http.messages import Tally
+from narthex_bridge.http.refusal import Refusal
 from narthex_bridge.outbox import Backlog
 from narthex_bridge.protocol.failures import BackendError
 from narthex_bridge.protocol.sse import KEEPALIVE

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from narthex.keys import KeyRing
 
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.gate.addresses import Addresses
 from narthex_bridge.gate.challenges import Challenges
 from narthex_bridge.gate.credentials import Credentials
@@ -14,8 +14,8 @@ from narthex_bridge.gate.keys import Keys
 from narthex_bridge.gate.limiters import Limiter, in_memory
 from narthex_bridge.gate.limits import Limits
 from narthex_bridge.gate.origins import Origins
-from narthex_bridge.gate.refusals import Reason
 from narthex_bridge.gate.tokens import Tokens
+from narthex_bridge.http.refusal import Reason
 
 
 def gate(config: BridgeConfig, refused: Callable[[Reason], None]) -> Gate:

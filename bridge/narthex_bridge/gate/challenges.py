@@ -2,9 +2,8 @@
 
 from urllib.parse import urlsplit
 
-from narthex_bridge.config import OauthConfig
-from narthex_bridge.faces.refusal import Refusal
-from narthex_bridge.gate.refusals import Reason, Refused
+from narthex_bridge.config.oauth import OauthConfig
+from narthex_bridge.http.refusal import Reason, Refusal, Refused
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 

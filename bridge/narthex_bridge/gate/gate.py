@@ -12,8 +12,8 @@ from narthex_bridge.gate.credentials import Credentials
 from narthex_bridge.gate.hosts import Hosts
 from narthex_bridge.gate.limits import Limits
 from narthex_bridge.gate.origins import Origins
-from narthex_bridge.gate.refusals import Header, Reason, Refused
-from narthex_bridge.http import HttpResponse
+from narthex_bridge.http.messages import HttpResponse
+from narthex_bridge.http.refusal import Header, Reason, Refused
 
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from narthex_bridge.config import is_loopback
-from narthex_bridge.faces.refusal import Refusal
-from narthex_bridge.gate.refusals import Refused
+from narthex_bridge.config.loopback import is_loopback
+from narthex_bridge.http.refusal import Refusal, Refused
 
 REMEMBERED = 256
 """Clients use few names, again and again; to take one apart costs more than everything else of a check."""

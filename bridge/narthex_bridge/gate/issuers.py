@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import jwt
 import orjson
 
-from narthex_bridge.config import OauthConfig, url_problem
+from narthex_bridge.config.oauth import OauthConfig, url_problem
 
 logger = logging.getLogger(__name__)
 

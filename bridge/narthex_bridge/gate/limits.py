@@ -5,10 +5,9 @@ import math
 from narthex.rates import Rate
 
 from narthex_bridge.caller import Caller
-from narthex_bridge.config import LimitsConfig
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.config.limits import LimitsConfig
 from narthex_bridge.gate.limiters import Allowance, Limiter
-from narthex_bridge.gate.refusals import Header, Reason, Refused
+from narthex_bridge.http.refusal import Header, Reason, Refusal, Refused
 
 _WHOSE: dict[Reason, str] = {
     "address_rate": "from this address",

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from narthex_bridge.config import ANY_ORIGIN, is_loopback
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.config.bridge import ANY_ORIGIN
+from narthex_bridge.config.loopback import is_loopback
 from narthex_bridge.gate.hosts import REMEMBERED, hostname
-from narthex_bridge.gate.refusals import Header, Refused
-from narthex_bridge.http import HttpResponse
+from narthex_bridge.http.messages import HttpResponse
+from narthex_bridge.http.refusal import Header, Refusal, Refused
 
 EXPOSED = (
     "mcp-session-id, mcp-protocol-version, x-request-id, www-authenticate, retry-after,"

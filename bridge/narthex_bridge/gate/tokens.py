@@ -11,7 +11,7 @@ import jwt
 from narthex.scopes import ALL_TOOLS, ToolScope
 
 from narthex_bridge.caller import Caller
-from narthex_bridge.config import OauthConfig
+from narthex_bridge.config.oauth import OauthConfig
 from narthex_bridge.gate.issuers import Issuer, IssuerUnreachable, UnknownKey
 
 __all__ = ["InvalidToken", "IssuerUnreachable", "LacksScope", "Tokens"]

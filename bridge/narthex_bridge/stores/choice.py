@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from narthex.settings import SettingsError
 
-from narthex_bridge.bus import Bus, NoBus
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.stores.bus import Bus, NoBus
 from narthex_bridge.stores.memory import MemoryEvents, NoRecords
 from narthex_bridge.stores.store import Bounds, EventStore, SessionRecords
 

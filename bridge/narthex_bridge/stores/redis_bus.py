@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from narthex_bridge.bus import Note, Take
+from narthex_bridge.stores.bus import Note, Take
 from narthex_bridge.stores.redis import FAILURES, PREFIX, connect, reached
 from narthex_bridge.stores.store import StoreUnavailable
 

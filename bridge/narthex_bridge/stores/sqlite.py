@@ -107,16 +107,15 @@ class SqliteEvents:
 
     async def append(self, session: str, stream: str, first: int, messages: Sequence[bytes], ended: bool) -> None:
         def work(database: sqlite3.Connection) -> None:
-            now = self._now()
+            now, place = self._now(), (session, stream)
             self._expire(database, session, now)
-            self._resize(session, 0, 0)
-            self._sizes.move_to_end(session)
-            place = (session, stream)
             database.execute("insert or ignore into streams values (?, ?, x'', 0, 0)", place)
             chosen = "select last, ended from streams where session = ? and name = ?"
             last, over = database.execute(chosen, place).fetchone()
             if over:
                 return
+            self._resize(session, 0, 0)
+            self._sizes.move_to_end(session)
             new = [(number, message) for number, message in enumerate(messages, first) if number > last]
             rows = [(session, stream, number, now, message) for number, message in new]
             database.executemany(

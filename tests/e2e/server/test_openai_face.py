@@ -78,7 +78,9 @@ def test_models_are_listed_and_found(client):
 
 
 def test_a_stream_says_what_a_whole_answer_says(client):
-    whole = client.chat.completions.create(model="demo", messages=HELLO, temperature=0, max_tokens=24)
+    whole = client.chat.completions.create(
+        model="demo", messages=HELLO, temperature=0, max_tokens=24, service_tier="flex"
+    )
     told = list(
         client.chat.completions.create(
             model="demo", messages=HELLO, temperature=0, max_tokens=24, stream=True,

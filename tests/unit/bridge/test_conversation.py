@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from narthex.settings import Address
 from narthex.v1 import tool_pb2_grpc
-from narthex_bridge.config import BridgeConfig
-from narthex_bridge.core import Core
+from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.endpoints.stdio import StdioEndpoint
+from narthex_bridge.mcp.core import Core
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.outbox import Outbox
-from narthex_bridge.sessions import Session
+from narthex_bridge.sessions.session import Session
 
-from tests.unit.bridge.conftest import ToolServer, stateless
+from tests.unit.bridge.running_bridge import stateless
+from tests.unit.bridge.tool_server import ToolServer
 
 ids = st.integers(1, 6) | st.sampled_from(["a", "b"])
 quick = st.sampled_from(["echo", "count", "deltas", "logs", "strict", "broken", "needs", "nothing", "asks"])

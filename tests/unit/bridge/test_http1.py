@@ -9,10 +9,10 @@ import h2.events
 import h11
 import pytest
 from narthex.settings import Address
-from narthex_bridge.config import BridgeConfig
-from narthex_bridge.host import serve
-from narthex_bridge.http1 import MAX_BODY, MAX_HEAD, ON_DISCONNECT, Odd, parse
+from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.main import bind, hypercorn_config
+from narthex_bridge.transport.host import serve
+from narthex_bridge.transport.http1 import MAX_BODY, MAX_HEAD, ON_DISCONNECT, Odd, parse
 
 POST = b"POST /a?b=c HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nAccept: x, y\r\n\r\nhello"
 GET = b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\n\r\n"

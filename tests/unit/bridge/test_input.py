@@ -56,6 +56,36 @@ async def test_a_refusal_ends_the_call_that_cannot_go_on(bridge):
     assert response["result"]["isError"] and "no" in response["result"]["content"][0]["text"]
 
 
+async def test_a_call_goes_on_and_ends_though_its_question_is_open(bridge, tools):
+    session = await bridge.session(can=ABLE)
+    params = {"name": "tires", "_meta": {"progressToken": 1}}
+    body = {"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": params}
+    async with bridge.http.stream("POST", "/mcp", json=body, headers=session) as answer, asyncio.timeout(10):
+        stream = messages(answer)
+        question, progress = await anext(stream), await anext(stream)
+        assert (question["method"], progress["method"]) == ("elicitation/create", "notifications/progress")
+        tools.release.set()
+        assert (await anext(stream))["result"]["content"][0]["text"] == "never mind"
+    await reply(bridge, session, question, result=ACCEPTED)  # too late, and no harm
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("tools/call", {"name": "waits"}),
+        ("tools/call", {"name": "asks"}),
+        ("prompts/get", {"name": "asks", "arguments": {"who": "you"}}),
+    ],
+)
+async def test_a_client_that_says_nothing_is_not_waited_for_without_end(start_bridge, method, params):
+    async with start_bridge(input_timeout_s=0.05) as bridge:
+        session = await bridge.session(can=ABLE)
+        body = {"jsonrpc": "2.0", "id": 5, "method": method, "params": params}
+        async with bridge.http.stream("POST", "/mcp", json=body, headers=session) as answer, asyncio.timeout(10):
+            last = [message async for message in messages(answer)][-1]
+        assert last["error"]["data"]["reason"] == "INPUT_TIMEOUT"
+
+
 @pytest.mark.parametrize(
     ("method", "params"),
     [("resources/read", {"uri": "test://asks"}), ("prompts/get", {"name": "asks", "arguments": {"who": "you"}})],

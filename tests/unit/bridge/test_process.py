@@ -9,7 +9,7 @@ import sys
 
 import httpx
 import pytest
-from narthex_bridge.config import from_arguments
+from narthex_bridge.config.arguments import from_arguments
 
 DEADLINE_S = 15
 

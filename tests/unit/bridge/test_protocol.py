@@ -5,7 +5,8 @@ import itertools
 import json
 
 import pytest
-from narthex_bridge.exchange import Exchange, MessageFraming
+from narthex_bridge.mcp.exchange import Exchange
+from narthex_bridge.mcp.framing import MessageFraming
 from narthex_bridge.outbox import Outbox
 from narthex_bridge.protocol import jsonrpc
 from narthex_bridge.protocol.call import ToolCall

@@ -11,10 +11,10 @@ from narthex.keys import new_key
 from narthex.settings import Address
 from narthex.v1 import tool_pb2
 from narthex_bridge.caller import LOCAL, Caller
-from narthex_bridge.config import BridgeConfig
-from narthex_bridge.connection import Connection
+from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.protocol.failures import BackendError
-from narthex_bridge.relay import LARGE_BYTES, STREAMS, WINDOW_BYTES, Relay
+from narthex_bridge.server.connection import Connection
+from narthex_bridge.server.relay import LARGE_BYTES, STREAMS, WINDOW_BYTES, Relay
 
 
 @asynccontextmanager

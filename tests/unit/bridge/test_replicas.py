@@ -8,7 +8,8 @@ import time
 
 import pytest
 from narthex.keys import new_key
-from narthex_bridge.config import EventsConfig, RedisUrl
+from narthex_bridge.config.events import EventsConfig
+from narthex_bridge.config.redis import RedisUrl
 from narthex_bridge.stores.redis import connect
 
 DEADLINE_S = 15.0

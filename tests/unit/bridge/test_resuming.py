@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from narthex_bridge.config import EventsConfig
+from narthex_bridge.config.events import EventsConfig
 
 DEADLINE_S = 10.0
 

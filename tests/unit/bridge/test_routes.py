@@ -1,8 +1,8 @@
 """Which endpoint answers."""
 
 import pytest
-from narthex_bridge.faces.mcp import McpFace
-from narthex_bridge.routes import Route, Routes
+from narthex_bridge.http.routes import Route, Routes
+from narthex_bridge.mcp.face import McpFace
 
 
 class OtherFace(McpFace):

@@ -10,7 +10,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp_types import ElicitResult
 
-from tests.unit.bridge.conftest import stateless
+from tests.unit.bridge.running_bridge import stateless
 
 INITIALIZE = {
     "jsonrpc": "2.0",

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 from narthex.settings import Address, SettingsError, flattened
-from narthex_bridge.config import BridgeConfig, EventsConfig, OauthConfig, RedisUrl, TlsConfig, from_arguments
+from narthex_bridge.config.arguments import from_arguments
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.config.events import EventsConfig
+from narthex_bridge.config.oauth import OauthConfig
+from narthex_bridge.config.redis import RedisUrl
+from narthex_bridge.config.tls import TlsConfig
 
 ANYWHERE = Address("0.0.0.0", 4321)
 OAUTH = OauthConfig(issuers=("https://as.example",), resource="https://tools.example/mcp")
@@ -82,5 +87,5 @@ def test_limits_and_oauth_can_be_given_as_flags():
 
 
 def test_the_password_of_redis_is_not_shown():
-    shown = dict(flattened(BridgeConfig(redis="redis://user:hunter2@127.0.0.1:6379/0")))
-    assert shown["redis"] == "redis://user:***@127.0.0.1:6379/0"
+    config = from_arguments(["--redis", "redis://user:hunter2@127.0.0.1:6379/0"])
+    assert dict(flattened(config))["redis"] == "redis://…@127.0.0.1:6379/0"

@@ -1,25 +1,25 @@
 """/v1/messages and /v1/messages/count_tokens."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 
 import orjson
 from narthex.v1 import generation_pb2 as wire
 
-from narthex_bridge.backend import Backend
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.faces.anthropic import narration, request, tools
 from narthex_bridge.faces.anthropic.face import AnthropicFace, id_header
 from narthex_bridge.faces.anthropic.narration import MessageStream, Narrator
 from narthex_bridge.faces.anthropic.request import MessageRequest
 from narthex_bridge.faces.anthropic.tools import Upstreams
 from narthex_bridge.faces.body import Fields, fields
-from narthex_bridge.faces.refusal import Refusal
 from narthex_bridge.faces.stream import Stream
 from narthex_bridge.faces.work import Work
-from narthex_bridge.http import HttpRequest, HttpResponse, Tally, event_stream
-from narthex_bridge.inference import Inference
+from narthex_bridge.http.messages import HttpRequest, HttpResponse, Tally, event_stream
+from narthex_bridge.http.refusal import Refusal
 from narthex_bridge.protocol.failures import BackendError
+from narthex_bridge.server.backend import Backend
+from narthex_bridge.server.inference import Inference
 
 
 class MessagesEndpoint:
@@ -35,25 +35,30 @@ class MessagesEndpoint:
         self._face = face
 
     async def create(self, http: HttpRequest) -> HttpResponse:
+        return await self._answered(http, self._create(http))
+
+    async def count_tokens(self, http: HttpRequest) -> HttpResponse:
+        return await self._answered(http, self._count_tokens(http))
+
+    async def _answered(self, http: HttpRequest, answer: Awaitable[HttpResponse]) -> HttpResponse:
+        """The answer, or a refusal that names the request, as this API's do."""
         try:
-            body = fields(http.body)
-            asked = request.read(body, await self._upstreams(http, body))
-            if asked.stream:
-                return await self._stream(http, asked)
-            return await self._whole(http, asked)
+            return await answer
         except BackendError as failure:
             return self._face.refuse(Refusal.of(failure), http.request_id)
         except Refusal as refusal:
             return self._face.refuse(refusal, http.request_id)
 
-    async def count_tokens(self, http: HttpRequest) -> HttpResponse:
-        try:
-            asked = request.count(fields(http.body))
-            counted = await self._inference.count_tokens(http.caller, http.request_id, asked)
-        except BackendError as failure:
-            return self._face.refuse(Refusal.of(failure), http.request_id)
-        except Refusal as refusal:
-            return self._face.refuse(refusal, http.request_id)
+    async def _create(self, http: HttpRequest) -> HttpResponse:
+        body = fields(http.body)
+        asked = request.read(body, await self._upstreams(http, body))
+        if asked.stream:
+            return await self._stream(http, asked)
+        return await self._whole(http, asked)
+
+    async def _count_tokens(self, http: HttpRequest) -> HttpResponse:
+        asked = request.count(fields(http.body))
+        counted = await self._inference.count_tokens(http.caller, http.request_id, asked)
         body = orjson.dumps({"input_tokens": counted.tokens})
         return HttpResponse(200, body, headers=id_header(http.request_id))
 

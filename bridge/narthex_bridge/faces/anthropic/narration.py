@@ -9,7 +9,7 @@ from narthex.v1 import generation_pb2 as wire
 
 from narthex_bridge.faces.anthropic import names
 from narthex_bridge.faces.anthropic.face import error
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.http.refusal import Refusal
 from narthex_bridge.protocol import sse
 from narthex_bridge.protocol.failures import BackendError
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import orjson
 from narthex.v1 import generation_pb2 as wire
 
+from narthex_bridge.faces.adapters import adapters
 from narthex_bridge.faces.anthropic import conversation, tools
 from narthex_bridge.faces.anthropic.tools import Upstreams
 from narthex_bridge.faces.body import Fields
-from narthex_bridge.faces.openai.adapters import adapters
-from narthex_bridge.faces.openai.constraint import constraint
-from narthex_bridge.faces.openai.policy import settle
-from narthex_bridge.faces.openai.reasoning import effort_of, reasoning
-from narthex_bridge.faces.openai.sampling import sampling
-from narthex_bridge.faces.refusal import Headers
+from narthex_bridge.faces.constraint import constraint
+from narthex_bridge.faces.policy import settle
+from narthex_bridge.faces.reasoning import effort_of, reasoning
+from narthex_bridge.faces.sampling import sampling
+from narthex_bridge.http.refusal import Headers
 
 # What tells Anthropic's service how to store, bill, cache, route or trim, and changes no word here.
 _IGNORED = frozenset(

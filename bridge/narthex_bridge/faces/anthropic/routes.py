@@ -1,12 +1,12 @@
 """The routes of this face."""
 
-from narthex_bridge.backend import Backend
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.faces.anthropic.endpoint import MessagesEndpoint
 from narthex_bridge.faces.anthropic.face import AnthropicFace
 from narthex_bridge.faces.work import Work
-from narthex_bridge.inference import Inference
-from narthex_bridge.routes import Route
+from narthex_bridge.http.routes import Route
+from narthex_bridge.server.backend import Backend
+from narthex_bridge.server.inference import Inference
 
 
 def anthropic_routes(config: BridgeConfig, inference: Inference, backend: Backend, work: Work) -> list[Route]:

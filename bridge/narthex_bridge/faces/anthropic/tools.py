@@ -8,7 +8,7 @@ from narthex.v1 import generation_pb2 as wire
 
 from narthex_bridge.faces.anthropic import names
 from narthex_bridge.faces.body import Fields
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.http.refusal import Refusal
 
 _OWN, _TOOLSET = "custom", "mcp_toolset"
 

@@ -7,8 +7,8 @@ from narthex.v1 import model_pb2 as wire
 
 from narthex_bridge.faces.body import Fields, fields
 from narthex_bridge.faces.work import Work
-from narthex_bridge.http import HttpRequest, HttpResponse
-from narthex_bridge.inference import Inference
+from narthex_bridge.http.messages import HttpRequest, HttpResponse
+from narthex_bridge.server.inference import Inference
 
 _DEFAULT_MODEL = "default"
 

@@ -7,11 +7,11 @@ import orjson
 from narthex.v1 import model_pb2 as wire
 
 from narthex_bridge.faces.body import Fields, fields
-from narthex_bridge.faces.refusal import Refusal
 from narthex_bridge.faces.work import Work
-from narthex_bridge.http import HttpRequest, HttpResponse
-from narthex_bridge.inference import Inference
+from narthex_bridge.http.messages import HttpRequest, HttpResponse
+from narthex_bridge.http.refusal import Refusal
 from narthex_bridge.protocol.failures import BackendError
+from narthex_bridge.server.inference import Inference
 
 _STATUSES = {
     wire.MODEL_STATE_READY: "loaded", wire.MODEL_STATE_LOADING: "reloading", wire.MODEL_STATE_IDLE: "unloaded",

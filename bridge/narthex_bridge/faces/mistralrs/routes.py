@@ -6,11 +6,11 @@ from types import MappingProxyType
 from narthex_bridge.faces.mistralrs.adapters import AdaptersEndpoint
 from narthex_bridge.faces.mistralrs.models import ModelsEndpoint
 from narthex_bridge.faces.openai.face import OpenAiFace
-from narthex_bridge.faces.refusal import Refusal
 from narthex_bridge.faces.work import Work
-from narthex_bridge.http import HttpRequest, HttpResponse
-from narthex_bridge.inference import Inference
-from narthex_bridge.routes import Route
+from narthex_bridge.http.messages import HttpRequest, HttpResponse
+from narthex_bridge.http.refusal import Refusal
+from narthex_bridge.http.routes import Route
+from narthex_bridge.server.inference import Inference
 
 _CALIBRATION = "caches are calibrated when a model is loaded, and weights are not quantised again"
 _MACHINE = "this would tell of the bridge's machine; /metrics of the server and GET /v1/models tell what it runs on"

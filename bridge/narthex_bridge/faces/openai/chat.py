@@ -6,29 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.faces.adapters import adapters
 from narthex_bridge.faces.body import Fields, fields
-from narthex_bridge.faces.openai.adapters import adapters
+from narthex_bridge.faces.constraint import constraint
 from narthex_bridge.faces.openai.calls import served_call, tool_call
 from narthex_bridge.faces.openai.chunks import ChatChunks
-from narthex_bridge.faces.openai.constraint import constraint
 from narthex_bridge.faces.openai.logprobs import token_logprobs
 from narthex_bridge.faces.openai.messages import messages
-from narthex_bridge.faces.openai.options import call_options
-from narthex_bridge.faces.openai.policy import settle
-from narthex_bridge.faces.openai.reasoning import effort_of, reasoning
-from narthex_bridge.faces.openai.sampling import sampling
 from narthex_bridge.faces.openai.stopping import stopping
 from narthex_bridge.faces.openai.tools import Tools, chat_tools
 from narthex_bridge.faces.openai.usage import finish_reason, usage
-from narthex_bridge.faces.refusal import Headers
+from narthex_bridge.faces.policy import settle
+from narthex_bridge.faces.reasoning import effort_of, reasoning
+from narthex_bridge.faces.sampling import sampling
 from narthex_bridge.faces.stream import Stream
 from narthex_bridge.faces.work import Work
-from narthex_bridge.http import HttpRequest, HttpResponse, event_stream
-from narthex_bridge.inference import Inference
+from narthex_bridge.http.messages import HttpRequest, HttpResponse, event_stream
+from narthex_bridge.http.refusal import Headers
+from narthex_bridge.server.inference import Inference
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,6 @@ class ChatOrder:
     """A chat that was asked for, and how its answer is to be told."""
 
     spec: wire.ChatSpec
-    options: common.CallOptions
     tools: Tools
     stream: bool
     include_usage: bool
@@ -55,12 +52,12 @@ class ChatEndpoint:
         order = chat_order(fields(http.body))
         if order.stream:
             return await self._stream(http, order)
-        asked = wire.ChatRequest(spec=order.spec, options=order.options)
+        asked = wire.ChatRequest(spec=order.spec)
         reply = await self._work.run(self._inference.chat(http.caller, http.request_id, asked))
         return HttpResponse(200, completion(reply, order.tools), headers=order.headers)
 
     async def _stream(self, http: HttpRequest, order: ChatOrder) -> HttpResponse:
-        asked = wire.ChatStreamRequest(spec=order.spec, options=order.options)
+        asked = wire.ChatStreamRequest(spec=order.spec)
         shown = order.spec.response
         scored = shown.HasField("logprobs") or shown.token_ids
         chunks = ChatChunks(order.tools, order.spec.n or 1, scored=scored, include_usage=order.include_usage)
@@ -88,7 +85,7 @@ def chat_order(body: Fields) -> ChatOrder:
     )
     tools.fill(spec)
     stream, include_usage = streaming(body)
-    return ChatOrder(spec, call_options(body), tools, stream, include_usage, settle(body))
+    return ChatOrder(spec, tools, stream, include_usage, settle(body))
 
 
 def streaming(body: Fields) -> tuple[bool, bool]:

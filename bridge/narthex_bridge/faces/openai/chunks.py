@@ -15,7 +15,7 @@ from narthex_bridge.faces.openai.logprobs import token_logprobs
 from narthex_bridge.faces.openai.results import result_text
 from narthex_bridge.faces.openai.tools import Tools
 from narthex_bridge.faces.openai.usage import finish_reason, usage
-from narthex_bridge.faces.refusal import Refusal, needs_input
+from narthex_bridge.http.refusal import Refusal, needs_input
 
 DONE = b"data: [DONE]\n\n"
 

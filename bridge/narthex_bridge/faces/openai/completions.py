@@ -10,25 +10,24 @@ import orjson
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.faces.adapters import adapters
 from narthex_bridge.faces.body import LARGEST_WHOLE, Fields, fields
-from narthex_bridge.faces.openai.adapters import adapters
+from narthex_bridge.faces.constraint import constraint
 from narthex_bridge.faces.openai.chat import streaming
-from narthex_bridge.faces.openai.constraint import constraint
 from narthex_bridge.faces.openai.logprobs import text_of
-from narthex_bridge.faces.openai.options import call_options
-from narthex_bridge.faces.openai.policy import settle
 from narthex_bridge.faces.openai.positions import Positions
-from narthex_bridge.faces.openai.sampling import sampling
 from narthex_bridge.faces.openai.stopping import stopping
 from narthex_bridge.faces.openai.texts import CompletionChunks
 from narthex_bridge.faces.openai.together import all_of, merged
 from narthex_bridge.faces.openai.usage import add_usage, finish_reason, usage
-from narthex_bridge.faces.refusal import Headers
+from narthex_bridge.faces.policy import settle
+from narthex_bridge.faces.sampling import sampling
 from narthex_bridge.faces.stream import Stream
 from narthex_bridge.faces.work import Work
-from narthex_bridge.http import HttpRequest, HttpResponse, event_stream
-from narthex_bridge.inference import Inference
+from narthex_bridge.http.messages import HttpRequest, HttpResponse, event_stream
+from narthex_bridge.http.refusal import Headers
+from narthex_bridge.server.inference import Inference
 
 MOST_PROMPTS = 128
 _LONGEST_ID = 120
@@ -42,7 +41,6 @@ class CompletionOrder:
     """Prompts to be continued, one spec for each, and how that is to be told."""
 
     specs: Sequence[wire.GenerationSpec]
-    options: common.CallOptions
     scored_echo: bool
     stream: bool
     include_usage: bool
@@ -70,7 +68,7 @@ class CompletionsEndpoint:
         calls = [
             partial(
                 self._inference.generate, http.caller, request_id,
-                wire.GenerateRequest(spec=spec, options=order.options),
+                wire.GenerateRequest(spec=spec),
             )
             for request_id, spec in order.requests(http.request_id)
         ]  # fmt: skip
@@ -79,9 +77,7 @@ class CompletionsEndpoint:
 
     async def _stream(self, http: HttpRequest, order: CompletionOrder) -> HttpResponse:
         streams = [
-            self._inference.generate_stream(
-                http.caller, request_id, wire.GenerateStreamRequest(spec=spec, options=order.options)
-            )
+            self._inference.generate_stream(http.caller, request_id, wire.GenerateStreamRequest(spec=spec))
             for request_id, spec in order.requests(http.request_id)
         ]
         each = order.specs[0].n or 1
@@ -118,7 +114,7 @@ def completion_order(body: Fields) -> CompletionOrder:
     stream, include_usage = streaming(body)
     scored_echo = echo and most is not None
     specs = [_with_prompt(spec, prompt) for prompt in prompts]
-    return CompletionOrder(specs, call_options(body), scored_echo, stream, include_usage, settle(body))
+    return CompletionOrder(specs, scored_echo, stream, include_usage, settle(body))
 
 
 def completions(id: str, replies: Sequence[wire.GenerateResponse], order: CompletionOrder) -> bytes:

@@ -5,8 +5,8 @@ from types import MappingProxyType
 
 import orjson
 
-from narthex_bridge.faces.refusal import Refusal
-from narthex_bridge.http import HttpResponse
+from narthex_bridge.http.messages import HttpResponse
+from narthex_bridge.http.refusal import Refusal
 
 _TYPES = {
     401: "authentication_error", 403: "permission_error", 409: "conflict_error",

@@ -5,8 +5,8 @@ from typing import Any
 import orjson
 from narthex.v1 import model_pb2 as wire
 
-from narthex_bridge.http import HttpRequest, HttpResponse
-from narthex_bridge.inference import Inference
+from narthex_bridge.http.messages import HttpRequest, HttpResponse
+from narthex_bridge.server.inference import Inference
 
 _STATES = {
     wire.MODEL_STATE_LOADING: "loading", wire.MODEL_STATE_READY: "ready", wire.MODEL_STATE_UNLOADING: "unloading",

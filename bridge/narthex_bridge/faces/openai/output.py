@@ -14,7 +14,7 @@ from narthex_bridge.faces.openai.face import error
 from narthex_bridge.faces.openai.logprobs import token_logprobs
 from narthex_bridge.faces.openai.results import result_text
 from narthex_bridge.faces.openai.tools import Tools
-from narthex_bridge.faces.refusal import Refusal, needs_input
+from narthex_bridge.http.refusal import Refusal, needs_input
 from narthex_bridge.protocol import sse
 
 _SERVICE = "narthex"

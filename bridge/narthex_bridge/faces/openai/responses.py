@@ -8,26 +8,25 @@ from typing import Any
 import orjson
 from narthex.v1 import generation_pb2 as wire
 
-from narthex_bridge.backend import Backend
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.faces.adapters import adapters
 from narthex_bridge.faces.body import Fields, fields
-from narthex_bridge.faces.openai.adapters import adapters
+from narthex_bridge.faces.constraint import constraint, text_format
 from narthex_bridge.faces.openai.chat import streaming
-from narthex_bridge.faces.openai.constraint import constraint, text_format
 from narthex_bridge.faces.openai.items import conversation
-from narthex_bridge.faces.openai.options import call_options
 from narthex_bridge.faces.openai.output import Output
-from narthex_bridge.faces.openai.policy import settle
-from narthex_bridge.faces.openai.reasoning import effort_of, reasoning
-from narthex_bridge.faces.openai.sampling import sampling
 from narthex_bridge.faces.openai.stopping import stopping
 from narthex_bridge.faces.openai.tools import Tools, choose, spec, with_catalog
 from narthex_bridge.faces.openai.upstreams import Upstreams
-from narthex_bridge.faces.refusal import Headers
+from narthex_bridge.faces.policy import settle
+from narthex_bridge.faces.reasoning import effort_of, reasoning
+from narthex_bridge.faces.sampling import sampling
 from narthex_bridge.faces.stream import Stream
 from narthex_bridge.faces.work import Work
-from narthex_bridge.http import HttpRequest, HttpResponse, event_stream
-from narthex_bridge.inference import Inference
+from narthex_bridge.http.messages import HttpRequest, HttpResponse, event_stream
+from narthex_bridge.http.refusal import Headers
+from narthex_bridge.server.backend import Backend
+from narthex_bridge.server.inference import Inference
 
 _LOGPROBS = "message.output_text.logprobs"
 # What a response repeats of its request, and what stands there where the request has nothing.
@@ -95,7 +94,7 @@ class ResponsesEndpoint:
             name: orjson.Fragment(body.written(name)) if name in body else none for name, none in _REPEATED.items()
         }
         output = Output(http.request_id, {**repeated, **_FIXED}, tools, labels)
-        request = wire.ChatStreamRequest(spec=chat, options=call_options(body))
+        request = wire.ChatStreamRequest(spec=chat)
         return ResponseOrder(request, output, stream, settle(body))
 
     async def _tools(self, body: Fields, http: HttpRequest) -> tuple[Tools, Mapping[str, str]]:

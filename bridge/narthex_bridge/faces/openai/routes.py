@@ -1,7 +1,6 @@
 """The routes of this face."""
 
-from narthex_bridge.backend import Backend
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.faces.openai.chat import ChatEndpoint
 from narthex_bridge.faces.openai.completions import CompletionsEndpoint
 from narthex_bridge.faces.openai.embeddings import EmbeddingsEndpoint
@@ -9,8 +8,9 @@ from narthex_bridge.faces.openai.face import OpenAiFace
 from narthex_bridge.faces.openai.models import ModelsEndpoint
 from narthex_bridge.faces.openai.responses import ResponsesEndpoint
 from narthex_bridge.faces.work import Work
-from narthex_bridge.inference import Inference
-from narthex_bridge.routes import Route
+from narthex_bridge.http.routes import Route
+from narthex_bridge.server.backend import Backend
+from narthex_bridge.server.inference import Inference
 
 
 def openai_routes(config: BridgeConfig, inference: Inference, backend: Backend, work: Work) -> list[Route]:

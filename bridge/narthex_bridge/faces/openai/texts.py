@@ -13,7 +13,7 @@ from narthex_bridge.faces.openai.chunks import DONE
 from narthex_bridge.faces.openai.face import error
 from narthex_bridge.faces.openai.positions import Positions
 from narthex_bridge.faces.openai.usage import add_usage, finish_reason, usage
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.http.refusal import Refusal
 
 Numbered = tuple[int, wire.GenerateStreamResponse]
 

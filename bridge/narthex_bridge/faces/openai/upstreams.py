@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from narthex_bridge.backend import Backend
 from narthex_bridge.caller import Caller
 from narthex_bridge.faces.body import Fields
+from narthex_bridge.server.backend import Backend
 
 _ELSEWHERE = ("server_url", "connector_id", "authorization", "headers", "tunnel_id")
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
+from google.rpc import code_pb2, error_details_pb2
 from narthex.settings import Address
 from narthex.v1 import (
     common_pb2,
@@ -20,7 +18,9 @@ from narthex.v1 import (
     tool_pb2,
     tool_pb2_grpc,
 )
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
+
+from tests.unit.bridge.tool_server import refuse
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,7 @@ class Fault:
         bad = error_details_pb2.BadRequest()
         for name in self.fields:
             bad.field_violations.add(field=name, description="is wrong")
-        packed = []
-        for detail in (error_details_pb2.ErrorInfo(reason=self.reason, domain="narthex"), bad):
-            wrapped = any_pb2.Any()
-            wrapped.Pack(detail)
-            packed.append(wrapped)
-        status = status_pb2.Status(code=self.code, message=self.text, details=packed)
-        await context.abort_with_status(rpc_status.to_status(status))
+        await refuse(context, self.code, self.reason, self.text, bad)
 
 
 @dataclass

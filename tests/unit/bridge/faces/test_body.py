@@ -2,7 +2,7 @@
 
 import pytest
 from narthex_bridge.faces.body import Fields, fields
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.http.refusal import Refusal
 
 
 def test_null_is_absent():

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-from narthex_bridge.config import OauthConfig
+from narthex_bridge.config.oauth import OauthConfig
 
 
 @pytest.fixture

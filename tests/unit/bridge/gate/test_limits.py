@@ -8,7 +8,8 @@ import time
 import pytest
 from narthex.keys import new_key
 from narthex.rates import UNLIMITED, Rate
-from narthex_bridge.config import LimitsConfig, RedisUrl
+from narthex_bridge.config.limits import LimitsConfig
+from narthex_bridge.config.redis import RedisUrl
 from narthex_bridge.gate.limiters import in_memory
 from narthex_bridge.gate.shared import SharedLimiter
 

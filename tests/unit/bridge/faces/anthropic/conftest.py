@@ -7,12 +7,11 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 from narthex.settings import Address
 from narthex.v1 import common_pb2, generation_pb2, generation_pb2_grpc, tool_pb2, tool_pb2_grpc
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
+
+from tests.unit.bridge.tool_server import refuse
 
 Event = generation_pb2.ChatStreamResponse
 
@@ -116,10 +115,7 @@ class ChatServer(generation_pb2_grpc.GenerationServiceServicer, tool_pb2_grpc.To
             await asyncio.Event().wait()
         if self.failure is not None:
             code, reason, text = self.failure
-            detail = any_pb2.Any()
-            detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="narthex"))
-            status = status_pb2.Status(code=code, message=text, details=[detail])
-            await context.abort_with_status(rpc_status.to_status(status))
+            await refuse(context, code, reason, text)
 
 
 @pytest.fixture

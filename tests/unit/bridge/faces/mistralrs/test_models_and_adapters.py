@@ -2,13 +2,13 @@
 
 import grpc
 import pytest
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
+from google.rpc import code_pb2
 from narthex.settings import Address
 from narthex.v1 import model_pb2 as wire
 from narthex.v1 import model_pb2_grpc, tool_pb2_grpc
-from narthex_bridge.config import BridgeConfig
+from narthex_bridge.config.bridge import BridgeConfig
+
+from tests.unit.bridge.tool_server import refuse
 
 
 class ModelServer(model_pb2_grpc.ModelServiceServicer, tool_pb2_grpc.ToolServiceServicer):
@@ -31,7 +31,7 @@ class ModelServer(model_pb2_grpc.ModelServiceServicer, tool_pb2_grpc.ToolService
     async def UnloadModel(self, request, context):
         await self._known(request, context)
         if request.name == "broken":
-            await _refuse(context, code_pb2.PERMISSION_DENIED, "You may not.")
+            await refuse(context, code_pb2.PERMISSION_DENIED, "WHY", "You may not.")
         del self.states[request.name]
         return wire.UnloadModelResponse()
 
@@ -39,7 +39,7 @@ class ModelServer(model_pb2_grpc.ModelServiceServicer, tool_pb2_grpc.ToolService
         self.asked.append(request)
         yield wire.LoadModelResponse(progress=wire.LoadProgress(fraction=0.5))
         if request.path == "nowhere":
-            await _refuse(context, code_pb2.NOT_FOUND, "Nothing is there.")
+            await refuse(context, code_pb2.NOT_FOUND, "WHY", "Nothing is there.")
         self.states[request.name] = wire.MODEL_STATE_READY
         yield wire.LoadModelResponse(model=wire.Model(name=request.name))
 
@@ -58,13 +58,7 @@ class ModelServer(model_pb2_grpc.ModelServiceServicer, tool_pb2_grpc.ToolService
     async def _known(self, request, context):
         self.asked.append(request)
         if request.name not in self.states:
-            await _refuse(context, code_pb2.NOT_FOUND, "There is no such model.")
-
-
-async def _refuse(context, code, text):
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason="WHY", domain="narthex"))
-    await context.abort_with_status(rpc_status.to_status(status_pb2.Status(code=code, message=text, details=[detail])))
+            await refuse(context, code_pb2.NOT_FOUND, "WHY", "There is no such model.")
 
 
 @pytest.fixture

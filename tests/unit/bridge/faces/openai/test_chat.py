@@ -8,7 +8,7 @@ from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 from narthex_bridge.faces.body import fields
 from narthex_bridge.faces.openai.chat import chat_order
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.http.refusal import Refusal
 
 HELLO = [{"role": "user", "content": "Hello"}]
 WEATHER = {
@@ -71,7 +71,7 @@ async def test_options_reach_the_server(client, models):
     assert list(spec.adapters) == [wire.AdapterUse(name="a"), wire.AdapterUse(name="b", scale=0.5)]
     assert spec.n == 2 and spec.reasoning == wire.ReasoningOptions(max_tokens=64)
     assert json.loads(spec.template_arguments) == {"x": [1]}
-    assert models.asked[0].options.priority == common.PRIORITY_BATCH
+    assert not models.asked[0].HasField("options")  # the server has one priority
 
 
 async def test_what_is_not_given_stays_unset(post, models):

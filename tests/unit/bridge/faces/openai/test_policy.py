@@ -2,8 +2,8 @@
 
 import pytest
 from narthex_bridge.faces.body import Fields
-from narthex_bridge.faces.openai.policy import settle
-from narthex_bridge.faces.refusal import Refusal
+from narthex_bridge.faces.policy import settle
+from narthex_bridge.http.refusal import Refusal
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import httpx
 import openai
 import pytest
 from narthex.keys import new_key
-from narthex_bridge.config import from_arguments
+from narthex_bridge.config.arguments import from_arguments
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

@@ -1,0 +1,3 @@
+"""Units of the settings."""
+
+MIB = 1024 * 1024

@@ -1,0 +1,1 @@
+"""HTTP requests, answers, refusals and routes as everything else sees them, free of any framework."""

@@ -1,0 +1,1 @@
+"""What MCP's requests are answered with, whichever way they came in."""

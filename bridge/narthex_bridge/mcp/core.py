@@ -1,0 +1,65 @@
+"""What every face of MCP shares: the server seen through the contract, and what requests are answered with."""
+
+import asyncio
+import contextlib
+import secrets
+
+from narthex.settings import SettingsError
+
+from narthex_bridge.config.bridge import BridgeConfig
+from narthex_bridge.mcp.answers import Answers
+from narthex_bridge.mcp.calls import Calls
+from narthex_bridge.mcp.catalog import Catalog
+from narthex_bridge.mcp.changes import Changes
+from narthex_bridge.mcp.dispatcher import Dispatcher
+from narthex_bridge.mcp.held_calls import HeldCalls
+from narthex_bridge.mcp.subscriptions import Subscriptions, Tell
+from narthex_bridge.mcp.watches import Watches
+from narthex_bridge.metrics import Metrics
+from narthex_bridge.protocol.seal import Seal
+from narthex_bridge.server.backend import Backend
+from narthex_bridge.server.connection import Connection
+
+MIN_SECRET_BYTES = 32
+
+
+class Core:
+    """The composition below the transports; `start` follows the server's changes until `close`."""
+
+    def __init__(self, config: BridgeConfig, credential: str, metrics: Metrics, tell: Tell) -> None:
+        """`credential` is the bearer token that the server knows the bridge, or its user, by; it may be empty. `tell`
+        sends the client of a session a message that answers no request."""
+        self.connection = Connection(config, credential)
+        self.changes = Changes()
+        self.backend = Backend(self.connection)
+        seal = Seal(_secret(config))
+        self.catalog = Catalog(self.backend, self.changes, seal)
+        self._held = HeldCalls(config.max_calls, config.input_timeout_s)
+        self._watches = Watches(self.backend)
+        calls = Calls(self.backend, seal, self._held)
+        self.subscriptions = Subscriptions(self._watches, tell)
+        answers = Answers(self.backend, self.catalog, calls, self.changes, self._watches, self.subscriptions)
+        self.dispatcher = Dispatcher(answers, metrics, config.max_calls)
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._following = asyncio.create_task(self.catalog.watch())
+
+    async def close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._following
+        await self._watches.close()
+        await self._held.close()
+        await self.backend.close()
+        await self.connection.close()
+
+
+def _secret(config: BridgeConfig) -> bytes:
+    if config.secret_file is None:
+        return secrets.token_bytes(32)
+    secret = config.secret_file.read_bytes().strip()
+    if len(secret) < MIN_SECRET_BYTES:
+        raise SettingsError(f"secret_file: {config.secret_file} holds less than {MIN_SECRET_BYTES} bytes")
+    return secret

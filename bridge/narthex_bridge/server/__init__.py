@@ -1,0 +1,1 @@
+"""The narthex server, seen through its public contract."""

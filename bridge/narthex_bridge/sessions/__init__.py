@@ -1,0 +1,1 @@
+"""MCP sessions: what a client has agreed on, and how it is reached."""

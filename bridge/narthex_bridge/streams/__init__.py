@@ -1,0 +1,1 @@
+"""Streams that clients come back to."""

@@ -1,0 +1,1 @@
+"""Bytes in and out: HTTP connections, the routes on them, and pipes."""
