@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from narthex.cli.environment import server_environment
+from narthex.cli.environment import python_module, server_environment
 from narthex.cli.exits import Exit
 from narthex.cli.supervisor import Supervised, supervise
 from narthex.settings import SECTIONS, Address, add_flags, config_file, load, option
@@ -138,14 +138,14 @@ async def _serve(
             "--metrics",
             known.get("metrics", str(server.metrics)),
         ]
-        return [sys.executable, "-m", "narthex_server.main", *addresses, *common, *passed]
+        return python_module("narthex_server.main", *addresses, *common, *passed)
 
     first = Supervised("server", server_command, server_environment(environ))
 
     def bridge_command(known: Mapping[str, str]) -> Sequence[str]:
         grpc = first.ready.result()["grpc"] if first.ready.done() else str(server.grpc)
         addresses = ["--http", known.get("http", str(bridge.http)), "--server", reachable(Address.parse(grpc))]
-        return [sys.executable, "-m", "narthex_bridge.main", *addresses, *common, *to_bridge]
+        return python_module("narthex_bridge.main", *addresses, *common, *to_bridge)
 
     # A bridge needs the server's address, nothing else of it: with a fixed port both start at once.
     second = Supervised("bridge", bridge_command, environ, after=None if server.grpc.port else first)
