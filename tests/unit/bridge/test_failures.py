@@ -146,8 +146,9 @@ async def test_large_bodies_are_refused(start_bridge):
 async def test_wrong_media_types_methods_and_paths_are_refused(bridge):
     assert (await bridge.http.post("/mcp", content=b"{}", headers={"content-type": "text/plain"})).status_code == 415
     assert (await bridge.rpc("ping", accept="image/png")).status_code == 406
-    answer = await bridge.http.put("/mcp")
-    assert answer.status_code == 405 and "POST" in answer.headers["allow"]
+    for method in ("PUT", "HEAD"):
+        answer = await bridge.http.request(method, "/mcp")
+        assert answer.status_code == 405 and set(answer.headers["allow"].split(", ")) == {"GET", "POST", "DELETE"}
     answer = await bridge.http.get("/nowhere")
     assert answer.status_code == 404 and answer.headers["x-request-id"]
 
