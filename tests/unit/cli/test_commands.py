@@ -149,6 +149,13 @@ def test_the_documented_options_of_mcp_are_those_that_it_has(narthex):
     usage = narthex("mcp", "--help-me").stderr.split("narthex mcp: error")[0]
     flags = r"--[a-z][a-z-]+"
     assert set(re.findall(flags, " ".join(table))) == set(re.findall(flags, usage)) - {"--config"}
+    assert set(re.findall(flags, " ".join(table))) <= set(re.findall(flags, narthex("mcp", "--help").stdout))
+
+
+def test_serve_says_where_an_option_of_the_bridge_belongs(narthex):
+    free = {f"NARTHEX_{name}": "127.0.0.1:0" for name in ("GRPC", "HTTP", "METRICS")}
+    failed = narthex("serve", "--no-openai", **free)
+    assert failed.returncode == 2 and "--no-openai went to the server; options of the bridge" in failed.stderr
 
 
 def test_help_keeps_the_case_of_names(narthex):

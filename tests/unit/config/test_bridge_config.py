@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from narthex.settings import Address, SettingsError, flattened
-from narthex_bridge.config import BridgeConfig, OauthConfig, TlsConfig, from_arguments
+from narthex_bridge.config import BridgeConfig, OauthConfig, RedisUrl, TlsConfig, from_arguments
 
 ANYWHERE = Address("0.0.0.0", 4321)
 OAUTH = OauthConfig(issuers=("https://as.example",), resource="https://tools.example/mcp")
@@ -67,8 +67,8 @@ def test_oauth_that_cannot_be_trusted_is_refused(changes, told):
 def test_networks_and_redis_urls_are_checked():
     with pytest.raises(SettingsError, match="trusted_proxies"):
         BridgeConfig(trusted_proxies=("10.0.0.1/8",))
-    with pytest.raises(SettingsError, match="redis"):
-        BridgeConfig(redis="127.0.0.1:6379")
+    with pytest.raises(ValueError, match="redis"):
+        RedisUrl.parse("127.0.0.1:6379")
 
 
 def test_limits_and_oauth_can_be_given_as_flags():

@@ -25,7 +25,15 @@ understood too. Without them a server has to run at --server.
 """
 
 
+FURTHER = """\
+beside --server:
+  --server-key-file FILE, --server-tls-ca FILE, --server-tls-cert FILE, --server-tls-key FILE,
+  --max-calls N, --max-body-bytes N, --call-timeout-s X, --shutdown-grace X, --log-level LEVEL
+"""
+
+
 def add(parser: argparse.ArgumentParser) -> None:
+    parser.epilog, parser.formatter_class = FURTHER, argparse.RawDescriptionHelpFormatter
     parser.add_argument("--server", metavar="HOST:PORT", help="the gRPC address of a server (default: 127.0.0.1:50051)")
     own = parser.add_argument_group("a server of its own", OWN)
     for flag, (metavar, help) in PASSED_ON.items():

@@ -75,6 +75,8 @@ TO_BRIDGE = {  # flags of the bridge that are passed on; the others are in its s
     "--allowed-hosts": ("NAME", "further Host names that may be used; repeatable"),
     "--trusted-proxies": ("NETWORK", "addresses or networks whose X-Forwarded-For is believed; repeatable"),
     "--redis": ("URL", "the Redis that several bridges share"),
+    "--events-store": ("KIND", "where MCP sessions and events are kept: memory, sqlite or redis"),
+    "--events-path": ("FILE", "the file of sqlite"),
     "--oauth-issuers": ("URL", "authorization servers whose access tokens are taken on HTTP; repeatable"),
     "--oauth-resource": ("URL", "the public URL of /mcp"),
     "--oauth-audiences": ("TEXT", "what tokens must be meant for; by default the resource; repeatable"),
@@ -85,7 +87,11 @@ TO_BRIDGE = {  # flags of the bridge that are passed on; the others are in its s
 }
 
 
+ELSEWHERE = "options of the bridge that are not here belong into [bridge] of a narthex.toml, or NARTHEX_* variables"
+
+
 def add(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = f"Every other option of `narthex server` is understood too; {ELSEWHERE}."
     parser.add_argument("--config", type=Path, metavar="FILE", help="a narthex.toml (or NARTHEX_CONFIG)")
     add_flags(parser, ServerSide)
     add_flags(parser, BridgeSide)
@@ -115,7 +121,10 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     grace = max(load(EitherSide, section, flags, file=file, partial=True).shutdown_grace for section in SECTIONS)
     common = ["--config", str(file)] if file else []
     common += ["--shutdown-grace", str(given)] if given is not None else []
-    return asyncio.run(_serve(server, bridge, common, [*passed, *rest], to_bridge, grace + MARGIN))
+    code = asyncio.run(_serve(server, bridge, common, [*passed, *rest], to_bridge, grace + MARGIN))
+    if code == Exit.USAGE and rest:
+        print(f"narthex serve: {' '.join(rest)} went to the server; {ELSEWHERE}", file=sys.stderr)
+    return code
 
 
 async def _serve(
