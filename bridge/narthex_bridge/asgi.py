@@ -53,12 +53,24 @@ class Front:
         self._body_timeout_s = body_timeout_s
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        http = scope["type"] == "http"
-        found = self._routes.find(scope["method"], scope["path"]) if http else None
+        if scope["type"] == "websocket":
+            return await self._no_websocket(scope, send)
+        if scope["type"] != "http":
+            return await self._behind(scope, receive, send)
+        if not scope["path"].startswith("/") or scope["path"].startswith("//"):
+            scope = {**scope, "path": _path(scope["path"])}
+        found = self._routes.find(scope["method"], scope["path"])
         if found is not None:
             await self._serve(found, scope, receive, send)
-        elif not http or scope["method"] != "OPTIONS" or not await self._preflight(scope, send):
+        elif scope["method"] != "OPTIONS" or not await self._preflight(scope, send):
             await self._behind(scope, receive, send)
+
+    async def _no_websocket(self, scope: Mapping[str, Any], send: Send) -> None:
+        answer = self._routes.face(scope["path"]).refuse(Refusal(400, "There are no WebSockets here; use HTTP."))
+        self._metrics.route("other").count("GET", answer.status)
+        start = _start(answer, gate.request_id(_headers(scope["headers"])))
+        await send({**start, "type": "websocket.http.response.start"})
+        await send({"type": "websocket.http.response.body", "body": answer.body, "more_body": False})
 
     async def _serve(self, found: Found, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         route, counted = found.route, self._counted[found.route.pattern]
@@ -167,6 +179,13 @@ class Front:
             yield piece
             if not message.get("more_body", False):
                 return
+
+
+def _path(target: str) -> str:
+    """The path of what a proxy may send, a whole URL, or of a base URL that ended with a slash too many."""
+    _, whole, rest = target.partition("://")
+    path = rest.partition("/")[2] if whole and not target.startswith("/") else target
+    return "/" + path.lstrip("/")
 
 
 def _too_large(most: int) -> Refused:

@@ -154,6 +154,29 @@ async def test_wrong_media_types_methods_and_paths_are_refused(bridge):
 
 
 @pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://127.0.0.1/mcp/list?a=b", 200),
+        ("http://h", 200),
+        ("http://[", 200),
+        ("//mcp/list", 200),
+        ("/mcp/list/", 404),
+        ("*", 404),
+    ],
+)
+async def test_a_target_is_a_path_or_a_whole_url(bridge, target, status):
+    assert (await bridge.http.get("/", extensions={"target": target.encode()})).status_code == status
+
+
+async def test_websockets_are_refused_in_words(bridge, caplog):
+    key = {"sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==", "sec-websocket-version": "13"}
+    for path, member in (("/mcp", "jsonrpc"), ("/v1/realtime", "error"), ("/nowhere", "jsonrpc")):
+        answer = await bridge.http.get(path, headers={"connection": "Upgrade", "upgrade": "websocket", **key})
+        assert answer.status_code == 400 and member in answer.json() and "WebSocket" in answer.text
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
     ("headers", "status"),
     [
         ({"origin": "https://evil.example"}, 403),
