@@ -1,6 +1,10 @@
+import contextlib
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +105,21 @@ def test_a_server_that_is_not_there_is_told_with_what_to_do(narthex):
         failed = narthex("models", "list", "--server", f"127.0.0.1:{unused.getsockname()[1]}")
     assert failed.returncode == 1
     assert "`narthex serve` starts one" in failed.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_an_interrupt_ends_a_conversation_that_waits_for_its_next_line():
+    command = [sys.executable, "-m", "narthex.cli.main", "chat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as chat:
+        try:
+            assert chat.stdout.read(5) == b"you> "
+            while chat.poll() is None:  # one between the prompt and the reading is not noticed
+                chat.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    chat.wait(1)
+            assert (chat.returncode, chat.stderr.read()) == (130, b"")
+        finally:
+            chat.kill()
 
 
 def test_arguments_of_a_tool_must_be_a_json_object(narthex):
