@@ -27,7 +27,7 @@ from narthex_bridge.faces.work import Work
 from narthex_bridge.gate import building
 from narthex_bridge.gate.challenges import WELL_KNOWN, metadata_url
 from narthex_bridge.http.messages import HttpRequest, HttpResponse
-from narthex_bridge.http.refusal import Refusal
+from narthex_bridge.http.refusal import Headers, Refusal
 from narthex_bridge.http.routes import Route, Routes
 from narthex_bridge.mcp.core import Core
 from narthex_bridge.mcp.face import McpFace
@@ -122,12 +122,12 @@ class Bridge:
             paths = {WELL_KNOWN, f"{WELL_KNOWN}/mcp", urlsplit(metadata_url(config.oauth.resource)).path}
             routes += [Route("GET", path, metadata, face, open=True) for path in paths]
         inference = Inference(core.connection)
+        if config.openai:  # before the other faces: what is unknown under /v1 is refused in its words
+            routes += openai_routes(config, inference, core.backend, self._work)
         if config.anthropic:
             routes += anthropic_routes(config, inference, core.backend, self._work)
         if config.mistralrs:
             routes += mistralrs_routes(inference, self._work)
-        if config.openai:
-            routes += openai_routes(config, inference, core.backend, self._work)
         return routes
 
     def _view(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
@@ -162,7 +162,10 @@ class Bridge:
 
     async def _http_error(self, error: HTTPException) -> Response:
         status = error.code or 500
-        allowed = tuple((name, value) for name, value in error.get_headers() if name == "Allow")
+        allowed: Headers = ()
+        if isinstance(error, MethodNotAllowed):  # Quart adds HEAD to every GET; the front's routes have none
+            methods = self._routes.methods(quart.request.path) or error.valid_methods or ()
+            allowed = (("allow", ", ".join(methods)),)
         self._metrics.route("other").count(quart.request.method, status)
         face = self._routes.face(quart.request.path)
         return _response(face.refuse(Refusal(status, error.name, allowed)))
@@ -198,7 +201,7 @@ def _credential(config: BridgeConfig) -> str:
 
 async def _no_head(**_: str) -> Response:
     """The front answers these routes; what comes here is HEAD, which is added to every GET."""
-    raise MethodNotAllowed(("GET",))
+    raise MethodNotAllowed
 
 
 def _response(answer: HttpResponse) -> Response:

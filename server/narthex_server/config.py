@@ -228,7 +228,7 @@ def demo_upstreams() -> Mapping[str, Any]:
     modules = {"time": ["mcp_server_time"], "workspace": ["narthex_mcp.workspace", workspace]}
     return {
         "servers": [
-            {"name": name, "source": {"type": "Process", "command": sys.executable, "args": ["-m", *arguments]}}
+            {"name": name, "source": {"type": "Process", "command": sys.executable, "args": ["-P", "-m", *arguments]}}
             for name, arguments in modules.items()
         ]
     }

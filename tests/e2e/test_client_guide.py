@@ -223,6 +223,33 @@ def without_key(server: Running) -> dict[str, str]:
     return {name: value for name, value in server.environ.items() if name != "NARTHEX_API_KEY"}
 
 
+async def test_a_client_that_drops_its_session_and_reads_one_event_gets_its_answers(started):
+    """As mistral.rs's does over HTTP: no session id, params always, and of a stream the first data that is JSON."""
+    server = started("open")
+    source = transport(CONFIGS["mistralrs-http"], server)
+    assert isinstance(source, Http)
+    async with httpx2.AsyncClient(timeout=RUN_S, headers={"accept": "application/json, text/event-stream"}) as http:
+
+        async def ask(number: int, method: str, **params: object) -> dict:
+            body = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+            answer = (await http.post(source.url, json=body)).text
+            data = [line[5:].strip() for line in answer.splitlines() if line.startswith("data:")] or [answer]
+            message = json.loads(next(filter(None, data)))
+            assert message["id"] == number, message
+            return message["result"]
+
+        about = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}}
+        await ask(1, "initialize", **about, clientInfo={"name": "mistral.rs", "version": "1"})
+        note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+        assert (await http.post(source.url, json=note)).status_code == 202
+        assert "chat" in [tool["name"] for tool in (await ask(2, "tools/list"))["tools"]]
+        clock = await ask(3, "tools/call", name="time__get_current_time", arguments={"timezone": "Europe/Rome"})
+        assert "Europe/Rome" in clock["content"][0]["text"]
+        said = await ask(4, "tools/call", name="chat", arguments={"messages": [{"role": "user", "content": "hello"}]})
+        assert said["content"][0]["text"] and await ask(5, "ping") == {}
+        assert (await ask(6, "resources/list"))["resources"] == []
+
+
 @pytest.mark.parametrize(("name", "version"), [("mistralrs", "2025-11-25"), ("candle-vllm", "2024-11-05")])
 def test_clients_that_take_the_next_line_for_the_answer_get_it(name, version, started, place):
     """mistral.rs's does so, and candle-vllm's knows only the first version and sends no params where it has none."""

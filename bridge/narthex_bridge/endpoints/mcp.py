@@ -199,7 +199,7 @@ def _alone(message: Message) -> bool:
     """Whether a message means the same without a session."""
     match message:
         case Request(method=method):
-            return method in methods.STATELESS
+            return method in methods.SESSIONLESS
         case Notification():
             return True
         case _:

@@ -141,8 +141,8 @@ _SESSION: Mapping[str, Reader] = MappingProxyType(
 _STATELESS: Mapping[str, Reader] = MappingProxyType(
     {**_BOTH, "server/discover": lambda _: Discover(), "subscriptions/listen": _listen}
 )
-STATELESS = frozenset(_BOTH)
-"""Methods that mean the same with and without a session."""
+SESSIONLESS = frozenset((*_BOTH, "ping"))
+"""Methods of versions with sessions that mean the same without one."""
 
 STATELESS_ONLY = frozenset(_STATELESS) - frozenset(_SESSION)
 METHODS = frozenset((*_SESSION, *_STATELESS))

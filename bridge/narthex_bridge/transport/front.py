@@ -41,12 +41,24 @@ class Front:
         self._counted = {route.pattern: metrics.route(route.pattern) for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        http = scope["type"] == "http"
-        found = self._routes.find(scope["method"], scope["path"]) if http else None
+        if scope["type"] == "websocket":
+            return await self._no_websocket(Incoming.of(scope, receive, send))
+        if scope["type"] != "http":
+            return await self._behind(scope, receive, send)
+        if not scope["path"].startswith("/") or scope["path"].startswith("//"):
+            scope = {**scope, "path": _path(scope["path"])}
+        found = self._routes.find(scope["method"], scope["path"])
         if found is not None:
             await self._serve(found, scope, receive, send)
-        elif not http or scope["method"] != "OPTIONS" or not await self._preflight(scope, receive, send):
+        elif scope["method"] != "OPTIONS" or not await self._preflight(scope, receive, send):
             await self._behind(scope, receive, send)
+
+    async def _no_websocket(self, incoming: Incoming) -> None:
+        answer = self._routes.face(incoming.scope["path"]).refuse(
+            Refusal(400, "There are no WebSockets here; use HTTP.")
+        )
+        self._metrics.route("other").count("GET", answer.status)
+        await incoming.refuse_websocket(answer)
 
     async def _serve(self, found: Found, scope: Scope, receive: Receive, send: Send) -> None:
         departure, incoming = Departure(), Incoming.of(scope, receive, send)
@@ -132,6 +144,13 @@ class Front:
         self._counted[found.route.pattern].count("OPTIONS", answer.status)
         await incoming.answer(answer)
         return True
+
+
+def _path(target: str) -> str:
+    """The path of what a proxy may send, a whole URL, or of a base URL that ended with a slash too many."""
+    _, whole, rest = target.partition("://")
+    path = rest.partition("/")[2] if whole and not target.startswith("/") else target
+    return "/" + path.lstrip("/")
 
 
 def _telling(answer: HttpResponse, headers: Headers) -> HttpResponse:

@@ -54,10 +54,16 @@ class Incoming:
         await self.begin(answer, (b"content-length", str(len(answer.body)).encode()))
         await self.end(answer.body)
 
+    async def refuse_websocket(self, answer: HttpResponse) -> None:
+        """Sends an answer of one body instead of a WebSocket."""
+        await self.send(
+            {"type": "websocket.http.response.start", "status": answer.status, "headers": self._lines(answer)}
+        )
+        await self.send({"type": "websocket.http.response.body", "body": answer.body, "more_body": False})
+
     async def begin(self, answer: HttpResponse, *more: tuple[bytes, bytes]) -> None:
         """Sends the head."""
-        lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-        lines += [(b"content-type", answer.content_type.encode()), (b"x-request-id", self.request_id.encode()), *more]
+        lines = [*self._lines(answer), *more]
         await self.send({"type": "http.response.start", "status": answer.status, "headers": lines})
 
     async def go_on(self, piece: bytes) -> None:
@@ -67,6 +73,10 @@ class Incoming:
     async def end(self, piece: bytes = b"") -> None:
         """Sends the last piece."""
         await self.send({"type": "http.response.body", "body": piece, "more_body": False})
+
+    def _lines(self, answer: HttpResponse) -> list[tuple[bytes, bytes]]:
+        lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+        return [*lines, (b"content-type", answer.content_type.encode()), (b"x-request-id", self.request_id.encode())]
 
 
 def _headers(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

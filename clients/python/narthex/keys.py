@@ -175,7 +175,8 @@ def _hash(value: object) -> str:
     return SCHEME + hexadecimal
 
 
-def _scope(value: object) -> ToolScope:
+def tool_scope(value: object) -> ToolScope:
+    """The patterns of a list; raises ValueError for anything else."""
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise ValueError('must be a list of names or patterns, such as ["time__*"]')
     return ToolScope(tuple(value))
@@ -200,7 +201,7 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "hash": _hash,
     "tenant": _text,
     "delegate": _flag,
-    "tools": _scope,
+    "tools": tool_scope,
     "rate": lambda value: Rate.parse(_text(value)),
     "expires": _moment,
 }

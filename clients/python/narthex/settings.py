@@ -176,8 +176,13 @@ def add_flags(parser: argparse.ArgumentParser, tree: type[Any]) -> None:
     for setting in settings(tree):
         meta = setting.declared.metadata
         if _base(setting.kind) is bool:
+            switched = "on" if setting.declared.default else "off"
             parser.add_argument(
-                setting.flag, dest=setting.dest, help=meta["help"], default=None, action=argparse.BooleanOptionalAction
+                setting.flag,
+                dest=setting.dest,
+                help=f"{meta['help']} (default: {switched})",
+                default=None,
+                action=argparse.BooleanOptionalAction,
             )
             continue
         parser.add_argument(
@@ -404,7 +409,7 @@ def _metavar(kind: Any) -> str:
 
 
 def _shown(value: object) -> str:
-    if value is None or value is MISSING or value == ():
+    if value is None or value is MISSING or value in ((), ""):
         return "none"
     if isinstance(value, NamedPath):
         return f"{value.name}={value.path}"

@@ -87,6 +87,12 @@ async def test_models_are_listed_as_the_engine_tells_them(client):
     assert "cannot be reached" in found["down"].failure and "127.0.0.1" not in found["down"].failure
 
 
+def test_the_command_line_lists_them_as_remote(server):
+    command = [sys.executable, "-m", "narthex.cli.main", "models", "list", "--server", server.grpc]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    assert "big\tready\tremote\tcontext" in listed
+
+
 async def test_a_chat_is_the_one_of_the_engine_behind(client, local):
     remote, here = await client.chat(chat()), await local.chat(chat(model="demo"))
     assert remote.model == "big" and remote.messages == here.messages

@@ -146,10 +146,34 @@ async def test_large_bodies_are_refused(start_bridge):
 async def test_wrong_media_types_methods_and_paths_are_refused(bridge):
     assert (await bridge.http.post("/mcp", content=b"{}", headers={"content-type": "text/plain"})).status_code == 415
     assert (await bridge.rpc("ping", accept="image/png")).status_code == 406
-    answer = await bridge.http.put("/mcp")
-    assert answer.status_code == 405 and "POST" in answer.headers["allow"]
+    for method in ("PUT", "HEAD"):
+        answer = await bridge.http.request(method, "/mcp")
+        assert answer.status_code == 405 and set(answer.headers["allow"].split(", ")) == {"GET", "POST", "DELETE"}
     answer = await bridge.http.get("/nowhere")
     assert answer.status_code == 404 and answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://127.0.0.1/mcp/list?a=b", 200),
+        ("http://h", 200),
+        ("http://[", 200),
+        ("//mcp/list", 200),
+        ("/mcp/list/", 404),
+        ("*", 404),
+    ],
+)
+async def test_a_target_is_a_path_or_a_whole_url(bridge, target, status):
+    assert (await bridge.http.get("/", extensions={"target": target.encode()})).status_code == status
+
+
+async def test_websockets_are_refused_in_words(bridge, caplog):
+    key = {"sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==", "sec-websocket-version": "13"}
+    for path, member in (("/mcp", "jsonrpc"), ("/v1/realtime", "error"), ("/nowhere", "jsonrpc")):
+        answer = await bridge.http.get(path, headers={"connection": "Upgrade", "upgrade": "websocket", **key})
+        assert answer.status_code == 400 and member in answer.json() and "WebSocket" in answer.text
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ async def test_metrics_count_by_route_pattern(bridge):
     )
     await bridge.http.get("/some/path")
     text = (await bridge.http.get("/metrics")).text
+    assert "_created" not in text
     for line in (
         'narthex_bridge_requests_total{method="POST",route="/mcp",status="200"} 3.0',
         'narthex_bridge_requests_total{method="GET",route="other",status="404"} 1.0',

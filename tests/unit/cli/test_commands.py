@@ -1,6 +1,10 @@
+import contextlib
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +107,21 @@ def test_a_server_that_is_not_there_is_told_with_what_to_do(narthex):
     assert "`narthex serve` starts one" in failed.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_an_interrupt_ends_a_conversation_that_waits_for_its_next_line():
+    command = [sys.executable, "-m", "narthex.cli.main", "chat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as chat:
+        try:
+            assert chat.stdout.read(5) == b"you> "
+            while chat.poll() is None:  # one between the prompt and the reading is not noticed
+                chat.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    chat.wait(1)
+            assert (chat.returncode, chat.stderr.read()) == (130, b"")
+        finally:
+            chat.kill()
+
+
 def test_arguments_of_a_tool_must_be_a_json_object(narthex):
     assert narthex("tools", "call", "x", "[1]").returncode == 2
     assert narthex("tools", "call", "x", "{").returncode == 2
@@ -149,6 +168,13 @@ def test_the_documented_options_of_mcp_are_those_that_it_has(narthex):
     usage = narthex("mcp", "--help-me").stderr.split("narthex mcp: error")[0]
     flags = r"--[a-z][a-z-]+"
     assert set(re.findall(flags, " ".join(table))) == set(re.findall(flags, usage)) - {"--config"}
+    assert set(re.findall(flags, " ".join(table))) <= set(re.findall(flags, narthex("mcp", "--help").stdout))
+
+
+def test_serve_says_where_an_option_of_the_bridge_belongs(narthex):
+    free = {f"NARTHEX_{name}": "127.0.0.1:0" for name in ("GRPC", "HTTP", "METRICS")}
+    failed = narthex("serve", "--no-openai", **free)
+    assert failed.returncode == 2 and "--no-openai went to the server; options of the bridge" in failed.stderr
 
 
 def test_help_keeps_the_case_of_names(narthex):

@@ -13,7 +13,10 @@ def test_a_new_key_says_what_it_is_for(narthex, tmp_path):
 
 def test_what_cannot_be_meant_is_told_and_makes_no_key(narthex, tmp_path):
     file = tmp_path / "keys.toml"
-    for flag, value, told in (("--rate", "often", "100/minute"), ("--expires", "soon", "30d")):
+    for flag, value, told in (
+        ("--rate", "often", "100/minute"), ("--expires", "soon", "30d"), ("--expires", "2020-01-01", "past"),
+        ("--tools", "", "time__*"), ("--name", "", "empty"),
+    ):  # fmt: skip
         failed = narthex("keys", "new", "--name", "ci", "--file", str(file), flag, value)
         assert failed.returncode == 2
         assert flag in failed.stderr and told in failed.stderr and not failed.stdout

@@ -1,7 +1,6 @@
 """`narthex chat`: a conversation in the terminal, streamed, with the server's tools."""
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from narthex.cli.connection import add_connection_flags, call
 from narthex.cli.exits import Exit
 from narthex.cli.transcript import Transcript, result_text
 from narthex.client import Client
-from narthex.errors import NarthexError
 from narthex.messages import system, user
 from narthex.v1.generation_pb2 import (
     TOOL_EXECUTION_CLIENT,
@@ -44,21 +42,17 @@ def _content(name: str) -> bytes:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return call(arguments, lambda client: _chat(client, arguments))
-
-
-async def _chat(client: Client, arguments: argparse.Namespace) -> int:
     history = [system(arguments.system)] if arguments.system else []
+
+    def turn(text: str) -> int:
+        return call(arguments, lambda client: _turn(client, arguments, history, text))
+
     if arguments.message:
-        await _turn(client, arguments, history, " ".join(arguments.message))
-        return Exit.OK
-    while (text := await asyncio.to_thread(_ask)) is not None:
-        if text.strip():
-            try:
-                await _turn(client, arguments, history, text)
-            except NarthexError as error:  # the conversation goes on
-                del history[-1:]
-                print(f"{error.message} ({error.reason})", file=sys.stderr)
+        return turn(" ".join(arguments.message))
+    while (text := _ask()) is not None:  # outside any event loop, which would wait for the line after an interrupt
+        before = len(history)
+        if text.strip() and turn(text) != Exit.OK:  # which was told; the conversation goes on
+            del history[before:]
     print()
     return Exit.OK
 
@@ -70,7 +64,7 @@ def _ask() -> str | None:
         return None
 
 
-async def _turn(client: Client, arguments: argparse.Namespace, history: list[ChatMessage], text: str) -> None:
+async def _turn(client: Client, arguments: argparse.Namespace, history: list[ChatMessage], text: str) -> int:
     history.append(user(text))
     spec = ChatSpec(
         model=arguments.model,
@@ -86,6 +80,7 @@ async def _turn(client: Client, arguments: argparse.Namespace, history: list[Cha
         _show(event)
     history += transcript.messages
     print()
+    return Exit.OK
 
 
 def _show(event: ChatStreamResponse) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from narthex.cli.environment import python_module
 from narthex.cli.exits import Exit
 from narthex.cli.main import installed
 from narthex.settings import SECTIONS, config_file, flattened, missing, parse, read_section
@@ -25,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     if file:
         read_section(file, SECTIONS[0])  # the file as a whole
     flags = ["--config", str(file)] if file else []
-    codes = [subprocess.run([sys.executable, "-m", __name__, section, *flags]).returncode for section in SECTIONS]
+    codes = [subprocess.run(python_module(__name__, section, *flags)).returncode for section in SECTIONS]
     return Exit.OK if not any(codes) else Exit.USAGE
 
 

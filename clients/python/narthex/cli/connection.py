@@ -50,6 +50,8 @@ async def _call(arguments: argparse.Namespace, work: Callable[[Client], Awaitabl
             print(f"  {violation.field}: {violation.description}", file=sys.stderr)
         if error.reason == "UNAVAILABLE":
             print(f"  is a server at {arguments.server}? `narthex serve` starts one", file=sys.stderr)
+        if error.code is grpc.StatusCode.UNAUTHENTICATED:
+            print("  give a key with --api-key or NARTHEX_API_KEY", file=sys.stderr)
         return Exit.INTERNAL
 
 

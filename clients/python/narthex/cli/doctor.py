@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from narthex.cli.environment import python_module
 from narthex.cli.exits import Exit
 from narthex.cli.main import PROCESSES, installed
 from narthex.cli.serve import BridgeSide, ServerSide, port_problem
@@ -85,7 +86,7 @@ def settings(file: Path | None, mcp_config: str | None) -> Iterator[Finding]:
             continue  # which is told already
         flags = ["--config", str(file)] if file else []
         flags += ["--mcp-config", mcp_config] if mcp_config and section == "server" else []
-        asked = subprocess.run([sys.executable, "-m", CHECK, section, *flags], capture_output=True, text=True)
+        asked = subprocess.run(python_module(CHECK, section, *flags), capture_output=True, text=True)
         if asked.returncode:
             for line in asked.stderr.splitlines():
                 yield Finding("problem", line.removeprefix(f"narthex {section}: "), "correct it where it is set")
@@ -117,7 +118,7 @@ def packages() -> Iterator[Finding]:
 
 
 def providers() -> Iterator[Finding]:
-    asked = subprocess.run([sys.executable, "-c", RUNTIME], capture_output=True, text=True)
+    asked = subprocess.run([sys.executable, "-P", "-c", RUNTIME], capture_output=True, text=True)
     if asked.returncode:
         reason = asked.stderr.strip().rpartition("\n")[2]
         yield Finding(
@@ -153,7 +154,9 @@ def commands(file: Path) -> Iterator[Finding]:
 
 
 def demo() -> Iterable[Finding]:
-    asked = subprocess.run([sys.executable, "-c", "import mcp_server_time, narthex_mcp.workspace"], capture_output=True)
+    asked = subprocess.run(
+        [sys.executable, "-P", "-c", "import mcp_server_time, narthex_mcp.workspace"], capture_output=True
+    )
     if asked.returncode:
         return [Finding("note", "the demo's upstreams are not installed", "pip install 'narthex[server,demo]'")]
     return [Finding("ok", "the demo's upstreams are installed")]

@@ -3,19 +3,34 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from narthex.cli.exits import Exit
-from narthex.keys import append_key, expiry, new_key
+from narthex.keys import append_key, expiry, new_key, tool_scope
 from narthex.rates import Rate
-from narthex.scopes import ToolScope
 from narthex.settings import SettingsError
 
+
+def _name(text: str) -> str:
+    if not text:
+        raise ValueError("is empty")
+    return text
+
+
+def _end(text: str) -> datetime:
+    if (end := expiry(text)) <= datetime.now(UTC):
+        raise ValueError("is past")
+    return end
+
+
 _READERS: Mapping[str, Callable[[Any], object]] = {
-    "tools": lambda globs: ToolScope(tuple(globs)),
+    "name": _name,
+    "tenant": _name,
+    "tools": tool_scope,
     "rate": Rate.parse,
-    "expires": expiry,
+    "expires": _end,
 }
 
 
@@ -41,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
                 given[flag] = read(value)
             except ValueError as error:
                 raise SettingsError(f"--{flag}: {value!r} {error}") from None
-    secret, key = new_key(arguments.name, arguments.tenant, **given)
+    secret, key = new_key(**given)
     if arguments.file:
         append_key(arguments.file, key)
         print(f"added to {arguments.file}; the secret below is shown only now", file=sys.stderr)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from narthex.cli.environment import server_environment
+from narthex.cli.environment import python_module, server_environment
 from narthex.cli.exits import Exit
 from narthex.settings import SettingsError
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def become(name: str, words: Sequence[str], module: str = "main") -> int:
     """Runs a program of the server or the bridge in the place of this process (as a child where the system cannot)."""
-    command = [sys.executable, "-m", f"{installed(name)}.{module}", *words]
+    command = python_module(f"{installed(name)}.{module}", *words)
     if sys.platform == "win32":
         return subprocess.run(command).returncode
     os.execve(sys.executable, command, server_environment(os.environ))

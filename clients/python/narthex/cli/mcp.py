@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from narthex.cli.environment import server_environment
+from narthex.cli.environment import python_module, server_environment
 from narthex.cli.exits import Exit
 from narthex.cli.main import become, installed
 from narthex.cli.serve import PASSED_ON
@@ -25,7 +25,15 @@ understood too. Without them a server has to run at --server.
 """
 
 
+FURTHER = """\
+beside --server:
+  --server-key-file FILE, --server-tls-ca FILE, --server-tls-cert FILE, --server-tls-key FILE,
+  --max-calls N, --max-body-bytes N, --call-timeout-s X, --shutdown-grace X, --log-level LEVEL
+"""
+
+
 def add(parser: argparse.ArgumentParser) -> None:
+    parser.epilog, parser.formatter_class = FURTHER, argparse.RawDescriptionHelpFormatter
     parser.add_argument("--server", metavar="HOST:PORT", help="the gRPC address of a server (default: 127.0.0.1:50051)")
     own = parser.add_argument_group("a server of its own", OWN)
     for flag, (metavar, help) in PASSED_ON.items():
@@ -51,7 +59,7 @@ async def _with_own_server(passed: Sequence[str]) -> int:
     def command(known: Mapping[str, str]) -> Sequence[str]:
         free = "127.0.0.1:0"
         addresses = ["--grpc", known.get("grpc", free), "--metrics", known.get("metrics", free)]
-        return [sys.executable, "-m", f"{installed('server')}.main", *addresses, "--log-level", "warning", *passed]
+        return python_module(f"{installed('server')}.main", *addresses, "--log-level", "warning", *passed)
 
     server = Supervised("server", command, server_environment(environ))
     running = asyncio.create_task(server.run(Backoff()))
@@ -63,10 +71,7 @@ async def _with_own_server(passed: Sequence[str]) -> int:
         return error.code if isinstance(error, StartFailed) else Exit.INTERNAL
     words = ["--server", server.ready.result()["grpc"]]
     client = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "narthex_bridge.stdio",
-        *words,
+        *python_module("narthex_bridge.stdio", *words),
         stdout=sys.__stdout__,
         env=environ | {"NARTHEX_API_KEY": token},
     )

@@ -83,7 +83,8 @@ def _progress(progress: LoadProgress) -> str:
 
 def _show(model: Model) -> None:
     state = ModelState.Name(model.state).removeprefix("MODEL_STATE_").lower()
-    size = f"{model.parameters / 1e6:.1f}M" if model.parameters else "?"
+    unknown = "remote" if model.device == "remote" else "?"
+    size = f"{model.parameters / 1e6:.1f}M" if model.parameters else unknown
     context = f"context {model.max_context}" if model.max_context else ""
     columns = [model.name, state, model.architecture, size, context, model.compute, model.failure]
     print("\t".join(filter(None, columns)))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from narthex.cli.environment import server_environment
+from narthex.cli.environment import python_module, server_environment
 from narthex.cli.exits import Exit
 from narthex.cli.supervisor import Supervised, supervise
 from narthex.settings import SECTIONS, Address, add_flags, config_file, load, option
@@ -75,6 +75,8 @@ TO_BRIDGE = {  # flags of the bridge that are passed on; the others are in its s
     "--allowed-hosts": ("NAME", "further Host names that may be used; repeatable"),
     "--trusted-proxies": ("NETWORK", "addresses or networks whose X-Forwarded-For is believed; repeatable"),
     "--redis": ("URL", "the Redis that several bridges share"),
+    "--events-store": ("KIND", "where MCP sessions and events are kept: memory, sqlite or redis"),
+    "--events-path": ("FILE", "the file of sqlite"),
     "--oauth-issuers": ("URL", "authorization servers whose access tokens are taken on HTTP; repeatable"),
     "--oauth-resource": ("URL", "the public URL of /mcp"),
     "--oauth-audiences": ("TEXT", "what tokens must be meant for; by default the resource; repeatable"),
@@ -85,7 +87,11 @@ TO_BRIDGE = {  # flags of the bridge that are passed on; the others are in its s
 }
 
 
+ELSEWHERE = "options of the bridge that are not here belong into [bridge] of a narthex.toml, or NARTHEX_* variables"
+
+
 def add(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = f"Every other option of `narthex server` is understood too; {ELSEWHERE}."
     parser.add_argument("--config", type=Path, metavar="FILE", help="a narthex.toml (or NARTHEX_CONFIG)")
     add_flags(parser, ServerSide)
     add_flags(parser, BridgeSide)
@@ -115,7 +121,10 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     grace = max(load(EitherSide, section, flags, file=file, partial=True).shutdown_grace for section in SECTIONS)
     common = ["--config", str(file)] if file else []
     common += ["--shutdown-grace", str(given)] if given is not None else []
-    return asyncio.run(_serve(server, bridge, common, [*passed, *rest], to_bridge, grace + MARGIN))
+    code = asyncio.run(_serve(server, bridge, common, [*passed, *rest], to_bridge, grace + MARGIN))
+    if code == Exit.USAGE and rest:
+        print(f"narthex serve: {' '.join(rest)} went to the server; {ELSEWHERE}", file=sys.stderr)
+    return code
 
 
 async def _serve(
@@ -138,14 +147,14 @@ async def _serve(
             "--metrics",
             known.get("metrics", str(server.metrics)),
         ]
-        return [sys.executable, "-m", "narthex_server.main", *addresses, *common, *passed]
+        return python_module("narthex_server.main", *addresses, *common, *passed)
 
     first = Supervised("server", server_command, server_environment(environ))
 
     def bridge_command(known: Mapping[str, str]) -> Sequence[str]:
         grpc = first.ready.result()["grpc"] if first.ready.done() else str(server.grpc)
         addresses = ["--http", known.get("http", str(bridge.http)), "--server", reachable(Address.parse(grpc))]
-        return [sys.executable, "-m", "narthex_bridge.main", *addresses, *common, *to_bridge]
+        return python_module("narthex_bridge.main", *addresses, *common, *to_bridge)
 
     # A bridge needs the server's address, nothing else of it: with a fixed port both start at once.
     second = Supervised("bridge", bridge_command, environ, after=None if server.grpc.port else first)

@@ -18,7 +18,8 @@ from narthex_server.errors import (
 
 LONGEST_TEXT = 400
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-_TOO_LONG = re.compile(r"context.{0,20}(length|size|window)|context_length_exceeded", re.IGNORECASE)
+_TOO_LONG_CODE = "context_length_exceeded"
+_TOO_LONG = re.compile(rf"context.{{0,20}}(length|size|window)|{_TOO_LONG_CODE}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,16 @@ class Refusals:
 
     def status(self, status: int, body: bytes, retry_after: str = "") -> NarthexError:
         """The error that an HTTP answer other than 200 stands for."""
-        return self._error(status, self._text(_parsed(body)), retry_after)
+        told = _parsed(body)
+        error = told.get("error") if isinstance(told, Mapping) else None
+        return self._error(status, self._text(told), retry_after, too_long=_code(error) == _TOO_LONG_CODE)
 
     def told(self, error: Any) -> NarthexError:
         """The error that an `error` object within a stream stands for."""
-        code = error.get("code") if isinstance(error, Mapping) else None
-        return self._error(code if type(code) is int else 500, self._text({"error": error}))
+        code = _code(error)
+        too_long = code == _TOO_LONG_CODE
+        status = code if type(code) is int else 400 if too_long else 500
+        return self._error(status, self._text({"error": error}), too_long=too_long)
 
     def unreachable(self, what: str) -> Unavailable:
         """Nothing came, or not all: `what` says how in our words."""
@@ -47,7 +52,7 @@ class Refusals:
         text = f"the remote engine of model {self.model!r} {what}"
         return Unavailable(text, reason="REMOTE_BROKEN", metadata=self._metadata())
 
-    def _error(self, status: int, text: str, retry_after: str = "") -> NarthexError:
+    def _error(self, status: int, text: str, retry_after: str = "", *, too_long: bool) -> NarthexError:
         who, said = f"the remote engine of model {self.model!r}", f": {text}" if text else ""
         metadata = self._metadata(http_status=str(status))
         if retry_after:
@@ -75,7 +80,7 @@ class Refusals:
                 metadata=metadata,
             )
         if 400 <= status < 500 and status != 408:
-            if _TOO_LONG.search(text):
+            if too_long or _TOO_LONG.search(text):
                 return ContextOverflow(f"{who} refuses the request{said}")
             return InvalidRequest(f"{who} refuses the request{said}", reason="REMOTE_INVALID", metadata=metadata)
         return Unavailable(
@@ -96,6 +101,10 @@ class Refusals:
         text = text[: 8 * LONGEST_TEXT]
         text = _CONTROL.sub(" ", text.replace(self.secret, "***") if self.secret else text).strip()
         return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+def _code(error: Any) -> Any:
+    return error.get("code") if isinstance(error, Mapping) else None
 
 
 def _parsed(body: bytes) -> Any:

@@ -110,8 +110,8 @@ class Calls:
     async def _asked(self, method: str, params: dict[str, Any], read: Reader) -> Any:
         """The answer to a request from the server: a result, or an ErrorData."""
         if (flight := self._asking()) is None:
-            which = "no call that it could belong to" if not self._flights else "calls of several callers"
-            return _error(types.INVALID_REQUEST, f"whom to ask cannot be told: there are {which}")
+            why = "calls of several callers are" if self._flights else "no call that it could belong to is"
+            return _error(types.INVALID_REQUEST, f"whom to ask cannot be told: {why} in flight")
         if flight.attended >= MAX_INPUTS:
             return _error(types.INVALID_REQUEST, f"the call has {MAX_INPUTS} requests open already")
         if method == SAMPLING and self._source.sampling == "model" and self._sampler is not None:

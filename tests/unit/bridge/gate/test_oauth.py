@@ -210,7 +210,7 @@ async def test_unknown_keys_are_asked_for_once_in_a_while_alone(bridge, authorit
 
 async def test_many_first_tokens_share_one_fetch(bridge, authority, token):
     answers = await asyncio.gather(*(bridge.rpc("ping", **bearer(token(jti=str(i)))) for i in range(20)))
-    assert {answer.status_code for answer in answers} == {400}  # admitted; without a session
+    assert {answer.status_code for answer in answers} == {200}
     assert authority.asked.count("/keys") == 1
 
 
@@ -239,7 +239,7 @@ async def test_a_slow_issuer_keeps_nobody_else_waiting(protected, authority, tok
             assert (await bridge.http.get("/healthz")).status_code == 200
         assert not waiting.done()
         authority.released.set()
-        assert (await waiting).status_code == 400
+        assert (await waiting).status_code == 200
 
 
 @pytest.mark.parametrize(

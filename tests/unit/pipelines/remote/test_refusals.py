@@ -58,3 +58,6 @@ def test_secrets_and_novels_stay_out():
 def test_a_prompt_that_is_too_long_is_told_as_here():
     for text in ("This model's maximum context length is 8 tokens", "exceeds the available context size"):
         assert isinstance(REFUSALS.status(400, json.dumps({"error": text}).encode()), ContextOverflow)
+    error = {"message": "the prompt has 9 tokens, and 8 fit", "code": "context_length_exceeded"}
+    assert isinstance(REFUSALS.status(400, json.dumps({"error": error}).encode()), ContextOverflow)
+    assert not isinstance(REFUSALS.status(400, b'{"error": {"message": "no", "code": null}}'), ContextOverflow)

@@ -74,7 +74,8 @@ async def test_keys_origins_and_sizes_are_refused_in_the_same_shape(start_bridge
 
 async def test_unknown_paths_and_methods_are_refused_in_the_same_shape(bridge):
     missing, wrong = await bridge.http.get("/v1/nothing"), await bridge.http.delete("/v1/models")
-    assert (missing.status_code, missing.json()["error"]["message"]) == (404, "Not Found")
+    refused = {"message": "Not Found", "type": "invalid_request_error", "param": None, "code": None}
+    assert (missing.status_code, missing.json()) == (404, {"error": refused})
     assert wrong.status_code == 405 and "GET" in wrong.headers["allow"] and "error" in wrong.json()
     assert "jsonrpc" in (await bridge.http.get("/nothing")).json()
     head = await bridge.http.head("/v1/models")
