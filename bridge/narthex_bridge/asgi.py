@@ -180,10 +180,9 @@ def _too_slow(limit_s: float) -> Refused:
 
 def _headers(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     """By lower-case name; what comes several times is joined (RFC 9110, 5.3), so that nobody reads just one of them."""
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
-    if len(headers) < len(pairs):
-        for name in headers:
-            headers[name] = ", ".join(v.decode("latin-1") for n, v in pairs if n.decode("latin-1") == name)
+    headers: dict[str, str] = {}
+    for name, value in ((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs):
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 
 
