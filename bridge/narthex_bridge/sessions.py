@@ -91,7 +91,7 @@ class Session:
         if not self.initialized or (self.stream is not None and self.stream.offer(message)):
             return True
         if len(self.pending) < MAX_PENDING:
-            self.pending[message] = None
+            self.pending[jsonrpc.compact(message)] = None
         return False
 
     def values(self) -> dict[str, bytes]:

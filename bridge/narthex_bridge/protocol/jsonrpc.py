@@ -91,6 +91,11 @@ def parse(body: bytes) -> Message | list[Message]:
     return [_message(item, source) for item, source in zip(value, _elements(text), strict=True)]
 
 
+def compact(message: bytes) -> bytes:
+    """A copy to keep: what orjson writes takes some kilobytes of memory, however little it is."""
+    return bytes(memoryview(message))
+
+
 def result(request_id: Id, value: object) -> bytes:
     """Encode a success response; `value` may hold orjson.Fragment."""
     return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": value})
