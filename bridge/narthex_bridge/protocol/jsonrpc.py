@@ -1,7 +1,7 @@
 """JSON-RPC 2.0 messages: parsing with guards, and encoding that passes foreign JSON through untouched."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ UNSUPPORTED_VERSION = -32022
 REQUEST_CANCELLED = -32800
 
 MAX_DEPTH = 100
+_NESTING = (dict, list)
 MAX_BATCH = 64
 
 Id: TypeAlias = str | int
@@ -150,18 +151,14 @@ def _guard_depth(body: bytes, value: Any) -> None:
     # Counting brackets bounds the depth from above and settles almost every message without a walk.
     if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
         return
-    level = [value]
+    level = [value] if isinstance(value, _NESTING) else []
     for _ in range(MAX_DEPTH):
-        level = [child for item in level for child in _children(item)]
         if not level:
             return
-    raise RpcError(INVALID_REQUEST, f"The message is nested deeper than {MAX_DEPTH} levels.")
-
-
-def _children(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+        children = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [child for some in children for child in some if child and isinstance(child, _NESTING)]
+    if level:
+        raise RpcError(INVALID_REQUEST, f"The message is nested deeper than {MAX_DEPTH} levels.")
 
 
 # The sources of values are cut out of the body with the C scanners of the standard library, on text known to be valid
