@@ -343,7 +343,7 @@ async def stack(folder: Path) -> AsyncIterator[tuple[Process, Process]]:
     )  # fmt: skip
     async with process(*serving) as server:
         # Few events are kept, so that what grows is not what is meant to.
-        kept = ("--events-total-bytes", str(4 << 20))
+        kept = ("--events-total-bytes", str(1 << 19))
         bridging = ("-m", "narthex_bridge.main", "--http", "127.0.0.1:0", "--server", server.address, *kept)
         async with process(*bridging) as bridge:
             yield server, bridge
