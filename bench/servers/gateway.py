@@ -31,6 +31,12 @@ class Process:
     def resident_bytes(self) -> int:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def threads(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/task"))
+
 
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -93,9 +99,9 @@ class Connection:
 
     async def call(self, path: str, message: object) -> bytes:
         """Sends and reads the whole answer."""
-        return await self._body(await self.send(path, message))
+        return await self.read(await self.send(path, message))
 
-    async def _body(self, headers: Mapping[str, str]) -> bytes:
+    async def read(self, headers: Mapping[str, str]) -> bytes:
         if "content-length" in headers:
             return await self._reader.readexactly(int(headers["content-length"]))
         return b"".join([chunk async for chunk in self.chunks()])
@@ -105,10 +111,11 @@ class Connection:
             yield (await self._reader.readexactly(size + 2))[:-2]
         await self._reader.readline()
 
-    async def open_session(self) -> None:
-        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
+    async def open_session(self, **capabilities: object) -> None:
+        client = {"name": "bench", "version": "1"}
+        params = {"protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": client}
         headers = await self.send("/mcp", rpc("initialize", params))
-        await self._body(headers)
+        await self.read(headers)
         self.headers = f"Mcp-Session-Id: {headers['mcp-session-id']}\r\nMcp-Protocol-Version: 2025-11-25\r\n"
         await self.call("/mcp", {"jsonrpc": "2.0", "method": "notifications/initialized"})
 

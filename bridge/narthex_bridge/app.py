@@ -76,6 +76,7 @@ class Bridge:
 
     def _application(self) -> Front:
         app = Quart("narthex_bridge", static_folder=None)
+        app.url_map.merge_slashes = False  # else there are redirects, to whatever the Host header says
         app.config["MAX_CONTENT_LENGTH"] = self._config.max_body_bytes
         app.before_serving(self._start)
         app.after_serving(self._stop)

@@ -54,7 +54,7 @@ class McpEndpoint:
         return await _reached(self._delete(http))
 
     async def _post(self, http: HttpRequest) -> HttpResponse:
-        if not http.headers.get("content-type", "").lower().startswith(JSON):
+        if http.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
             return refusal(415, f"Content-Type must be {JSON}.")
         accept = http.headers.get("accept")
         if not accepts(accept, JSON) and not accepts(accept, EVENTS):

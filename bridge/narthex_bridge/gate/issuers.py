@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 FAMILIES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 ALGORITHMS = frozenset(["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"])
-LARGEST = 1024 * 1024
+LARGEST, READ_BYTES = 1024 * 1024, 64 * 1024
 RETRY_S = 5.0
 STALE_S = 3600.0
 """Keys that cannot be fetched again are used for so long: an issuer may be down for a while, but not for ever."""
@@ -177,9 +177,14 @@ async def _get(url: str, timeout_s: float) -> Mapping[str, Any]:
 
 def _read(url: str, timeout_s: float) -> Mapping[str, Any]:
     request = urllib.request.Request(url, headers={"accept": "application/json"})
+    latest = time.monotonic() + timeout_s
     try:
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=timeout_s) as answer:
-            body = answer.read(LARGEST + 1)
+            body = b""
+            while len(body) <= LARGEST and (piece := answer.read1(READ_BYTES)):
+                body += piece
+                if time.monotonic() > latest:  # each piece comes in time, but they never end
+                    raise _Unusable(f"{url} takes longer than {timeout_s:g} s")
     except urllib.error.HTTPError as error:
         error.close()
         raise _Unusable(f"{url} answers {error.code}") from None

@@ -68,7 +68,7 @@ class Answers:
             case Initialize(wanted, capabilities):
                 if session.initialized:
                     raise RpcError(jsonrpc.INVALID_REQUEST, "This session is already initialized.")
-                session.era, session.capabilities, session.initialized = wanted, capabilities, True
+                session.era, session.capabilities, session.initialized = wanted, jsonrpc.compact(capabilities), True
                 return jsonrpc.result(request.id, results.initialized(wanted))
             case Discover():
                 return jsonrpc.result(request.id, results.discovered(era))

@@ -1,7 +1,7 @@
 """JSON-RPC 2.0 messages: parsing with guards, and encoding that passes foreign JSON through untouched."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ UNSUPPORTED_VERSION = -32022
 REQUEST_CANCELLED = -32800
 
 MAX_DEPTH = 100
+_NESTING = (dict, list)
 MAX_BATCH = 64
 
 Id: TypeAlias = str | int
@@ -91,6 +92,11 @@ def parse(body: bytes) -> Message | list[Message]:
     return [_message(item, source) for item, source in zip(value, _elements(text), strict=True)]
 
 
+def compact(message: bytes) -> bytes:
+    """A copy to keep: what orjson writes takes some kilobytes of memory, however little it is."""
+    return bytes(memoryview(message))
+
+
 def result(request_id: Id, value: object) -> bytes:
     """Encode a success response; `value` may hold orjson.Fragment."""
     return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": value})
@@ -145,18 +151,14 @@ def _guard_depth(body: bytes, value: Any) -> None:
     # Counting brackets bounds the depth from above and settles almost every message without a walk.
     if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
         return
-    level = [value]
+    level = [value] if isinstance(value, _NESTING) else []
     for _ in range(MAX_DEPTH):
-        level = [child for item in level for child in _children(item)]
         if not level:
             return
-    raise RpcError(INVALID_REQUEST, f"The message is nested deeper than {MAX_DEPTH} levels.")
-
-
-def _children(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+        children = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [child for some in children for child in some if child and isinstance(child, _NESTING)]
+    if level:
+        raise RpcError(INVALID_REQUEST, f"The message is nested deeper than {MAX_DEPTH} levels.")
 
 
 # The sources of values are cut out of the body with the C scanners of the standard library, on text known to be valid

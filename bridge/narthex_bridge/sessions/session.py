@@ -9,7 +9,7 @@ import orjson
 
 from narthex_bridge.caller import Caller
 from narthex_bridge.outbox import Outbox
-from narthex_bridge.protocol import methods
+from narthex_bridge.protocol import jsonrpc, methods
 from narthex_bridge.protocol.eras import LATEST_SESSION, Era, negotiate
 from narthex_bridge.protocol.jsonrpc import Answer, Id, Message, Notification
 from narthex_bridge.protocol.methods import DEFAULT_LOG_LEVEL
@@ -81,7 +81,7 @@ class Session:
         if not self.initialized or (self.stream is not None and self.stream.offer(message)):
             return True
         if len(self.pending) < MAX_PENDING:
-            self.pending[message] = None
+            self.pending[jsonrpc.compact(message)] = None
         return False
 
     def values(self) -> dict[str, bytes]:

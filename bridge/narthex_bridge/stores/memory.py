@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from narthex_bridge.protocol.jsonrpc import compact
 from narthex_bridge.stores.store import PAGE, Bounds, Page
 
 
@@ -35,7 +36,7 @@ class MemoryEvents:
         self._bytes = 0
 
     async def begin(self, session: str, stream: str, note: bytes) -> None:
-        self._written(session).streams.setdefault(stream, _Stream()).note = note
+        self._written(session).streams.setdefault(stream, _Stream()).note = compact(note)
 
     async def append(self, session: str, stream: str, first: int, messages: Sequence[bytes], ended: bool) -> None:
         journal, now = self._written(session), self._now()
@@ -45,7 +46,7 @@ class MemoryEvents:
             return
         for number, message in enumerate(messages, first):
             if number > into.last:
-                into.events[number], into.last = message, number
+                into.events[number], into.last = compact(message), number
                 journal.order.append((now, stream, number))
                 journal.bytes += len(message)
                 self._bytes += len(message)

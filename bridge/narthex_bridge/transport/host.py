@@ -10,16 +10,24 @@ from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ConnectionState, LifespanState
+from hypercorn.typing import Event as WorkerEvent
 from hypercorn.utils import parse_socket_addr
 
 from narthex_bridge.transport.http1 import Http1Protocol
 
 LAST_S = 1.0
 """What connections that were cut off have to close, also those whose client reads nothing."""
+
+AT_ONCE, AHEAD = 64 * 1024, 64 * 1024
+"""Bytes that are read at once, and those that are read ahead of a request in work."""
+
+
+class ClientGone(Exception):
+    """The client has closed its side of the connection."""
 
 
 async def serve(application: Any, config: Config, *, shutdown_trigger: Callable[[], Awaitable[None]]) -> None:
@@ -76,6 +84,8 @@ class Connection(TCPServer):
     """One connection; while it is idle it has a timer, and no task."""
 
     _timer: asyncio.TimerHandle | None = None
+    _ahead = b""  # what came while a request was in work
+    _left = False  # by the client; an answer that comes later makes it no idle connection
 
     async def run(self) -> None:
         try:
@@ -93,9 +103,11 @@ class Connection(TCPServer):
                     self.protocol_send,
                     tls.selected_alpn_protocol() if tls else "http/1.1",
                 )
+                self.protocol.wait_with(self._until_gone)
                 await self.protocol.initiate()
                 self._idle(True)
                 await self._read_data()
+                self._left = True
                 self._idle(False)
         except OSError:
             pass
@@ -103,9 +115,25 @@ class Connection(TCPServer):
             self._idle(False)
             await self._close()
 
+    async def _read_data(self) -> None:
+        try:
+            while data := self._ahead or await self.reader.read(AT_ONCE):
+                self._ahead = b""
+                await self.protocol.handle(RawData(data))
+        except (OSError, ClientGone):
+            pass
+        await self.protocol.handle(Closed())
+
+    async def _until_gone(self) -> None:
+        """Reads on, up to `AHEAD` bytes, while the protocol does not: raises ClientGone at the end of what comes."""
+        while len(self._ahead) < AHEAD:
+            if not (data := await self.reader.read(AT_ONCE)):
+                raise ClientGone
+            self._ahead += data
+
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, Updated):
-            self._idle(event.idle)
+            self._idle(event.idle and not self._left)
         else:
             await super().protocol_send(event)
 
@@ -130,3 +158,40 @@ class _Protocol(ProtocolWrapper):
         super().__init__(*arguments)
         if isinstance(self.protocol, H11Protocol):
             self.protocol = Http1Protocol(*arguments[:-1])
+
+    def wait_with(self, until_gone: Callable[[], Awaitable[None]]) -> None:
+        """Has `until_gone` run while requests of HTTP/1.1 wait for the answer of another."""
+        if isinstance(self.protocol, Http1Protocol):
+            self.protocol.can_read = Turn(self.protocol.can_read, until_gone)
+
+
+class Turn:
+    """When the next request may be read: an event, whose waiting ends with an exception where the client leaves.
+
+    A client that has sent more than it has answers to is left just as others are, and its calls end with it.
+    """
+
+    def __init__(self, event: WorkerEvent, until_gone: Callable[[], Awaitable[None]]) -> None:
+        self._event = event
+        self._until_gone = until_gone
+
+    async def clear(self) -> None:
+        await self._event.clear()
+
+    async def set(self) -> None:
+        await self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        watching, waiting = (asyncio.ensure_future(one) for one in (self._until_gone(), self._event.wait()))
+        try:
+            await asyncio.wait((watching, waiting), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                watching.result()
+            await waiting
+        finally:
+            watching.cancel()
+            waiting.cancel()
+            await asyncio.gather(watching, waiting, return_exceptions=True)

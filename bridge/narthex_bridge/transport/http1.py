@@ -14,7 +14,9 @@ from urllib.parse import unquote
 
 import h11
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
 
 MAX_HEAD = 16 * 1024
 MAX_BODY = 64 * 1024
@@ -32,6 +34,7 @@ _LENGTH = re.compile(rb"[0-9]{1,10}")
 # Content-Length that is a number and the Connection that is the default.
 _FRAMING = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings", b"te", b"trailer"})
 _UNSAFE = re.compile(rb"[\r\n\0]")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]+)(/[^#]*)?", re.IGNORECASE)
 _UNUSED = h11.Connection(h11.SERVER)  # of every connection without an odd request so far; it never sees a byte
 
 
@@ -108,6 +111,33 @@ class Http1Protocol(H11Protocol):
             case _:
                 await super().handle(event)
 
+    async def _check_protocol(self, event: h11.Request) -> None:
+        # An upgrade to h2c is not done: a proxy that passes it on would no longer see what it is to check.
+        if event.method == b"PRI":
+            await super()._check_protocol(event)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """Begins an odd request. There is no WebSocket here, so none is opened, as RFC 9110, 7.8 allows."""
+        if refused := _refused(request):
+            await self._send_error_response(refused)
+            await self.send(Closed())
+            return
+        self.stream = HTTPStream(
+            self.app, self.config, self.context, self.task_group, self.ssl, self.client, self.server, self.stream_send,
+            STREAM_ID,
+        )  # fmt: skip
+        absolute = _ABSOLUTE.fullmatch(request.target)
+        begun = Request(
+            stream_id=STREAM_ID,
+            headers=list(request.headers),
+            http_version=request.http_version.decode(),
+            method=request.method.decode(),
+            raw_path=(absolute[2] or b"/") if absolute else request.target,
+            state=self.connection_state,
+        )
+        await self.stream.handle(begun)
+        await self.context.mark_request()
+
     @property
     def _odd(self) -> bool:
         """Whether h11 has a request in work, or bytes of one."""
@@ -150,6 +180,19 @@ class Http1Protocol(H11Protocol):
         else:
             await self.can_read.set()
             await self.send(Updated(idle=True))
+
+
+def _refused(request: h11.Request) -> int:
+    """The status that a request with which h11 is content is refused with; 0 for none."""
+    headers = dict(request.headers)
+    if b"transfer-encoding" in headers and b"content-length" in headers:
+        return 400  # whoever reads the other one sees another request behind this (RFC 9112, 6.3)
+    if request.http_version not in (b"1.0", b"1.1"):
+        return 505
+    absolute = _ABSOLUTE.fullmatch(request.target)
+    if absolute and absolute[1].lower() != headers.get(b"host", absolute[1]).lower():
+        return 400  # for whom is it?
+    return 0
 
 
 class Cycle:
@@ -211,8 +254,9 @@ class Cycle:
         return data[len(taken) :]
 
     def leave(self) -> None:
-        """The client has gone."""
+        """The client has gone; what it sent ahead is nobody's request any more."""
         if not self._over and not self._gone:
+            self._last = True
             self._end()
             if self._on_gone is not None:
                 self._on_gone()

@@ -152,10 +152,10 @@ class GenerationService:
 
     async def _generation(self, spec: wire.GenerationSpec, model: AnyText) -> AsyncGenerator[tuple[int, GenerateEvent]]:
         """The events of all completions, each with its completion's index."""
-        request = requests.generate_request(spec, REQUEST_ID.get())
         pipeline = serving.generate(model)
-        streams = [pipeline.stream(nth(request, index)) for index in range(requests.completions(spec))]
-        with self._running.enter(request.request_id, CALLER.get().tenant, model):
+        with self._running.enter(REQUEST_ID.get(), CALLER.get().tenant, model) as generation:
+            request = requests.generate_request(spec, generation.name)
+            streams = [pipeline.stream(nth(request, index)) for index in range(requests.completions(spec))]
             async with aclosing(several(streams)) as events:
                 async for event in events:
                     yield event
@@ -167,10 +167,10 @@ class GenerationService:
 
         Each event comes with the index of its answer.
         """
-        request, call = requests.chat_request(spec, REQUEST_ID.get()), call_context(context)
-        pipeline = serving.chat(model)
+        call, pipeline = call_context(context), serving.chat(model)
         rounds, running = 1, set(range(requests.completions(spec)))
-        with self._running.enter(request.request_id, call.principal.tenant, model) as generation:
+        with self._running.enter(REQUEST_ID.get(), call.principal.tenant, model) as generation:
+            request = requests.chat_request(spec, generation.name)
             if spec.tool_execution == wire.TOOL_EXECUTION_SERVER:
                 loop = AgentLoop(pipeline, self._catalog)
                 events = _first(loop.run(request, call.principal, requests.agent_options(spec), call.deadline))

@@ -10,9 +10,10 @@ from narthex_server.pipelines.models import AnyText
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """One generation: whose it is, what it runs on, and the task of its call."""
+    """One generation: whose it is, what it runs on, and the task of its call; `name` is what the engine knows it by."""
 
     request_id: str
+    name: str
     tenant: str
     model: AnyText
     task: "asyncio.Task[object]"
@@ -35,7 +36,11 @@ class Running:
         """Counts the current task's generation as running inside the block."""
         task = asyncio.current_task()
         assert task is not None
-        generation = Generation(request_id, tenant, model, task)
+        name, number = request_id, 1
+        while any(one.name == name for one in self._generations):
+            number += 1
+            name = f"{request_id}#{number}"
+        generation = Generation(request_id, name, tenant, model, task)
         self._generations.add(generation)
         try:
             yield generation
@@ -47,10 +52,8 @@ class Running:
 
         One in the engine ends with what it has; between rounds, while tools run, its task is cancelled.
         """
-        named = [one for one in self._generations if one.request_id == request_id]
-        found = [one for one in named if one.tenant == tenant]
-        shared = len(found) < len(named)  # the engine knows ids only, and another tenant's work must go on
+        found = [one for one in self._generations if one.request_id == request_id and one.tenant == tenant]
         for generation in found:
-            if shared or not generation.model.handle.abort(request_id):
+            if not generation.model.handle.abort(generation.name):
                 generation.cancel()
         return bool(found)

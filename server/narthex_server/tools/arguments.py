@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, cast
 
 from jsonschema import Draft202012Validator
@@ -48,7 +49,8 @@ class ArgumentSchema:
         if self._validator is None:
             return
         try:
-            violations = [v for error in self._validator.iter_errors(arguments) for v in _violations(error)]
+            found = (v for error in self._validator.iter_errors(arguments) for v in _violations(error))
+            violations = tuple(islice(found, MAX_VIOLATIONS))
         except Unresolvable as error:
             _log.warning("input schema of tool %s refers to what it does not contain: %s", self._tool, error)
             self._validator = None
@@ -56,12 +58,11 @@ class ArgumentSchema:
         except RecursionError:
             raise _invalid("", "arguments or their schema are nested too deeply") from None
         if violations:
-            listed = tuple(violations[:MAX_VIOLATIONS])
-            summary = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in listed)
+            summary = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in violations)
             raise InvalidToolArguments(
                 f"arguments do not fit the schema of tool {self._tool}: {summary}",
                 metadata={"tool": self._tool},
-                violations=listed,
+                violations=violations,
             )
 
 

@@ -29,6 +29,9 @@ from narthex_server.tools.resource import Contents
 from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
 
+AT_ONCE_BYTES = 32 * 1024
+"""Arguments up to this are held against their schema right away; larger ones in a thread."""
+
 Outcome = Literal[
     "ok", "tool_error", "input_required", "invalid", "not_found", "unavailable", "deadline", "cancelled", "error"
 ]
@@ -141,7 +144,11 @@ class Catalog:
         try:
             offer = self._tools.find(name, context.principal.tools)
             parsed = parse_arguments(arguments)
-            self._schemas.of(offer.item.name, offer.item.input_schema).check(parsed)
+            schema = self._schemas.of(offer.item.name, offer.item.input_schema)
+            if len(arguments) <= AT_ONCE_BYTES:
+                schema.check(parsed)
+            else:  # takes seconds for megabytes, and others wait
+                await asyncio.to_thread(schema.check, parsed)
             if offer.server is None:
                 events = self._natives[offer.item.name].call(arguments or b"{}", context)
             else:

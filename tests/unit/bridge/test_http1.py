@@ -148,6 +148,9 @@ class App:
                 if on_disconnect:
                     on_disconnect(self.left.set)
                 self.hanging.set()
+                if not on_disconnect:
+                    assert (await receive())["type"] == "http.disconnect"
+                    self.left.set()
                 await self.release.wait()
             case "/split":
                 headers.append((b"x", b"1\r\nset-cookie: a"))
@@ -308,13 +311,42 @@ async def test_what_is_wrong_is_refused_and_ends_the_connection(app, connect, re
     assert len(app.short) == 1
 
 
-async def test_a_body_with_two_framings_is_nobodys_second_request(app, connect):
+SMUGGLED = b"0\r\n\r\nGET /secret HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.mark.parametrize("length", [len(SMUGGLED), 4])
+async def test_a_body_with_two_framings_is_refused_and_nothing_behind_it_is_read(app, connect, length):
     client = await connect()
-    smuggled = b"0\r\n\r\nGET /secret HTTP/1.1\r\nHost: h\r\n\r\n"
-    head = b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % len(smuggled)
-    client.send(GET + head + smuggled)
+    head = b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % length
+    client.send(GET + head + SMUGGLED)
     assert await client.answer() == (200, b"GET /x 0")
-    assert (await client.answer())[1] == b"POST /p 0"
+    assert await client.answer() == (400, b"")
+    assert await client.closed() and len(app.short) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"), [(b"http://H/x", b"h", 200), (b"http://h", b"h", 200), (b"http://evil/x", b"h", 400)]
+)
+async def test_a_target_with_a_host_of_its_own_must_name_the_same(connect, target, host, status):
+    client = await connect()
+    client.send(b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target, host))
+    found, body = await client.answer()
+    assert found == status and (found == 400 or body.startswith(b"GET /"))
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+async def test_nothing_is_upgraded_to(connect, protocol):
+    client = await connect()
+    client.send(GET.replace(b"keep-alive", b"Upgrade\r\nUpgrade: " + protocol) + GET)
+    assert await client.answer() == (200, b"GET /x 0")
+    assert await client.answer() == (200, b"GET /x 0")
+
+
+async def test_other_versions_are_refused(connect):
+    client = await connect()
+    client.send(GET.replace(b"/1.1", b"/1.2"))
+    assert await client.answer() == (505, b"")
+    assert await client.closed()
 
 
 async def test_streams_come_in_chunks_and_the_connection_goes_on(connect):
@@ -372,6 +404,31 @@ async def test_a_client_that_leaves_is_noticed_at_once(app, connect):
     client.writer.close()
     await app.left.wait()
     app.release.set()
+
+
+@pytest.mark.parametrize("framing", [b"Connection: keep-alive", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("ahead", [b"G", GET])
+async def test_a_client_that_leaves_with_requests_unanswered_is_noticed_too(app, connect, framing, ahead):
+    client = await connect()
+    body = b"0\r\n\r\n" if b"chunked" in framing else b""
+    client.send(b"GET /hang HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n\r\n" + body + ahead)
+    await app.hanging.wait()
+    client.writer.close()
+    await app.left.wait()
+    app.release.set()
+    assert len(app.short) == 1
+
+
+async def test_what_is_sent_ahead_is_answered_in_order(app, connect):
+    client = await connect()
+    client.send(GET.replace(b"/x", b"/hang"))
+    await app.hanging.wait()
+    for _ in range(3000):  # more than is read ahead
+        client.send(GET)
+    app.release.set()
+    assert await client.answer() == (200, b"GET /hang 0")
+    for _ in range(3000):
+        assert await client.answer() == (200, b"GET /x 0")
 
 
 @pytest.mark.parametrize("path", [b"/raises", b"/nothing", b"/split", b"/long"])

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from itertools import count
 
 from narthex_server.pipelines import serving
 from narthex_server.pipelines.models import Models
@@ -35,11 +36,12 @@ class GenerateTool:
 
     def __init__(self, models: Models) -> None:
         self._models = models
+        self._numbers = count(1)  # callers may use a request id for several calls at once
 
     async def call(self, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         asked = parsed(arguments)
         request = GenerateRequest(
-            context.request_id,
+            f"{context.request_id}/generate/{next(self._numbers)}",
             asked["prompt"],
             sampling(asked),
             stopping(asked),

@@ -5,11 +5,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -302,3 +304,17 @@ async def test_a_redis_that_is_away_fails_at_once_and_works_again_when_it_is_bac
     await store.append("s", "one", 1, [b"y"], False)
     assert (await store.read("s", "one", 0)).events == [(1, b"y")]
     await store.close()
+
+
+async def test_what_is_kept_takes_the_memory_that_it_says():
+    """orjson writes into blocks of kilobytes, and what it returns keeps them."""
+    store = MemoryEvents(Bounds(events=2000, session_bytes=1 << 20, total_bytes=1 << 20, age_s=10.0))
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(1, 1001):
+            await store.append("ann", "one", number, [orjson.dumps({"n": number})], False)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 1000 * 500
