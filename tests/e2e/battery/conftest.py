@@ -232,7 +232,7 @@ def bridge(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     log = tmp_path_factory.mktemp("bridge") / "log"
     with running(
         log, "narthex_bridge.main", "--http", "127.0.0.1:0", "--server", server.ready["grpc"], "--log-level", "debug",
-        "--body-timeout-s", 0.4, "--max-body-bytes", 1 << 20, "--resume-grace-s", 1,
+        "--body-timeout-s", 0.2, "--max-body-bytes", 1 << 20, "--resume-grace-s", 0.2,
         env={"NARTHEX_DELEGATE_TOKEN": SHARED},
     ) as bridge:  # fmt: skip
         yield bridge

@@ -61,7 +61,7 @@ async def test_a_call_ends_with_its_client(bridge, connect, session, rpc, cancel
     if sent == "as a stream":
         await leaving.head()
     else:
-        await asyncio.sleep(0.2)  # nothing tells that the call has reached the upstream
+        await asyncio.sleep(0.1)  # nothing tells that the call has reached the upstream
     if how == "half-close":
         leaving.writer.write_eof()
     elif how == "reset":
