@@ -50,15 +50,15 @@ REFUSED = {
 }
 
 TAKEN = {
-    "equal lengths": (MCP + b"Content-Length: 40\r\nContent-Length: 40\r\n\r\n" + PING, [400]),
-    "chunked": (MCP + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED, [400]),
-    "chunk extensions": (MCP + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED.replace(b"28", b"28;a=b"), [400]),
+    "equal lengths": (MCP + b"Content-Length: 40\r\nContent-Length: 40\r\n\r\n" + PING, [200]),
+    "chunked": (MCP + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED, [200]),
+    "chunk extensions": (MCP + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED.replace(b"28", b"28;a=b"), [200]),
     "trailers": (
         MCP + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED[:-2] + b"Content-Length: 9\r\nHost: evil\r\n\r\n",
-        [400],
+        [200],
     ),
-    "100-continue": (MCP + b"Expect: 100-continue\r\nContent-Length: 40\r\n\r\n" + PING, [100, 400]),
-    "what nobody expects": (MCP + b"Expect: miracles\r\nContent-Length: 40\r\n\r\n" + PING, [400]),
+    "100-continue": (MCP + b"Expect: 100-continue\r\nContent-Length: 40\r\n\r\n" + PING, [100, 200]),
+    "what nobody expects": (MCP + b"Expect: miracles\r\nContent-Length: 40\r\n\r\n" + PING, [200]),
     "a folded value": (NEXT.replace(b"\r\n\r\n", b"\r\nX: a\r\n Content-Length: 9\r\n\r\n"), [200]),
     "a body of GET": (NEXT.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\nGET /"), [200]),
     "a target of this host": (NEXT.replace(b"/healthz", b"http://HOST/healthz"), [200]),
@@ -72,7 +72,7 @@ TAKEN = {
 }
 
 PATHS = {
-    "/mcp": 406, "/%6dcp": 406, "/mcp?api_key=x": 406, "/mcp/": 404, "//mcp": 405, "/%2fmcp": 405, "/MCP": 404,
+    "/mcp": 406, "/%6dcp": 406, "/mcp?api_key=x": 406, "/mcp/": 404, "//mcp": 406, "/%2fmcp": 406, "/MCP": 404,
     "/mcp/../metrics": 404, "/mcp/..%2fmetrics": 404, "/%2e%2e/metrics": 404, "/./mcp": 404, "/mcp;a=b": 404,
     "/mcp%00": 404, "/mcp%0d%0aSet-Cookie:%20a=b": 404, "/mcp#a": 404, "/v1//models": 404, "/v1/models/%ff": 404,
     "/v1/models/../../metrics": 404, "/v1/models/a%0d%0ab": 404, "/.env": 404,
