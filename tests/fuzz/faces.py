@@ -14,7 +14,7 @@ with atheris.instrument_imports(include=["narthex_bridge.faces"]):
     from narthex_bridge.faces.openai.chat import chat_order
     from narthex_bridge.faces.openai.completions import completion_order
     from narthex_bridge.faces.openai.items import conversation
-    from narthex_bridge.faces.refusal import Refusal
+    from narthex_bridge.http.refusal import Refusal
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}
 BODIES = (

@@ -4,8 +4,8 @@ import atheris
 import h11
 from seeded import fuzz
 
-with atheris.instrument_imports(include=["narthex_bridge.http1"]):
-    from narthex_bridge.http1 import Odd, parse
+with atheris.instrument_imports(include=["narthex_bridge.transport.http1"]):
+    from narthex_bridge.transport.http1 import Odd, parse
 
 SEEDS = (
     b"POST /a?b=c HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nAccept: x, y\r\n\r\nhelloGET / HTTP/1.1\r\n",

@@ -9,7 +9,7 @@ import atheris
 from seeded import fuzz
 
 with atheris.instrument_imports(include=["narthex_bridge.gate.tokens", "jwt"]):
-    from narthex_bridge.config import OauthConfig
+    from narthex_bridge.config.oauth import OauthConfig
     from narthex_bridge.gate.tokens import InvalidToken, IssuerUnreachable, LacksScope, Tokens
 
 ISSUER, AUDIENCE = "http://127.0.0.1:1", "https://tools.example/mcp"
