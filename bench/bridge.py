@@ -38,11 +38,12 @@ STREAMS = {  # between two arrivals, in seconds
 
 async def serve_tools() -> None:
     """`echo`, and `paced`: 20 events a second for `seconds`, each saying when it was made."""
-    from narthex_server import metrics
     from narthex_server.app import grpc_server, interceptors, relaying
-    from narthex_server.config import ServerConfig
+    from narthex_server.config.server import ServerConfig
     from narthex_server.interceptors.around import Stack
     from narthex_server.interceptors.drain import DrainInterceptor
+    from narthex_server.metrics.registry import new_registry
+    from narthex_server.metrics.tools import ToolMetrics
     from narthex_server.services.registration import register
     from narthex_server.services.tool import ToolService
     from narthex_server.tools.catalog import Catalog
@@ -65,10 +66,10 @@ async def serve_tools() -> None:
                 await asyncio.sleep(PACE_S)
             yield result
 
-    config, registry = ServerConfig(), metrics.registry()
+    config, registry = ServerConfig(), new_registry()
     around = interceptors(config, registry)
     server = grpc_server(config, Stack(DrainInterceptor(), around))
-    catalog = Catalog(natives=(Echo(), Paced()), observer=metrics.ToolMetrics(registry))
+    catalog = Catalog(natives=(Echo(), Paced()), observer=ToolMetrics(registry))
     register(server, {"ToolService": ToolService(catalog, relaying(config, around))})
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -3,28 +3,33 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from narthex import certificates
 from narthex.keys import KeyRing
-from narthex.settings import Address, NamedPath, SettingsError
+from narthex.settings import Address, NamedPath
 from prometheus_client import CollectorRegistry
 
-from narthex_server import metrics
-from narthex_server.config import DELEGATE_TOKEN_VARIABLE, ServerConfig, Tls
+from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
+from narthex_server.config.tls import Tls
 from narthex_server.errors import NarthexError
+from narthex_server.forwarding import forwarding
 from narthex_server.interceptors.around import Stack
 from narthex_server.interceptors.auth import AuthInterceptor
 from narthex_server.interceptors.drain import DrainInterceptor
 from narthex_server.interceptors.errors import ErrorInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
+from narthex_server.metrics.embedding import EmbeddingMetrics
+from narthex_server.metrics.engine import EngineMetrics
+from narthex_server.metrics.models import ModelMetrics
+from narthex_server.metrics.registry import new_registry, served
+from narthex_server.metrics.remote import RemoteMetrics
 from narthex_server.pipelines.adapters import AdapterLibrary
 from narthex_server.pipelines.library import ModelLibrary
 from narthex_server.pipelines.models import Kind, Models, RemoteModel
@@ -39,18 +44,12 @@ from narthex_server.services.tool import ToolService
 from narthex_server.services.upstream import UpstreamService
 from narthex_server.starting import ModelLoader, RemoteLoader
 from narthex_server.tools.catalog import Catalog
-from narthex_server.tools.model_sampler import ModelSampler
 from narthex_server.tools.native.chat import ChatTool
 from narthex_server.tools.native.count_tokens import CountTokensTool
 from narthex_server.tools.native.embed import EmbedTool
 from narthex_server.tools.native.generate import GenerateTool
 from narthex_server.tools.native.list_models import ListModelsTool
-from narthex_server.tools.server import UpstreamServer
 from narthex_server.tools.tool import NativeTool
-from narthex_server.worker import in_thread
-
-if TYPE_CHECKING:
-    from narthex_server.tools.upstream.source import ServerSource
 
 MIN_PING_MS = 1000
 UPSTREAM_PATIENCE = 8.0
@@ -93,9 +92,9 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
     Raises AddressInUse, ModelFailed or SettingsError before the block.
     """
     async with AsyncExitStack() as stack:
-        registry = metrics.registry()
+        registry = new_registry()
         try:
-            metrics_port = stack.enter_context(metrics.served(registry, config.metrics))
+            metrics_port = stack.enter_context(served(registry, config.metrics))
         except OSError as error:
             raise AddressInUse("--metrics", config.metrics, error.strerror or error) from error
         drain = DrainInterceptor()
@@ -108,10 +107,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
         loading = asyncio.create_task(load_models(config, models))
         stack.callback(loading.cancel)
-        catalog = Catalog(
-            servers=await in_thread(upstreams, config, ModelSampler(models)), observer=metrics.ToolMetrics(registry)
-        )
-        metrics.UpstreamMetrics(registry, catalog.servers)
+        catalog = await forwarding(config, models, registry)
         stack.push_async_callback(catalog.stop)
         connecting = asyncio.create_task(catalog.start())
         stack.callback(connecting.cancel)
@@ -161,10 +157,10 @@ async def stop(server: grpc.aio.Server, drain: DrainInterceptor, grace: float) -
 
 def library(config: ServerConfig, registry: CollectorRegistry) -> ModelLibrary:
     """A library without models, whose metrics are in the registry."""
-    engines, embedders = metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry)
-    remotes = metrics.RemoteMetrics(registry, engines, embedders)
+    engines, embedders = EngineMetrics(registry), EmbeddingMetrics(registry)
+    remotes = RemoteMetrics(registry, engines, embedders)
     loader = ModelLoader(config, engines, embedders, RemoteLoader(config, remotes))
-    observer = metrics.ModelMetrics(registry)
+    observer = ModelMetrics(registry)
     models = ModelLibrary(
         loader,
         default=config.default_model,
@@ -293,26 +289,6 @@ class Offer:
         self._tools = tuple(able)
         for service, kind in (("GenerationService", Kind.TEXT), ("EmbeddingService", Kind.VECTORS)):
             await self._states.set(f"narthex.v1.{service}", SERVING if models.of(kind) else NOT_SERVING)
-
-
-def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[UpstreamServer]:
-    """The configured upstreams, not started; the client that they need is imported only where there are any."""
-    from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT, SourceError, parse_sources
-
-    try:
-        sources = parse_sources(config.upstreams(), str(config.mcp_config or "the demo's mcp-config"))
-    except SourceError as error:
-        raise SettingsError(error.message) from error
-    if not sources:
-        return ()
-    from narthex_server.tools.upstream.supervisor import Upstream
-
-    def timed(source: "ServerSource") -> "ServerSource":
-        own = source.call_timeout != DEFAULT_CALL_TIMEOUT
-        call = source.call_timeout if own else config.tool_timeout
-        return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
-
-    return [Upstream(timed(source), sampler) for source in sources]
 
 
 async def advertise(server: grpc.aio.Server) -> health.aio.HealthServicer:

@@ -10,7 +10,7 @@ from enum import IntEnum
 
 from narthex.settings import SettingsError
 
-from narthex_server.config import ServerConfig, from_command_line
+from narthex_server.config.server import ServerConfig, from_command_line
 
 log = logging.getLogger("narthex_server.main")  # also when run by `python -m`
 

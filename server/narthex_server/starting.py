@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 
 from narthex.settings import NamedUrl, SettingsError
 
-from narthex_server.config import ServerConfig
+from narthex_server.config.server import ServerConfig
 from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.engine.options import EngineOptions
 from narthex_server.errors import ResourceExhausted
 from narthex_server.memory import free
-from narthex_server.metrics import EmbeddingMetrics, EngineMetrics, RemoteMetrics
+from narthex_server.metrics.embedding import EmbeddingMetrics
+from narthex_server.metrics.engine import EngineMetrics
+from narthex_server.metrics.remote import RemoteMetrics
 from narthex_server.pipelines.models import EmbedModel, Kind, Model, ModelInfo, RemoteModel, TextModel
 from narthex_server.pipelines.order import Order
 from narthex_server.pipelines.remote.handle import RemoteHandle, RemoteLimits

@@ -21,7 +21,8 @@ import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
-from narthex_server.tools.upstream.source import Http, Process, Transport, parse_sources
+from narthex_server.tools.upstream.forms import parse_sources
+from narthex_server.tools.upstream.source import Http, Process, Transport
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "clients.md"

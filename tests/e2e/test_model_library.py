@@ -5,10 +5,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from narthex_server import metrics
-from narthex_server.config import ServerConfig
+from narthex_server.config.server import ServerConfig
 from narthex_server.engine.request import EngineRequest, Sampling
 from narthex_server.errors import InvalidModelFile
+from narthex_server.metrics.embedding import EmbeddingMetrics
+from narthex_server.metrics.engine import EngineMetrics
+from narthex_server.metrics.registry import new_registry
+from narthex_server.metrics.remote import RemoteMetrics
 from narthex_server.pipelines.library import ModelLibrary
 from narthex_server.pipelines.order import Order, Wanted
 from narthex_server.starting import ModelLoader, RemoteLoader
@@ -33,9 +36,9 @@ class WatchedLoader(ModelLoader):
 @pytest.fixture
 def loader(tmp_path):
     config = ServerConfig(threads=1, max_slots=2, max_context=128, cache_dir=tmp_path / "cache")
-    registry = metrics.registry()
-    engines, embedders = metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry)
-    remotes = RemoteLoader(config, metrics.RemoteMetrics(registry, engines, embedders))
+    registry = new_registry()
+    engines, embedders = EngineMetrics(registry), EmbeddingMetrics(registry)
+    remotes = RemoteLoader(config, RemoteMetrics(registry, engines, embedders))
     return WatchedLoader(config, engines, embedders, remotes)
 
 

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from narthex_server.app import grpc_server, interceptors, relaying
-from narthex_server.config import ServerConfig
+from narthex_server.config.server import ServerConfig
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.interceptors.around import Stack
 from narthex_server.interceptors.drain import DrainInterceptor

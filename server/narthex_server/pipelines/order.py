@@ -7,7 +7,7 @@ from typing import get_args
 
 from narthex.settings import NamedUrl
 
-from narthex_server.config import Compute
+from narthex_server.config.server import Compute
 from narthex_server.errors import Violation
 from narthex_server.pipelines.request import refuse
 

@@ -1,7 +1,7 @@
 """All tools, resources and prompts under one roof: our own tools and what the upstreams have."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -27,6 +27,7 @@ from narthex_server.tools.offers.watches import Watches
 from narthex_server.tools.prompt import FilledPrompt
 from narthex_server.tools.resource import Contents
 from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
+from narthex_server.tools.step import Invocation, Step, chained
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
 
 AT_ONCE_BYTES = 32 * 1024
@@ -73,10 +74,13 @@ class Catalog:
         natives: Iterable[NativeTool] = (),
         servers: Iterable[UpstreamServer] = (),
         observer: CatalogObserver | None = None,
+        steps: Sequence[Step] = (),
     ) -> None:
+        """Every call passes the `steps` from the first to the last."""
         self._natives = {native.tool.name: native for native in natives}
         self._servers = {server.name: server for server in servers}
         self._observer = observer
+        self._run = chained(steps, self._serve)
         self._levels = LogLevels()
         self._schemas = ArgumentSchemas()
         self._tools: NamedOffers[Tool, ToolServer] = NamedOffers("tool", lambda server: server.tools)
@@ -143,17 +147,8 @@ class Catalog:
         outcome: Outcome = "cancelled"  # what a closed iterator and a cancelled task are
         try:
             offer = self._tools.find(name, context.principal.tools)
-            parsed = parse_arguments(arguments)
-            schema = self._schemas.of(offer.item.name, offer.item.input_schema)
-            if len(arguments) <= AT_ONCE_BYTES:
-                schema.check(parsed)
-            else:  # takes seconds for megabytes, and others wait
-                await asyncio.to_thread(schema.check, parsed)
-            if offer.server is None:
-                events = self._natives[offer.item.name].call(arguments or b"{}", context)
-            else:
-                events = offer.server.call(offer.own_name, parsed, self._with_level(context, offer.server.name))
-            async with aclosing(cast(AsyncGenerator[ToolEvent], events)):
+            invocation = Invocation(offer.item, arguments or b"{}", parse_arguments(arguments), context)
+            async with aclosing(self._run(invocation)) as events:
                 async for event in events:
                     if isinstance(event, ToolResult):
                         outcome = "tool_error" if event.is_error else "ok"
@@ -219,6 +214,23 @@ class Catalog:
         server.reconnect()
         await server.settled()
         return server.status
+
+    async def _serve(self, call: Invocation) -> AsyncGenerator[ToolEvent]:
+        """The last step: the arguments are held against the schema, and the tool's owner runs it."""
+        offer = self._tools.find(call.tool.name, call.context.principal.tools)
+        schema = self._schemas.of(offer.item.name, offer.item.input_schema)
+        if len(call.raw) <= AT_ONCE_BYTES:
+            schema.check(call.arguments)
+        else:  # takes seconds for megabytes, and others wait
+            await asyncio.to_thread(schema.check, call.arguments)
+        if offer.server is None:
+            events = self._natives[offer.item.name].call(call.raw, call.context)
+        else:
+            context = self._with_level(call.context, offer.server.name)
+            events = offer.server.call(offer.own_name, call.arguments, context)
+        async with aclosing(cast(AsyncGenerator[ToolEvent], events)):
+            async for event in events:
+                yield event
 
     async def _complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
         match reference:

@@ -12,7 +12,7 @@ from narthex_server.principal import LOCAL
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.server import ServerState
 from narthex_server.tools.tool import CallContext, Log, Progress, ToolResult
-from narthex_server.tools.upstream.source import parse_sources
+from narthex_server.tools.upstream.forms import parse_sources
 from narthex_server.tools.upstream.supervisor import Upstream
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from narthex.settings import settings
 from narthex_bridge.config import BridgeConfig
-from narthex_server.config import ServerConfig
+from narthex_server.config.server import ServerConfig
 
 DOCS = Path(__file__).parents[3] / "docs"
 TEXT = "\n".join(page.read_text("utf-8") for page in sorted(DOCS.glob("*.md")) if page.name != "log.md")

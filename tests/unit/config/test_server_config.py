@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 from narthex.settings import NamedPath, NamedText, NamedUrl, SettingsError
-from narthex_server.config import ServerConfig, Tls, from_command_line
+from narthex_server.config.server import ServerConfig, from_command_line
+from narthex_server.config.tls import Tls
 
 
 def test_nothing_named_serves_the_demo():

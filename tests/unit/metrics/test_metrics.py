@@ -4,9 +4,14 @@ import urllib.request
 
 import pytest
 from narthex.settings import Address
-from narthex_server import metrics
 from narthex_server.embedding.loop import BatchReport
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
+from narthex_server.metrics.embedding import EmbeddingMetrics
+from narthex_server.metrics.engine import EngineMetrics
+from narthex_server.metrics.models import ModelMetrics
+from narthex_server.metrics.registry import new_registry, served
+from narthex_server.metrics.remote import RemoteMetrics
+from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
 from narthex_server.pipelines.events import Usage
 from narthex_server.pipelines.library import Listed, State
 from narthex_server.pipelines.models import Kind, RemoteModel
@@ -19,12 +24,12 @@ DEMO = {"model_name": "demo"}
 
 @pytest.fixture
 def registry():
-    return metrics.registry()
+    return new_registry()
 
 
 def test_levels_and_counts_are_read_when_asked(registry):
     stats = [EngineStats(4, running=1, waiting=2, kv_tokens_used=25, kv_tokens_capacity=100, generated_tokens=7)]
-    metrics.EngineMetrics(registry).watch("demo", lambda: stats[-1])
+    EngineMetrics(registry).watch("demo", lambda: stats[-1])
     assert registry.get_sample_value("narthex_num_requests_running", DEMO) == 1
     assert registry.get_sample_value("narthex_num_requests_waiting", DEMO) == 2
     assert registry.get_sample_value("narthex_kv_cache_usage_ratio", DEMO) == 0.25
@@ -39,7 +44,7 @@ def test_levels_and_counts_are_read_when_asked(registry):
 
 
 def test_the_levels_of_a_model_end_with_it(registry):
-    engines, embedders = metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry)
+    engines, embedders = EngineMetrics(registry), EmbeddingMetrics(registry)
     engines.watch("demo", lambda: EngineStats(4, running=1))
     embedders.watch("demo", lambda: 2)
     engines.observer("demo").on_step(StepReport(1, 0, 0.01))
@@ -52,8 +57,8 @@ def test_the_levels_of_a_model_end_with_it(registry):
 
 
 def test_remote_models_count_like_engines_and_embedders(registry):
-    engines, embedders = metrics.EngineMetrics(registry), metrics.EmbeddingMetrics(registry)
-    remotes = metrics.RemoteMetrics(registry, engines, embedders)
+    engines, embedders = EngineMetrics(registry), EmbeddingMetrics(registry)
+    remotes = RemoteMetrics(registry, engines, embedders)
     handle = RemoteHandle(Unreachable(), Refusals("big"))
     text, vectors = RemoteModel("big", Kind.TEXT, handle), RemoteModel("vectors", Kind.VECTORS, handle)
     for model in (text, vectors):
@@ -82,7 +87,7 @@ class Unreachable:
 
 
 def test_each_model_is_in_one_state_and_its_loads_are_timed(registry):
-    models = metrics.ModelMetrics(registry)
+    models = ModelMetrics(registry)
     listed = [Listed("demo", State.LOADING)]
     models.watch(lambda: listed)
 
@@ -99,7 +104,7 @@ def test_each_model_is_in_one_state_and_its_loads_are_timed(registry):
 
 
 def test_an_ended_request_is_timed_in_each_of_its_parts(registry):
-    observer = metrics.EngineMetrics(registry).observer("demo")
+    observer = EngineMetrics(registry).observer("demo")
     assert registry.get_sample_value("narthex_request_success_total", DEMO | {"finished_reason": "stop"}) == 0
     observer.on_step(StepReport(1, 0, 0.01))
     observer.on_finished(RequestReport("r", "stop", 3, 0, 3, 0.1, 0.2, (0.01, 0.02), 0.23))
@@ -117,7 +122,7 @@ def test_an_ended_request_is_timed_in_each_of_its_parts(registry):
 
 
 def test_embedders_count_what_they_encode(registry):
-    made = metrics.EmbeddingMetrics(registry)
+    made = EmbeddingMetrics(registry)
     made.watch("mini", lambda: 3)
     observer, labels = made.observer("mini"), {"model_name": "mini"}
     observer.on_batch(BatchReport(texts=4, tokens=30, padding=2, seconds=0.01))
@@ -134,7 +139,7 @@ def test_embedders_count_what_they_encode(registry):
 
 
 def test_calls_are_counted_by_tool_server_and_outcome(registry):
-    tools = metrics.ToolMetrics(registry)
+    tools = ToolMetrics(registry)
     for outcome in ("ok", "ok", "tool_error"):
         tools.on_call("a__x", "a", 0.1, outcome)
     labels = {"tool": "a__x", "server": "a"}
@@ -143,7 +148,7 @@ def test_calls_are_counted_by_tool_server_and_outcome(registry):
 
 
 def test_reads_prompts_and_completions_are_counted_by_outcome(registry):
-    offers = metrics.ToolMetrics(registry)
+    offers = ToolMetrics(registry)
     for outcome in ("ok", "ok", "not_found"):
         offers.on_request("resource", 0.1, outcome)
     counted = registry.get_sample_value("narthex_offer_requests_total", {"kind": "resource", "outcome": "ok"})
@@ -153,18 +158,18 @@ def test_reads_prompts_and_completions_are_counted_by_outcome(registry):
 
 def test_upstreams_show_whether_they_are_up(registry):
     states = (ServerStatus("a", "stdio", ServerState.READY, tools=3), ServerStatus("b", "http", ServerState.UNHEALTHY))
-    metrics.UpstreamMetrics(registry, lambda: states)
+    UpstreamMetrics(registry, lambda: states)
     assert registry.get_sample_value("narthex_upstream_up", {"server": "a"}) == 1
     assert registry.get_sample_value("narthex_upstream_up", {"server": "b"}) == 0
     assert registry.get_sample_value("narthex_upstream_tools", {"server": "a"}) == 3
 
 
 def test_they_are_served_over_http_until_the_end(registry):
-    with metrics.served(registry, Address("127.0.0.1", 0)) as port:
+    with served(registry, Address("127.0.0.1", 0)) as port:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
             text = page.read().decode()
         assert "narthex_build_info" in text and "_created" not in text
-        with pytest.raises(OSError), metrics.served(registry, Address("127.0.0.1", port)):
+        with pytest.raises(OSError), served(registry, Address("127.0.0.1", port)):
             pass
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)

@@ -1,7 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
-from narthex_server.config import ServerConfig
+from narthex_server.config.server import ServerConfig
 from narthex_server.errors import ResourceExhausted
 from narthex_server.starting import cache_room, engine_options
 

@@ -1,5 +1,7 @@
 import pytest
-from narthex_server.tools.upstream.source import Http, Process, ServerSource, SourceError, Unsupported, parse_sources
+from narthex_server.tools.upstream.forms import parse_sources
+from narthex_server.tools.upstream.node import SourceError
+from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
 
 MISTRAL = {
     "servers": [

@@ -2,7 +2,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from narthex_server.config import Quantize
+from narthex_server.config.server import Quantize
 from narthex_server.weights.formats import BF16
 from narthex_server.weights.kinds import KINDS, SPELLINGS, kind_named
 from narthex_server.weights.scheme import Scheme, summary, unused

@@ -1,15 +1,18 @@
 """What a server process may be told: parsed once at the door, passed down as frozen values."""
 
-import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from narthex.settings import Address, NamedPath, NamedText, NamedUrl, SettingsError, option, parse
+
+from narthex_server.config.demo import DEMO_MODEL, demo_folder, demo_upstreams
+from narthex_server.config.document import read_document
+from narthex_server.config.remote import Remote
+from narthex_server.config.tls import Tls
 
 Compute = Literal["auto", "float32", "block8", "int8", "float16", "bfloat16"]
 KvCache = Literal["float32", "int8"]
@@ -21,27 +24,6 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
 DELEGATE_TOKEN_VARIABLE = "NARTHEX_DELEGATE_TOKEN"
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """Transport security: PEM files. With `client_ca`, callers must present a certificate that it signed (mTLS)."""
-
-    cert: Path | None = option(None, "the server's certificate chain, PEM; turns TLS on")
-    key: Path | None = option(None, "the certificate's private key, PEM")
-    client_ca: Path | None = option(None, "demand client certificates signed by these authorities, PEM")
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """How remote engines are spoken to; times in seconds."""
-
-    max_requests: int = option(64, "requests that one remote model works on at once; more wait", minimum=1)
-    connect_timeout: float = option(10.0, "seconds that connecting to a remote engine may take", minimum=0.01)
-    read_timeout: float = option(300.0, "seconds that a remote engine may be silent within an answer", minimum=0.01)
-    check_interval: float = option(30.0, "seconds between two looks at whether a remote engine is there", minimum=0.01)
-    verify: bool = option(True, "check the certificates of remote engines")
-    ca: Path | None = option(None, "trust remote engines with certificates of these authorities alone, PEM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,43 +190,6 @@ def _key(text: str, where: str) -> str:
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise SettingsError(f"{where}: holds no API key, which is one word of visible ASCII characters")
     return key
-
-
-DEMO_MODEL = "tiny-tool-demo-q8_0.gguf"
-
-
-def demo_folder() -> Path:
-    """Where the demo's files are: beside the package in a wheel, in `models/demo` of a source tree."""
-    here = Path(__file__).resolve()
-    for folder in (here.parents[1] / "narthex_demo", here.parents[2] / "models" / "demo"):
-        if (folder / DEMO_MODEL).is_file():
-            return folder
-    raise SettingsError("the demo model is missing from this installation; name a model with --model NAME=PATH")
-
-
-def demo_upstreams() -> Mapping[str, Any]:
-    """The demo's two MCP servers, run by this very interpreter: `time`, and `workspace` over the demo's folder."""
-    workspace = str(demo_folder() / "workspace")
-    modules = {"time": ["mcp_server_time"], "workspace": ["narthex_mcp.workspace", workspace]}
-    return {
-        "servers": [
-            {"name": name, "source": {"type": "Process", "command": sys.executable, "args": ["-P", "-m", *arguments]}}
-            for name, arguments in modules.items()
-        ]
-    }
-
-
-def read_document(path: Path) -> Mapping[str, Any]:
-    """A JSON object from a file; SettingsError where it is not one."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SettingsError(f"{path}: not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise SettingsError(f"{path}: must hold a JSON object")
-    return document
 
 
 def from_command_line(argv: Sequence[str] | None = None) -> ServerConfig:

@@ -1,0 +1,21 @@
+"""Configuration that is a JSON file of its own."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from narthex.settings import SettingsError
+
+
+def read_document(path: Path) -> Mapping[str, Any]:
+    """A JSON object from a file; SettingsError where it is not one."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path}: must hold a JSON object")
+    return document

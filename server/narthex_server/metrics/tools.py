@@ -1,0 +1,65 @@
+"""Metrics of tool calls and upstreams."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from narthex_server.tools.server import ServerState, ServerStatus
+
+TOOL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class ToolMetrics:
+    """The catalog's observer."""
+
+    def __init__(self, target: CollectorRegistry) -> None:
+        labels = ("tool", "server")
+        self._calls = Counter("narthex_tool_calls", "Ended tool calls.", (*labels, "outcome"), registry=target)
+        self._seconds = Histogram(
+            "narthex_tool_call_seconds", "Time of a tool call.", labels, buckets=TOOL, registry=target
+        )
+        self._requests = Counter(
+            "narthex_offer_requests", "Ended requests for what upstreams offer beside tools.", ("kind", "outcome"),
+            registry=target,
+        )  # fmt: skip
+        self._request_seconds = Histogram(
+            "narthex_offer_request_seconds", "Time of such a request.", ("kind",), buckets=TOOL, registry=target
+        )
+        self._bound: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+
+    def on_request(self, kind: str, seconds: float, outcome: str) -> None:
+        """Counts one read, prompt or completion."""
+        self._requests.labels(kind, outcome).inc()
+        self._request_seconds.labels(kind).observe(seconds)
+
+    def on_call(self, tool: str, server: str, seconds: float, outcome: str) -> None:
+        """Counts one call; `tool` is a name of the catalog or empty, so the series are as many as the tools."""
+        key = tool, server, outcome
+        if (bound := self._bound.get(key)) is None:
+            bound = self._calls.labels(*key), self._seconds.labels(tool, server)
+            self._bound[key] = bound
+        bound[0].inc()
+        bound[1].observe(seconds)
+
+
+class UpstreamMetrics(Collector):
+    """How the upstreams are, read when Prometheus asks."""
+
+    def __init__(self, target: CollectorRegistry, servers: Callable[[], Iterable[ServerStatus]]) -> None:
+        self._servers = servers
+        target.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        up = GaugeMetricFamily("narthex_upstream_up", "1 while an upstream takes calls.", labels=("server",))
+        tools = GaugeMetricFamily("narthex_upstream_tools", "Tools that an upstream listed.", labels=("server",))
+        for status in self._servers():
+            up.add_metric([status.name], float(status.state is ServerState.READY))
+            tools.add_metric([status.name], status.tools)
+        yield up
+        yield tools

@@ -1,0 +1,115 @@
+"""Which MCP servers to forward: mistral.rs's `mcp-config.json` and the common `mcpServers` form, as they are."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, cast, get_args
+
+from narthex_server.tools.upstream.node import Node
+from narthex_server.tools.upstream.source import (
+    DEFAULT_CALL_TIMEOUT,
+    DEFAULT_CONCURRENCY,
+    Http,
+    Process,
+    Protocol,
+    Sampling,
+    ServerSource,
+    Transport,
+    Unsupported,
+)
+
+_OWN = ("sampling", "protocol")
+"""Keys of ours, which either form may have beside its own."""
+
+_MISTRAL_SERVER = {"id", "name", "source", "enabled", "tool_prefix", "bearer_token", "resources", *_OWN}
+
+_SAMPLING = cast(tuple[Sampling, ...], get_args(Sampling))
+_PROTOCOL = cast(tuple[Protocol, ...], get_args(Protocol))
+
+
+def parse_sources(
+    document: Mapping[str, Any], where: str = "mcp-config", environ: Mapping[str, str] = os.environ
+) -> tuple[ServerSource, ...]:
+    """The enabled servers of a document in either form, in its order; `where` is what errors call the document.
+
+    `${NAME}` and `${NAME:-default}` in any text stand for environment variables.
+
+    Raises:
+        SourceError: a key is missing, of the wrong type or not known, a name is used twice, a variable is not set.
+    """
+    root = Node(document, where, environ)
+    if not document:
+        return ()
+    if "servers" in document:
+        sources = tuple(_mistral(root))
+    elif "mcpServers" in document:
+        sources = tuple(_common(root))
+    else:
+        raise root.error("has neither `servers` (mistral.rs's form) nor `mcpServers`")
+    names = [source.name for source in sources]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise root.error(f"two servers are named {twice[0]!r}")
+    return sources
+
+
+def _mistral(root: Node) -> Iterator[ServerSource]:
+    root.only({"servers", "auto_register_tools", "tool_timeout_secs", "max_concurrent_calls"})
+    root.flag("auto_register_tools", True)  # forwarding is all we do with a server: nothing else to switch
+    call_timeout = root.number("tool_timeout_secs", DEFAULT_CALL_TIMEOUT)
+    concurrency = int(root.number("max_concurrent_calls", DEFAULT_CONCURRENCY))
+    for server in root.items("servers"):
+        server.only(_MISTRAL_SERVER)
+        if not server.flag("enabled", True):
+            continue
+        source = server.child("source")
+        token = server.optional("bearer_token")
+        limit = call_timeout
+        transport: Transport
+        match kind := source.text("type"):
+            case "Process":
+                source.only({"type", "command", "args", "env", "work_dir"})
+                transport = Process(
+                    source.text("command"), source.texts("args"), source.mapping("env"), source.optional("work_dir")
+                )
+            case "Http":
+                source.only({"type", "url", "headers", "timeout_secs"})
+                transport = Http(source.url("url"), _with_token(source.mapping("headers"), token))
+                limit = source.number("timeout_secs", call_timeout)
+            case "WebSocket":
+                transport = Unsupported("websocket", "WebSocket is not supported yet; use Http or Process")
+            case _:
+                raise source.error(f"is {kind!r}; known are Process, Http and WebSocket", "type")
+        prefix = server.optional("tool_prefix")
+        yield _with_own(server, ServerSource(server.text("name"), transport, prefix, limit, concurrency=concurrency))
+
+
+def _common(root: Node) -> Iterator[ServerSource]:
+    # files of this form carry keys of the program they were written for: unknown ones are not ours to judge
+    servers = root.child("mcpServers")
+    for name in servers.value:
+        server = servers.child(name)
+        if server.flag("disabled", False) or not server.flag("enabled", True):
+            continue
+        kind = server.optional("type") or server.optional("transport") or ("http" if "url" in server.value else "stdio")
+        transport: Transport
+        match kind.lower().replace("_", "-"):
+            case "stdio":
+                transport = Process(
+                    server.text("command"), server.texts("args"), server.mapping("env"), server.optional("cwd")
+                )
+            case "http" | "streamable-http" | "streamablehttp" | "sse" as scheme:
+                transport = Http(server.url("url"), server.mapping("headers"), sse=scheme == "sse")
+            case "ws" | "websocket":
+                transport = Unsupported("websocket", "WebSocket is not supported yet; use http or stdio")
+            case _:
+                raise server.error(f"is {kind!r}; known are stdio, http and sse", "type")
+        yield _with_own(server, ServerSource(name, transport))
+
+
+def _with_own(server: Node, source: ServerSource) -> ServerSource:
+    """The source with what the keys of ours say."""
+    return replace(source, sampling=server.choice("sampling", _SAMPLING), protocol=server.choice("protocol", _PROTOCOL))
+
+
+def _with_token(headers: Mapping[str, str], token: str | None) -> Mapping[str, str]:
+    return headers if token is None else {**headers, "Authorization": f"Bearer {token}"}

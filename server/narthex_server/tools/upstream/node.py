@@ -1,0 +1,116 @@
+"""One JSON object of a configuration file, read with errors that name the place."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from narthex_server.errors import InvalidRequest, Violation
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+Choice = TypeVar("Choice", bound=str)
+
+
+class SourceError(InvalidRequest):
+    """The configuration of upstreams is wrong; the text names the document, the key and what fits."""
+
+    reason = "INVALID_MCP_CONFIG"
+
+
+class Node:
+    """One object, and where it stands in its document; `${NAME}` and `${NAME:-default}` are environment variables."""
+
+    def __init__(self, value: object, path: str, environ: Mapping[str, str] = os.environ) -> None:
+        self._path = path
+        self._environ = environ
+        if not isinstance(value, Mapping):
+            raise self.error("must be an object")
+        self.value: Mapping[str, Any] = value
+
+    def error(self, problem: str, key: str = "") -> SourceError:
+        path = f"{self._path}.{key}" if key else self._path
+        return SourceError(f"{path}: {problem}", violations=(Violation(path, problem),))
+
+    def only(self, known: set[str]) -> None:
+        if unknown := [key for key in self.value if key not in known]:
+            raise self.error(f"is not known; known are {', '.join(sorted(known))}", unknown[0])
+
+    def child(self, key: str) -> "Node":
+        if key not in self.value:
+            raise self.error("is missing", key)
+        return Node(self.value[key], f"{self._path}.{key}", self._environ)
+
+    def items(self, key: str) -> Iterator["Node"]:
+        values = self.value[key]
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            raise self.error("must be an array", key)
+        for index, value in enumerate(values):
+            yield Node(value, f"{self._path}.{key}[{index}]", self._environ)
+
+    def text(self, key: str) -> str:
+        if not (text := self.optional(key)):
+            raise self.error("is missing or empty", key)
+        return text
+
+    def optional(self, key: str) -> str | None:
+        value = self.value.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self.error("must be a string", key)
+        return self._expand(value, key)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        values = self.value.get(key) or ()
+        if isinstance(values, str) or not all(isinstance(v, str) for v in values):
+            raise self.error("must be an array of strings", key)
+        return tuple(self._expand(v, f"{key}[{i}]") for i, v in enumerate(values))
+
+    def mapping(self, key: str) -> Mapping[str, str]:
+        values = self.value.get(key) or {}
+        if not isinstance(values, Mapping) or not all(isinstance(v, str) for v in values.values()):
+            raise self.error("must be an object of strings", key)
+        return MappingProxyType({name: self._expand(v, f"{key}.{name}") for name, v in values.items()})
+
+    def url(self, key: str) -> str:
+        url = self.text(key)
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise self.error("must be a URL that starts with http:// or https://", key)
+        return url
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.value.get(key, default)
+        if not isinstance(value, bool):
+            raise self.error("must be true or false", key)
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        value = self.value.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise self.error("must be a number above 0", key)
+        return value
+
+    def choice(self, key: str, known: tuple[Choice, ...]) -> Choice:
+        """One of `known`, the first of them where the key is not there."""
+        value = self.optional(key)
+        if value is None:
+            return known[0]
+        for one in known:
+            if one == value:
+                return one
+        raise self.error(f"is {value!r}; known are {', '.join(known)}", key)
+
+    def _expand(self, text: str, key: str) -> str:
+        def variable(match: re.Match[str]) -> str:
+            value = self._environ.get(match[1], match[2])
+            if value is None:
+                raise self.error(f"needs the environment variable {match[1]}, which is not set", key)
+            return value
+
+        return _VARIABLE.sub(variable, text)
