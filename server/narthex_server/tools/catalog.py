@@ -1,9 +1,10 @@
 """All tools, resources and prompts under one roof: our own tools and what the upstreams have."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Literal, Protocol, TypeVar, cast
 
@@ -13,6 +14,8 @@ from narthex_server.errors import (
     FailedPrecondition,
     InvalidRequest,
     NotFound,
+    PermissionDenied,
+    ResourceExhausted,
     Unavailable,
     UpstreamRefused,
 )
@@ -20,28 +23,38 @@ from narthex_server.principal import Principal
 from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
 from narthex_server.tools.completion import Completion, PromptReference, Reference, TemplateReference, Typed
 from narthex_server.tools.log_levels import LogLevels
-from narthex_server.tools.offers.named import NamedOffers, Offer
+from narthex_server.tools.offers.named import NamedOffers, Offer, Unlisted, not_found
 from narthex_server.tools.offers.prompts import PromptOffers
-from narthex_server.tools.offers.resources import ResourceOffers
+from narthex_server.tools.offers.resources import Place, ResourceOffers, resource_not_found
 from narthex_server.tools.offers.watches import Watches
-from narthex_server.tools.prompt import FilledPrompt
-from narthex_server.tools.resource import Contents
+from narthex_server.tools.prompt import FilledPrompt, Prompt
+from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
 from narthex_server.tools.step import Invocation, Step, chained
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
+from narthex_server.tools.visibility import EVERYTHING, Visibility
 
 AT_ONCE_BYTES = 32 * 1024
 """Arguments up to this are held against their schema right away; larger ones in a thread."""
 
 Outcome = Literal[
-    "ok", "tool_error", "input_required", "invalid", "not_found", "unavailable", "deadline", "cancelled", "error"
-]
+    "ok", "tool_error", "input_required", "invalid", "denied", "not_found", "exhausted", "unavailable", "deadline",
+    "cancelled", "error",
+]  # fmt: skip
 
 
 Kind = Literal["resource", "prompt", "completion"]
 """What is asked for beside tools."""
 
 _Answer = TypeVar("_Answer")
+_Shown = TypeVar("_Shown", Tool, Prompt, Resource, ResourceTemplate)
+
+
+class Companion(Protocol):
+    """Runs beside the catalog from its start to its stop."""
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Works without an end; `changed` is to be called when other things are visible to somebody."""
 
 
 class CatalogObserver(Protocol):
@@ -75,12 +88,17 @@ class Catalog:
         servers: Iterable[UpstreamServer] = (),
         observer: CatalogObserver | None = None,
         steps: Sequence[Step] = (),
+        visibility: Visibility = EVERYTHING,
+        companions: Sequence[Companion] = (),
     ) -> None:
-        """Every call passes the `steps` from the first to the last."""
+        """Every call passes the `steps` from the first to the last; each companion runs from start to stop."""
         self._natives = {native.tool.name: native for native in natives}
         self._servers = {server.name: server for server in servers}
         self._observer = observer
         self._run = chained(steps, self._serve)
+        self._visibility = visibility
+        self._companions = tuple(companions)
+        self._running: list[asyncio.Task[None]] = []
         self._levels = LogLevels()
         self._schemas = ArgumentSchemas()
         self._tools: NamedOffers[Tool, ToolServer] = NamedOffers("tool", lambda server: server.tools)
@@ -88,12 +106,14 @@ class Catalog:
         self.resources = ResourceOffers()
         self.watches = Watches(self.resources.places)
         self._changed = asyncio.Event()
+        self._shown = 0  # how often other things are visible
         self._refresh()
 
     @property
     def versions(self) -> Versions:
         """Each grows whenever its list is another."""
-        return Versions(self._tools.version, self.resources.version, self.prompts.version)
+        lists = (self._tools.version, self.resources.version, self.prompts.version)
+        return Versions(*(version + self._shown for version in lists))
 
     @property
     def version(self) -> int:
@@ -111,6 +131,7 @@ class Catalog:
 
         Nothing is raised for an upstream: its status says how it is, and it goes on trying.
         """
+        self._running = [asyncio.create_task(companion.follow(self.relist)) for companion in self._companions]
         for server in self._servers.values():
             server.start(self._refresh)
         with suppress(TimeoutError):
@@ -118,15 +139,35 @@ class Catalog:
                 await asyncio.gather(*(server.settled() for server in self._servers.values()))
 
     async def stop(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         await asyncio.gather(*(server.stop() for server in self._servers.values()))
 
     def list(self, principal: Principal) -> tuple[Tool, ...]:
         """The tools that this caller can call now; those of an upstream that is down are left out."""
-        return self._tools.listed(principal.tools)
+        return self._visible(self._tools.listed(principal.tools), principal)
 
     def get(self, name: str, principal: Principal) -> Tool:
         """The tool of this name or alias, also while its upstream is down; raises as `call` does."""
-        return self._tools.find(name, principal.tools).item
+        return self._offer(name, principal).item
+
+    def prompts_of(self, principal: Principal) -> tuple[Prompt, ...]:
+        """The prompts that this caller can have now; those of an upstream that is down are left out."""
+        return self._visible(self.prompts.list(principal), principal)
+
+    def resources_of(self, principal: Principal) -> tuple[Resource, ...]:
+        """As `prompts_of`, for resources."""
+        return self._visible(self.resources.listed, principal)
+
+    def templates_of(self, principal: Principal) -> tuple[ResourceTemplate, ...]:
+        """As `prompts_of`, for families of resources."""
+        return self._visible(self.resources.templates, principal)
+
+    def watchable(self, uris: Iterable[str], principal: Principal) -> tuple[str, ...]:
+        """Those of the URIs whose changes this caller may be told of: others never change for it."""
+        may = partial(self._readable, principal=principal)
+        return tuple(uri for uri in uris if all(map(may, self.resources.places(uri))))
 
     async def call(self, name: str, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         """Yields the call's events as they come, the last one a ToolResult, or an InputRequired with a state.
@@ -146,7 +187,7 @@ class Catalog:
         offer: Offer[Tool, ToolServer] | None = None
         outcome: Outcome = "cancelled"  # what a closed iterator and a cancelled task are
         try:
-            offer = self._tools.find(name, context.principal.tools)
+            offer = self._offer(name, context.principal)
             invocation = Invocation(offer.item, arguments or b"{}", parse_arguments(arguments), context)
             async with aclosing(self._run(invocation)) as events:
                 async for event in events:
@@ -165,11 +206,12 @@ class Catalog:
 
     async def read(self, uri: str, server: str, context: CallContext) -> Contents | InputRequired:
         """As ResourceOffers.read, observed."""
-        return await self._observed("resource", self.resources.read(uri, server, context))
+        may = partial(self._readable, principal=context.principal)
+        return await self._observed("resource", self.resources.read(uri, server, context, may))
 
     async def fill(self, name: str, arguments: Mapping[str, str], context: CallContext) -> FilledPrompt | InputRequired:
         """As PromptOffers.fill, observed."""
-        return await self._observed("prompt", self.prompts.fill(name, arguments, context))
+        return await self._observed("prompt", self._fill(name, arguments, context))
 
     async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
         """Suggestions from the upstream that has the prompt or the template; raises NotFound, and as `call` does."""
@@ -182,6 +224,16 @@ class Catalog:
     def servers(self) -> tuple[ServerStatus, ...]:
         """How every upstream is, in the order of the configuration."""
         return tuple(server.status for server in self._servers.values())
+
+    def working_directory(self, server: str) -> str:
+        """The folder that the process of this upstream runs in; empty for one that is not ours, or not there."""
+        known = self._servers.get(server)
+        return known.status.working_directory if known is not None else ""
+
+    def relist(self) -> None:
+        """Other things are visible than before: tells those who watch the lists."""
+        self._shown += 1
+        self._tell()
 
     def add_native(self, native: NativeTool) -> None:
         """Adds a tool of our own, in place of one of the same name."""
@@ -235,11 +287,52 @@ class Catalog:
     async def _complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
         match reference:
             case PromptReference(name):
+                self._prompt(name, context.principal)
                 server, own_name = self.prompts.owner(name, context.principal)
                 return await self._servers[server.name].complete(PromptReference(own_name), typed, context)
             case TemplateReference(uri_template):
                 place = self.resources.template_place(uri_template)
+                if not self._readable(place, context.principal):
+                    raise resource_not_found(uri_template)
                 return await self._servers[place.server.name].complete(TemplateReference(place.uri), typed, context)
+
+    async def _fill(
+        self, name: str, arguments: Mapping[str, str], context: CallContext
+    ) -> FilledPrompt | InputRequired:
+        self._prompt(name, context.principal)
+        return await self.prompts.fill(name, arguments, context)
+
+    def _offer(self, name: str, principal: Principal) -> Offer[Tool, ToolServer]:
+        """What a name means to this caller; raises NotFound, or Unavailable if that may be."""
+        try:
+            offer = self._tools.find(name, principal.tools)
+        except Unlisted as error:
+            tool = Tool(error.name, "", "", b"", server=error.server, own_name=error.own_name)
+            if self._visibility.shows(tool, principal):
+                raise
+            raise not_found("tool", name) from None
+        if not self._visibility.shows(offer.item, principal):
+            raise not_found("tool", name)
+        return offer
+
+    def _prompt(self, name: str, principal: Principal) -> None:
+        """Raises as `_offer` does, for a prompt."""
+        try:
+            prompt = self.prompts.get(name, principal)
+        except Unlisted as error:
+            prompt = Prompt(error.name, server=error.server, own_name=error.own_name)
+            if self._visibility.shows(prompt, principal):
+                raise
+        if not self._visibility.shows(prompt, principal):
+            raise not_found("prompt", name)
+
+    def _readable(self, place: Place, principal: Principal) -> bool:
+        return self._visibility.shows(Resource(place.uri, "", server=place.server.name), principal)
+
+    def _visible(self, items: tuple[_Shown, ...], principal: Principal) -> tuple[_Shown, ...]:
+        if self._visibility is EVERYTHING:
+            return items
+        return tuple(item for item in items if self._visibility.shows(item, principal))
 
     async def _observed(self, kind: Kind, answer: Awaitable[_Answer]) -> _Answer:
         started = perf_counter()
@@ -275,8 +368,11 @@ class Catalog:
         self.resources.refresh(servers)
         self.watches.refresh(servers, listed=self.resources.version != before.resources)
         if self.versions != before:
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 def _outcome(error: Exception) -> Outcome:
@@ -285,8 +381,12 @@ def _outcome(error: Exception) -> Outcome:
             return "error"
         case InvalidRequest() | FailedPrecondition():
             return "invalid"
+        case PermissionDenied():
+            return "denied"
         case NotFound():
             return "not_found"
+        case ResourceExhausted():
+            return "exhausted"
         case Unavailable():
             return "unavailable"
         case DeadlineExceeded():

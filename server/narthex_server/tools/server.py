@@ -20,7 +20,10 @@ class ServerState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """How an upstream is: `reason` says why it is not ready, `attempts` counts failed starts since it last was."""
+    """How an upstream is: `reason` says why it is not ready, `attempts` counts failed starts since it last was.
+
+    `working_directory` is where its process runs, empty for one that is not ours.
+    """
 
     name: str
     transport: str
@@ -29,6 +32,7 @@ class ServerStatus:
     tools: int = 0
     protocol_version: str = ""
     attempts: int = 0
+    working_directory: str = ""
 
 
 class Server(Protocol):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import (
@@ -299,7 +300,7 @@ class Upstream:
     def _set(self, state: ServerState, reason: str = "", protocol: str = "") -> None:
         attempts = 0 if state is ServerState.READY else self._attempts
         self._status = ServerStatus(
-            self.name, _scheme(self._source), state, reason, len(self.tools), protocol, attempts
+            self.name, _scheme(self._source), state, reason, len(self.tools), protocol, attempts, _place(self._source)
         )
         self._changed()
 
@@ -311,6 +312,10 @@ class Upstream:
             reason="UPSTREAM_UNAVAILABLE",
             metadata={"upstream": self.name},
         )
+
+
+def _place(source: ServerSource) -> str:
+    return os.path.abspath(source.transport.cwd or ".") if isinstance(source.transport, Process) else ""
 
 
 def _scheme(source: ServerSource) -> str:
