@@ -39,7 +39,7 @@ class Violation:
 
 
 class NarthexError(Exception):
-    """The root; `reason` defaults to the class's own. `retry_after` are seconds, where it is known when to try again."""
+    """The root; `reason` defaults to the class's own, `retry_after` is in seconds where it is known."""
 
     reason = "INTERNAL"
 

@@ -71,16 +71,13 @@ def _misfit(rule: Rule, principal: Principal, subject: Subject, arguments: dict[
 
 
 def _subject(arguments: argparse.Namespace) -> Subject | None:
-    asked: list[tuple[Kind, str]] = [
-        (kind, name)
-        for kind, name in (
-            ("tools", arguments.tool), ("prompts", arguments.prompt), ("resources", arguments.resource)
-        )
-        if name
-    ]  # fmt: skip
-    if not asked:
+    names: dict[Kind, str] = {
+        "tools": arguments.tool, "prompts": arguments.prompt, "resources": arguments.resource,
+    }  # fmt: skip
+    kind = next((kind for kind in names if names[kind]), None)
+    if kind is None:
         return None
-    kind, name = asked[0]
+    name = names[kind]
     server, separator, own_name = name.partition("__")
     if arguments.server is not None:
         server, own_name = arguments.server, name.removeprefix(f"{arguments.server}__")

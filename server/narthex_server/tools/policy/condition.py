@@ -35,7 +35,7 @@ class Condition:
         self._judge = self._compiled(asked)
 
     def holds(self, arguments: dict[str, Any], directory: str) -> bool:
-        """Whether these arguments, for a process that runs there, fulfil it; a value that is missing fulfils no grant but `absent`."""
+        """Whether these arguments fulfil it; a value that is missing fulfils no grant but `absent`."""
         values = self._selection.of(arguments)
         if len(values) > MOST_VALUES:
             return not self._granting

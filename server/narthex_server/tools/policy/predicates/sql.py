@@ -106,7 +106,7 @@ def _name(node: exp.Expr) -> str:
 
 
 def _is_ambiguous(text: str, dialect: str) -> bool:
-    """Whether servers read it otherwise than a parser: comments that are run, nest or do not, and characters that end."""
+    """Whether servers may read it otherwise: comments that are run, or nest, and characters that end a text."""
     if any((ord(letter) < 32 or letter.isspace()) and letter not in " \t\n\r" for letter in text):
         return True
     if "/*!" in text or "/*M!" in text or re.search(r"/\*(?:(?!\*/).)*/\*", text, re.DOTALL):
