@@ -71,7 +71,8 @@ class PolicyStep:
             if not free:
                 self._observer.on_limit(rule.name, "concurrency")
                 raise _exhausted(rule, "CONCURRENCY", f"allows {rule.limits.concurrency} calls at once", 1.0)
-            async with aclosing(self._timed(rule, run(call))) as events:
+            limit = rule.limits.timeout
+            async with aclosing(run(call) if limit is None else self._timed(rule, run(call), limit)) as events:
                 async for event in events:
                     if (
                         rule.effect == "confirm"
@@ -106,9 +107,8 @@ class PolicyStep:
             raise
         self._observer.on_approval(rule.name, "approved")
 
-    async def _timed(self, rule: Rule, events: AsyncGenerator[ToolEvent]) -> AsyncGenerator[ToolEvent]:
-        limit = rule.limits.timeout
-        end = None if limit is None else asyncio.get_running_loop().time() + limit
+    async def _timed(self, rule: Rule, events: AsyncGenerator[ToolEvent], limit: float) -> AsyncGenerator[ToolEvent]:
+        end = asyncio.get_running_loop().time() + limit
         async with aclosing(events):
             while True:
                 try:
