@@ -6,6 +6,7 @@ A hundred rules about other tools, then the one that decides; times in microseco
 import asyncio
 import tempfile
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -18,8 +19,15 @@ from narthex_server.tools.step import Invocation
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent, ToolResult
 
 CALLER = Principal("ci", "acme")
-TOOL = Tool("files__read_file", "", "", b"{}", annotations=b'{"readOnlyHint": true}', server="files", own_name="read_file")
-ARGUMENTS = {"path": "/srv/data/a.txt", "sql": "select a, b from t where c = 1", "url": "https://api.example.com/v1", "n": 3}
+TOOL = Tool(
+    "files__read_file", "", "", b"{}", annotations=b'{"readOnlyHint": true}', server="files", own_name="read_file"
+)
+ARGUMENTS = {
+    "path": "/srv/data/a.txt",
+    "sql": "select a, b from t where c = 1",
+    "url": "https://api.example.com/v1",
+    "n": 3,
+}
 LAST = {
     "no predicate": "",
     "equals and at_most": 'arguments = {"/n" = {at_most = 10, not = {equals = 2}}}',
@@ -38,14 +46,18 @@ def main() -> None:
         for name, condition in LAST.items():
             arguments = ARGUMENTS | {"path": str(file)} if name == "paths_under" else ARGUMENTS
             policy = read_policy(rules(condition.replace("%s", folder)).encode(), "bench")
-            subject = subject_of(TOOL)
-            assert policy.plan(CALLER, subject).decide(arguments, "").name == "last"
-            decision = best(lambda: policy.plan(CALLER, subject_of(TOOL)).decide(arguments, ""), 2000)
+            decide = partial(decided, policy, arguments)
+            assert decide() == "last"
+            decision = best(decide, 2000)
             print(f"| {name} | {decision * 1e6:.1f} µs | {asyncio.run(step(policy, arguments)) * 1e6:.1f} µs |")
         policy = read_policy(rules("").encode(), "bench")
         number = iter(range(10**9))
         first = best(lambda: policy.plan(CALLER, Subject("tools", f"files__read{next(number)}", "files", "x")), 2000)
         print(f"\nthe first decision about a caller and a tool: {first * 1e6:.1f} µs")
+
+
+def decided(policy: Policy, arguments: dict[str, object]) -> str:
+    return policy.plan(CALLER, subject_of(TOOL)).decide(arguments, "").name
 
 
 def rules(condition: str) -> str:

@@ -1,7 +1,6 @@
 """The policy's file."""
 
 import json
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from narthex_server.tools.policy.uris import is_plain
 
 MAX_BYTES = 1024 * 1024
 MAX_RULES = 1000
+MAX_NAME = 64
 ANNOTATIONS = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 
 _KEYS = (
@@ -28,7 +28,6 @@ _KEYS = (
     "items", "rate", "concurrency", "per", "timeout",
 )  # fmt: skip
 _OF_TOOLS_ALONE = ("annotations", "arguments", "items", "rate", "concurrency", "per", "timeout")
-_NAME = re.compile(r"[\w .:()+/-]{1,64}")
 
 
 def read_policy(content: bytes, file: Path | str) -> Policy:
@@ -67,8 +66,8 @@ def _rule(entry: object) -> Rule:
         if key not in _KEYS:
             raise ValueError(f'unknown key "{key}"{nearest(key, _KEYS)}')
     name, effect = _text(table, "name"), _text(table, "effect")
-    if not _NAME.fullmatch(name) or name == DEFAULT.name:
-        raise ValueError(f"name must be 1 to 64 letters, digits and ._-+:/() or spaces, and not {DEFAULT.name!r}")
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name != name.strip() or name == DEFAULT.name:
+        raise ValueError(f"name must be 1 to {MAX_NAME} printable characters, and not {DEFAULT.name!r}")
     if effect not in ("allow", "deny", "confirm"):
         raise ValueError(f"effect must be allow, deny or confirm, not {effect[:50]!r}")
     message = _text(table, "message", "")

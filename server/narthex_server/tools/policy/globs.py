@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Iterable
 from fnmatch import translate
 
+_SPECIAL = frozenset("*?[")
+
 NameTest = Callable[[str], bool]
 
 
@@ -12,8 +14,9 @@ def names(patterns: Iterable[str]) -> NameTest:
     patterns = tuple(patterns)
     if "*" in patterns:
         return lambda name: True
-    plain = frozenset(pattern for pattern in patterns if not set("*?[") & set(pattern))
-    if len(plain) == len(patterns):
+    globs = [pattern for pattern in patterns if not _SPECIAL.isdisjoint(pattern)]
+    plain = frozenset(patterns).difference(globs)
+    if not globs:
         return plain.__contains__
-    fits = re.compile("|".join(translate(pattern) for pattern in patterns if pattern not in plain)).match
+    fits = re.compile("|".join(map(translate, globs))).match
     return lambda name: name in plain or fits(name) is not None

@@ -8,6 +8,7 @@ from narthex_server.tools.policy.policy import Policy
 from narthex_server.tools.policy.subject import Subject
 
 CI = Principal("ci", "acme")
+READ = Subject("tools", "files__read", "files", "read")
 
 
 @pytest.fixture
@@ -18,13 +19,9 @@ def policy() -> Callable[[str], Policy]:
 
 @pytest.fixture
 def decide(policy):
-    """The name of the rule of a policy, or of one rule's fields, that decides a call."""
+    """The name of the rule that decides a call."""
 
-    def decided(
-        rules: Policy | str, arguments: dict[str, Any], subject: Subject = Subject("tools", "files__read", "files", "read"),
-        principal: Principal = CI, directory: str = "",
-    ) -> str:  # fmt: skip
-        known = policy(rules) if isinstance(rules, str) else rules
-        return known.plan(principal, subject).decide(arguments, directory).name
+    def decided(rules: str, arguments: dict[str, Any], subject: Subject = READ) -> str:
+        return policy(rules).plan(CI, subject).decide(arguments, "").name
 
     return decided

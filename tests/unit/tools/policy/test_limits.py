@@ -41,7 +41,9 @@ def test_callers_that_have_all_again_are_forgotten_first(monkeypatch):
     assert len(allowance._full) <= 11 and allowance.take(("129",)) > 0
 
 
-@pytest.mark.parametrize(("per", "free"), [("key", [False, True, True]), ("tenant", [False, False, True]), ("all", [False] * 3)])
+@pytest.mark.parametrize(
+    ("per", "free"), [("key", [False, True, True]), ("tenant", [False, False, True]), ("all", [False] * 3)]
+)
 def test_limits_count_together_what_they_say(per, free):
     rule = Rule("r", "allow", limits=Limits(Rate.parse("1/hour"), 1, per))
     passed = PassedCalls()

@@ -43,9 +43,7 @@ async def running(file, echo):
     """A catalog under the policy of the file, the policy, and what is observed."""
     observer = Observer()
     policy = LivePolicy(WatchedFile(file, interval=0.001), observer)
-    catalog = Catalog(
-        [echo("echo")], steps=[PolicyStep(policy, observer)], visibility=policy, companions=[policy]
-    )  # fmt: skip
+    catalog = Catalog([echo("echo")], steps=[PolicyStep(policy, observer)], visibility=policy, companions=[policy])
     await catalog.start()
     yield catalog, policy, observer
     await catalog.stop()
@@ -147,7 +145,7 @@ async def test_a_file_that_is_being_written_does_not_count(file):
 def test_at_the_start_a_broken_or_missing_file_is_an_error(file):
     for content in ("[[rules", "rules = 1"):
         file.write_text(content)
-        with pytest.raises(SettingsError, match="policy.toml"):
+        with pytest.raises(SettingsError, match=r"policy\.toml"):
             LivePolicy(WatchedFile(file), Observer())
     file.unlink()
     with pytest.raises(SettingsError, match="cannot be read"):

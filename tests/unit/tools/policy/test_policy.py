@@ -32,10 +32,20 @@ def toml(rules) -> str:
 def naive(rules, tenant, key, server, tool, value) -> str:
     """What docs/policy.md says, read aloud."""
     for number, rule in enumerate(rules):
-        facts = {"tenants": [tenant], "keys": [key], "servers": [server], "tools": [tool, *[tool] * ("servers" in rule)]}
-        if all(
-            any(fnmatchcase(fact, glob) for fact in facts[kind] for glob in rule[kind]) for kind in facts if kind in rule
-        ) and rule.get("equals", value) == value:
+        facts = {
+            "tenants": [tenant],
+            "keys": [key],
+            "servers": [server],
+            "tools": [tool, *[tool] * ("servers" in rule)],
+        }
+        if (
+            all(
+                any(fnmatchcase(fact, glob) for fact in facts[kind] for glob in rule[kind])
+                for kind in facts
+                if kind in rule
+            )
+            and rule.get("equals", value) == value
+        ):
             return str(number)
     return "default"
 
@@ -45,7 +55,9 @@ def test_the_first_that_fits_decides(rules, tenant, key, server, tool, value):
     policy = read_policy(toml(rules).encode(), "policy.toml")
     principal, subject = Principal(key, tenant), Subject("tools", tool, server, tool)
     for _ in range(2):  # the second time from what is remembered
-        assert policy.plan(principal, subject).decide({"v": value}, "").name == naive(rules, tenant, key, server, tool, value)
+        assert policy.plan(principal, subject).decide({"v": value}, "").name == naive(
+            rules, tenant, key, server, tool, value
+        )
 
 
 @given(RULES, WORDS, WORDS, WORDS, WORDS)

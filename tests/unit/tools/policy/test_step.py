@@ -113,7 +113,9 @@ async def test_what_a_server_that_never_came_up_has_is_not_there_either(server):
 
 async def test_a_refusal_names_its_rule(catalog):
     conditions = 'arguments = {"/path" = {equals = "x"}}'
-    made, rules = await catalog(rule("not x", "deny", f'message = "never x"\n{conditions}') + rule("rest", "allow", conditions))
+    made, rules = await catalog(
+        rule("not x", "deny", f'message = "never x"\n{conditions}') + rule("rest", "allow", conditions)
+    )
     with pytest.raises(PermissionDenied, match="never x") as denied:
         await call(made, arguments=b'{"path": "x"}')
     assert denied.value.reason == "POLICY_DENIED"
@@ -182,7 +184,10 @@ CONFIRM = rule("ask", "confirm", 'message = "It may cost money."')
 async def test_a_client_that_elicits_is_asked_with_all_arguments(catalog):
     made, rules = await catalog(CONFIRM)
     events = await call(
-        made, arguments='{"to": "a\u202eb", "n": 1}'.encode(), mcp=ELICITS, answer=lambda id: Answer(id, {"action": "accept"})
+        made,
+        arguments='{"to": "a\u202eb", "n": 1}'.encode(),
+        mcp=ELICITS,
+        answer=lambda id: Answer(id, {"action": "accept"}),
     )
     [asked] = events[0].requests
     params = json.loads(asked.params)
@@ -203,7 +208,9 @@ async def test_another_caller_gets_an_approval_request(catalog):
     assert declined.value.reason == "APPROVAL_DECLINED" and declined.value.metadata == {"rule": "ask"}
 
 
-@pytest.mark.parametrize("answer", [{"result": {"action": "decline"}}, {"result": {"action": "cancel"}}, {"error": {"code": -1}}])
+@pytest.mark.parametrize(
+    "answer", [{"result": {"action": "decline"}}, {"result": {"action": "cancel"}}, {"error": {"code": -1}}]
+)
 async def test_without_a_yes_nothing_is_called(catalog, answer):
     made, rules = await catalog(CONFIRM)
     with pytest.raises(PermissionDenied) as declined:
@@ -212,10 +219,16 @@ async def test_without_a_yes_nothing_is_called(catalog, answer):
     assert rules.seen[-1] == ("ask", "declined")
 
 
-@pytest.mark.parametrize(("more", "arguments"), [
-    ({}, b"{}"), ({"mcp": McpContext({"elicitation": {"url": {}}})}, b"{}"), ({"mcp": McpContext({"elicitation": True})}, b"{}"),
-    ({"mcp": McpContext({"sampling": {}})}, b"{}"), ({"mcp": ELICITS}, json.dumps({"a": "x" * MOST_SHOWN}).encode()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("more", "arguments"),
+    [
+        ({}, b"{}"),
+        ({"mcp": McpContext({"elicitation": {"url": {}}})}, b"{}"),
+        ({"mcp": McpContext({"elicitation": True})}, b"{}"),
+        ({"mcp": McpContext({"sampling": {}})}, b"{}"),
+        ({"mcp": ELICITS}, json.dumps({"a": "x" * MOST_SHOWN}).encode()),
+    ],
+)
 async def test_who_cannot_be_asked_is_refused(catalog, more, arguments):
     made, rules = await catalog(CONFIRM)
     with pytest.raises(PermissionDenied) as refused:
@@ -232,14 +245,18 @@ async def test_nobody_waits_for_an_answer_for_ever(catalog):
 
 
 async def test_a_yes_counts_for_one_call_and_its_rounds(catalog):
-    made, rules = await catalog(CONFIRM)
+    made, _ = await catalog(CONFIRM)
     yes = {"answer": lambda id: Answer(id, {"action": "accept"})}
     asked, wanted = await call(made, "asking", b'{"n": 1}', mcp=ELICITS, **yes)
     assert isinstance(asked.requests[0], InputRequest) and wanted.request_state.endswith(":own")
     again = replace(ELICITS, request_state=wanted.request_state)
     [result] = await call(made, "asking", b'{"n": 1}', mcp=again)
     assert (result.structured_content, result.meta) == (b'{"n": 1}', b"own")
-    for name, arguments, principal in (("asking", b'{"n": 1}', CI), ("asking", b'{"n": 2}', CI), ("asking", b'{"n": 1}', EVE)):
+    for name, arguments, principal in (
+        ("asking", b'{"n": 1}', CI),
+        ("asking", b'{"n": 2}', CI),
+        ("asking", b'{"n": 1}', EVE),
+    ):
         wanted = (await call(made, "asking", b'{"n": 1}', mcp=ELICITS, **yes))[-1]
         again = replace(ELICITS, request_state=wanted.request_state)
         events = await call(made, name, arguments, principal, mcp=again, **yes)
@@ -251,14 +268,17 @@ async def test_a_yes_counts_for_one_call_and_its_rounds(catalog):
 
 async def test_prompts_and_resources_are_what_the_policy_shows(server):
     rules = Rules(
-        rule("p", "allow", 'prompts = ["files__yes"]') + rule("no", "deny", 'resources = ["file:///data/no*"]')
+        rule("p", "allow", 'prompts = ["files__yes"]')
+        + rule("no", "deny", 'resources = ["file:///data/no*"]')
         + rule("r", "allow", 'servers = ["files"]\nresources = ["file:///data/*"]')
-    )  # fmt: skip
+    )
     files, other = server("files"), server("other")
     made = Catalog(servers=[files, other], visibility=rules)
     await made.start()
     files.prompt("yes", "no")
-    files.hold("file:///data/a", "file:///data/no", "file:///etc/b", templates=("file:///data/{name}", "file:///etc/{name}"))
+    files.hold(
+        "file:///data/a", "file:///data/no", "file:///etc/b", templates=("file:///data/{name}", "file:///etc/{name}")
+    )
     other.hold("file:///data/a", "file:///data/c")
     other.unlisted = {"file:///data/d"}
     assert [prompt.name for prompt in made.prompts_of(CI)] == ["files__yes"]
@@ -267,7 +287,14 @@ async def test_prompts_and_resources_are_what_the_policy_shows(server):
     context = CallContext(CI, "test")
     assert (await made.fill("files__yes", {}, context)).description == "files/yes {}"
     assert (await made.read("file:///data/a", "", context)).parts[0].content == "files has file:///data/a"
-    for uri in ("file:///data/no", "file:///etc/b", "file:///data/c", "other+file:///data/a", "file:///data/d", "file:///data/../etc/b"):
+    for uri in (
+        "file:///data/no",
+        "file:///etc/b",
+        "file:///data/c",
+        "other+file:///data/a",
+        "file:///data/d",
+        "file:///data/../etc/b",
+    ):
         with pytest.raises(NotFound, match="there is no resource"):
             await made.read(uri, "", context)
     with pytest.raises(NotFound):

@@ -25,7 +25,9 @@ def data(tmp_path):
     return root
 
 
-@pytest.mark.parametrize("path", [".", "a.txt", "sub", "sub/../a.txt", "in", "in/new/file.txt", "new.txt", "x/y/z", "./a.txt", "sub//a"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path", [".", "a.txt", "sub", "sub/../a.txt", "in", "in/new/file.txt", "new.txt", "x/y/z", "./a.txt", "sub//a"]
+)
 def test_what_is_inside_may_also_be_yet_to_come(data, path):
     judged = judge([str(data)])
     assert judged(str(data / path), "") is True
@@ -33,27 +35,65 @@ def test_what_is_inside_may_also_be_yet_to_come(data, path):
     assert judged(path, str(data)) is True
 
 
-@pytest.mark.parametrize("path", [
-    "..", "../secret/b.txt", "sub/../../secret/b.txt", "../data-other", "out", "out/b.txt", "out.txt", "dangling", "chain",
-    "out/new", "x/../../secret", "deep", "/etc/passwd", "//etc/passwd", "/",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "..",
+        "../secret/b.txt",
+        "sub/../../secret/b.txt",
+        "../data-other",
+        "out",
+        "out/b.txt",
+        "out.txt",
+        "dangling",
+        "chain",
+        "out/new",
+        "x/../../secret",
+        "deep",
+        "/etc/passwd",
+        "//etc/passwd",
+        "/",
+    ],
+)
 def test_what_leads_out_is_outside(data, path):
     judged = judge([str(data)])
     assert judged(os.path.join(str(data), path), "") is not True
     assert judged(path, str(data)) is not True
 
 
-@pytest.mark.parametrize("path", [
-    "a.txt\0", "a\n.txt", "~/a.txt", "~root", "file:///etc/passwd", "FILE:a.txt", "sub\\..\\..\\secret", " a.txt", "a.txt ",
-    "\u2024\u2024/secret", "sub\uff0f..\uff0f..", "a\u202etxt.exe", "", "x" * 5000, 1, None, ["a.txt"], {"path": "a.txt"}, True,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a.txt\0",
+        "a\n.txt",
+        "~/a.txt",
+        "~root",
+        "file:///etc/passwd",
+        "FILE:a.txt",
+        "sub\\..\\..\\secret",
+        " a.txt",
+        "a.txt ",
+        "\u2024\u2024/secret",
+        "sub\uff0f..\uff0f..",
+        "a\u202etxt.exe",
+        "",
+        "x" * 5000,
+        1,
+        None,
+        ["a.txt"],
+        {"path": "a.txt"},
+        True,
+    ],
+)
 def test_what_servers_read_differently_cannot_be_told(data, path):
     assert judge([str(data)])(path, str(data)) is None
 
 
 def test_steps_up_behind_a_link_are_inside_only_if_both_ways_of_reading_are(data):
     judged = judge([str(data)])
-    assert judged(str(data / "deep" / ".." / "b.txt"), "") is None  # the kernel: secret/b.txt; tidied up first: data/b.txt
+    assert (
+        judged(str(data / "deep" / ".." / "b.txt"), "") is None
+    )  # the kernel: secret/b.txt; tidied up first: data/b.txt
     assert judged(str(data / "in" / ".." / "a.txt"), "") is True
 
 
@@ -87,7 +127,6 @@ def test_links_of_processes_lead_elsewhere_in_each(data, monkeypatch):
         assert judged(path, "") is None
 
 
-
 def test_what_we_may_not_look_at_cannot_be_told(data):
     (data / "sub").chmod(0)
     me = os.geteuid()
@@ -105,7 +144,10 @@ def test_hard_to_spell_names_are_the_same_file(data):
     assert judge([str(data)])(str(data / "a\u0308"), "") is True  # yet to be made, or the same: inside in any case
 
 
-@pytest.mark.parametrize("value", [[], ["relative"], 1, {"roots": ["/srv"], "else": 1}, {"relative_to": "/"}, {"roots": ["/a"], "relative_to": "b"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [[], ["relative"], 1, {"roots": ["/srv"], "else": 1}, {"relative_to": "/"}, {"roots": ["/a"], "relative_to": "b"}],
+)
 def test_settings_that_mean_nothing_are_refused(value):
     with pytest.raises(ValueError):
         judge(value)

@@ -7,21 +7,48 @@ from narthex_server.tools.policy.predicates import absent, at_most, equals, matc
 from narthex_server.tools.policy.selection import MISSING
 
 
-@pytest.mark.parametrize(("wanted", "given", "holds"), [
-    ("main", "main", True), ("main", "Main", False), ("main", "m\u0430in", False), ("main", ["main"], False),
-    (1, 1.0, True), (1, True, False), (True, 1, False), (True, True, True), (0, False, False), ("1", 1, False),
-    ([1, "a"], [1, "a"], True), ([1], [True], False), ({"a": 1}, {"a": 1}, True), ({"a": 1}, {"a": 1, "b": 2}, False),
-    ("x", None, False), (10**30, 10**30, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wanted", "given", "holds"),
+    [
+        ("main", "main", True),
+        ("main", "Main", False),
+        ("main", "m\u0430in", False),
+        ("main", ["main"], False),
+        (1, 1.0, True),
+        (1, True, False),
+        (True, 1, False),
+        (True, True, True),
+        (0, False, False),
+        ("1", 1, False),
+        ([1, "a"], [1, "a"], True),
+        ([1], [True], False),
+        ({"a": 1}, {"a": 1}, True),
+        ({"a": 1}, {"a": 1, "b": 2}, False),
+        ("x", None, False),
+        (10**30, 10**30, True),
+    ],
+)
 def test_equals_is_exact(wanted, given, holds):
     assert equals.judge(wanted)(given, "") is holds
 
 
-@pytest.mark.parametrize(("pattern", "given", "holds"), [
-    ("[a-z]+", "abc", True), ("[a-z]+", "abc1", False), ("[a-z]+", "abc\n", False), ("[a-z]+", "x\nabc", False),
-    ("a|b", "b", True), ("a|b", "bc", False), ("(?i)main", "MAIN", True), ("main", "m\u0430in", False), (".*", "a\nb", False),
-    ("[a-z]+", 1, None), ("[a-z]+", None, None), ("[a-z]+", ["abc"], None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("pattern", "given", "holds"),
+    [
+        ("[a-z]+", "abc", True),
+        ("[a-z]+", "abc1", False),
+        ("[a-z]+", "abc\n", False),
+        ("[a-z]+", "x\nabc", False),
+        ("a|b", "b", True),
+        ("a|b", "bc", False),
+        ("(?i)main", "MAIN", True),
+        ("main", "m\u0430in", False),
+        (".*", "a\nb", False),
+        ("[a-z]+", 1, None),
+        ("[a-z]+", None, None),
+        ("[a-z]+", ["abc"], None),
+    ],
+)
 def test_matches_means_the_whole_text(pattern, given, holds):
     assert matches.judge(pattern)(given, "") is holds
 
@@ -41,11 +68,23 @@ def test_patterns_that_cannot_be_kept_to_a_time_are_refused(pattern):
 
 def test_lengths_and_numbers():
     assert [max_length.judge(2)(given, "") for given in ("ab", "abc", [1, 2], [1, 2, 3], 5, None, {"a": 1})] == [
-        True, False, True, False, None, None, None,
-    ]  # fmt: skip
+        True,
+        False,
+        True,
+        False,
+        None,
+        None,
+        None,
+    ]
     assert [at_most.judge(10)(given, "") for given in (10, 10.5, -1, 10**400, "5", True, None)] == [
-        True, False, True, False, None, None, None,
-    ]  # fmt: skip
+        True,
+        False,
+        True,
+        False,
+        None,
+        None,
+        None,
+    ]
 
 
 def test_null_is_neither_there_nor_not():
@@ -53,10 +92,20 @@ def test_null_is_neither_there_nor_not():
     assert [absent.judge(False)(given, "") for given in (MISSING, None, "x")] == [False, None, True]
 
 
-@pytest.mark.parametrize(("predicate", "value"), [
-    (absent, 1), (at_most, "1"), (at_most, True), (at_most, float("nan")), (max_length, -1), (max_length, 1.5), (max_length, True),
-    (equals, object()), (equals, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("predicate", "value"),
+    [
+        (absent, 1),
+        (at_most, "1"),
+        (at_most, True),
+        (at_most, float("nan")),
+        (max_length, -1),
+        (max_length, 1.5),
+        (max_length, True),
+        (equals, object()),
+        (equals, None),
+    ],
+)
 def test_settings_that_mean_nothing_are_refused(predicate, value):
     with pytest.raises(ValueError):
         predicate.judge(value)
