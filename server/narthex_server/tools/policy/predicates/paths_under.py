@@ -10,6 +10,7 @@ import stat
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from narthex_server.tools.policy.predicate import Judge
 from narthex_server.tools.policy.verdict import Verdict
@@ -17,6 +18,12 @@ from narthex_server.tools.policy.verdict import Verdict
 SLOW = True  # a disk, or a network
 
 MAX_CHARACTERS = 4096
+MOST_DECODINGS = 4
+
+REPLACEMENT = "\ufffd"
+"""What bytes are decoded to that are no UTF-8, such as a dot in two of them, which old decoders take."""
+
+_EXPANDED = "~$"  # at the beginning these stand for another folder
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _OWN = ("/proc", "/dev")
@@ -77,12 +84,23 @@ def _settings(value: object) -> tuple[tuple[str, ...], str]:
 
 def _is_ambiguous(text: str) -> bool:
     """Whether servers would not agree on the file: they expand, trim, decode or normalise."""
-    if not text or len(text) > MAX_CHARACTERS or text != text.strip() or not text.isprintable():
+    if not text or len(text) > MAX_CHARACTERS or (os.sep == "/" and "\\" in text):
         return True
-    if text.startswith("~") or _SCHEME.match(text) or (os.sep == "/" and "\\" in text):
+    shape, decoded = _shape(text), text
+    for _ in range(MOST_DECODINGS):
+        if any(_misleads(reading, shape) for reading in (decoded, unicodedata.normalize("NFKC", decoded))):
+            return True
+        text, decoded = decoded, unquote(decoded)
+        if decoded == text:
+            return False
+    return True
+
+
+def _misleads(reading: str, shape: list[bool]) -> bool:
+    """Whether a server that reads a path like this may leave the place that its `shape` leads to."""
+    if reading != reading.strip() or not reading.isprintable() or REPLACEMENT in reading:
         return True
-    plain = unicodedata.normalize("NFKC", text)
-    return plain != text and (_shape(plain) != _shape(text) or plain.startswith("~"))
+    return reading[0] in _EXPANDED or _SCHEME.match(reading) is not None or _shape(reading) != shape
 
 
 def _shape(path: str) -> list[bool]:

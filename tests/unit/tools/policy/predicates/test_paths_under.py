@@ -26,7 +26,7 @@ def data(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", [".", "a.txt", "sub", "sub/../a.txt", "in", "in/new/file.txt", "new.txt", "x/y/z", "./a.txt", "sub//a"]
+    "path", [".", "a.txt", "sub", "sub/../a.txt", "in", "in/new/file.txt", "new.txt", "x/y/z", "./a.txt", "sub//a", "100%", "a%20b", "%61", "a~$1"]
 )
 def test_what_is_inside_may_also_be_yet_to_come(data, path):
     judged = judge([str(data)])
@@ -76,6 +76,23 @@ def test_what_leads_out_is_outside(data, path):
         "\u2024\u2024/secret",
         "sub\uff0f..\uff0f..",
         "a\u202etxt.exe",
+        "%2e%2e/secret",
+        "..%2fsecret",
+        "sub/%2E%2E/%2e./secret",
+        "%2fetc/passwd",
+        "%252e%252e/secret",
+        "%25252e%25252e/secret",
+        "%252525252525252e./secret",
+        "sub%5c..%5c..",
+        "%c0%ae%c0%ae/secret",
+        "%ef%bc%8e%ef%bc%8e/secret",
+        "a.txt%00.png",
+        "a.txt%0a",
+        "%20a.txt",
+        "%7e/a.txt",
+        "%66ile:///etc/passwd",
+        "$HOME/a.txt",
+        "${HOME}",
         "",
         "x" * 5000,
         1,
