@@ -62,9 +62,13 @@ class Stack:
 
     async def call(self, stub, key: str, name: str, answer: bool | None = None, **arguments) -> list:
         """The events of a call; `answer` is what is said to a question."""
+        return await self.call_raw(stub, key, name, json.dumps(arguments).encode(), answer)
+
+    async def call_raw(self, stub, key: str, name: str, arguments: bytes, answer: bool | None = None) -> list:
+        """As `call`, with the arguments as they go over the wire."""
         call_id = uuid4().hex
         asking = wire.CallToolRequest(
-            name=name, arguments=json.dumps(arguments).encode(), call_id=call_id, answers_approvals=answer is not None
+            name=name, arguments=arguments, call_id=call_id, answers_approvals=answer is not None
         )
         events = []
         async for event in stub.CallTool(asking, **self.bearer(key)):
