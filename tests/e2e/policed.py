@@ -106,12 +106,12 @@ class Stack:
 
 @asynccontextmanager
 async def policed(root: Path, servers: dict[str, Any], policy: str, wanted: set[str]) -> AsyncIterator[Stack]:
-    """Runs the upstreams `servers` under a policy, with keys of ann and bob of acme and eve of another tenant.
+    """Runs the upstreams `servers` under a policy, with keys for four people of two tenants.
 
     It is there as soon as ann sees the tools `wanted`.
     """
     secrets, keys = {}, ""
-    for name, tenant in (("ann", "acme"), ("bob", "acme"), ("eve", "other")):
+    for name, tenant in (("ann", "acme"), ("bob", "acme"), ("deploy-7", "acme"), ("eve", "other")):
         secrets[name], key = new_key(name, tenant)
         keys += key.toml
     (root / "mcp.json").write_text(json.dumps({"mcpServers": servers}))

@@ -1,6 +1,10 @@
 """URIs that mean one thing to everybody who reads them."""
 
+import re
 from urllib.parse import unquote
+
+_RESERVED = re.compile(r"[:/?#\[\]@!$&'()*+,;=]")
+"""What may stand between parts of a URI (RFC 3986, 2.2), wherever its server looks for a path."""
 
 
 def is_plain(uri: str) -> bool:
@@ -8,7 +12,7 @@ def is_plain(uri: str) -> bool:
     for _ in range(3):  # as often as somebody may decode it
         if not uri.isprintable() or "\\" in uri:
             return False
-        if any(part in (".", "..") for part in uri.replace("?", "/").replace("#", "/").split("/")):
+        if any(part.strip(" ") in (".", "..") for part in _RESERVED.split(uri)):
             return False
         if (decoded := unquote(uri)) == uri:
             return True
