@@ -1,4 +1,5 @@
 import pytest
+from narthex_server.tools.policy.subject import Subject
 from narthex_server.tools.policy.uris import is_plain
 
 
@@ -46,3 +47,32 @@ def test_uris_that_stay_where_they_seem_to_be(uri):
 )
 def test_uris_that_lead_upwards_or_are_read_in_two_ways(uri):
     assert not is_plain(uri)
+
+
+@pytest.mark.parametrize(
+    ("asked", "pattern"),
+    [
+        ("SECRET:a", "secret:*"),
+        ("%73ecret:a", "secret:*"),
+        ("s%2565cret:a", "secret:*"),
+        ("file:///srv//secret/a", "file:///srv/secret/*"),
+        ("file:////srv/secret/a", "file:///srv/secret/*"),
+        ("file:///srv/secre%74/a", "file:///srv/secret/*"),
+        ("https://Example.COM/a", "https://example.com/*"),
+        ("note:a?x=1", "note:a"),
+        ("note:a#top", "note:a"),
+        ("note:a?x=1", "note:a[?]*"),
+    ],
+)
+def test_a_uri_is_denied_however_its_server_reads_it(asked, pattern, decide):
+    rules = f"""
+        [[rules]]
+        name = "no"
+        effect = "deny"
+        resources = ["{pattern}"]
+        [[rules]]
+        name = "yes"
+        effect = "allow"
+    """
+    assert decide(rules, {}, Subject("resources", asked, "s")) == "no"
+    assert decide(rules, {}, Subject("resources", "other:a", "s")) == "yes"
