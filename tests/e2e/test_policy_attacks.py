@@ -14,7 +14,7 @@ from tests.e2e.policed import policed
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-GULLIBLE = Path(__file__).parent / "upstreams" / "servers" / "gullible.py"
+SERVERS = Path(__file__).parent / "upstreams" / "servers"
 POLICY = """
 [[rules]]
 name = "who may do anything"
@@ -56,6 +56,17 @@ arguments = {"/secret" = {absent = false}}
 name = "anything else"
 effect = "allow"
 tools = ["gullible__echo"]
+
+[[rules]]
+name = "this one is under the counter"
+effect = "deny"
+resources = ["demo://docs/items/secret"]
+
+[[rules]]
+name = "items"
+effect = "allow"
+servers = ["docs"]
+resources = ["demo://docs/items/*"]
 """
 
 PATHS = (
@@ -135,6 +146,23 @@ URLS = (
     "//example.com",
     "javascript:alert(1)//example.com",
 )
+URIS = (
+    "demo://same",
+    "demo://docs/one",
+    "demo://docs/items/secret",
+    "demo://docs/items/%%73ecret",
+    "demo://docs/items/secret#top",
+    "demo://docs/items//secret",
+    "DEMO://DOCS/items/secret",
+    "demo://docs/items/x/../secret",
+    "demo://docs/items/%%2e%%2e/one",
+    "demo://docs/items/..;x/one",
+    "demo://docs/items/%%252e%%252e/one",
+    "docs+demo://docs/items/secret",
+    "DOCS+demo://docs/items/secret",
+    "docs+demo://docs/one",
+    "secret://docs/x",
+)
 ALLOWED = (
     ("read", {"path": "note.txt"}),
     ("read", {"path": "sub/../note.txt"}),
@@ -194,8 +222,9 @@ def root(tmp_path_factory) -> Path:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(root):
     servers = {
-        "gullible": {"command": sys.executable, "args": [str(GULLIBLE), str(root)]},
+        "gullible": {"command": sys.executable, "args": [str(SERVERS / "gullible.py"), str(root)]},
         "files": {"command": sys.executable, "args": ["-m", "narthex_mcp.workspace", str(root)]},
+        "docs": {"command": sys.executable, "args": [str(SERVERS / "library.py"), "2025-11-25", "docs"]},
     }
     async with policed(root, servers, POLICY % {"root": root}, {"gullible__read", "files__read_file"}) as running:
         yield running
@@ -331,3 +360,20 @@ async def test_large_and_deep_arguments_are_refused_before_anybody_reads_them(st
         with pytest.raises(MCPError, match="nested"):
             await client.call_tool("gullible__echo", json.loads(deep))
     assert heard(stack.root) == before
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_resources_that_are_not_allowed_do_not_exist(stack, mode):
+    async with stack.client("bob", mode) as client:
+        assert {"demo://same", "demo://docs/one"} <= {str(one.uri) for one in (await client.list_resources()).resources}
+        for uri in ("demo://docs/one", "demo://docs/items/secret"):
+            assert (await client.read_resource(uri)).contents[0].text == f"docs has {uri}"
+    async with stack.client("ann", mode) as client:
+        assert not (await client.list_resources()).resources
+        templates = (await client.list_resource_templates()).resource_templates
+        assert [template.uri_template for template in templates] == ["demo://docs/items/{id}"]
+        for uri in ("demo://docs/items/1", "docs+demo://docs/items/1", "demo://docs/items/a%20b"):
+            assert (await client.read_resource(uri)).contents[0].text.startswith("docs has demo://docs/items/")
+        for uri in URIS:
+            with pytest.raises(MCPError, match=r"(?i)not found|no resource|no upstream"):
+                await client.read_resource(uri % ())
