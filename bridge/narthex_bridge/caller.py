@@ -12,8 +12,8 @@ from narthex.scopes import ALL_TOOLS, ToolScope
 class Caller:
     """A client of the bridge, the same for as long as its name, tenant and tools are.
 
-    `assertion` is the server's x-narthex-principal metadata; a `rate` of None is the limit for everybody. `session` is what
-    the server is told of the session that it calls in, empty for none.
+    `assertion` is the server's x-narthex-principal metadata; a `rate` of None is the limit for everybody. `session` is
+    what the server is told of the session that it calls in, empty for none.
     """
 
     name: str

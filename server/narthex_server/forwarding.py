@@ -39,20 +39,22 @@ def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[UpstreamS
         raise SettingsError(error.message) from error
     if not sources:
         return ()
-    from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
-    from narthex_server.tools.upstream.supervisor import Upstream
-
-    limits = ScopeLimits(**asdict(config.connections))
 
     def timed(source: "ServerSource") -> "ServerSource":
         own = source.call_timeout != DEFAULT_CALL_TIMEOUT
         call = source.call_timeout if own else config.tool_timeout
         return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
 
-    def server(source: "ServerSource") -> UpstreamServer:
-        scope = source.scope or ("shared" if config.api_key_file is None else "tenant")
-        if scope == "shared" or (scope == "tenant" and source.tenants.is_single):  # a tenant alone shares with itself
-            return Upstream(source, sampler)
-        return ScopedUpstream(scope, lambda: Upstream(source, sampler), limits)
+    return [upstream(timed(source), config, sampler) for source in sources]
 
-    return [server(timed(source)) for source in sources]
+
+def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler) -> UpstreamServer:
+    """One upstream, not started, with as many connections as its scope wants."""
+    from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
+    from narthex_server.tools.upstream.supervisor import Upstream
+
+    scope = source.scope or ("shared" if config.api_key_file is None else "tenant")
+    source = replace(source, scope=scope)
+    if scope == "shared" or (scope == "tenant" and source.tenants.is_single):  # a tenant alone shares with itself
+        return Upstream(source, sampler)
+    return ScopedUpstream(scope, lambda: Upstream(source, sampler), ScopeLimits(**asdict(config.connections)))

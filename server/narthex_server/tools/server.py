@@ -60,6 +60,9 @@ class Server(Protocol):
     @property
     def status(self) -> ServerStatus: ...
 
+    def seen_by(self, tenant: str) -> "UpstreamServer":
+        """What it is to this tenant; the same to all for whom it offers the same."""
+
     def start(self, changed: Callable[[], None]) -> None:
         """Begins to connect; `changed` is called on the event loop when its status, or what it offers, is different."""
 
@@ -140,6 +143,9 @@ class UpstreamServer(ToolServer, ResourceServer, PromptServer, Completer, Protoc
 
 class SharedServer:
     """The manners of a server whose callers all share what it has: one connection, and nothing kept for a session."""
+
+    def seen_by(self, tenant: str) -> Self:
+        return self
 
     def line(self, context: CallContext) -> Self:
         return self

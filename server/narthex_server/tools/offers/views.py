@@ -31,12 +31,12 @@ class Views:
         """Our own tools or the servers are others, or there is news of `only` this one; whether any list changed."""
         self._natives = tuple(natives)
         now = tuple(servers)
-        if now != self._servers:
+        if now != self._servers or (only is not None and self._is_another(only)):
             self._servers = now
             self._regroup()
         changed = False
         for view in list(self._views.values()):
-            if only is None or only in view.servers:
+            if only is None or any(server.name == only.name for server in view.servers):
                 before = view.versions
                 view.refresh(self._natives)
                 changed |= view.versions != before
@@ -66,8 +66,15 @@ class Views:
             self._views[seen] = view
             self._tenants.update(dict.fromkeys(tenants, view))
 
+    def _is_another(self, server: UpstreamServer) -> bool:
+        """Whether it is to some tenant another one than before."""
+        return any(
+            server.tenants.admits(tenant) and server.seen_by(tenant) not in view.servers
+            for tenant, view in self._tenants.items()
+        )
+
     def _seen(self, tenant: str) -> _Servers:
-        return tuple(server for server in self._servers if server.tenants.admits(tenant))
+        return tuple(server.seen_by(tenant) for server in self._servers if server.tenants.admits(tenant))
 
     def _newest(self, views: Iterable[View]) -> Versions:
         known = [view.versions for view in views]

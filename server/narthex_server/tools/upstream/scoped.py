@@ -1,12 +1,12 @@
 """One upstream with a connection for each tenant, or each session, that uses it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from narthex_server.errors import DeadlineExceeded, ResourceExhausted
+from narthex_server.errors import ResourceExhausted
 from narthex_server.principal import Principal
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
@@ -14,6 +14,8 @@ from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.server import ServerState, ServerStatus, UpstreamServer
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
+from narthex_server.tools.upstream.face import Face
+from narthex_server.tools.upstream.seat import Seat
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class ScopedUpstream:
     """An UpstreamServer over several connections to one; used on the event loop only.
 
     What it offers is what a connection lists that nobody calls on, so that no caller can put anything into what others
-    read there. Every owner's own connection begins with its first call, and ends when it was not used for a while.
+    read there; a tenant whose own connection lists something else sees that while it has the connection. An owner's
+    connection begins with its first call, and ends when it was not used for a while.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class ScopedUpstream:
         self._limits = limits
         self._idle = limits.tenant_idle if scope == "tenant" else limits.session_idle
         self._lister = connect()
-        self._seats: dict[_Owner, _Seat] = {}
+        self._seats: dict[_Owner, Seat] = {}
+        self._faces: dict[str, Face] = {}  # by tenant
+        self._changed: Callable[[], None] = _nothing
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
@@ -96,8 +101,12 @@ class ScopedUpstream:
     def prompts(self) -> tuple[Prompt, ...]:
         return self._lister.prompts
 
+    def seen_by(self, tenant: str) -> UpstreamServer:
+        return self._faces.get(tenant, self)
+
     def start(self, changed: Callable[[], None]) -> None:
-        self._lister.start(changed)
+        self._changed = changed
+        self._lister.start(self._relisted)
 
     async def settled(self) -> None:
         await self._lister.settled()
@@ -142,10 +151,10 @@ class ScopedUpstream:
             await seat.ready(context)
             return await seat.server.complete(reference, typed, context)
 
-    def line(self, context: CallContext) -> "_Seat":
+    def line(self, context: CallContext) -> Seat:
         return self._seat(context)
 
-    def _seat(self, context: CallContext) -> "_Seat":
+    def _seat(self, context: CallContext) -> Seat:
         """The caller's connection, which is started where there is none; raises ResourceExhausted."""
         principal = context.principal
         if self._scope == "tenant":
@@ -154,8 +163,32 @@ class ScopedUpstream:
             owner = _Owner(principal.tenant, principal.name, context.session)
         if (seat := self._seats.get(owner)) is None:
             self._check(owner)
-            seat = self._seats[owner] = _Seat(self._connect(), self._idle, lambda: self._leave(owner))
+            seat = self._seats[owner] = Seat(self._connect(), self._idle, lambda: self._leave(owner))
+            seat.server.start(lambda: self._news(owner, seat))
         return seat
+
+    def _relisted(self) -> None:
+        for owner, seat in self._seats.items():
+            self._look(owner, seat)
+        self._changed()
+
+    def _news(self, owner: _Owner, seat: Seat) -> None:
+        apart = owner.tenant in self._faces
+        self._look(owner, seat)
+        if apart or owner.tenant in self._faces:
+            self._changed()
+
+    def _look(self, owner: _Owner, seat: Seat) -> None:
+        """Whether the tenant sees its own; a connection that was not up yet, or has gone, says nothing of that.
+
+        Of sessions only the one knows that has it, and what a tenant sees is the same for all its sessions.
+        """
+        if self._scope == "session" or self._seats.get(owner) is not seat or not _offers(seat.server):
+            return
+        if _offers(seat.server) == _offers(self._lister):
+            self._faces.pop(owner.tenant, None)
+        elif owner.tenant not in self._faces:
+            self._faces[owner.tenant] = Face(self, seat.server)
 
     def _check(self, owner: _Owner) -> None:
         mine = sum(owner.tenant == other.tenant for other in self._seats)
@@ -176,72 +209,14 @@ class ScopedUpstream:
             closing = asyncio.create_task(seat.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+            if self._faces.pop(owner.tenant, None) is not None:
+                self._changed()
 
 
-class _Seat:
-    """The connection of one owner, and who uses it."""
-
-    def __init__(self, server: UpstreamServer, idle: float, leave: Callable[[], None]) -> None:
-        """Starts it; `leave` is called after `idle` seconds without a user."""
-        self.server = server
-        self._idle = idle
-        self._leave = leave
-        self._users = 0
-        self._watched = False
-        self._loop = asyncio.get_running_loop()
-        self._last = self._loop.time()
-        self._timer = self._loop.call_later(idle, self._look)
-        server.start(_nothing)
-
-    @contextmanager
-    def used(self) -> Iterator["_Seat"]:
-        self._users += 1
-        try:
-            yield self
-        finally:
-            self._users -= 1
-            self._last = self._loop.time()
-
-    async def ready(self, context: CallContext) -> None:
-        """Returns when it is connected, or has failed to; raises DeadlineExceeded."""
-        if self.server.status.state is ServerState.READY:
-            return
-        try:
-            async with asyncio.timeout_at(context.deadline):
-                await self.server.settled()
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"upstream {self.server.name!r} did not connect within the call's time",
-                reason="UPSTREAM_DEADLINE_EXCEEDED",
-                metadata={"upstream": self.server.name},
-            ) from None
-
-    def watch(self, uris: frozenset[str], updated: Callable[[str], None]) -> None:
-        if not uris and self._watched:
-            self._last = self._loop.time()
-        self._watched = bool(uris)
-        self.server.line(_ANYBODY).watch(uris, updated)
-
-    async def watching(self) -> None:
-        await self.server.settled()
-        await self.server.line(_ANYBODY).watching()
-
-    async def close(self) -> None:
-        self._timer.cancel()
-        await self.server.stop()
-
-    def _look(self) -> None:
-        """One timer for all calls: to set one anew for each would cost more than to look again now and then."""
-        busy = self._users or self._watched
-        left = self._idle if busy else self._last + self._idle - self._loop.time()
-        if left <= 0:
-            self._leave()
-        else:
-            self._timer = self._loop.call_later(left, self._look)
-
-
-_ANYBODY = CallContext(Principal("", ""), "")
-"""A connection of one owner asks not who watches on it."""
+def _offers(server: UpstreamServer) -> tuple[object, ...]:
+    """All that it lists; empty where it has not yet, which is no list without entries."""
+    listed = (server.tools, server.resources, server.templates, server.prompts, server.has_resources)
+    return listed if any(listed) or server.status.state is ServerState.READY else ()
 
 
 def _nothing() -> None:

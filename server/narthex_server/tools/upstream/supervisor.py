@@ -139,6 +139,7 @@ class Upstream(SharedServer):
             for task in pending:
                 task.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        self._settled.set()  # there will be no other attempt
         self._set(ServerState.STOPPED)
 
     async def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
@@ -305,7 +306,7 @@ class Upstream(SharedServer):
         attempts = 0 if state is ServerState.READY else self._attempts
         self._status = ServerStatus(
             self.name, _scheme(self._source), state, reason, len(self.tools), protocol, attempts,
-            connections=int(state is ServerState.READY),
+            self._source.scope or "shared", int(state is ServerState.READY),
         )  # fmt: skip
         self._changed()
 
