@@ -59,8 +59,8 @@ class AgentLoop:
 
         A round that calls one of the request's own `tools` ends with TOOL_CALLS, after the catalog's part of it is run;
         calls after the last allowed round are shown and not run (TOOL_ROUNDS). Closing the iterator cancels everything.
-        No slot of the engine is held while tools run. `deadline` is on the event loop's clock and ends tools only, called
-        in the caller's `session`.
+        No slot of the engine is held while tools run. `deadline` is on the event loop's clock and ends tools only;
+        `session` is the caller's, in which they are called.
 
         Errors: NotFound for a name in `catalog_tools` that is not in the catalog; those of the pipeline.
         """

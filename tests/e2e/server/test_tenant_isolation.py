@@ -267,7 +267,7 @@ async def test_sessions_of_one_name_are_each_callers_own_and_end_by_their_own_ca
     again = await first.call("one__recall")
     assert again["pid"] != pids[0] and again["kept"] == []
     assert (await second.call("one__recall"))["pid"] == pids[1]
-    error = await ann.within("no\ttab").refused(ann.tools.ListTools, tool_pb2.ListToolsRequest())
+    error = await ann.within("no name").refused(ann.tools.ListTools, tool_pb2.ListToolsRequest())
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -304,6 +304,7 @@ async def recalled(client, session, tool="one__recall", text="") -> dict:
     params = {"name": tool, "arguments": {"text": text}}
     answer = await rpc(client, "tools/call", params, session)
     message = answer.json() if "json" in answer.headers["content-type"] else json.loads(answer.text.split("data: ")[-1])
+    assert "result" in message, message
     return json.loads(message["result"]["content"][0]["text"])
 
 

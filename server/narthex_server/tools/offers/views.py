@@ -32,7 +32,7 @@ class Views:
         self._natives = tuple(natives)
         now = tuple(servers)
         if now != self._servers or (only is not None and self._is_another(only)):
-            self._servers = now
+            self._servers, only = now, None
             self._regroup()
         changed = False
         for view in list(self._views.values()):
@@ -68,7 +68,7 @@ class Views:
 
     def _is_another(self, server: UpstreamServer) -> bool:
         """Whether it is to some tenant another one than before."""
-        return any(
+        return server in self._servers and any(
             server.tenants.admits(tenant) and server.seen_by(tenant) not in view.servers
             for tenant, view in self._tenants.items()
         )

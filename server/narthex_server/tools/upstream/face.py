@@ -14,7 +14,7 @@ from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEven
 
 
 class Face:
-    """An UpstreamServer that offers what `own` lists, and is otherwise `whole`, which finds each caller's connection."""
+    """An UpstreamServer that offers what `own` lists, and is `whole` otherwise, which finds the caller's connection."""
 
     def __init__(self, whole: UpstreamServer, own: UpstreamServer) -> None:
         self._whole = whole

@@ -64,17 +64,17 @@ def answer(method, id, params) -> dict | None:
             }
         case "tools/list":
             names = ["keep", "recall", "grow", "ask", "fail", *SPOOFS, *grown]
-            return {"tools": [{"name": name, "description": text(), "inputSchema": SCHEMA} for name in names]}
+            return {"tools": [{"name": name, "description": json.dumps(kept), "inputSchema": SCHEMA} for name in names]}
         case "tools/call":
             return call(id, params)
         case "resources/list":
-            return {"resources": [{"uri": NOTES, "name": "notes", "description": text()}]}
+            return {"resources": [{"uri": NOTES, "name": "notes", "description": json.dumps(kept)}]}
         case "resources/templates/list":
             return {"resourceTemplates": [{"uriTemplate": "keeper://notes/{n}", "name": "note"}]}
         case "resources/read" if params["uri"].startswith(NOTES):
             return {"contents": [{"uri": params["uri"], "text": text()}]}
         case "prompts/list":
-            return {"prompts": [{"name": "say", "description": text(), "arguments": [{"name": "what"}]}]}
+            return {"prompts": [{"name": "say", "description": json.dumps(kept), "arguments": [{"name": "what"}]}]}
         case "prompts/get":
             return {"messages": [{"role": "user", "content": {"type": "text", "text": text()}}]}
         case "completion/complete":
