@@ -1,7 +1,7 @@
 """From a configuration to the catalog: the upstreams, and what stands around every call of a tool."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from narthex.settings import SettingsError
@@ -39,11 +39,22 @@ def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[UpstreamS
         raise SettingsError(error.message) from error
     if not sources:
         return ()
-    from narthex_server.tools.upstream.supervisor import Upstream
 
     def timed(source: "ServerSource") -> "ServerSource":
         own = source.call_timeout != DEFAULT_CALL_TIMEOUT
         call = source.call_timeout if own else config.tool_timeout
         return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
 
-    return [Upstream(timed(source), sampler) for source in sources]
+    return [upstream(timed(source), config, sampler) for source in sources]
+
+
+def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler) -> UpstreamServer:
+    """One upstream, not started, with as many connections as its scope wants."""
+    from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
+    from narthex_server.tools.upstream.supervisor import Upstream
+
+    scope = source.scope or ("shared" if config.api_key_file is None else "tenant")
+    source = replace(source, scope=scope)
+    if scope == "shared" or (scope == "tenant" and source.tenants.is_single):  # a tenant alone shares with itself
+        return Upstream(source, sampler)
+    return ScopedUpstream(scope, lambda: Upstream(source, sampler), ScopeLimits(**asdict(config.connections)))

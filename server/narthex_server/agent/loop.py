@@ -53,12 +53,14 @@ class AgentLoop:
         principal: Principal,
         options: AgentOptions = AgentOptions(),
         deadline: float | None = None,
+        session: str = "",
     ) -> AsyncGenerator[AgentEvent]:
         """Yields every round's events; one Finished with the sum of what all rounds cost ends it.
 
         A round that calls one of the request's own `tools` ends with TOOL_CALLS, after the catalog's part of it is run;
         calls after the last allowed round are shown and not run (TOOL_ROUNDS). Closing the iterator cancels everything.
-        No slot of the engine is held while tools run. `deadline` is on the event loop's clock and ends tools only.
+        No slot of the engine is held while tools run. `deadline` is on the event loop's clock and ends tools only;
+        `session` is the caller's, in which they are called.
 
         Errors: NotFound for a name in `catalog_tools` that is not in the catalog; those of the pipeline.
         """
@@ -68,7 +70,7 @@ class AgentLoop:
         catalog = self._offered(principal, options.catalog_tools, own)
         request = replace(request, tools=(*request.tools, *(_spec(tool) for tool in catalog)))
         offered = frozenset(tool.name for tool in catalog)
-        context = CallContext(principal, request.request_id, deadline)
+        context = CallContext(principal, request.request_id, deadline, session=session)
         usage, number = Usage(), 0
         while True:
             number += 1

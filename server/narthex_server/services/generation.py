@@ -173,7 +173,9 @@ class GenerationService:
             request = requests.chat_request(spec, generation.name)
             if spec.tool_execution == wire.TOOL_EXECUTION_SERVER:
                 loop = AgentLoop(pipeline, self._catalog)
-                events = _first(loop.run(request, call.principal, requests.agent_options(spec), call.deadline))
+                events = _first(
+                    loop.run(request, call.principal, requests.agent_options(spec), call.deadline, call.session)
+                )
             else:
                 events = _one_round(several([pipeline.stream(nth(request, index)) for index in sorted(running)]))
             try:

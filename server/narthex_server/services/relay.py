@@ -27,7 +27,7 @@ MAX_UNSENT = 1000
 
 _OVERHEAD = 64  # what a relayed event has besides the event, at most
 _STATUS = "grpc-status-details-bin"
-_OWN = ("x-request-id", "x-narthex-principal")
+_OWN = ("x-request-id", "x-narthex-principal", "x-narthex-session")
 """Metadata that each call has for itself."""
 
 Context: TypeAlias = ServicerContext[Any, Any]
@@ -222,7 +222,7 @@ class _Stream:
 
     async def _run(self, number: int, call: _Call, start: wire.RelayedStart, handler: Handler) -> None:
         limit_s = start.timeout_ms / 1000 if start.timeout_ms else None
-        metadata = (*self._metadata, *zip(_OWN, (start.request_id, start.principal), strict=True))
+        metadata = (*self._metadata, *zip(_OWN, (start.request_id, start.principal, start.session), strict=True))
         own = RelayedContext(metadata, limit_s)
         context = cast(Context, own)
         timer = None if limit_s is None else asyncio.get_running_loop().call_later(limit_s, call.cancel)

@@ -10,7 +10,7 @@ from narthex.v1 import tool_pb2 as wire
 
 from narthex_server.errors import Violation
 from narthex_server.pipelines.request import refuse
-from narthex_server.principal import CALLER, REQUEST_ID
+from narthex_server.principal import CALLER, REQUEST_ID, SESSION
 from narthex_server.services.call import call_context, check_options
 from narthex_server.services.complete import complete
 from narthex_server.services.mcp_context import LOG_PREFIX, answers_of, input_required_to_wire, level_of
@@ -53,7 +53,7 @@ class ToolService:
         self._running = RunningCalls()
 
     async def ListTools(self, request: wire.ListToolsRequest, context: Context) -> wire.ListToolsResponse:
-        version = self._catalog.version
+        version = self._catalog.versions(CALLER.get()).catalog
         tools = self._catalog.list(CALLER.get())
         shown, token = page(tools, lambda tool: f"{tool.server}/{tool.name}", request.page_size, request.page_token)
         return wire.ListToolsResponse(
@@ -64,14 +64,14 @@ class ToolService:
         self, request: wire.WatchToolsRequest, context: Context
     ) -> AsyncIterator[wire.WatchToolsResponse]:
         while True:
-            versions = self._catalog.versions
+            versions = self._catalog.versions(CALLER.get())
             yield wire.WatchToolsResponse(
                 catalog_version=versions.catalog,
                 tools_version=versions.tools,
                 resources_version=versions.resources,
                 prompts_version=versions.prompts,
             )
-            await self._catalog.wait_changed(versions.catalog)
+            await self._catalog.wait_changed(CALLER.get(), versions.catalog)
 
     async def CallTool(self, request: wire.CallToolRequest, context: Context) -> AsyncIterator[wire.CallToolResponse]:
         check_options(request.options)
@@ -89,20 +89,24 @@ class ToolService:
         self._catalog.set_log_level(CALLER.get(), level_of(request.level), request.server)
         return wire.SetLogLevelResponse()
 
+    async def EndSession(self, request: wire.EndSessionRequest, context: Context) -> wire.EndSessionResponse:
+        self._catalog.end_session(CALLER.get(), SESSION.get())
+        return wire.EndSessionResponse()
+
     def RelayCalls(
         self, requests: AsyncIterator[wire.RelayCallsRequest], context: Context
     ) -> AsyncIterator[wire.RelayCallsResponse]:
         return self._relay.serve(self.CallTool, requests, context)
 
     async def ListResources(self, request: wire.ListResourcesRequest, context: Context) -> wire.ListResourcesResponse:
-        found = _of(self._catalog.resources.listed, request.server)
+        found = _of(self._catalog.view(CALLER.get()).resources.listed, request.server)
         shown, token = page(found, lambda one: f"{one.server}/{one.uri}", request.page_size, request.page_token)
         return wire.ListResourcesResponse(resources=map(resource_to_wire, shown), next_page_token=token)
 
     async def ListResourceTemplates(
         self, request: wire.ListResourceTemplatesRequest, context: Context
     ) -> wire.ListResourceTemplatesResponse:
-        found = _of(self._catalog.resources.templates, request.server)
+        found = _of(self._catalog.view(CALLER.get()).resources.templates, request.server)
         shown, token = page(
             found, lambda one: f"{one.server}/{one.uri_template}", request.page_size, request.page_token
         )
@@ -119,17 +123,19 @@ class ToolService:
     ) -> AsyncIterator[wire.WatchResourcesResponse]:
         if len(request.uris) > MAX_WATCHED:
             refuse([Violation("uris", f"has {len(request.uris)} entries; at most {MAX_WATCHED} can be watched")])
-        with self._catalog.watches.open(request.uris) as watch:
+        whose = call_context(context)
+        with self._catalog.watches.open(request.uris, whose) as watch:
             await self._catalog.watches.ready(watch)
-            yield wire.WatchResourcesResponse(catalog_version=self._catalog.version)
+            yield wire.WatchResourcesResponse(catalog_version=self._catalog.versions(whose.principal).catalog)
             async for change in watch.changes():
                 if isinstance(change, ResourceUpdated):
                     yield wire.WatchResourcesResponse(updated_uri=change.uri)
                 else:
-                    yield wire.WatchResourcesResponse(catalog_version=self._catalog.version)
+                    version = self._catalog.versions(whose.principal).catalog
+                    yield wire.WatchResourcesResponse(catalog_version=version)
 
     async def ListPrompts(self, request: wire.ListPromptsRequest, context: Context) -> wire.ListPromptsResponse:
-        found = _of(self._catalog.prompts.list(CALLER.get()), request.server)
+        found = _of(self._catalog.view(CALLER.get()).prompts.list(CALLER.get()), request.server)
         shown, token = page(found, lambda one: f"{one.server}/{one.name}", request.page_size, request.page_token)
         return wire.ListPromptsResponse(prompts=map(prompt_to_wire, shown), next_page_token=token)
 

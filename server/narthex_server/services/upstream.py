@@ -7,6 +7,7 @@ from typing import Any
 from grpc.aio import ServicerContext
 from narthex.v1 import upstream_pb2 as wire
 
+from narthex_server.principal import CALLER
 from narthex_server.services.complete import complete
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.server import ServerState, ServerStatus
@@ -31,12 +32,12 @@ class UpstreamService:
         self._catalog = catalog
 
     async def ListUpstreams(self, request: wire.ListUpstreamsRequest, context: Context) -> wire.ListUpstreamsResponse:
-        return wire.ListUpstreamsResponse(upstreams=map(upstream_to_wire, self._catalog.servers()))
+        return wire.ListUpstreamsResponse(upstreams=map(upstream_to_wire, self._catalog.servers(CALLER.get())))
 
     async def ReconnectUpstream(
         self, request: wire.ReconnectUpstreamRequest, context: Context
     ) -> wire.ReconnectUpstreamResponse:
-        status = await self._catalog.reconnect(request.name)
+        status = await self._catalog.reconnect(request.name, CALLER.get())
         return wire.ReconnectUpstreamResponse(upstream=upstream_to_wire(status))
 
 
@@ -46,7 +47,7 @@ def upstream_to_wire(status: ServerStatus) -> wire.Upstream:
         state=STATES[status.state],
         failure=status.reason,
         transport=status.transport,
-        scope=wire.UPSTREAM_SCOPE_SHARED,
+        scope=wire.UpstreamScope.Value(f"UPSTREAM_SCOPE_{status.scope.upper()}"),
         tools=status.tools,
         protocol_version=status.protocol_version,
         failures=status.attempts,

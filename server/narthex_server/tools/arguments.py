@@ -70,12 +70,13 @@ class ArgumentSchemas:
     """The schemas of many tools, compiled when first asked for and again when they change."""
 
     def __init__(self) -> None:
-        self._schemas: dict[str, tuple[bytes, ArgumentSchema]] = {}
+        self._schemas: dict[tuple[str, str], tuple[bytes, ArgumentSchema]] = {}
 
-    def of(self, tool: str, schema: bytes) -> ArgumentSchema:
-        known = self._schemas.get(tool)
+    def of(self, tool: str, schema: bytes, server: str = "") -> ArgumentSchema:
+        """`tool` is what errors call it; two `server`s may each have one of this name, for different callers."""
+        known = self._schemas.get((server, tool))
         if known is None or known[0] != schema:
-            known = self._schemas[tool] = schema, ArgumentSchema(schema, tool)
+            known = self._schemas[server, tool] = schema, ArgumentSchema(schema, tool)
         return known[1]
 
 

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Literal, Protocol, TypeVar, cast
 
@@ -20,9 +21,9 @@ from narthex_server.principal import Principal
 from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
 from narthex_server.tools.completion import Completion, PromptReference, Reference, TemplateReference, Typed
 from narthex_server.tools.log_levels import LogLevels
-from narthex_server.tools.offers.named import NamedOffers, Offer
-from narthex_server.tools.offers.prompts import PromptOffers
-from narthex_server.tools.offers.resources import ResourceOffers
+from narthex_server.tools.offers.named import Offer
+from narthex_server.tools.offers.view import Versions, View
+from narthex_server.tools.offers.views import Views
 from narthex_server.tools.offers.watches import Watches
 from narthex_server.tools.prompt import FilledPrompt
 from narthex_server.tools.resource import Contents
@@ -53,21 +54,11 @@ class CatalogObserver(Protocol):
     def on_request(self, kind: Kind, seconds: float, outcome: Outcome) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Versions:
-    """Of each list, and of all together."""
-
-    tools: int
-    resources: int
-    prompts: int
-
-    @property
-    def catalog(self) -> int:
-        return self.tools + self.resources + self.prompts
-
-
 class Catalog:
-    """The tools, `resources` and `prompts` of this process; used on the event loop only."""
+    """The tools, resources and prompts of this process; used on the event loop only.
+
+    Callers have what the `view` of their tenant has, and nothing else exists for them.
+    """
 
     def __init__(
         self,
@@ -83,28 +74,24 @@ class Catalog:
         self._run = chained(steps, self._serve)
         self._levels = LogLevels()
         self._schemas = ArgumentSchemas()
-        self._tools: NamedOffers[Tool, ToolServer] = NamedOffers("tool", lambda server: server.tools)
-        self.prompts = PromptOffers()
-        self.resources = ResourceOffers()
-        self.watches = Watches(self.resources.places)
+        self._views = Views()
+        self.watches = Watches(self._views.of)
         self._changed = asyncio.Event()
         self._refresh()
 
-    @property
-    def versions(self) -> Versions:
-        """Each grows whenever its list is another."""
-        return Versions(self._tools.version, self.resources.version, self.prompts.version)
+    def view(self, principal: Principal) -> View:
+        """What this caller's tenant can have; hold it no longer than until the next await."""
+        return self._views.of(principal.tenant)
 
-    @property
-    def version(self) -> int:
-        """Grows whenever any of the lists is another."""
-        return self.versions.catalog
+    def versions(self, principal: Principal) -> Versions:
+        """Each grows whenever that list of this caller's tenant is another."""
+        return self.view(principal).versions
 
-    async def wait_changed(self, version: int) -> int:
-        """Returns the version as soon as it is another than `version`."""
-        while self.version == version:
+    async def wait_changed(self, principal: Principal, version: int) -> int:
+        """Returns the version of this caller's whole catalog as soon as it is another than `version`."""
+        while (now := self.versions(principal).catalog) == version:
             await self._changed.wait()
-        return self.version
+        return now
 
     async def start(self, patience: float = 5.0) -> None:
         """Connects all upstreams at once; returns when each is ready or has failed once, or after `patience` seconds.
@@ -112,7 +99,7 @@ class Catalog:
         Nothing is raised for an upstream: its status says how it is, and it goes on trying.
         """
         for server in self._servers.values():
-            server.start(self._refresh)
+            server.start(partial(self._refresh, server))
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await asyncio.gather(*(server.settled() for server in self._servers.values()))
@@ -122,11 +109,11 @@ class Catalog:
 
     def list(self, principal: Principal) -> tuple[Tool, ...]:
         """The tools that this caller can call now; those of an upstream that is down are left out."""
-        return self._tools.listed(principal.tools)
+        return self.view(principal).tools.listed(principal.tools)
 
     def get(self, name: str, principal: Principal) -> Tool:
         """The tool of this name or alias, also while its upstream is down; raises as `call` does."""
-        return self._tools.find(name, principal.tools).item
+        return self.view(principal).tools.find(name, principal.tools).item
 
     async def call(self, name: str, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         """Yields the call's events as they come, the last one a ToolResult, or an InputRequired with a state.
@@ -146,7 +133,7 @@ class Catalog:
         offer: Offer[Tool, ToolServer] | None = None
         outcome: Outcome = "cancelled"  # what a closed iterator and a cancelled task are
         try:
-            offer = self._tools.find(name, context.principal.tools)
+            offer = self._find(name, context.principal)
             invocation = Invocation(offer.item, arguments or b"{}", parse_arguments(arguments), context)
             async with aclosing(self._run(invocation)) as events:
                 async for event in events:
@@ -165,11 +152,11 @@ class Catalog:
 
     async def read(self, uri: str, server: str, context: CallContext) -> Contents | InputRequired:
         """As ResourceOffers.read, observed."""
-        return await self._observed("resource", self.resources.read(uri, server, context))
+        return await self._observed("resource", self.view(context.principal).resources.read(uri, server, context))
 
     async def fill(self, name: str, arguments: Mapping[str, str], context: CallContext) -> FilledPrompt | InputRequired:
         """As PromptOffers.fill, observed."""
-        return await self._observed("prompt", self.prompts.fill(name, arguments, context))
+        return await self._observed("prompt", self.view(context.principal).prompts.fill(name, arguments, context))
 
     async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
         """Suggestions from the upstream that has the prompt or the template; raises NotFound, and as `call` does."""
@@ -177,11 +164,17 @@ class Catalog:
 
     def set_log_level(self, principal: Principal, level: str, server: str = "") -> None:
         """The least severe messages that the caller's calls get unless they say otherwise; raises NotFound."""
-        self._levels.set(principal, level, self._server(server).name if server else "")
+        self._levels.set(principal, level, self._server(server, principal).name if server else "")
 
-    def servers(self) -> tuple[ServerStatus, ...]:
-        """How every upstream is, in the order of the configuration."""
-        return tuple(server.status for server in self._servers.values())
+    def servers(self, principal: Principal | None = None) -> tuple[ServerStatus, ...]:
+        """How every upstream is that this caller sees, or all of them, in the order of the configuration."""
+        servers = self._servers.values() if principal is None else self.view(principal).servers
+        return tuple(server.status for server in servers)
+
+    def end_session(self, principal: Principal, session: str) -> None:
+        """This session of the caller is over: what upstreams keep for it goes, calls of it included."""
+        for server in self._servers.values():
+            server.end_session(principal, session)
 
     def add_native(self, native: NativeTool) -> None:
         """Adds a tool of our own, in place of one of the same name."""
@@ -197,7 +190,7 @@ class Catalog:
         if server.name in self._servers:
             raise InvalidRequest(f"there is an upstream named {server.name!r} already; remove it or use another name")
         self._servers[server.name] = server
-        server.start(self._refresh)
+        server.start(partial(self._refresh, server))
         await server.settled()
         return server.status
 
@@ -208,17 +201,20 @@ class Catalog:
         self._refresh()
         await server.stop()
 
-    async def reconnect(self, name: str) -> ServerStatus:
-        """Makes the upstream connect again at once, and returns how that went; raises NotFound."""
-        server = self._server(name)
-        server.reconnect()
+    async def reconnect(self, name: str, principal: Principal | None = None) -> ServerStatus:
+        """Makes the upstream connect again at once, and returns how that went; raises NotFound.
+
+        For a caller only the connections of its tenant, where it has its own.
+        """
+        server = self._server(name, principal)
+        server.reconnect(None if principal is None else principal.tenant)
         await server.settled()
         return server.status
 
     async def _serve(self, call: Invocation) -> AsyncGenerator[ToolEvent]:
         """The last step: the arguments are held against the schema, and the tool's owner runs it."""
-        offer = self._tools.find(call.tool.name, call.context.principal.tools)
-        schema = self._schemas.of(offer.item.name, offer.item.input_schema)
+        offer = self._find(call.tool.name, call.context.principal)
+        schema = self._schemas.of(offer.item.name, offer.item.input_schema, offer.item.server)
         if len(call.raw) <= AT_ONCE_BYTES:
             schema.check(call.arguments)
         else:  # takes seconds for megabytes, and others wait
@@ -232,13 +228,17 @@ class Catalog:
             async for event in events:
                 yield event
 
+    def _find(self, name: str, principal: Principal) -> Offer[Tool, ToolServer]:
+        return self.view(principal).tools.find(name, principal.tools)
+
     async def _complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
+        view = self.view(context.principal)
         match reference:
             case PromptReference(name):
-                server, own_name = self.prompts.owner(name, context.principal)
+                server, own_name = view.prompts.owner(name, context.principal)
                 return await self._servers[server.name].complete(PromptReference(own_name), typed, context)
             case TemplateReference(uri_template):
-                place = self.resources.template_place(uri_template)
+                place = view.resources.template_place(uri_template)
                 return await self._servers[place.server.name].complete(TemplateReference(place.uri), typed, context)
 
     async def _observed(self, kind: Kind, answer: Awaitable[_Answer]) -> _Answer:
@@ -260,21 +260,22 @@ class Catalog:
             return context
         return replace(context, mcp=replace(context.mcp, log_level=self._levels.get(context.principal, server)))
 
-    def _server(self, name: str) -> UpstreamServer:
-        if (server := self._servers.get(name)) is None:
-            known = ", ".join(self._servers) or "none"
-            raise NotFound(f"there is no upstream named {name!r}; there are: {known}", reason="UPSTREAM_NOT_FOUND")
+    def _server(self, name: str, principal: Principal | None = None) -> UpstreamServer:
+        servers = self._servers.values() if principal is None else self.view(principal).servers
+        server = next((one for one in servers if one.name == name), None)
+        if server is None:
+            known = ", ".join(one.name for one in servers) or "none"
+            raise NotFound(
+                f"there is no upstream named {name[:200]!r}; there are: {known}", reason="UPSTREAM_NOT_FOUND"
+            )
         return server
 
-    def _refresh(self) -> None:
-        """Builds the tables again; cheap, as it happens only when an upstream changes."""
-        before = self.versions
-        servers = tuple(self._servers.values())
-        self._tools.refresh([native.tool for native in self._natives.values()], servers)
-        self.prompts.refresh(servers)
-        self.resources.refresh(servers)
-        self.watches.refresh(servers, listed=self.resources.version != before.resources)
-        if self.versions != before:
+    def _refresh(self, only: UpstreamServer | None = None) -> None:
+        """Builds the tables again, of those who see `only` this server, or of all."""
+        natives = (native.tool for native in self._natives.values())
+        changed = self._views.refresh(natives, self._servers.values(), only)
+        self.watches.refresh()
+        if changed:
             self._changed.set()
             self._changed = asyncio.Event()
 

@@ -28,6 +28,7 @@ class Tool:
 class CallContext:
     """Whose call this is; `deadline` is on the event loop's clock, in seconds.
 
+    `session` is the caller's own name for one of its sessions, empty outside of any; two callers' never mean the same.
     Without `inputs` nobody can answer while it runs.
     """
 
@@ -36,6 +37,7 @@ class CallContext:
     deadline: float | None = None
     mcp: McpContext = PLAIN
     inputs: Inputs | None = None
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)

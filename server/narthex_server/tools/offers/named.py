@@ -40,12 +40,6 @@ class NamedOffers(Generic[Item, Owner]):
         self._offers: dict[str, Offer[Item, Owner]] = {}
         self._aliases: dict[str, str] = {}
         self._listed: tuple[Item, ...] = ()
-        self._version = 1
-
-    @property
-    def version(self) -> int:
-        """Grows whenever another list can be had."""
-        return self._version
 
     def listed(self, scope: ToolScope) -> tuple[Item, ...]:
         """What can be had now in this scope; what is of a server that is down is left out."""
@@ -95,14 +89,11 @@ class NamedOffers(Generic[Item, Owner]):
                     other.setdefault(alias, name)
         self._offers = offers
         self._aliases = {alias: name for alias, name in other.items() if alias not in offers}
-        listed = tuple(
+        self._listed = tuple(
             offer.item
             for offer in offers.values()
             if offer.server is None or offer.server.status.state is ServerState.READY
         )
-        if listed != self._listed:
-            self._listed = listed
-            self._version += 1
 
 
 def _own_name(name: str, server: Server) -> str | None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+from narthex.scopes import ALL_TOOLS
+
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.principal import Principal
 from narthex_server.tools.offers.named import NamedOffers
@@ -17,8 +19,9 @@ class PromptOffers:
         self._offers: NamedOffers[Prompt, PromptServer] = NamedOffers("prompt", lambda server: server.prompts)
 
     @property
-    def version(self) -> int:
-        return self._offers.version
+    def all(self) -> tuple[Prompt, ...]:
+        """The prompts of all servers that are up."""
+        return self._offers.listed(ALL_TOOLS)
 
     def list(self, principal: Principal) -> tuple[Prompt, ...]:
         """The prompts that this caller can have now; those of an upstream that is down are left out."""

@@ -1,4 +1,4 @@
-"""The resources of all upstreams, each under a URI that means one thing."""
+"""The resources of upstreams, each under a URI that means one thing."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -34,12 +34,6 @@ class ResourceOffers:
         self._patterns: tuple[tuple[UriPattern, ResourceServer], ...] = ()
         self._listed: tuple[Resource, ...] = ()
         self._listed_templates: tuple[ResourceTemplate, ...] = ()
-        self._version = 1
-
-    @property
-    def version(self) -> int:
-        """Grows whenever `listed` or `templates` is another."""
-        return self._version
 
     @property
     def listed(self) -> tuple[Resource, ...]:
@@ -106,9 +100,7 @@ class ResourceOffers:
                 if uri and ready:
                     templates.append(replace(template, uri_template=uri, server=server.name))
         self._patterns = tuple(patterns)
-        if (tuple(resources), tuple(templates)) != (self._listed, self._listed_templates):
-            self._listed, self._listed_templates = tuple(resources), tuple(templates)
-            self._version += 1
+        self._listed, self._listed_templates = tuple(resources), tuple(templates)
 
     def _claims(self, uri: str) -> Iterator[Place]:
         if (listed := self._resources.get(uri)) is not None:

@@ -110,6 +110,10 @@ class Calls:
     async def _asked(self, method: str, params: dict[str, Any], read: Reader) -> Any:
         """The answer to a request from the server: a result, or an ErrorData."""
         if (flight := self._asking()) is None:
+            _log.warning(
+                'upstream %s asks its callers, and whom cannot be told; with "scope": "session" it can',
+                self._source.name,
+            )
             why = "calls of several callers are" if self._flights else "no call that it could belong to is"
             return _error(types.INVALID_REQUEST, f"whom to ask cannot be told: {why} in flight")
         if flight.attended >= MAX_INPUTS:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast, get_args
 
+from narthex_server.tools.audience import EVERYBODY, Audience
+from narthex_server.tools.server import Scope
 from narthex_server.tools.upstream.node import Node
 from narthex_server.tools.upstream.source import (
     DEFAULT_CALL_TIMEOUT,
@@ -18,13 +20,14 @@ from narthex_server.tools.upstream.source import (
     Unsupported,
 )
 
-_OWN = ("sampling", "protocol")
+_OWN = ("sampling", "protocol", "scope", "tenants")
 """Keys of ours, which either form may have beside its own."""
 
 _MISTRAL_SERVER = {"id", "name", "source", "enabled", "tool_prefix", "bearer_token", "resources", *_OWN}
 
 _SAMPLING = cast(tuple[Sampling, ...], get_args(Sampling))
 _PROTOCOL = cast(tuple[Protocol, ...], get_args(Protocol))
+_SCOPE = cast(tuple[Scope, ...], get_args(Scope))
 
 
 def parse_sources(
@@ -108,7 +111,13 @@ def _common(root: Node) -> Iterator[ServerSource]:
 
 def _with_own(server: Node, source: ServerSource) -> ServerSource:
     """The source with what the keys of ours say."""
-    return replace(source, sampling=server.choice("sampling", _SAMPLING), protocol=server.choice("protocol", _PROTOCOL))
+    return replace(
+        source,
+        sampling=server.choice("sampling", _SAMPLING),
+        protocol=server.choice("protocol", _PROTOCOL),
+        scope=server.choice("scope", _SCOPE) if server.value.get("scope") is not None else None,
+        tenants=Audience(server.texts("tenants")) if server.value.get("tenants") is not None else EVERYBODY,
+    )
 
 
 def _with_token(headers: Mapping[str, str], token: str | None) -> Mapping[str, str]:

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from narthex_server.tools.audience import EVERYBODY, Audience
+from narthex_server.tools.server import Scope
+
 DEFAULT_CALL_TIMEOUT = 30.0
 DEFAULT_START_TIMEOUT = 20.0
 DEFAULT_CONCURRENCY = 64
@@ -57,3 +60,5 @@ class ServerSource:
     concurrency: int = DEFAULT_CONCURRENCY
     sampling: Sampling = "client"
     protocol: Protocol = "auto"
+    scope: Scope | None = None  # as the server's default says
+    tenants: Audience = EVERYBODY

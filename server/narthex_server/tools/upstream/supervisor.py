@@ -20,10 +20,11 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
 from narthex_server.errors import Unavailable
+from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
-from narthex_server.tools.server import ServerState, ServerStatus
+from narthex_server.tools.server import ServerState, ServerStatus, SharedServer
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 from narthex_server.tools.upstream.calls import Calls
 from narthex_server.tools.upstream.declaring import declaring
@@ -47,7 +48,7 @@ VERSION = version("narthex")
 _log = logging.getLogger(__name__)
 
 
-class Upstream:
+class Upstream(SharedServer):
     """An UpstreamServer over MCP; used on the event loop only."""
 
     def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
@@ -78,6 +79,10 @@ class Upstream:
     @property
     def prefix(self) -> str | None:
         return self._source.prefix
+
+    @property
+    def tenants(self) -> Audience:
+        return self._source.tenants
 
     @property
     def status(self) -> ServerStatus:
@@ -115,7 +120,7 @@ class Upstream:
     async def settled(self) -> None:
         await self._settled.wait()
 
-    def reconnect(self) -> None:
+    def reconnect(self, tenant: str | None = None) -> None:
         if self._running is None:
             return
         self._settled.clear()
@@ -134,6 +139,7 @@ class Upstream:
             for task in pending:
                 task.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        self._settled.set()  # there will be no other attempt
         self._set(ServerState.STOPPED)
 
     async def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
@@ -299,8 +305,9 @@ class Upstream:
     def _set(self, state: ServerState, reason: str = "", protocol: str = "") -> None:
         attempts = 0 if state is ServerState.READY else self._attempts
         self._status = ServerStatus(
-            self.name, _scheme(self._source), state, reason, len(self.tools), protocol, attempts
-        )
+            self.name, _scheme(self._source), state, reason, len(self.tools), protocol, attempts,
+            self._source.scope or "shared", int(state is ServerState.READY),
+        )  # fmt: skip
         self._changed()
 
     def _unavailable(self) -> Unavailable:
