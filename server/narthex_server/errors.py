@@ -39,7 +39,7 @@ class Violation:
 
 
 class NarthexError(Exception):
-    """The root; `reason` defaults to the class's own."""
+    """The root; `reason` defaults to the class's own, `retry_after` is in seconds where it is known."""
 
     reason = "INTERNAL"
 
@@ -50,12 +50,14 @@ class NarthexError(Exception):
         reason: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
         violations: Sequence[Violation] = (),
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason or type(self).reason
         self.metadata = metadata
         self.violations = tuple(violations)
+        self.retry_after = retry_after
 
 
 class InvalidRequest(NarthexError):

@@ -8,11 +8,15 @@ from narthex.settings import SettingsError
 from prometheus_client import CollectorRegistry
 
 from narthex_server.config.server import ServerConfig
+from narthex_server.metrics.policy import PolicyMetrics
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
 from narthex_server.pipelines.models import Models
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.model_sampler import ModelSampler
+from narthex_server.tools.policy.live import LivePolicy
+from narthex_server.tools.policy.step import PolicyStep
 from narthex_server.tools.server import UpstreamServer
+from narthex_server.watched_file import WatchedFile
 from narthex_server.worker import in_thread
 
 if TYPE_CHECKING:
@@ -22,7 +26,14 @@ if TYPE_CHECKING:
 async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry) -> Catalog:
     """A catalog that is not started, without native tools; raises SettingsError."""
     servers = await in_thread(upstreams, config, ModelSampler(models))
-    catalog = Catalog(servers=servers, observer=ToolMetrics(registry))
+    observer = ToolMetrics(registry)
+    if config.policy is None:
+        catalog = Catalog(servers=servers, observer=observer)
+    else:
+        metrics = PolicyMetrics(registry)
+        policy = await in_thread(LivePolicy, WatchedFile(config.policy), metrics)
+        step = PolicyStep(policy, metrics, lambda server: catalog.working_directory(server))
+        catalog = Catalog(servers=servers, observer=observer, steps=[step], visibility=policy, companions=[policy])
     UpstreamMetrics(registry, catalog.servers)
     return catalog
 

@@ -95,6 +95,7 @@ class ServerConfig:
         made=True,
     )
     api_key_file: Path | None = option(None, "accept only these keys (made by `narthex keys new`)")
+    policy: Path | None = option(None, "the rules that tool calls have to keep, TOML; followed while it changes")
     log_level: LogLevel = option("info", "the least that is logged, on stderr")
     tls: Tls = Tls()
     remote: Remote = Remote()

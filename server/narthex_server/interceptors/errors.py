@@ -1,6 +1,7 @@
 """The one table from our errors to gRPC status codes, and the interceptor that applies it."""
 
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -40,7 +41,8 @@ CODES: Mapping[type[NarthexError], StatusCode] = MappingProxyType(
     }
 )
 RETRIED = (errors.ResourceExhausted, errors.Unavailable)
-RETRY_DELAY = Duration(seconds=1)
+RETRY_S = 1.0
+"""When to try again where nothing is known about it."""
 
 # A status travels in the headers, twice, and a gRPC peer takes 8 KiB of them.
 MESSAGE_BYTES = 1000
@@ -68,7 +70,7 @@ def status(error: NarthexError) -> Status:
     if isinstance(error, errors.ContextOverflow):
         details.append(_limit(error.metadata))
     if isinstance(error, RETRIED):
-        details.append(RetryInfo(retry_delay=RETRY_DELAY))
+        details.append(RetryInfo(retry_delay=_delay(error.retry_after)))
     message = _short(error.message, MESSAGE_BYTES)
     return Status(code=code(error).value[0], message=message, details=[_packed(detail) for detail in details])
 
@@ -101,6 +103,12 @@ class ErrorInterceptor(AroundInterceptor):
 def _limit(metadata: Mapping[str, str]) -> LimitExceeded:
     asked = int(metadata.get("prompt_tokens", 0)) + int(metadata.get("max_tokens", 0))
     return LimitExceeded(limit="max_context", requested=asked, maximum=int(metadata.get("context", 0)))
+
+
+def _delay(seconds: float | None) -> Duration:
+    delay = Duration()
+    delay.FromMilliseconds(math.ceil(1000 * (RETRY_S if seconds is None else seconds)))
+    return delay
 
 
 def _packed(detail: Message) -> AnyMessage:

@@ -76,7 +76,8 @@ class ToolService:
     async def CallTool(self, request: wire.CallToolRequest, context: Context) -> AsyncIterator[wire.CallToolResponse]:
         check_options(request.options)
         with self._running.enter(CALLER.get().tenant, request.call_id, REQUEST_ID.get()) as inputs:
-            whose = replace(call_context(context, request.mcp), inputs=inputs)
+            asked = request.answers_approvals
+            whose = replace(call_context(context, request.mcp), inputs=inputs, answers_approvals=asked)
             async with aclosing(self._catalog.call(request.name, request.arguments or b"{}", whose)) as events:
                 async for event in events:
                     yield event_to_wire(event)
@@ -99,14 +100,14 @@ class ToolService:
         return self._relay.serve(self.CallTool, requests, context)
 
     async def ListResources(self, request: wire.ListResourcesRequest, context: Context) -> wire.ListResourcesResponse:
-        found = _of(self._catalog.view(CALLER.get()).resources.listed, request.server)
+        found = _of(self._catalog.sight(CALLER.get()).resources, request.server)
         shown, token = page(found, lambda one: f"{one.server}/{one.uri}", request.page_size, request.page_token)
         return wire.ListResourcesResponse(resources=map(resource_to_wire, shown), next_page_token=token)
 
     async def ListResourceTemplates(
         self, request: wire.ListResourceTemplatesRequest, context: Context
     ) -> wire.ListResourceTemplatesResponse:
-        found = _of(self._catalog.view(CALLER.get()).resources.templates, request.server)
+        found = _of(self._catalog.sight(CALLER.get()).templates, request.server)
         shown, token = page(
             found, lambda one: f"{one.server}/{one.uri_template}", request.page_size, request.page_token
         )
@@ -135,7 +136,7 @@ class ToolService:
                     yield wire.WatchResourcesResponse(catalog_version=version)
 
     async def ListPrompts(self, request: wire.ListPromptsRequest, context: Context) -> wire.ListPromptsResponse:
-        found = _of(self._catalog.view(CALLER.get()).prompts.list(CALLER.get()), request.server)
+        found = _of(self._catalog.sight(CALLER.get()).prompts, request.server)
         shown, token = page(found, lambda one: f"{one.server}/{one.name}", request.page_size, request.page_token)
         return wire.ListPromptsResponse(prompts=map(prompt_to_wire, shown), next_page_token=token)
 

@@ -1,7 +1,7 @@
 """All tools, resources and prompts under one roof: our own tools and what the upstreams have."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
@@ -14,6 +14,8 @@ from narthex_server.errors import (
     FailedPrecondition,
     InvalidRequest,
     NotFound,
+    PermissionDenied,
+    ResourceExhausted,
     Unavailable,
     UpstreamRefused,
 )
@@ -22,6 +24,7 @@ from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
 from narthex_server.tools.completion import Completion, PromptReference, Reference, TemplateReference, Typed
 from narthex_server.tools.log_levels import LogLevels
 from narthex_server.tools.offers.named import Offer
+from narthex_server.tools.offers.sight import Sight
 from narthex_server.tools.offers.view import Versions, View
 from narthex_server.tools.offers.views import Views
 from narthex_server.tools.offers.watches import Watches
@@ -30,19 +33,28 @@ from narthex_server.tools.resource import Contents
 from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
 from narthex_server.tools.step import Invocation, Step, chained
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
+from narthex_server.tools.visibility import EVERYTHING, Visibility
 
 AT_ONCE_BYTES = 32 * 1024
 """Arguments up to this are held against their schema right away; larger ones in a thread."""
 
 Outcome = Literal[
-    "ok", "tool_error", "input_required", "invalid", "not_found", "unavailable", "deadline", "cancelled", "error"
-]
+    "ok", "tool_error", "input_required", "invalid", "denied", "not_found", "exhausted", "unavailable", "deadline",
+    "cancelled", "error",
+]  # fmt: skip
 
 
 Kind = Literal["resource", "prompt", "completion"]
 """What is asked for beside tools."""
 
 _Answer = TypeVar("_Answer")
+
+
+class Companion(Protocol):
+    """Runs beside the catalog from its start to its stop."""
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Works without an end; `changed` is to be called when other things are visible to somebody."""
 
 
 class CatalogObserver(Protocol):
@@ -66,26 +78,37 @@ class Catalog:
         servers: Iterable[UpstreamServer] = (),
         observer: CatalogObserver | None = None,
         steps: Sequence[Step] = (),
+        visibility: Visibility = EVERYTHING,
+        companions: Sequence[Companion] = (),
     ) -> None:
-        """Every call passes the `steps` from the first to the last."""
+        """Every call passes the `steps` from the first to the last; each companion runs from start to stop."""
         self._natives = {native.tool.name: native for native in natives}
         self._servers = {server.name: server for server in servers}
         self._observer = observer
         self._run = chained(steps, self._serve)
+        self._visibility = visibility
+        self._companions = tuple(companions)
+        self._running: list[asyncio.Task[None]] = []
         self._levels = LogLevels()
         self._schemas = ArgumentSchemas()
         self._views = Views()
-        self.watches = Watches(self._views.of)
+        self.watches = Watches(self.sight, lambda principal: self.versions(principal).resources)
         self._changed = asyncio.Event()
+        self._relists = 0
         self._refresh()
 
     def view(self, principal: Principal) -> View:
         """What this caller's tenant can have; hold it no longer than until the next await."""
         return self._views.of(principal.tenant)
 
+    def sight(self, principal: Principal) -> Sight:
+        """What of that this caller itself has."""
+        return Sight(self._views.of(principal.tenant), self._visibility, principal)
+
     def versions(self, principal: Principal) -> Versions:
         """Each grows whenever that list of this caller's tenant is another."""
-        return self.view(principal).versions
+        now, more = self.view(principal).versions, self._relists
+        return Versions(now.tools + more, now.resources + more, now.prompts + more) if more else now
 
     async def wait_changed(self, principal: Principal, version: int) -> int:
         """Returns the version of this caller's whole catalog as soon as it is another than `version`."""
@@ -98,6 +121,7 @@ class Catalog:
 
         Nothing is raised for an upstream: its status says how it is, and it goes on trying.
         """
+        self._running = [asyncio.create_task(companion.follow(self.relist)) for companion in self._companions]
         for server in self._servers.values():
             server.start(partial(self._refresh, server))
         with suppress(TimeoutError):
@@ -105,15 +129,18 @@ class Catalog:
                 await asyncio.gather(*(server.settled() for server in self._servers.values()))
 
     async def stop(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         await asyncio.gather(*(server.stop() for server in self._servers.values()))
 
     def list(self, principal: Principal) -> tuple[Tool, ...]:
         """The tools that this caller can call now; those of an upstream that is down are left out."""
-        return self.view(principal).tools.listed(principal.tools)
+        return self.sight(principal).tools
 
     def get(self, name: str, principal: Principal) -> Tool:
         """The tool of this name or alias, also while its upstream is down; raises as `call` does."""
-        return self.view(principal).tools.find(name, principal.tools).item
+        return self.sight(principal).tool(name).item
 
     async def call(self, name: str, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         """Yields the call's events as they come, the last one a ToolResult, or an InputRequired with a state.
@@ -133,7 +160,7 @@ class Catalog:
         offer: Offer[Tool, ToolServer] | None = None
         outcome: Outcome = "cancelled"  # what a closed iterator and a cancelled task are
         try:
-            offer = self._find(name, context.principal)
+            offer = self.sight(context.principal).tool(name)
             invocation = Invocation(offer.item, arguments or b"{}", parse_arguments(arguments), context)
             async with aclosing(self._run(invocation)) as events:
                 async for event in events:
@@ -152,11 +179,11 @@ class Catalog:
 
     async def read(self, uri: str, server: str, context: CallContext) -> Contents | InputRequired:
         """As ResourceOffers.read, observed."""
-        return await self._observed("resource", self.view(context.principal).resources.read(uri, server, context))
+        return await self._observed("resource", self.sight(context.principal).read(uri, server, context))
 
     async def fill(self, name: str, arguments: Mapping[str, str], context: CallContext) -> FilledPrompt | InputRequired:
         """As PromptOffers.fill, observed."""
-        return await self._observed("prompt", self.view(context.principal).prompts.fill(name, arguments, context))
+        return await self._observed("prompt", self.sight(context.principal).fill(name, arguments, context))
 
     async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
         """Suggestions from the upstream that has the prompt or the template; raises NotFound, and as `call` does."""
@@ -175,6 +202,17 @@ class Catalog:
         """This session of the caller is over: what upstreams keep for it goes, calls of it included."""
         for server in self._servers.values():
             server.end_session(principal, session)
+
+    def working_directory(self, server: str) -> str:
+        """The folder that the process of this upstream runs in; empty for one that is not ours, or not there."""
+        known = self._servers.get(server)
+        return known.status.working_directory if known is not None else ""
+
+    def relist(self) -> None:
+        """Other things are visible than before: tells those who watch the lists."""
+        self._relists += 1
+        self.watches.refresh()
+        self._tell()
 
     def add_native(self, native: NativeTool) -> None:
         """Adds a tool of our own, in place of one of the same name."""
@@ -213,7 +251,7 @@ class Catalog:
 
     async def _serve(self, call: Invocation) -> AsyncGenerator[ToolEvent]:
         """The last step: the arguments are held against the schema, and the tool's owner runs it."""
-        offer = self._find(call.tool.name, call.context.principal)
+        offer = self.sight(call.context.principal).tool(call.tool.name)
         schema = self._schemas.of(offer.item.name, offer.item.input_schema, offer.item.server)
         if len(call.raw) <= AT_ONCE_BYTES:
             schema.check(call.arguments)
@@ -228,17 +266,14 @@ class Catalog:
             async for event in events:
                 yield event
 
-    def _find(self, name: str, principal: Principal) -> Offer[Tool, ToolServer]:
-        return self.view(principal).tools.find(name, principal.tools)
-
     async def _complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
-        view = self.view(context.principal)
+        sight = self.sight(context.principal)
         match reference:
             case PromptReference(name):
-                server, own_name = view.prompts.owner(name, context.principal)
+                server, own_name = sight.prompt(name)
                 return await self._servers[server.name].complete(PromptReference(own_name), typed, context)
             case TemplateReference(uri_template):
-                place = view.resources.template_place(uri_template)
+                place = sight.template(uri_template)
                 return await self._servers[place.server.name].complete(TemplateReference(place.uri), typed, context)
 
     async def _observed(self, kind: Kind, answer: Awaitable[_Answer]) -> _Answer:
@@ -276,8 +311,11 @@ class Catalog:
         changed = self._views.refresh(natives, self._servers.values(), only)
         self.watches.refresh()
         if changed:
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 def _outcome(error: Exception) -> Outcome:
@@ -286,8 +324,12 @@ def _outcome(error: Exception) -> Outcome:
             return "error"
         case InvalidRequest() | FailedPrecondition():
             return "invalid"
+        case PermissionDenied():
+            return "denied"
         case NotFound():
             return "not_found"
+        case ResourceExhausted():
+            return "exhausted"
         case Unavailable():
             return "unavailable"
         case DeadlineExceeded():

@@ -25,7 +25,10 @@ class ServerState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """How an upstream is: `reason` says why it is not ready, `attempts` counts failed starts since it last was."""
+    """How an upstream is: `reason` says why it is not ready, `attempts` counts failed starts since it last was.
+
+    `working_directory` is where its process runs, empty for one that is not ours.
+    """
 
     name: str
     transport: str
@@ -36,6 +39,7 @@ class ServerStatus:
     attempts: int = 0
     scope: Scope = "shared"
     connections: int = 0  # that are up; an upstream that does not share one has several
+    working_directory: str = ""
 
 
 class Server(Protocol):

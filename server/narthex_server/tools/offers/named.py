@@ -59,17 +59,8 @@ class NamedOffers(Generic[Item, Owner]):
         for server in self._servers if offer is None else ():
             own = _own_name(name, server) if server.status.state is not ServerState.READY else None
             if own is not None and scope.allows(exposed_name(server.name, own, server.prefix)):
-                raise Unavailable(
-                    f"{self._kind} {name!r} cannot be reached: upstream {server.name!r} is {server.status.state.value}"
-                    + (f": {server.status.reason}" if server.status.reason else ""),
-                    reason="UPSTREAM_UNAVAILABLE",
-                    metadata={"upstream": server.name},
-                )
-        raise NotFound(
-            f"there is no {self._kind} named {name[:200]!r}",
-            reason=f"{self._kind.upper()}_NOT_FOUND",
-            metadata={self._kind: name[:200]},
-        )
+                raise Unlisted(self._kind, name, own, server)
+        raise not_found(self._kind, name)
 
     def refresh(self, own: Iterable[Item], servers: Iterable[Owner]) -> None:
         """Builds the table again; cheap, as it happens only when an upstream changes."""
@@ -84,7 +75,9 @@ class NamedOffers(Generic[Item, Owner]):
                     continue  # the server lists one twice
                 if holder is not None:
                     name = distinct_name(name, server.name, item.name)
-                offers[name] = Offer(replace(item, name=name, server=server.name), server, item.name)
+                offers[name] = Offer(
+                    replace(item, name=name, server=server.name, own_name=item.name), server, item.name
+                )
                 for alias in aliases(server.name, item.name):
                     other.setdefault(alias, name)
         self._offers = offers
@@ -94,6 +87,30 @@ class NamedOffers(Generic[Item, Owner]):
             for offer in offers.values()
             if offer.server is None or offer.server.status.state is ServerState.READY
         )
+
+
+class Unlisted(Unavailable):
+    """A name that only a server can have that is down, and has not listed what it has: its `server` and `own_name`."""
+
+    def __init__(self, kind: str, name: str, own_name: str, server: Server) -> None:
+        super().__init__(
+            f"{kind} {name!r} cannot be reached: upstream {server.name!r} is {server.status.state.value}"
+            + (f": {server.status.reason}" if server.status.reason else ""),
+            reason="UPSTREAM_UNAVAILABLE",
+            metadata={"upstream": server.name},
+        )
+        self.server = server.name
+        self.own_name = own_name
+        self.name = exposed_name(server.name, own_name, server.prefix)
+
+
+def not_found(kind: str, name: str) -> NotFound:
+    """What is said of a name that there is not, at least for this caller."""
+    return NotFound(
+        f"there is no {kind} named {name[:200]!r}",
+        reason=f"{kind.upper()}_NOT_FOUND",
+        metadata={kind: name[:200]},
+    )
 
 
 def _own_name(name: str, server: Server) -> str | None:

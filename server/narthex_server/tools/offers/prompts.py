@@ -30,6 +30,10 @@ class PromptOffers:
     def refresh(self, servers: Iterable[PromptServer]) -> None:
         self._offers.refresh((), servers)
 
+    def get(self, name: str, principal: Principal) -> Prompt:
+        """The prompt of this name or alias; raises NotFound or Unavailable."""
+        return self._offers.find(name, principal.tools).item
+
     def owner(self, name: str, principal: Principal) -> tuple[PromptServer, str]:
         """The server that has this prompt, and what it calls it; raises NotFound or Unavailable."""
         offer = self._offers.find(name, principal.tools)

@@ -1,6 +1,6 @@
 """The resources of upstreams, each under a URI that means one thing."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -54,10 +54,14 @@ class ResourceOffers:
         place = self._templates.get(uri_template) or self._resources.get(uri_template)
         if place := place or next(self._qualified(uri_template), None):
             return place
-        raise _not_found(uri_template)
+        raise resource_not_found(uri_template)
 
-    async def read(self, uri: str, server: str, context: CallContext) -> Contents | InputRequired:
+    async def read(
+        self, uri: str, server: str, context: CallContext, may: Callable[[Place], bool] = lambda place: True
+    ) -> Contents | InputRequired:
         """What the resource holds; `server` names the upstream to ask, where several know the URI.
+
+        Asked are only places that `may` be asked.
 
         A URI that is not listed is asked of the server it is qualified with, of those with a template that fits, and
         then of all others, until one knows it.
@@ -67,12 +71,12 @@ class ResourceOffers:
             Unavailable, DeadlineExceeded, UpstreamRefused: its upstream is down, too slow, or fails.
         """
         claims = tuple(dict.fromkeys([self._at(server, uri)] if server else self._claims(uri)))
-        for place in claims:
+        for place in filter(may, claims):
             with suppress(NotFound):
                 return _as_asked(uri, place.uri, await place.server.read(place.uri, context))
         trouble: Unavailable | DeadlineExceeded | None = None
         for place in () if server else self._guesses(uri):
-            if place in claims:
+            if place in claims or not may(place):
                 continue
             try:
                 return await place.server.read(uri, context)
@@ -80,7 +84,7 @@ class ResourceOffers:
                 continue
             except (Unavailable, DeadlineExceeded) as error:
                 trouble = trouble or error
-        raise trouble or _not_found(uri)
+        raise trouble or resource_not_found(uri)
 
     def refresh(self, servers: Iterable[ResourceServer]) -> None:
         """Builds the tables again."""
@@ -146,5 +150,6 @@ def _as_asked(uri: str, own_uri: str, found: Contents | InputRequired) -> Conten
     return replace(found, parts=tuple(replace(part, uri=head + part.uri) for part in found.parts))
 
 
-def _not_found(uri: str) -> NotFound:
+def resource_not_found(uri: str) -> NotFound:
+    """What is said of a URI that nobody knows, or that its caller may not know of."""
     return NotFound(f"there is no resource {uri[:200]!r}", reason="RESOURCE_NOT_FOUND", metadata={"uri": uri[:1000]})

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from narthex_server.errors import NarthexError
-from narthex_server.tools.offers.view import View
+from narthex_server.principal import Principal
+from narthex_server.tools.offers.sight import Sight
 from narthex_server.tools.server import Line
 from narthex_server.tools.tool import CallContext
 
@@ -61,9 +62,10 @@ _Watchers = dict[str, list[tuple[Watch, str]]]
 class Watches:
     """All that is watched, each resource once on each connection to its server however many watch it."""
 
-    def __init__(self, view: Callable[[str], View]) -> None:
-        """`view` says what a tenant sees; it may answer differently after each `refresh`."""
-        self._view = view
+    def __init__(self, sight: Callable[[Principal], Sight], version: Callable[[Principal], int]) -> None:
+        """`sight` says what a caller has, and `version` which list of resources that is, until the next `refresh`."""
+        self._sight = sight
+        self._version = version
         self._watches: dict[Watch, None] = {}
         self._watchers: dict[Line, _Watchers] = {}
 
@@ -71,7 +73,7 @@ class Watches:
     def open(self, uris: Iterable[str], context: CallContext) -> Iterator[Watch]:
         """Watches these, and the list, inside the block; raises ResourceExhausted where that needs a connection more
         than there may be."""
-        watch = Watch(uris, context, self._version(context))
+        watch = Watch(uris, context, self._version(context.principal))
         for _ in self._lines(watch):
             pass
         self._watches[watch] = None
@@ -90,18 +92,15 @@ class Watches:
         """The servers, or what they have, are others; told also to who only reads the list, if its own list changed."""
         self._arrange()
         for watch in self._watches:
-            if (version := self._version(watch.context)) != watch.version:
+            if (version := self._version(watch.context.principal)) != watch.version:
                 watch.version = version
                 watch.tell(ListChanged())
 
-    def _version(self, context: CallContext) -> int:
-        return self._view(context.principal.tenant).versions.resources
-
     def _lines(self, watch: Watch) -> Iterator[tuple[str, str, Line]]:
         """The watcher's and the server's own URI, and the connection, of all that it watches."""
-        resources = self._view(watch.context.principal.tenant).resources
+        sight = self._sight(watch.context.principal)
         for uri in watch.uris:
-            for place in resources.places(uri):
+            for place in sight.places(uri):
                 yield uri, place.uri, place.server.line(watch.context)
 
     def _arrange(self) -> None:

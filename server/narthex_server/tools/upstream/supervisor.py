@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import (
@@ -306,7 +307,7 @@ class Upstream(SharedServer):
         attempts = 0 if state is ServerState.READY else self._attempts
         self._status = ServerStatus(
             self.name, _scheme(self._source), state, reason, len(self.tools), protocol, attempts,
-            self._source.scope or "shared", int(state is ServerState.READY),
+            self._source.scope or "shared", int(state is ServerState.READY), _place(self._source),
         )  # fmt: skip
         self._changed()
 
@@ -318,6 +319,10 @@ class Upstream(SharedServer):
             reason="UPSTREAM_UNAVAILABLE",
             metadata={"upstream": self.name},
         )
+
+
+def _place(source: ServerSource) -> str:
+    return os.path.abspath(source.transport.cwd or ".") if isinstance(source.transport, Process) else ""
 
 
 def _scheme(source: ServerSource) -> str:
