@@ -8,11 +8,16 @@ from narthex.settings import SettingsError
 from prometheus_client import CollectorRegistry
 
 from narthex_server.config.server import ServerConfig
+from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
 from narthex_server.pipelines.models import Models
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.model_sampler import ModelSampler
+from narthex_server.tools.offers.inspection import Inspection
+from narthex_server.tools.result_check import ResultCheck
+from narthex_server.tools.search.searching import Searching
 from narthex_server.tools.server import UpstreamServer
+from narthex_server.tools.step import Step
 from narthex_server.worker import in_thread
 
 if TYPE_CHECKING:
@@ -22,9 +27,24 @@ if TYPE_CHECKING:
 async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry) -> Catalog:
     """A catalog that is not started, without native tools; raises SettingsError."""
     servers = await in_thread(upstreams, config, ModelSampler(models))
-    catalog = Catalog(servers=servers, observer=ToolMetrics(registry))
+    shown = config.catalog
+    inspection = Inspection(shown.scan)
+    catalog = Catalog(
+        servers=servers,
+        observer=ToolMetrics(registry),
+        steps=steps(config, registry),
+        searching=Searching(shown.search, shown.search_above, shown.lazy),
+        inspection=inspection,
+    )
     UpstreamMetrics(registry, catalog.servers)
+    OfferMetrics(registry, lambda: catalog.renamed, lambda: inspection.suspects)
     return catalog
+
+
+def steps(config: ServerConfig, registry: CollectorRegistry) -> Sequence[Step]:
+    """What stands around every call, the outermost first."""
+    misfits = MisfitMetrics(registry)
+    return () if config.catalog.results == "off" else (ResultCheck(config.catalog.results, misfits.on_misfit),)
 
 
 def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[UpstreamServer]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal, Protocol, TypeVar, cast
 
+from narthex.scopes import ALL_TOOLS
+
 from narthex_server.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -20,12 +22,16 @@ from narthex_server.principal import Principal
 from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
 from narthex_server.tools.completion import Completion, PromptReference, Reference, TemplateReference, Typed
 from narthex_server.tools.log_levels import LogLevels
+from narthex_server.tools.names import Renamed
+from narthex_server.tools.offers.inspection import Inspection
 from narthex_server.tools.offers.named import NamedOffers, Offer
 from narthex_server.tools.offers.prompts import PromptOffers
 from narthex_server.tools.offers.resources import ResourceOffers
 from narthex_server.tools.offers.watches import Watches
 from narthex_server.tools.prompt import FilledPrompt
 from narthex_server.tools.resource import Contents
+from narthex_server.tools.search.searching import CALL, SEARCH, Searching
+from narthex_server.tools.search.tools import CallTool, SearchTool
 from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
 from narthex_server.tools.step import Invocation, Step, chained
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
@@ -42,6 +48,8 @@ Kind = Literal["resource", "prompt", "completion"]
 """What is asked for beside tools."""
 
 _Answer = TypeVar("_Answer")
+
+OFF = Searching()
 
 
 class CatalogObserver(Protocol):
@@ -75,6 +83,8 @@ class Catalog:
         servers: Iterable[UpstreamServer] = (),
         observer: CatalogObserver | None = None,
         steps: Sequence[Step] = (),
+        searching: Searching = OFF,
+        inspection: Inspection | None = None,
     ) -> None:
         """Every call passes the `steps` from the first to the last."""
         self._natives = {native.tool.name: native for native in natives}
@@ -83,9 +93,14 @@ class Catalog:
         self._run = chained(steps, self._serve)
         self._levels = LogLevels()
         self._schemas = ArgumentSchemas()
-        self._tools: NamedOffers[Tool, ToolServer] = NamedOffers("tool", lambda server: server.tools)
-        self.prompts = PromptOffers()
-        self.resources = ResourceOffers()
+        self._searching = searching
+        self._finders: tuple[NativeTool, ...] = (SearchTool(self), CallTool(self))
+        self._inspection = looked = inspection or Inspection()
+        self._tools: NamedOffers[Tool, ToolServer] = NamedOffers(
+            "tool", lambda server: looked.tools(server, server.tools)
+        )
+        self.prompts = PromptOffers(looked)
+        self.resources = ResourceOffers(looked)
         self.watches = Watches(self.resources.places)
         self._changed = asyncio.Event()
         self._refresh()
@@ -99,6 +114,16 @@ class Catalog:
     def version(self) -> int:
         """Grows whenever any of the lists is another."""
         return self.versions.catalog
+
+    @property
+    def tools_version(self) -> int:
+        """Grows whenever the list of tools is another."""
+        return self._tools.version
+
+    @property
+    def renamed(self) -> tuple[Renamed, ...]:
+        """The tools that are not called what they would be, or that look like another."""
+        return self._tools.renamed
 
     async def wait_changed(self, version: int) -> int:
         """Returns the version as soon as it is another than `version`."""
@@ -123,6 +148,22 @@ class Catalog:
     def list(self, principal: Principal) -> tuple[Tool, ...]:
         """The tools that this caller can call now; those of an upstream that is down are left out."""
         return self._tools.listed(principal.tools)
+
+    def all_tools(self) -> tuple[Tool, ...]:
+        """The tools that anybody can call now."""
+        return self._tools.listed(ALL_TOOLS)
+
+    def listed(self, principal: Principal) -> tuple[Tool, ...]:
+        """What this caller is told of: all that it can call, or our own tools where it searches for the others."""
+        tools = self.list(principal)
+        return tuple(tool for tool in tools if not tool.server) if self._searches(principal, tools) else tools
+
+    def offered(self, principal: Principal) -> tuple[Tool, ...]:
+        """What a model is offered where nobody says which tools: the forwarded ones, or those that find them."""
+        tools = self.list(principal)
+        if self._searches(principal, tools):
+            return tuple(tool for tool in tools if tool.name in (SEARCH, CALL))
+        return tuple(tool for tool in tools if tool.server)
 
     def get(self, name: str, principal: Principal) -> Tool:
         """The tool of this name or alias, also while its upstream is down; raises as `call` does."""
@@ -260,6 +301,10 @@ class Catalog:
             return context
         return replace(context, mcp=replace(context.mcp, log_level=self._levels.get(context.principal, server)))
 
+    def _searches(self, principal: Principal, tools: Iterable[Tool]) -> bool:
+        """Whether the caller finds tools by searching; one whose scope lacks the search cannot."""
+        return self._searching.lazy_for(principal.name) and any(tool.name == SEARCH for tool in tools)
+
     def _server(self, name: str) -> UpstreamServer:
         if (server := self._servers.get(name)) is None:
             known = ", ".join(self._servers) or "none"
@@ -270,6 +315,11 @@ class Catalog:
         """Builds the tables again; cheap, as it happens only when an upstream changes."""
         before = self.versions
         servers = tuple(self._servers.values())
+        self._inspection.keep(self._servers)
+        for finder in self._finders:  # the last of our own, and only where there is much to find
+            self._natives.pop(finder.tool.name, None)
+        if self._searching.offered(sum(len(server.tools) for server in servers)):
+            self._natives |= {finder.tool.name: finder for finder in self._finders}
         self._tools.refresh([native.tool for native in self._natives.values()], servers)
         self.prompts.refresh(servers)
         self.resources.refresh(servers)

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
@@ -43,8 +44,8 @@ class Server(Protocol):
     def name(self) -> str: ...
 
     @property
-    def prefix(self) -> str | None:
-        """What stands before `_<tool>` in exposed names instead of `<server>__`; None for the usual form."""
+    def presentation(self) -> Presentation:
+        """How what it offers is named and shown; it does not change."""
 
     @property
     def status(self) -> ServerStatus: ...
