@@ -61,3 +61,9 @@ def test_weights_decide():
     index.put("name", weighed([("weather", 3), ("words of a description", 1)]))
     index.put("text", weighed([("words", 3), ("description of a weather", 1)]))
     assert index.search("weather", 5) == ["name", "text"]
+
+
+def test_words_that_say_nothing_count_only_alone():
+    index = index_of(a="the of and what", b="route")
+    assert index.search("what is the route", 5) == ["b"]
+    assert index.search("what is the", 5) == ["a"]
