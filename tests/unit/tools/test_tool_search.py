@@ -18,7 +18,7 @@ from narthex_server.tools.tool import CallContext, Tool, ToolResult
 ON = Searching("on")
 
 SERVICES = {
-    "github": "a repository on GitHub", "gitlab": "a GitLab project", "jira": "a Jira board", "slack": "a Slack channel",
+    "github": "a repository on GitHub", "gitlab": "a GitLab project", "jira": "a Jira board", "slack": "Slack",
     "gmail": "a Gmail mailbox", "calendar": "a Google calendar", "postgres": "a PostgreSQL database", "s3": "S3",
     "kubernetes": "a Kubernetes cluster", "stripe": "a Stripe account", "salesforce": "Salesforce", "notion": "Notion",
     "linear": "a Linear team", "sentry": "Sentry", "datadog": "Datadog", "confluence": "a Confluence space",

@@ -1,5 +1,6 @@
 """Our own tools that search the catalog, and call what was found, for callers that do not read it whole."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -92,17 +93,25 @@ class SearchTool:
         self._catalog = catalog
         self._index = ToolIndex()
         self._version = -1
+        self._turn = asyncio.Lock()
 
     async def call(self, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         asked = json.loads(arguments)
-        if self._version != self._catalog.tools_version:
-            self._version = self._catalog.tools_version
-            self._index.follow([tool for tool in self._catalog.all_tools() if tool.name not in (SEARCH, CALL)])
         server = asked.get("server")
-        among = {tool.name for tool in self._catalog.list(context.principal) if server is None or tool.server == server}
-        found = self._index.search(asked["query"], int(asked.get("limit", 5)), among)
+        async with self._turn:
+            await self._follow()
+            visible = self._catalog.list(context.principal)
+            among = {tool.name for tool in visible if server is None or tool.server == server}
+            found = self._index.search(asked["query"], int(asked.get("limit", 5)), among)
         facts = orjson.dumps({"tools": [_shown(tool, asked.get("schemas", True)) for tool in found]})
         yield ToolResult(orjson.dumps([{"type": "text", "text": facts.decode()}]), facts)
+
+    async def _follow(self) -> None:
+        """Brings the index up to the catalog; in a thread, as thousands of new tools take a while to read."""
+        if (version := self._catalog.tools_version) != self._version:
+            tools = [tool for tool in self._catalog.all_tools() if tool.name not in (SEARCH, CALL)]
+            await asyncio.to_thread(self._index.follow, tools)
+            self._version = version
 
 
 class CallTool:
