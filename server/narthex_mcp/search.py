@@ -1,10 +1,11 @@
 """An MCP server over stdio that searches the documents under one folder: text, Markdown and HTML.
 
-They are read at the start, and again when they have changed.
+They are read from the start on, and again when they have changed; a question that comes meanwhile waits.
 """
 
 import argparse
 import asyncio
+import math
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -26,7 +27,7 @@ from narthex_mcp.toolbox import Answer, Argument, Refused, Resources, ToolSpec, 
 ENDINGS = (".txt", ".md", ".markdown", ".rst", ".html", ".htm")
 MAX_DOCUMENTS = 20_000
 MAX_DOCUMENT = 8 * 1024 * 1024
-MAX_TOTAL = 64 * 1024 * 1024
+MAX_TOTAL = 32 * 1024 * 1024
 PASSAGE = 1200
 """Characters of a passage, about: what is found is a passage, and shown is the best one of each document."""
 SNIPPET = 300
@@ -41,6 +42,8 @@ _HEADING = re.compile(r"^#{1,6} +(.+)$|^(.+)\n[=-]{3,}$", re.MULTILINE)
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\S+")
 
+_State = tuple[int, int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -49,7 +52,7 @@ class Document:
     path: str
     title: str
     text: str
-    state: tuple[int, int, int]
+    state: _State
     passages: int
 
 
@@ -60,9 +63,9 @@ class Library:
         self._root = Root(root)
         self._index: Index[tuple[str, int]] = Index()
         self._documents: dict[str, Document] = {}
+        self._no_text: dict[str, _State] = {}
         self._lock = Lock()
-        self._looked = 0.0
-        self.refresh()
+        self._looked = -math.inf
 
     def refresh(self) -> None:
         """Reads what is new or has changed, and forgets what is gone."""
@@ -143,18 +146,24 @@ class Library:
         return found
 
     def _read(self, path: str, place: Path, room: int) -> Document | None:
-        """The document as it is now, put into the index; None for what cannot be read or is too large."""
+        """The document as it is now, put into the index; None for what is no text, too large or gone."""
         try:
-            known, state = self._documents.get(path), _state(place.stat())
-            if known is not None and known.state == state:
+            known, status = self._documents.get(path), place.stat()
+            if known is not None and known.state == _state(status):
                 return known
+            if status.st_size > min(MAX_DOCUMENT, room) or self._no_text.get(path) == _state(status):
+                return None
             with self._root.opened(self._root.inside(path)) as file:
                 state = _state(os.fstat(file.fileno()))
                 data = file.read(MAX_DOCUMENT + 1)
         except (OSError, Refused):
             return None
-        if len(data) > min(MAX_DOCUMENT, room) or b"\0" in data:
+        if len(data) > min(MAX_DOCUMENT, room):
             return None
+        if b"\0" in data:
+            self._no_text[path] = state
+            return None
+        self._no_text.pop(path, None)
         title, text = _readable(data.decode(errors="replace"), place.suffix.lower())
         self._forget(path)
         count = 0
@@ -175,7 +184,7 @@ class Library:
         return {"document": path, "title": document.title, "start": start + at, "snippet": snippet}
 
 
-def _state(status: os.stat_result) -> tuple[int, int, int]:
+def _state(status: os.stat_result) -> _State:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
@@ -255,6 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"narthex-mcp-search: {root} is not a directory", file=sys.stderr)
         return 2
     library = Library(root)
+    Thread(target=library.refresh, daemon=True).start()
     template = types.ResourceTemplate(
         uri_template=SCHEME + "{+path}", name="document", description="A document as text"
     )

@@ -7,14 +7,16 @@ attached, and every query has limits of rows, bytes, memory and time.
 import argparse
 import asyncio
 import math
+import os
 import sqlite3
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +27,8 @@ from narthex_mcp.toolbox import Answer, Argument, Refused, Resources, ToolSpec, 
 MEMORY = 256 * 1024 * 1024
 LONGEST_SQL = 64 * 1024
 SCHEMA_URI = "sqlite:///schema"
+GRACE = 5.0
+"""Seconds above its limit after which a query is one that SQLite cannot stop, as it is within one call of a function."""
 STEPS = 2000
 """Instructions of SQLite's machine between two looks at the clock: a fraction of a millisecond."""
 
@@ -48,13 +52,20 @@ class Limits:
 class Database:
     """One SQLite file, opened for each question anew and for reading only.
 
-    `immutable` is for files that nobody changes, as on media that cannot be written: they are not locked then.
+    `immutable` is for files that nobody changes, as on media that cannot be written: they are not locked then. `stuck`
+    is called, in a thread, where a query cannot be stopped.
     """
 
-    def __init__(self, file: Path, limits: Limits, immutable: bool = False) -> None:
+    def __init__(
+        self, file: Path, limits: Limits, immutable: bool = False, stuck: Callable[[], object] = lambda: None
+    ) -> None:
         mode = "mode=ro&immutable=1" if immutable else "mode=ro"
-        self._uri = f"file:{quote(str(file.resolve(strict=True)))}?{mode}"
+        place = file.resolve(strict=True)
+        if not place.is_file():  # opening a pipe may never return
+            raise Refused("it is not a regular file")
+        self._uri = f"file:{quote(str(place))}?{mode}"
         self._limits = limits
+        self._stuck = stuck
         with self._open() as connection:
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
@@ -128,6 +139,9 @@ class Database:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         until = time.monotonic() + self._limits.seconds
+        watch = Timer(self._limits.seconds + GRACE, self._stuck)
+        watch.daemon = True
+        watch.start()
         try:
             with closing(
                 sqlite3.connect(self._uri, uri=True, timeout=self._limits.seconds, cached_statements=0)
@@ -149,6 +163,8 @@ class Database:
             raise Refused(f"the query needs more than {MEMORY} bytes of memory; ask for less") from None
         except (sqlite3.Error, OverflowError) as error:
             raise self._refused(error) from None
+        finally:
+            watch.cancel()
 
     def _refused(self, error: Exception) -> Refused:
         text = str(error)
@@ -191,6 +207,12 @@ def _json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+def _give_up() -> None:
+    """Ends the process, which is all that ends such a query; whoever started it can start it again."""
+    print("narthex-mcp-sqlite: a query cannot be stopped: giving up", file=sys.stderr, flush=True)
+    os._exit(os.EX_SOFTWARE)
 
 
 def tools(database: Database, limits: Limits) -> tuple[ToolSpec, ...]:
@@ -238,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("narthex-mcp-sqlite: limits must be above 0", file=sys.stderr)
         return 2
     try:
-        database = Database(options.database, limits, options.immutable)
+        database = Database(options.database, limits, options.immutable, _give_up)
     except (OSError, Refused) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         print(f"narthex-mcp-sqlite: {options.database} cannot be opened: {why}", file=sys.stderr)

@@ -79,8 +79,11 @@ def test_changes_are_seen(library, root):
 
 
 def test_an_unchanged_document_is_not_read_again(library, root, monkeypatch):
-    monkeypatch.setattr(search, "_readable", lambda text, ending: pytest.fail("read again"))
     library.refresh()
+    monkeypatch.setattr(search, "text_of_page", lambda page: pytest.fail("read again"))
+    monkeypatch.setattr(library._root, "opened", lambda place: pytest.fail("opened again"))
+    library.refresh()
+    assert library.list_documents(0, 9).facts["total"] == 3
 
 
 def test_documents_beyond_the_limits_are_left_out(root, monkeypatch):
@@ -99,6 +102,24 @@ def test_broken_pages_do_not_matter(root, part):
     (root / "broken.html").write_text("&#" + part * (1_000_000 // len(part)) + "needle")
     (root / "broken.md").write_text("# x" + part * 100_000)
     assert "notes.txt" in names(Library(root).search("needle", 5))
+
+
+def test_pipes_and_links_that_lead_outside_or_nowhere_are_passed_over(library, root):
+    os.mkfifo(root / "pipe.md")
+    (root / "nowhere.md").symlink_to("absent.md")
+    (root / "round.md").symlink_to("round.md")
+    (root / "inside.md").symlink_to("install.md")
+    (root / "up").symlink_to("..")
+    listed = [one["document"] for one in library.list_documents(0, 9).facts["documents"]]
+    assert listed == ["deep/page.html", "inside.md", "install.md", "notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["../outside.md", "/etc/passwd", "link.md", ".hidden.md", "up/outside.md", "a\0b", ""])
+def test_only_what_is_listed_can_be_read(library, root, name):
+    with pytest.raises(Refused, match="list_documents"):
+        library.get_document(name, 0, 100)
+    with pytest.raises(Refused):
+        library.read_resource(f"document:///{name}")
 
 
 def test_a_text_without_lines_has_passages(root):

@@ -1,9 +1,13 @@
 import hashlib
+import os
 import sqlite3
+import threading
 import time
+from contextlib import suppress
 
 import pytest
 from mcp.shared.exceptions import MCPError
+from narthex_mcp import sqlite
 from narthex_mcp.sqlite import Database, Limits, main
 from narthex_mcp.toolbox import Refused
 
@@ -163,6 +167,23 @@ def test_endless_queries_end(file, sql):
     assert time.monotonic() - began < 3
 
 
+STUBBORN = (
+    "SELECT instr(x, y) + instr(x, y || 'c') FROM (SELECT replace(hex(zeroblob(200000)), '00', 'a') AS x, "
+    "replace(hex(zeroblob(100000)), '00', 'a') || 'b' AS y)"
+)
+"""Two calls of a function in which SQLite does not look at the clock."""
+
+
+def test_a_query_that_cannot_be_stopped_is_told(file, monkeypatch):
+    monkeypatch.setattr(sqlite, "GRACE", 0.0)
+    stuck = threading.Event()
+    database = Database(file, Limits(seconds=0.05), stuck=stuck.set)
+    database.query("SELECT 1", None, 1)
+    with suppress(Refused):
+        database.query(STUBBORN, None, 1)
+    assert stuck.is_set()
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -208,6 +229,12 @@ def test_what_others_write_is_seen(file, database):
 
 def test_a_file_that_nobody_changes_can_be_read_without_locks(file):
     assert Database(file, Limits(), immutable=True).query("SELECT 1", None, 1).facts["rows"] == [[1]]
+
+
+def test_a_pipe_is_not_opened(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.db")
+    assert main([str(tmp_path / "pipe.db")]) == 2
+    assert "not a regular file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, b"no database, but a text that is long enough to be told from one" * 20])
