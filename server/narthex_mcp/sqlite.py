@@ -28,7 +28,7 @@ MEMORY = 256 * 1024 * 1024
 LONGEST_SQL = 64 * 1024
 SCHEMA_URI = "sqlite:///schema"
 GRACE = 5.0
-"""Seconds above its limit after which a query is one that SQLite cannot stop, as it is within one call of a function."""
+"""Seconds above its limit after which a query is one that SQLite cannot stop: it is within one call of a function."""
 STEPS = 2000
 """Instructions of SQLite's machine between two looks at the clock: a fraction of a millisecond."""
 
