@@ -1,3 +1,7 @@
+import json
+import re
+from pathlib import Path
+
 import pytest
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.upstream.forms import parse_sources
@@ -78,6 +82,18 @@ def test_how_tools_are_named_and_chosen(form):
     assert [one.prefix for one in (plain, named, prefixed, chosen)] == ["", "n", None, ""]
     assert chosen == Presentation("", {"read": "look"}, {"read": "Look at a file"}, ("r*",), ("*x",), "refuse")
     assert parse_sources(document)[0].presentation == Presentation()
+
+
+PAGES = ("upstreams.md", "builtin-servers.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_documented_configurations_are_understood(page):
+    text = (Path(__file__).parents[3] / "docs" / page).read_text("utf-8")
+    blocks = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
+    assert blocks
+    for block in blocks:
+        assert len(parse_sources(block, environ={})) == len(block.get("servers") or block["mcpServers"])
 
 
 def test_nothing_is_no_servers():
