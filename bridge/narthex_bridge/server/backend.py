@@ -71,13 +71,13 @@ class Backend:
     async def upstream_tools(self, caller: Caller, request_id: str, server: str) -> frozenset[str]:
         """The names of the tools of one upstream that this caller may call; none where there is no such upstream."""
         names: set[str] = set()
-        request = tool_pb2.ListToolsRequest()
+        request = tool_pb2.ListToolsRequest(server=server)
         while True:
             page = await self._connection.ask(self._tools.ListTools, request, caller, request_id)
             names.update(tool.name for tool in page.tools if tool.server and tool.server == server)
             if not page.next_page_token:
                 return frozenset(names)
-            request = tool_pb2.ListToolsRequest(page_token=page.next_page_token)
+            request = tool_pb2.ListToolsRequest(server=server, page_token=page.next_page_token)
 
     async def call_tool(
         self, caller: Caller, request_id: str, call: CallTool, wishes: Wishes

@@ -137,7 +137,7 @@ class AgentLoop:
             return [tools[name] for name in names if name not in own]
         if not self._pipeline.takes_tools:
             return []  # nobody asked for tools by name, and this model cannot be offered any
-        return [tool for tool in tools.values() if tool.server and tool.name not in own]
+        return [tool for tool in self._tools.offered(principal) if tool.name not in own]
 
 
 def _spec(tool: Tool) -> ToolSpec:

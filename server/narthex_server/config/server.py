@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from narthex.settings import Address, NamedPath, NamedText, NamedUrl, SettingsError, option, parse
 
+from narthex_server.config.catalog import CatalogSettings
 from narthex_server.config.connections import Connections
 from narthex_server.config.demo import DEMO_MODEL, demo_folder, demo_upstreams
 from narthex_server.config.document import read_document
@@ -100,6 +101,7 @@ class ServerConfig:
     tls: Tls = Tls()
     remote: Remote = Remote()
     connections: Connections = field(default_factory=Connections)
+    catalog: CatalogSettings = CatalogSettings()
 
     def __post_init__(self) -> None:
         if (self.tls.cert is None) != (self.tls.key is None):
@@ -111,6 +113,8 @@ class ServerConfig:
         names = [model.name for model in self.model]
         if twice := {name for name in names if names.count(name) > 1}:
             raise SettingsError(f"--model: the name {min(twice)!r} is given twice")
+        if self.catalog.lazy and self.catalog.search == "off":
+            raise SettingsError("catalog: lazy needs the search, which is off")
         self._check_remotes()
         if self.xlora or self.adapter or self.tokenizer or self.default_model:
             self._check_names({model.name for model in self.models()})

@@ -53,8 +53,9 @@ class ToolService:
         self._running = RunningCalls()
 
     async def ListTools(self, request: wire.ListToolsRequest, context: Context) -> wire.ListToolsResponse:
-        version = self._catalog.versions(CALLER.get()).catalog
-        tools = self._catalog.list(CALLER.get())
+        caller = CALLER.get()
+        version = self._catalog.versions(caller).catalog
+        tools = _of(self._catalog.list(caller), request.server) if request.server else self._catalog.listed(caller)
         shown, token = page(tools, lambda tool: f"{tool.server}/{tool.name}", request.page_size, request.page_token)
         return wire.ListToolsResponse(
             tools=[tool_to_wire(tool) for tool in shown], next_page_token=token, catalog_version=version

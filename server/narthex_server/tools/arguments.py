@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
@@ -34,36 +34,40 @@ def parse_arguments(raw: bytes) -> dict[str, Any]:
 
 
 class ArgumentSchema:
-    """A tool's input schema, compiled once; draft by `$schema`, 2020-12 without one.
+    """A tool's schema, compiled once; draft by `$schema`, 2020-12 without one.
 
     A schema that is itself broken, or refers outside itself, cannot judge anything: the arguments then pass, and the
     tool judges them itself.
     """
 
-    def __init__(self, schema: bytes, tool: str) -> None:
+    def __init__(self, schema: bytes, tool: str, side: Literal["input", "output"] = "input") -> None:
         self._tool = tool
-        self._validator = _compile(schema, tool)
+        self._side = side
+        self._validator = _compile(schema, tool, side)
 
     def check(self, arguments: dict[str, Any]) -> None:
         """Raises InvalidToolArguments that names every field at fault (the first 16) and why."""
-        if self._validator is None:
-            return
-        try:
-            found = (v for error in self._validator.iter_errors(arguments) for v in _violations(error))
-            violations = tuple(islice(found, MAX_VIOLATIONS))
-        except Unresolvable as error:
-            _log.warning("input schema of tool %s refers to what it does not contain: %s", self._tool, error)
-            self._validator = None
-            return
-        except RecursionError:
-            raise _invalid("", "arguments or their schema are nested too deeply") from None
-        if violations:
+        if violations := self.violations(arguments):
             summary = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in violations)
             raise InvalidToolArguments(
                 f"arguments do not fit the schema of tool {self._tool}: {summary}",
                 metadata={"tool": self._tool},
                 violations=violations,
             )
+
+    def violations(self, value: Any) -> tuple[Violation, ...]:
+        """Every field at fault, the first 16, and why."""
+        if self._validator is None:
+            return ()
+        try:
+            found = (v for error in self._validator.iter_errors(value) for v in _violations(error))
+            return tuple(islice(found, MAX_VIOLATIONS))
+        except Unresolvable as error:
+            _log.warning("%s schema of tool %s refers to what it does not contain: %s", self._side, self._tool, error)
+            self._validator = None
+            return ()
+        except RecursionError:
+            return (Violation("", "arguments or their schema are nested too deeply"),)
 
 
 class ArgumentSchemas:
@@ -80,14 +84,14 @@ class ArgumentSchemas:
         return known[1]
 
 
-def _compile(schema: bytes, tool: str) -> Validator | None:
+def _compile(schema: bytes, tool: str, side: str) -> Validator | None:
     try:
         parsed = json.loads(schema) if schema else {}
         kind = validator_for(parsed, default=Draft202012Validator)
         kind.check_schema(parsed)
         return kind(parsed, registry=Registry())
     except (ValueError, SchemaError, Unresolvable, RecursionError) as error:
-        _log.warning("input schema of tool %s is not valid, its arguments are not checked: %s", tool, error)
+        _log.warning("%s schema of tool %s is not valid, nothing is held against it: %s", side, tool, error)
         return None
 
 

@@ -23,13 +23,17 @@ from narthex_server.principal import Principal
 from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
 from narthex_server.tools.completion import Completion, PromptReference, Reference, TemplateReference, Typed
 from narthex_server.tools.log_levels import LogLevels
+from narthex_server.tools.names import Renamed
+from narthex_server.tools.offers.inspection import Inspection
 from narthex_server.tools.offers.named import Offer
 from narthex_server.tools.offers.sight import Sight
-from narthex_server.tools.offers.view import Versions, View
+from narthex_server.tools.offers.view import Shared, Versions, View
 from narthex_server.tools.offers.views import Views
 from narthex_server.tools.offers.watches import Watches
 from narthex_server.tools.prompt import FilledPrompt
 from narthex_server.tools.resource import Contents
+from narthex_server.tools.search.searching import CALL, SEARCH, Searching
+from narthex_server.tools.search.tools import CallTool, SearchTool
 from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
 from narthex_server.tools.step import Invocation, Step, chained
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
@@ -48,6 +52,8 @@ Kind = Literal["resource", "prompt", "completion"]
 """What is asked for beside tools."""
 
 _Answer = TypeVar("_Answer")
+
+OFF = Searching()
 
 
 class Companion(Protocol):
@@ -80,6 +86,8 @@ class Catalog:
         steps: Sequence[Step] = (),
         visibility: Visibility = EVERYTHING,
         companions: Sequence[Companion] = (),
+        searching: Searching = OFF,
+        inspection: Inspection | None = None,
     ) -> None:
         """Every call passes the `steps` from the first to the last; each companion runs from start to stop."""
         self._natives = {native.tool.name: native for native in natives}
@@ -91,7 +99,11 @@ class Catalog:
         self._running: list[asyncio.Task[None]] = []
         self._levels = LogLevels()
         self._schemas = ArgumentSchemas()
-        self._views = Views()
+        self._searching = searching
+        self._finders: dict[str, NativeTool] = {
+            finder.tool.name: finder for finder in (SearchTool(self), CallTool(self))
+        }
+        self._views = Views(Shared(inspection or Inspection(), self._found_by))
         self.watches = Watches(self.sight, lambda principal: self.versions(principal).resources)
         self._changed = asyncio.Event()
         self._relists = 0
@@ -104,6 +116,11 @@ class Catalog:
     def sight(self, principal: Principal) -> Sight:
         """What of that this caller itself has."""
         return Sight(self._views.of(principal.tenant), self._visibility, principal)
+
+    @property
+    def renamed(self) -> tuple[Renamed, ...]:
+        """The tools that are not called what they would be, or that look like another, to anybody."""
+        return self._views.renamed
 
     def versions(self, principal: Principal) -> Versions:
         """Each grows whenever that list of this caller's tenant is another."""
@@ -137,6 +154,18 @@ class Catalog:
     def list(self, principal: Principal) -> tuple[Tool, ...]:
         """The tools that this caller can call now; those of an upstream that is down are left out."""
         return self.sight(principal).tools
+
+    def listed(self, principal: Principal) -> tuple[Tool, ...]:
+        """What this caller is told of: all that it can call, or our own tools where it searches for the others."""
+        tools = self.list(principal)
+        return tuple(tool for tool in tools if not tool.server) if self._searches(principal, tools) else tools
+
+    def offered(self, principal: Principal) -> tuple[Tool, ...]:
+        """What a model is offered where nobody says which tools: the forwarded ones, or those that find them."""
+        tools = self.list(principal)
+        if self._searches(principal, tools):
+            return tuple(tool for tool in tools if tool.name in (SEARCH, CALL))
+        return tuple(tool for tool in tools if tool.server)
 
     def get(self, name: str, principal: Principal) -> Tool:
         """The tool of this name or alias, also while its upstream is down; raises as `call` does."""
@@ -258,13 +287,16 @@ class Catalog:
         else:  # takes seconds for megabytes, and others wait
             await asyncio.to_thread(schema.check, call.arguments)
         if offer.server is None:
-            events = self._natives[offer.item.name].call(call.raw, call.context)
+            events = self._native(offer.item.name).call(call.raw, call.context)
         else:
             context = self._with_level(call.context, offer.server.name)
             events = offer.server.call(offer.own_name, call.arguments, context)
         async with aclosing(cast(AsyncGenerator[ToolEvent], events)):
             async for event in events:
                 yield event
+
+    def _native(self, name: str) -> NativeTool:
+        return self._natives.get(name) or self._finders[name]
 
     async def _complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
         sight = self.sight(context.principal)
@@ -294,6 +326,14 @@ class Catalog:
         if context.mcp.log_level is not None:
             return context
         return replace(context, mcp=replace(context.mcp, log_level=self._levels.get(context.principal, server)))
+
+    def _searches(self, principal: Principal, tools: Iterable[Tool]) -> bool:
+        """Whether the caller finds tools by searching; one whose scope lacks the search cannot."""
+        return self._searching.lazy_for(principal.name) and any(tool.name == SEARCH for tool in tools)
+
+    def _found_by(self, forwarded: int) -> tuple[Tool, ...]:
+        """Our own tools that find others, where there are so many to find."""
+        return tuple(one.tool for one in self._finders.values()) if self._searching.offered(forwarded) else ()
 
     def _server(self, name: str, principal: Principal | None = None) -> UpstreamServer:
         servers = self._servers.values() if principal is None else self.view(principal).servers

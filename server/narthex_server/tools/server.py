@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, Self
 from narthex_server.principal import Principal
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
@@ -54,8 +55,8 @@ class Server(Protocol):
     def name(self) -> str: ...
 
     @property
-    def prefix(self) -> str | None:
-        """What stands before `_<tool>` in exposed names instead of `<server>__`; None for the usual form."""
+    def presentation(self) -> Presentation:
+        """How what it offers is named and shown; it does not change."""
 
     @property
     def tenants(self) -> Audience:

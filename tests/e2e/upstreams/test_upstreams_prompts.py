@@ -7,6 +7,7 @@ from narthex_server.errors import InvalidRequest, NotFound, Unavailable
 from narthex_server.principal import LOCAL
 from narthex_server.tools.completion import PromptReference, Typed
 from narthex_server.tools.mcp_context import McpContext
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.tool import CallContext, InputRequired
 
 PLAIN = CallContext(LOCAL, "test")
@@ -32,7 +33,7 @@ async def test_prompts_are_listed_under_their_servers_names_with_all_that_they_h
 
 @pytest.mark.parametrize("prefix", ["", "p"])
 async def test_prompts_of_the_same_name_are_told_apart(gateway, servers, prefix):
-    async with gateway(servers, prefix=prefix) as running:
+    async with gateway(servers, presentation=Presentation(prefix)) as running:
         plain, other = (one.name for one in running.catalog.view(LOCAL).prompts.list(LOCAL))
         assert plain == ("p_greet" if prefix else "greet") and other.startswith(f"{plain}_")
         filled = await running.catalog.view(LOCAL).prompts.fill(other, {"who": "Ada"}, PLAIN)

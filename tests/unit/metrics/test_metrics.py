@@ -6,6 +6,7 @@ import pytest
 from narthex.settings import Address
 from narthex_server.embedding.loop import BatchReport
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
+from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
 from narthex_server.metrics.models import ModelMetrics
@@ -17,6 +18,7 @@ from narthex_server.pipelines.library import Listed, State
 from narthex_server.pipelines.models import Kind, RemoteModel
 from narthex_server.pipelines.remote.handle import RemoteHandle
 from narthex_server.pipelines.remote.refusals import Refusals
+from narthex_server.tools.names import Renamed, RenameReason
 from narthex_server.tools.server import ServerState, ServerStatus
 
 DEMO = {"model_name": "demo"}
@@ -162,6 +164,15 @@ def test_upstreams_show_whether_they_are_up(registry):
     assert registry.get_sample_value("narthex_upstream_up", {"server": "a"}) == 1
     assert registry.get_sample_value("narthex_upstream_up", {"server": "b"}) == 0
     assert registry.get_sample_value("narthex_upstream_tools", {"server": "a"}) == 3
+
+
+def test_renamed_tools_hidden_characters_and_misfits_are_counted(registry):
+    renamed = [Renamed("a", name, name + "_1", RenameReason.TAKEN, name) for name in ("x", "y")]
+    OfferMetrics(registry, lambda: renamed, lambda: {("a", "prompt"): 4})
+    assert registry.get_sample_value("narthex_upstream_renamed_tools", {"server": "a", "reason": "taken"}) == 2
+    assert registry.get_sample_value("narthex_upstream_hidden_characters", {"server": "a", "kind": "prompt"}) == 4
+    MisfitMetrics(registry).on_misfit("a__x", "a")
+    assert registry.get_sample_value("narthex_tool_result_misfits_total", {"tool": "a__x", "server": "a"}) == 1
 
 
 def test_they_are_served_over_http_until_the_end(registry):

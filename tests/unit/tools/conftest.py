@@ -12,6 +12,7 @@ from narthex_server.pipelines.models import Models, TextModel
 from narthex_server.principal import LOCAL
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt, PromptArgument
 from narthex_server.tools.resource import Contents, Part, Resource, ResourceTemplate
 from narthex_server.tools.server import ServerState, ServerStatus, SharedServer
@@ -33,9 +34,16 @@ class Echo:
 class Server(SharedServer):
     """An in-process server, by the same protocol as an upstream; its state, and what it offers, are set by hand."""
 
-    def __init__(self, name: str, *tools: str, prefix: str | None = None, tenants: tuple[str, ...] = ("*",)) -> None:
+    def __init__(
+        self,
+        name: str,
+        *tools: str,
+        prefix: str | None = None,
+        presentation: Presentation | None = None,
+        tenants: tuple[str, ...] = ("*",),
+    ) -> None:
         self.name = name
-        self.prefix = prefix
+        self.presentation = presentation or Presentation(prefix)
         self.tenants = Audience(tenants)
         self.status = ServerStatus(name, "test", ServerState.STARTING)
         self.tools = tuple(Tool(tool, "", "", b"{}") for tool in tools)

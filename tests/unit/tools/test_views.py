@@ -7,6 +7,7 @@ from narthex_server.principal import Principal
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.completion import PromptReference, TemplateReference, Typed
 from narthex_server.tools.offers import views
+from narthex_server.tools.offers.inspection import Inspection
 from narthex_server.tools.offers.watches import ListChanged, ResourceUpdated
 from narthex_server.tools.server import ServerState
 from narthex_server.tools.tool import CallContext, Tool
@@ -182,7 +183,7 @@ async def test_who_watches_is_told_of_its_own_list_and_on_its_own_server(catalog
 async def test_few_groups_make_few_tables_whatever_the_number_of_tenants(catalog, monkeypatch):
     assert len({id(catalog.view(Principal("x", f"tenant-{number}"))) for number in range(100)}) == 1
     monkeypatch.setattr(views, "MAX_TENANTS", 8)
-    found = views.Views()
+    found = views.Views(views.Shared(Inspection()))
     found.refresh((), catalog.view(ANN).servers, None)
     for number in range(100):
         found.of(f"tenant-{number}")

@@ -6,7 +6,9 @@ from narthex.scopes import ALL_TOOLS
 
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.principal import Principal
+from narthex_server.tools.offers.inspection import Inspection
 from narthex_server.tools.offers.named import NamedOffers
+from narthex_server.tools.once import Once
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.server import PromptServer
 from narthex_server.tools.tool import CallContext, InputRequired
@@ -15,8 +17,14 @@ from narthex_server.tools.tool import CallContext, InputRequired
 class PromptOffers:
     """Prompts by name, listed and filled in; which ones a caller has, its scope of tools says too."""
 
-    def __init__(self) -> None:
-        self._offers: NamedOffers[Prompt, PromptServer] = NamedOffers("prompt", lambda server: server.prompts)
+    def __init__(self, inspection: Inspection | None = None, told: Once | None = None) -> None:
+        looked = inspection or Inspection()
+        self._offers: NamedOffers[Prompt, PromptServer] = NamedOffers(
+            "prompt",
+            lambda server: looked.prompts(server, server.prompts),
+            lambda server: server.presentation.without_tools(),
+            told,
+        )
 
     @property
     def all(self) -> tuple[Prompt, ...]:

@@ -4,7 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
-from narthex_server.tools.offers.view import Versions, View
+from narthex_server.principal import LOCAL
+from narthex_server.tools.names import Renamed
+from narthex_server.tools.offers.view import Shared, Versions, View
 from narthex_server.tools.server import UpstreamServer
 from narthex_server.tools.tool import Tool
 
@@ -17,7 +19,8 @@ _Servers = tuple[UpstreamServer, ...]
 class Views:
     """A view for each group of tenants that see the same servers, made when the first of the group calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
         self._natives: tuple[Tool, ...] = ()
         self._servers: _Servers = ()
         self._tenants: dict[str, View] = {}
@@ -27,6 +30,10 @@ class Views:
         view = self._tenants.get(tenant)
         return self._met(tenant) if view is None else view
 
+    @property
+    def renamed(self) -> tuple[Renamed, ...]:
+        return tuple(dict.fromkeys(one for view in self._views.values() for one in view.tools.renamed))
+
     def refresh(self, natives: Iterable[Tool], servers: Iterable[UpstreamServer], only: UpstreamServer | None) -> bool:
         """Our own tools or the servers are others, or there is news of `only` this one; whether any list changed."""
         self._natives = tuple(natives)
@@ -34,6 +41,8 @@ class Views:
         if now != self._servers or (only is not None and self._is_another(only)):
             self._servers, only = now, None
             self._regroup()
+        if not self._tenants:
+            self._met(LOCAL.tenant)  # so that collisions are known, and reported, before anybody calls
         changed = False
         for view in list(self._views.values()):
             if only is None or any(server.name == only.name for server in view.servers):
@@ -47,7 +56,7 @@ class Views:
             del self._tenants[next(iter(self._tenants))]
         seen = self._seen(tenant)
         if (view := self._views.get(seen)) is None:
-            view = self._views[seen] = View(seen, least=self._newest(self._views.values()))
+            view = self._views[seen] = View(seen, self._shared, least=self._newest(self._views.values()))
             view.refresh(self._natives)
         self._tenants[tenant] = view
         return view
@@ -62,7 +71,7 @@ class Views:
         for seen, tenants in groups.items():
             first, *others = {before[tenant] for tenant in tenants}
             # Groups that become one have counted apart: none may take the other's number for its own.
-            view = View(seen, first, self._newest([first, *others]) if others else None)
+            view = View(seen, self._shared, first, self._newest([first, *others]) if others else None)
             self._views[seen] = view
             self._tenants.update(dict.fromkeys(tenants, view))
 

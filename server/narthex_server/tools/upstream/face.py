@@ -7,6 +7,7 @@ from typing import Any
 from narthex_server.principal import Principal
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.server import Line, ServerStatus, UpstreamServer
@@ -25,8 +26,8 @@ class Face:
         return self._whole.name
 
     @property
-    def prefix(self) -> str | None:
-        return self._whole.prefix
+    def presentation(self) -> Presentation:
+        return self._whole.presentation
 
     @property
     def tenants(self) -> Audience:

@@ -10,6 +10,7 @@ from narthex_server.errors import ResourceExhausted
 from narthex_server.principal import Principal
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.server import ServerState, ServerStatus, UpstreamServer
@@ -67,8 +68,8 @@ class ScopedUpstream:
         return self._lister.name
 
     @property
-    def prefix(self) -> str | None:
-        return self._lister.prefix
+    def presentation(self) -> Presentation:
+        return self._lister.presentation
 
     @property
     def tenants(self) -> Audience:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from narthex_server.tools.audience import EVERYBODY, Audience
+from narthex_server.tools.presentation import PLAIN, Presentation
 from narthex_server.tools.server import Scope
 
 DEFAULT_CALL_TIMEOUT = 30.0
@@ -50,11 +51,11 @@ Transport = Process | Http | Unsupported
 
 @dataclass(frozen=True, slots=True)
 class ServerSource:
-    """One upstream; times in seconds, `prefix` as in `tool_prefix` (None where not given)."""
+    """One upstream; times in seconds."""
 
     name: str
     transport: Transport
-    prefix: str | None = None
+    presentation: Presentation = PLAIN
     call_timeout: float = DEFAULT_CALL_TIMEOUT
     start_timeout: float = DEFAULT_START_TIMEOUT
     concurrency: int = DEFAULT_CONCURRENCY

@@ -23,6 +23,7 @@ from mcp.shared.exceptions import MCPError
 from narthex_server.errors import Unavailable
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.server import ServerState, ServerStatus, SharedServer
@@ -78,8 +79,8 @@ class Upstream(SharedServer):
         return self._source.name
 
     @property
-    def prefix(self) -> str | None:
-        return self._source.prefix
+    def presentation(self) -> Presentation:
+        return self._source.presentation
 
     @property
     def tenants(self) -> Audience:

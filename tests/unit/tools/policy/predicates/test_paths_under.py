@@ -26,7 +26,23 @@ def data(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", [".", "a.txt", "sub", "sub/../a.txt", "in", "in/new/file.txt", "new.txt", "x/y/z", "./a.txt", "sub//a", "100%", "a%20b", "%61", "a~$1"]
+    "path",
+    [
+        ".",
+        "a.txt",
+        "sub",
+        "sub/../a.txt",
+        "in",
+        "in/new/file.txt",
+        "new.txt",
+        "x/y/z",
+        "./a.txt",
+        "sub//a",
+        "100%",
+        "a%20b",
+        "%61",
+        "a~$1",
+    ],
 )
 def test_what_is_inside_may_also_be_yet_to_come(data, path):
     judged = judge([str(data)])
