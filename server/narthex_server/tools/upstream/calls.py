@@ -6,15 +6,15 @@ from collections.abc import AsyncGenerator, Collection
 from typing import Any
 
 import mcp_types as types
-from mcp.client import Client, ClientRequestContext
+from mcp.client import ClientRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from narthex_server.errors import DeadlineExceeded, InvalidToolArguments, NarthexError
 from narthex_server.principal import Principal
 from narthex_server.tools.inputs import Inputs, Reader
 from narthex_server.tools.log_levels import DEFAULT, passes
 from narthex_server.tools.tool import CallContext, InputRequest, InputRequired, Log, ToolEvent, ToolResult
+from narthex_server.tools.upstream.client import Client
 from narthex_server.tools.upstream.clock import Clock
 from narthex_server.tools.upstream.convert import convert_result, dump, error_result
 from narthex_server.tools.upstream.declaring import DECLARED
@@ -168,7 +168,7 @@ class Calls:
 
     async def _want_logs(self, client: Client, level: str) -> None:
         """Lets a server of before 2026-07-28 send what this call wants, which it then does on the whole connection."""
-        if client.protocol_version in MODERN_PROTOCOL_VERSIONS or client.server_capabilities.logging is None:
+        if client.is_modern or client.server_capabilities.logging is None:
             return
         if level != "off" and not passes(level, self._level):
             self._level = level

@@ -1,23 +1,14 @@
 """MCP's objects as ours; JSON keeps the order of its keys and the size of its integers."""
 
-import json
 from typing import Any
 
 import mcp_types as types
-import orjson
 
+from narthex_server.tools.exact_json import dump as dump
 from narthex_server.tools.tool import Tool, ToolResult
 
 RESERVED = "io.modelcontextprotocol/"
 """How the keys of `_meta` begin that the protocol itself uses, on each of its hops."""
-
-
-def dump(value: Any) -> bytes:
-    """Compact UTF-8 JSON of what was parsed from JSON."""
-    try:
-        return orjson.dumps(value)
-    except TypeError:  # integers beyond 64 bits and lone surrogates, which JSON allows
-        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def convert_tool(tool: types.Tool) -> Tool:

@@ -35,7 +35,7 @@ class Flight:
             self.events.put_nowait(event)
         return room
 
-    async def on_progress(self, progress: float, total: float | None, message: str | None) -> None:
+    def on_progress(self, progress: float, total: float | None, message: str | None) -> None:
         self.put(Progress(progress, total, message or ""))
 
     async def attend(self, work: Coroutine[Any, Any, Any]) -> Any:
