@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal, Protocol, TypeVar, cast
 
@@ -258,7 +258,8 @@ class Catalog:
     def _with_level(self, context: CallContext, server: str) -> CallContext:
         if context.mcp.log_level is not None:
             return context
-        return replace(context, mcp=replace(context.mcp, log_level=self._levels.get(context.principal, server)))
+        mcp = context.mcp.at_level(self._levels.get(context.principal, server))
+        return CallContext(context.principal, context.request_id, context.deadline, mcp, context.inputs)
 
     def _server(self, name: str) -> UpstreamServer:
         if (server := self._servers.get(name)) is None:

@@ -16,6 +16,8 @@ def parse_object(raw: bytes, name: str, field: str = "") -> dict[str, Any]:
     Raises:
         InvalidRequest: not one JSON object, or beyond the limits of size and depth.
     """
+    if not raw:
+        return {}
     if len(raw) > MAX_BYTES:
         raise _invalid(field, f"{name} are {len(raw)} bytes; at most {MAX_BYTES} are accepted")
     try:

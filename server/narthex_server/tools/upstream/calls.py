@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Any
 
 import mcp_types as types
@@ -56,24 +57,29 @@ class Calls:
     def disconnect(self) -> None:
         self.client = None
 
-    async def run(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
+    async def run(
+        self,
+        tool: str,
+        arguments: dict[str, Any],
+        context: CallContext,
+        connected: Callable[[], AbstractContextManager[None]],
+    ) -> AsyncGenerator[ToolEvent]:
         """Yields what the server sends for this call, its end last; closing it cancels the call upstream.
 
-        Raises:
-            MCPError: the connection is lost.
-            DeadlineExceeded, InvalidToolArguments, Unavailable: as ToolServer.call says.
+        `connected` says what an MCPError inside it, and no connection, is to the caller. Raises as ToolServer.call.
         """
-        flight = Flight(context, Clock(self._source.call_timeout, context.deadline))
-        request = asyncio.create_task(self._request(flight, tool, arguments))
-        request.add_done_callback(lambda _: flight.events.put_nowait(None))
-        try:
-            while (event := await flight.events.get()) is not None:
-                yield event
-            yield request.result()
-        finally:
-            if not request.done():
-                request.cancel()
-                await asyncio.gather(request, return_exceptions=True)
+        with connected():
+            flight = Flight(context, Clock(self._source.call_timeout, context.deadline))
+            request = asyncio.create_task(self._request(flight, tool, arguments))
+            request.add_done_callback(flight.end)
+            try:
+                while (event := await flight.event()) is not None:
+                    yield event
+                yield request.result()
+            finally:
+                if not request.done():
+                    request.cancel()
+                    await asyncio.gather(request, return_exceptions=True)
 
     async def on_log(self, params: types.LoggingMessageNotificationParams) -> None:
         """Goes to the call whose stream it came on; else to all in flight of one tenant, or to nobody."""

@@ -85,7 +85,9 @@ class Exchange:
         on_progress: OnProgress | None,
         pausing: Callable[[], AbstractContextManager[None]],
     ) -> dict[str, Any] | InputRequired:
-        mcp = replace(context.mcp, capabilities=offered(context.mcp.capabilities, self._source.sampling))
+        mcp = context.mcp
+        if (capabilities := offered(mcp.capabilities, self._source.sampling)) is not mcp.capabilities:
+            mcp = replace(mcp, capabilities=capabilities)
         if self._sampler is not None:
             mcp = _opened(mcp)
         for _ in range(MAX_ROUNDS):

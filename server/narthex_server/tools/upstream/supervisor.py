@@ -6,7 +6,6 @@ import random
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import (
     AsyncExitStack,
-    aclosing,
     asynccontextmanager,
     contextmanager,
     suppress,
@@ -134,11 +133,8 @@ class Upstream:
             await asyncio.gather(self._running, return_exceptions=True)
         self._set(ServerState.STOPPED)
 
-    async def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
-        with self._connected():
-            async with aclosing(self._calls.run(tool, arguments, context)) as events:
-                async for event in events:
-                    yield event
+    def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
+        return self._calls.run(tool, arguments, context, self._connected)
 
     async def read(self, uri: str, context: CallContext) -> Contents | InputRequired:
         with self._connected():
