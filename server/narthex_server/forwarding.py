@@ -44,6 +44,11 @@ def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[UpstreamS
     def timed(source: "ServerSource") -> "ServerSource":
         own = source.call_timeout != DEFAULT_CALL_TIMEOUT
         call = source.call_timeout if own else config.tool_timeout
-        return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
+        return replace(
+            source,
+            call_timeout=call,
+            start_timeout=config.upstream_start_timeout,
+            max_bytes=config.max_message_bytes,
+        )
 
     return [Upstream(timed(source), sampler) for source in sources]

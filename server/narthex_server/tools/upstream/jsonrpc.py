@@ -1,13 +1,20 @@
 """JSON-RPC 2.0 messages to bytes and back, one a line; whatever a message holds passes through as it came."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from mcp_types import ErrorData, RequestId
 
 from narthex_server.tools.exact_json import dump, parse
+from narthex_server.tools.upstream.lines import LongLine
 
 Message = Mapping[str, Any]
+
+_ID = rb'"id"\s*:\s*(-?[0-9]{1,18}|"[^"\\]{0,200}")\s*'
+_VERSION = rb'"jsonrpc"\s*:\s*"2\.0"\s*'
+_FIRST = re.compile(rb"\s*\{\s*(?:" + _VERSION + rb",\s*)?" + _ID + b",")
+_LAST = re.compile(rb",\s*" + _ID + rb"(?:,\s*" + _VERSION + rb")?\}\s*\Z")
 
 
 def request(number: RequestId, method: str, params: Mapping[str, Any] | None) -> bytes:
@@ -47,6 +54,12 @@ def read(line: bytes) -> Message | None:
     if isinstance(message.get("result"), dict):
         return message if "id" in message else None
     return message if _is_error(message.get("error")) else None
+
+
+def id_of(line: LongLine) -> RequestId | None:
+    """Of a response whose middle is gone: its id, where that is the first or the last thing in it but the version."""
+    found = _FIRST.match(line.head) or _LAST.search(line.tail)
+    return None if found is None else parse(found[1])
 
 
 def is_id(value: object) -> TypeGuard[RequestId]:

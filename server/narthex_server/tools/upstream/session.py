@@ -27,7 +27,9 @@ from mcp.shared.transport_context import TransportContext
 from mcp_types import RequestId
 from pydantic import ValidationError
 
+from narthex_server.errors import ResourceExhausted
 from narthex_server.tools.upstream import jsonrpc
+from narthex_server.tools.upstream.lines import LongLine
 
 OnProgress = Callable[[float, float | None, str | None], object]
 """Told of each step as it comes: how far, of how much, and a message."""
@@ -41,7 +43,11 @@ class Peer(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def read(self) -> Sequence[bytes]:
+    @property
+    def longest(self) -> int:
+        """The bytes of a line at most; of a longer one the ends alone are read."""
+
+    async def read(self) -> Sequence[bytes | LongLine]:
         """The next lines; none at all when there will be no more."""
 
     def write(self, line: bytes) -> None:
@@ -54,11 +60,14 @@ class Peer(Protocol):
         """Told of a line that is no message."""
 
 
+_Answer = jsonrpc.Message | LongLine | None
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request of ours; the answer is the peer's response, or None where the connection ended before it."""
+    """A request of ours; the answer is the peer's response, too long or not, or None where the connection has ended."""
 
-    answer: "asyncio.Future[jsonrpc.Message | None]"
+    answer: "asyncio.Future[_Answer]"
     on_progress: OnProgress | None
 
 
@@ -109,9 +118,13 @@ class Session(Dispatcher[TransportContext]):
         number: RequestId | None = None,
         can_cancel: bool = True,
     ) -> dict[str, Any]:
-        """The peer's result as it came; raises MCPError for its error, and for the end of the connection.
+        """The peer's result as it came.
 
         Whoever is cancelled while it waits has the request cancelled there too, unless the protocol forbids that.
+
+        Raises:
+            MCPError: the peer's error, or the end of the connection.
+            ResourceExhausted: the answer is longer than lines may be.
         """
         if number is None:
             number = next(one for one in self._numbers if one not in self._asked)
@@ -132,6 +145,8 @@ class Session(Dispatcher[TransportContext]):
             del self._asked[key]
         if response is None:
             raise _closed()
+        if isinstance(response, LongLine):
+            raise self._too_large(response)
         if (error := response.get("error")) is not None:
             raise MCPError(error["code"], error["message"], error.get("data"))
         result: dict[str, Any] = response["result"]
@@ -160,19 +175,21 @@ class Session(Dispatcher[TransportContext]):
         except MCPError:
             _log.debug("upstream %s has gone, %s is not sent", self._peer.name, method)
 
-    def _received(self, line: bytes, handlers: "_Handlers") -> None:
+    def _received(self, line: bytes | LongLine, handlers: "_Handlers") -> None:
+        if isinstance(line, LongLine):
+            self._answered(jsonrpc.id_of(line), line)
+            return
         message = jsonrpc.read(line)
         if message is None:
             self._peer.skip(line)
         elif "method" not in message:
-            self._answered(message)
+            self._answered(message.get("id"), message)
         elif "id" in message:
             self._ask(message, handlers)
         else:
             self._notified(message["method"], message.get("params"), handlers)
 
-    def _answered(self, response: jsonrpc.Message) -> None:
-        number = response.get("id")
+    def _answered(self, number: object, response: jsonrpc.Message | LongLine) -> None:
         asked = self._asked.get(coerce_request_id(number)) if jsonrpc.is_id(number) else None
         if asked is None or not _settle(asked, response):
             _log.debug("upstream %s answers %r, which nobody waits for", self._peer.name, number)
@@ -243,6 +260,14 @@ class Session(Dispatcher[TransportContext]):
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def _too_large(self, line: LongLine) -> ResourceExhausted:
+        return ResourceExhausted(
+            f"upstream {self._peer.name!r} answered with {line.length} bytes; "
+            f"at most {self._peer.longest} can be passed on",
+            reason="MESSAGE_TOO_LARGE",
+            metadata={"upstream": self._peer.name, "bytes": str(line.length), "max_bytes": str(self._peer.longest)},
+        )
+
     async def _send(self, line: bytes) -> None:
         if self._closed:
             raise _closed()
@@ -304,7 +329,7 @@ class _Incoming:
         """Nobody asks us for progress: what we are asked for is short."""
 
 
-def _settle(asked: _Asked, response: jsonrpc.Message | None) -> bool:
+def _settle(asked: _Asked, response: _Answer) -> bool:
     """False where there is an answer already."""
     if asked.answer.done():
         return False

@@ -7,6 +7,7 @@ from typing import Literal
 DEFAULT_CALL_TIMEOUT = 30.0
 DEFAULT_START_TIMEOUT = 20.0
 DEFAULT_CONCURRENCY = 64
+DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 
 Sampling = Literal["client", "model", "refuse"]
 """Who answers an upstream's sampling requests: the caller of the tool, a model of this server, or nobody."""
@@ -47,7 +48,10 @@ Transport = Process | Http | Unsupported
 
 @dataclass(frozen=True, slots=True)
 class ServerSource:
-    """One upstream; times in seconds, `prefix` as in `tool_prefix` (None where not given)."""
+    """One upstream; times in seconds, `prefix` as in `tool_prefix` (None where not given).
+
+    An answer of more than `max_bytes` fails the call that it is for; callers could not be sent it.
+    """
 
     name: str
     transport: Transport
@@ -55,5 +59,6 @@ class ServerSource:
     call_timeout: float = DEFAULT_CALL_TIMEOUT
     start_timeout: float = DEFAULT_START_TIMEOUT
     concurrency: int = DEFAULT_CONCURRENCY
+    max_bytes: int = DEFAULT_MAX_BYTES
     sampling: Sampling = "client"
     protocol: Protocol = "auto"

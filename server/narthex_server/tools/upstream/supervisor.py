@@ -249,7 +249,7 @@ class Upstream:
     def _dispatcher(self) -> Connecting:
         match self._source.transport:
             case Process() as process:
-                return stdio.connect(self.name, process, self._end)
+                return stdio.connect(self.name, process, self._source.max_bytes, self._end)
             case Http() as remote:
                 return dispatching(http.connect(remote, self._refuse))
             case Unsupported(_, reason):

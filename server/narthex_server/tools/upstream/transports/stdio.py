@@ -12,13 +12,14 @@ from contextlib import asynccontextmanager, suppress
 
 from mcp.client.stdio import get_default_environment
 
-from narthex_server.tools.upstream.lines import Lines, LineTooLong
+from narthex_server.tools.upstream.lines import Lines, LongLine
 from narthex_server.tools.upstream.session import Session
 from narthex_server.tools.upstream.source import Process
 
 CHUNK = 256 * 1024
 """Bytes that are read at once, and that may wait to be read."""
-MAX_LINE = 64 * 1024 * 1024
+MAX_WORDS = 2000
+"""Bytes of a line of stderr that are looked at."""
 GRACE = 1.0
 """Seconds that a server gets to go by itself once its input is closed, and again after SIGTERM."""
 
@@ -35,10 +36,11 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def connect(name: str, source: Process, ended: Callable[[str], None]) -> AsyncGenerator[Session]:
+async def connect(name: str, source: Process, max_bytes: int, ended: Callable[[str], None]) -> AsyncGenerator[Session]:
     """Starts the server and yields the session with it; the server and its children are gone on exit.
 
-    `ended` is told why, before the session ends, when the server goes by itself.
+    An answer of more than `max_bytes` fails its request. When the server goes by itself `ended` is told why, before the
+    session ends.
 
     Raises:
         OSError: the command cannot be run.
@@ -62,7 +64,7 @@ async def connect(name: str, source: Process, ended: Callable[[str], None]) -> A
         limit=CHUNK,
         start_new_session=True,  # a group of its own, so that its children go with it
     )
-    child = _Child(name, process, ended)
+    child = _Child(name, process, max_bytes, ended)
     listening = asyncio.create_task(child.listen())
     try:
         yield Session(child)
@@ -77,26 +79,27 @@ async def connect(name: str, source: Process, ended: Callable[[str], None]) -> A
 class _Child:
     """The peer of a session: a process, its output cut into lines."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, ended: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, process: asyncio.subprocess.Process, longest: int, ended: Callable[[str], None]
+    ) -> None:
         assert process.stdin is not None and process.stdout is not None
         self.name = name
+        self.longest = longest
         self._process = process
         self._input = process.stdin
         self._output = process.stdout
         self._ended = ended
-        self._lines = Lines(MAX_LINE)
+        self._lines = Lines(longest)
         self._last_words: deque[str] = deque(maxlen=3)
         self._garbage = ""
         self.leaving = False
 
-    async def read(self) -> Sequence[bytes]:
+    async def read(self) -> Sequence[bytes | LongLine]:
         reason = ""
         try:
             while piece := await self._output.read(CHUNK):
                 if lines := self._lines.feed(piece):
                     return lines
-        except LineTooLong:
-            reason = f"sent a line longer than {MAX_LINE} bytes"
         except OSError as error:
             reason = f"its output broke: {type(error).__name__}"
         if not self.leaving:
@@ -120,12 +123,14 @@ class _Child:
     async def listen(self) -> None:
         """Keeps the last lines of stderr: they mostly say why a server went."""
         assert self._process.stderr is not None
-        with suppress(ValueError, OSError):
-            while line := await self._process.stderr.readline():
-                text = line[:2000].decode("utf-8", "replace").rstrip()
-                if text:
-                    self._last_words.append(text[-300:])
-                    _log.debug("%s: %s", self.name, text)
+        lines = Lines(MAX_WORDS)
+        with suppress(OSError):
+            while piece := await self._process.stderr.read(CHUNK):
+                for line in lines.feed(piece):
+                    words = line.head if isinstance(line, LongLine) else line
+                    if text := words[:MAX_WORDS].decode("utf-8", "replace").rstrip():
+                        self._last_words.append(text[-300:])
+                        _log.debug("%s: %s", self.name, text)
 
     async def stop(self) -> None:
         """Closes the input, then SIGTERM, then SIGKILL to the whole group; each step has its time."""
