@@ -4,6 +4,7 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import orjson
@@ -14,6 +15,13 @@ LARGE = 64 * 1024
 _ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG = b"0" * 19
 """The fewest digits that may be more than 64 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """A value that is there as its JSON alone, compact and valid."""
+
+    raw: bytes
 
 
 def parse(raw: bytes) -> Any:
@@ -37,7 +45,7 @@ def dump(value: Any) -> bytes:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """New objects do not set off the collector, which would look at all of them again and again: three times as slow."""
+    """New objects do not set off the collector, which would look at all of them again and again."""
     collecting = gc.isenabled()
     gc.disable()
     try:

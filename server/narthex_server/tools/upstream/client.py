@@ -1,9 +1,8 @@
 """An MCP connection that is agreed on."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import mcp_types as types
@@ -16,7 +15,9 @@ from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import TypeAdapter
 
+from narthex_server.tools.exact_json import Dumped
 from narthex_server.tools.upstream.declaring import DECLARED, declaring
+from narthex_server.tools.upstream.results import CALL, is_call_result
 from narthex_server.tools.upstream.session import OnProgress, Session
 
 Connecting = AbstractAsyncContextManager[Dispatcher[Any]]
@@ -55,18 +56,18 @@ class Client:
     async def request(
         self, method: str, params: Mapping[str, Any], declared: Mapping[str, Any], on_progress: OnProgress | None = None
     ) -> dict[str, Any]:
-        """The result as it came, of a request whose caller can answer what is `declared`.
+        """The result as it came, of a request whose caller can answer what is `declared`; large members are Dumped.
 
         Raises:
             MCPError: the upstream's own error, or the end of the connection.
             ValueError: the answer is not a result of `method`.
         """
-        if self._short is not None and (fits := _SHORT.get(method)) is not None:
+        if self._short is not None and method == CALL:
             if self.is_modern:
                 stamp = {**self._stamp, types.CLIENT_CAPABILITIES_META_KEY: declared}
                 params = {**params, "_meta": {**params.get("_meta", {}), **stamp}}
-            result = await self._short.request(method, params, on_progress)
-            if not fits(result):
+            result = await self._short.call(params, on_progress)
+            if not isinstance(result.get("content"), Dumped) and not is_call_result(result):
                 raise ValueError("members are missing, or of other types than they must be")
             return result
         return await self._long(method, params, declared, on_progress)
@@ -115,22 +116,3 @@ async def dispatching(transport: AbstractAsyncContextManager[TransportStreams]) 
 
 async def _tell(on_progress: OnProgress, progress: float, total: float | None, message: str | None) -> None:
     on_progress(progress, total, message)
-
-
-def _is_call_result(raw: Mapping[str, Any]) -> bool:
-    if raw.get("resultType") == "input_required":
-        asked = raw.get("inputRequests") or {}
-        state = raw.get("requestState")
-        return (
-            isinstance(asked, dict)
-            and all(isinstance(one, dict) and isinstance(one.get("method"), str) for one in asked.values())
-            and (state is None or isinstance(state, str))
-        )
-    content = raw.get("content")
-    return isinstance(content, list) and all(
-        isinstance(block, dict) and isinstance(block.get("type"), str) for block in content
-    )
-
-
-_SHORT: Mapping[str, Callable[[Mapping[str, Any]], bool]] = MappingProxyType({"tools/call": _is_call_result})
-"""What goes the short way, and what is looked at there instead of the SDK's models."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import mcp_types as types
 
+from narthex_server.tools.exact_json import Dumped
 from narthex_server.tools.exact_json import dump as dump
 from narthex_server.tools.tool import Tool, ToolResult
 
@@ -30,11 +31,15 @@ def convert_result(raw: dict[str, Any]) -> ToolResult:
     """The result of tools/call as it came."""
     structured = raw.get("structuredContent")
     return ToolResult(
-        content=dump(raw.get("content", [])),
-        structured_content=b"" if structured is None else dump(structured),
+        content=_dumped(raw.get("content", [])),
+        structured_content=b"" if structured is None else _dumped(structured),
         is_error=raw.get("isError") is True,
         meta=convert_meta(raw.get("_meta")),
     )
+
+
+def _dumped(value: Any) -> bytes:
+    return value.raw if isinstance(value, Dumped) else dump(value)
 
 
 def convert_meta(meta: Any) -> bytes:

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeGuard
-
-from mcp_types import ErrorData, RequestId
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from narthex_server.tools.exact_json import dump, parse
 from narthex_server.tools.upstream.lines import LongLine
+
+if TYPE_CHECKING:  # which takes longer to import than a small process may to start
+    from mcp_types import ErrorData, RequestId
 
 Message = Mapping[str, Any]
 
@@ -17,7 +18,7 @@ _FIRST = re.compile(rb"\s*\{\s*(?:" + _VERSION + rb",\s*)?" + _ID + b",")
 _LAST = re.compile(rb",\s*" + _ID + rb"(?:,\s*" + _VERSION + rb")?\}\s*\Z")
 
 
-def request(number: RequestId, method: str, params: Mapping[str, Any] | None) -> bytes:
+def request(number: "RequestId", method: str, params: Mapping[str, Any] | None) -> bytes:
     message: dict[str, Any] = {"jsonrpc": "2.0", "id": number, "method": method}
     if params:
         message["params"] = params
@@ -31,11 +32,11 @@ def notification(method: str, params: Mapping[str, Any] | None) -> bytes:
     return dump(message) + b"\n"
 
 
-def result(number: RequestId, value: Mapping[str, Any]) -> bytes:
+def result(number: "RequestId", value: Mapping[str, Any]) -> bytes:
     return dump({"jsonrpc": "2.0", "id": number, "result": value}) + b"\n"
 
 
-def error(number: RequestId, what: ErrorData) -> bytes:
+def error(number: "RequestId", what: "ErrorData") -> bytes:
     return dump({"jsonrpc": "2.0", "id": number, "error": what.model_dump(exclude_none=True)}) + b"\n"
 
 
@@ -56,13 +57,13 @@ def read(line: bytes) -> Message | None:
     return message if _is_error(message.get("error")) else None
 
 
-def id_of(line: LongLine) -> RequestId | None:
+def id_of(line: LongLine) -> "RequestId | None":
     """Of a response whose middle is gone: its id, where that is the first or the last thing in it but the version."""
     found = _FIRST.match(line.head) or _LAST.search(line.tail)
     return None if found is None else parse(found[1])
 
 
-def is_id(value: object) -> TypeGuard[RequestId]:
+def is_id(value: object) -> "TypeGuard[RequestId]":
     return isinstance(value, str | int) and not isinstance(value, bool)
 
 

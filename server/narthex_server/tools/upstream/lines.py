@@ -14,6 +14,10 @@ class LongLine:
     tail: bytes
     length: int
 
+    @classmethod
+    def of(cls, line: bytes) -> "LongLine":
+        return cls(line[:KEPT], line[-KEPT:], len(line))
+
 
 class Lines:
     """The lines of one stream; of one that is too long the ends alone are kept, so that a line costs no more memory."""

@@ -29,7 +29,9 @@ from pydantic import ValidationError
 
 from narthex_server.errors import ResourceExhausted
 from narthex_server.tools.upstream import jsonrpc
+from narthex_server.tools.upstream.cutter import AT_ONCE, Cutter
 from narthex_server.tools.upstream.lines import LongLine
+from narthex_server.tools.upstream.results import CALL
 
 OnProgress = Callable[[float, float | None, str | None], object]
 """Told of each step as it comes: how far, of how much, and a message."""
@@ -60,22 +62,26 @@ class Peer(Protocol):
         """Told of a line that is no message."""
 
 
-_Answer = jsonrpc.Message | LongLine | None
+_Answer = jsonrpc.Message | LongLine | ValueError | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request of ours; the answer is the peer's response, too long or not, or None where the connection has ended."""
+    """A request of ours, of which a large answer may be cut or not.
+
+    The answer is the peer's response, too long or not, an error where it is none, or None at the connection's end.
+    """
 
     answer: "asyncio.Future[_Answer]"
     on_progress: OnProgress | None
+    cuts: bool
 
 
 class Session(Dispatcher[TransportContext]):
     """A dispatcher of the SDK's that costs little: a message is a dict, and an answer wakes whoever waits for it.
 
     What the SDK's client does with it (negotiation, lists, subscriptions, what the peer asks of us) stays the SDK's;
-    `request` is the short way for what passes through.
+    `call` is the short way for what passes through.
     """
 
     def __init__(self, peer: Peer) -> None:
@@ -84,6 +90,8 @@ class Session(Dispatcher[TransportContext]):
         self._asked: dict[RequestId, _Asked] = {}
         self._answering: dict[RequestId, _Incoming] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cutter = Cutter()
+        self._cutting: asyncio.Task[None] | None = None
         self._closed = False
 
     async def run(
@@ -100,32 +108,43 @@ class Session(Dispatcher[TransportContext]):
         try:
             while lines := await self._peer.read():
                 for line in lines:
-                    self._received(line, handlers)
+                    if isinstance(line, LongLine):
+                        self._answered(jsonrpc.id_of(line), line)
+                    elif len(line) > AT_ONCE and (asked := self._called(line)) is not None:
+                        await self._cut(line, asked)
+                    else:
+                        self._received(line, handlers)
         finally:
             self._closed = True
-            for asked in self._asked.values():
-                _settle(asked, None)
             for task in self._tasks:
                 task.cancel()
+            for waiting in self._asked.values():
+                _settle(waiting, None)
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._cutter.close()
 
-    async def request(
-        self,
-        method: str,
-        params: Mapping[str, Any] | None,
-        on_progress: OnProgress | None = None,
-        *,
-        number: RequestId | None = None,
-        can_cancel: bool = True,
-    ) -> dict[str, Any]:
-        """The peer's result as it came.
+    async def call(self, params: Mapping[str, Any], on_progress: OnProgress | None = None) -> dict[str, Any]:
+        """The result of a tool as it came; where it is large what is passed on of it is Dumped.
 
-        Whoever is cancelled while it waits has the request cancelled there too, unless the protocol forbids that.
+        Whoever is cancelled while it waits has the request cancelled there too.
 
         Raises:
             MCPError: the peer's error, or the end of the connection.
             ResourceExhausted: the answer is longer than lines may be.
+            ValueError: a large answer is none.
         """
+        return await self._request(CALL, params, on_progress, cuts=True)
+
+    async def _request(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,
+        on_progress: OnProgress | None,
+        *,
+        number: RequestId | None = None,
+        can_cancel: bool = True,
+        cuts: bool = False,
+    ) -> dict[str, Any]:
         if number is None:
             number = next(one for one in self._numbers if one not in self._asked)
         key = coerce_request_id(number)
@@ -133,7 +152,7 @@ class Session(Dispatcher[TransportContext]):
             raise ValueError(f"request id {number!r} is in flight")
         if on_progress is not None:
             params = {**(params or {}), "_meta": {**((params or {}).get("_meta") or {}), "progressToken": number}}
-        asked = self._asked[key] = _Asked(asyncio.get_running_loop().create_future(), on_progress)
+        asked = self._asked[key] = _Asked(asyncio.get_running_loop().create_future(), on_progress, cuts)
         try:
             await self._send(jsonrpc.request(number, method, params))
             response = await asked.answer
@@ -147,6 +166,8 @@ class Session(Dispatcher[TransportContext]):
             raise _closed()
         if isinstance(response, LongLine):
             raise self._too_large(response)
+        if isinstance(response, ValueError):
+            raise response
         if (error := response.get("error")) is not None:
             raise MCPError(error["code"], error["message"], error.get("data"))
         result: dict[str, Any] = response["result"]
@@ -159,7 +180,7 @@ class Session(Dispatcher[TransportContext]):
         told = options.get("on_progress")
         try:
             async with asyncio.timeout(options.get("timeout")):
-                return await self.request(
+                return await self._request(
                     method,
                     params,
                     None if told is None else partial(self._tell, told),
@@ -175,10 +196,27 @@ class Session(Dispatcher[TransportContext]):
         except MCPError:
             _log.debug("upstream %s has gone, %s is not sent", self._peer.name, method)
 
-    def _received(self, line: bytes | LongLine, handlers: "_Handlers") -> None:
-        if isinstance(line, LongLine):
-            self._answered(jsonrpc.id_of(line), line)
-            return
+    def _called(self, line: bytes) -> _Asked | None:
+        """The call that a large line answers, if its id can be seen without reading it."""
+        number = jsonrpc.id_of(LongLine.of(line))
+        asked = None if number is None else self._asked.get(coerce_request_id(number))
+        return asked if asked is not None and asked.cuts else None
+
+    async def _cut(self, line: bytes, asked: _Asked) -> None:
+        """Reads the answer beside us; while there is another nothing more is taken from the peer."""
+        if self._cutting is not None:
+            await asyncio.wait((self._cutting,))
+        self._cutting = self._spawn(self._settle_cut(line, asked))
+
+    async def _settle_cut(self, line: bytes, asked: _Asked) -> None:
+        try:
+            response = await self._cutter.cut(line)
+        except ValueError as error:
+            _settle(asked, error)
+        else:
+            _settle(asked, response or ValueError(f"{len(line)} bytes that are no response"))
+
+    def _received(self, line: bytes, handlers: "_Handlers") -> None:
         message = jsonrpc.read(line)
         if message is None:
             self._peer.skip(line)

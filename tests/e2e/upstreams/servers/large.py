@@ -1,12 +1,13 @@
-"""A server of 2025-11-25 by hand that answers with as much as it is asked for: `give` text, `rows` objects, `bad` no JSON.
+"""A server of 2025-11-25 by hand whose answers are as large as it is asked to make them.
 
-`small` is answered at once; `flood` writes a line that has no end before it does the same.
+`give` answers with text, `rows` with objects, `bad` with what is not JSON, `odd` with what is no result of a call. The
+answer of `small` is always small; so is that of `flood`, but a long line that is no message comes before it.
 """
 
 import json
 import sys
 
-NAMES = ("give", "rows", "bad", "small", "flood")
+NAMES = ("give", "rows", "bad", "odd", "small", "flood")
 
 
 def say(**members: object) -> None:
@@ -25,6 +26,8 @@ def called(number: object, name: str, size: int) -> None:
         case "bad":
             sys.stdout.write(f'{{"jsonrpc":"2.0","id":{json.dumps(number)},"result":{{"content":[{"x" * size}\n')
             sys.stdout.flush()
+        case "odd":
+            say(id=number, result={"content": ["x" * size]})
         case _:
             if name == "flood":
                 sys.stdout.write("x" * size + "\n")
