@@ -32,7 +32,6 @@ class Cutter:
             assert process.stdin is not None and process.stdout is not None
             process.stdin.write(len(line).to_bytes(LENGTH))
             process.stdin.write(line)
-            del line  # the transport has it
             await process.stdin.drain()
             head = parse(await _frame(process.stdout))
             parts = {name: Dumped(await _frame(process.stdout)) for name in head["parts"]}
