@@ -75,7 +75,12 @@ def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[UpstreamS
     def timed(source: "ServerSource") -> "ServerSource":
         own = source.call_timeout != DEFAULT_CALL_TIMEOUT
         call = source.call_timeout if own else config.tool_timeout
-        return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
+        return replace(
+            source,
+            call_timeout=call,
+            start_timeout=config.upstream_start_timeout,
+            max_bytes=config.max_message_bytes,
+        )
 
     return [upstream(timed(source), config, sampler) for source in sources]
 

@@ -1,8 +1,7 @@
 """Who may call, and on whose behalf."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -33,8 +32,9 @@ class AuthInterceptor(AroundInterceptor):
         self._keys = keys
         self._required = required
 
-    @asynccontextmanager
-    async def around(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> AsyncIterator[None]:
+    def around(
+        self, method: str, context: ServicerContext[Any, Any], traffic: Traffic
+    ) -> AbstractAsyncContextManager[None]:
         if not method.startswith(OPEN):
             given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
             key = self._key(given.get(AUTHORIZATION, ""))
@@ -42,7 +42,7 @@ class AuthInterceptor(AroundInterceptor):
                 raise PermissionDenied("Only a delegate key may relay the calls of others; make each call by itself.")
             CALLER.set(self._caller(key, given.get(ASSERTED, "")))
             SESSION.set(_session(given.get(SESSION_HEADER, "")))
-        yield
+        return nullcontext()
 
     def _key(self, authorization: str) -> Key | None:
         scheme, _, token = authorization.partition(" ")

@@ -2,13 +2,12 @@
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import tool_pb2 as wire
 
-from narthex_server.errors import Violation
+from narthex_server.errors import ResourceExhausted, Violation
 from narthex_server.pipelines.request import refuse
 from narthex_server.principal import CALLER, REQUEST_ID, SESSION
 from narthex_server.services.call import call_context, check_options
@@ -74,14 +73,8 @@ class ToolService:
             )
             await self._catalog.wait_changed(CALLER.get(), versions.catalog)
 
-    async def CallTool(self, request: wire.CallToolRequest, context: Context) -> AsyncIterator[wire.CallToolResponse]:
-        check_options(request.options)
-        with self._running.enter(CALLER.get().tenant, request.call_id, REQUEST_ID.get()) as inputs:
-            asked = request.answers_approvals
-            whose = replace(call_context(context, request.mcp), inputs=inputs, answers_approvals=asked)
-            async with aclosing(self._catalog.call(request.name, request.arguments or b"{}", whose)) as events:
-                async for event in events:
-                    yield event_to_wire(event)
+    def CallTool(self, request: wire.CallToolRequest, context: Context) -> AsyncIterator[wire.CallToolResponse]:
+        return self._call(request, context, self._relay.max_event_bytes)
 
     async def Respond(self, request: wire.RespondRequest, context: Context) -> wire.RespondResponse:
         waiting = self._running.answer(CALLER.get().tenant, request.call_id, answers_of(request))
@@ -98,7 +91,7 @@ class ToolService:
     def RelayCalls(
         self, requests: AsyncIterator[wire.RelayCallsRequest], context: Context
     ) -> AsyncIterator[wire.RelayCallsResponse]:
-        return self._relay.serve(self.CallTool, requests, context)
+        return self._relay.serve(self._call, requests, context)
 
     async def ListResources(self, request: wire.ListResourcesRequest, context: Context) -> wire.ListResourcesResponse:
         found = _of(self._catalog.sight(CALLER.get()).resources, request.server)
@@ -148,6 +141,30 @@ class ToolService:
     async def Complete(self, request: wire.CompleteRequest, context: Context) -> wire.CompleteResponse:
         typed = Typed(request.argument, request.value, dict(request.context))
         return completion_to_wire(await self._catalog.complete(reference_from(request), typed, call_context(context)))
+
+    async def _call(
+        self, request: wire.CallToolRequest, context: Context, largest: int
+    ) -> AsyncIterator[wire.CallToolResponse]:
+        """Runs a call whose events may have `largest` bytes each; one of more ends it."""
+        check_options(request.options)
+        with self._running.enter(CALLER.get().tenant, request.call_id, REQUEST_ID.get()) as inputs:
+            whose = call_context(context, request.mcp, inputs, request.answers_approvals)
+            async with aclosing(self._catalog.call(request.name, request.arguments or b"{}", whose)) as events:
+                async for event in events:
+                    if isinstance(event, ToolResult):
+                        _check_size(event.size, largest)  # before it is copied
+                    response = event_to_wire(event)
+                    _check_size(response.ByteSize(), largest)
+                    yield response
+
+
+def _check_size(size: int, largest: int) -> None:
+    if size > largest:
+        raise ResourceExhausted(
+            f"An event of the call has {size} bytes; at most {largest} can be sent.",
+            reason="MESSAGE_TOO_LARGE",
+            metadata={"bytes": str(size), "max_bytes": str(largest)},
+        )
 
 
 def _of(items: Iterable[_Item], server: str) -> Sequence[_Item]:

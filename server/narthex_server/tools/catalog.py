@@ -325,7 +325,8 @@ class Catalog:
     def _with_level(self, context: CallContext, server: str) -> CallContext:
         if context.mcp.log_level is not None:
             return context
-        return replace(context, mcp=replace(context.mcp, log_level=self._levels.get(context.principal, server)))
+        mcp = context.mcp.at_level(self._levels.get(context.principal, server))
+        return replace(context, mcp=mcp)
 
     def _searches(self, principal: Principal, tools: Iterable[Tool]) -> bool:
         """Whether the caller finds tools by searching; one whose scope lacks the search cannot."""

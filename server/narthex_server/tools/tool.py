@@ -74,6 +74,11 @@ class ToolResult:
     is_error: bool = False
     meta: bytes = b""  # MCP's `_meta`, a JSON object, or empty
 
+    @property
+    def size(self) -> int:
+        """Of its JSON, in bytes."""
+        return len(self.content) + len(self.structured_content) + len(self.meta)
+
 
 @dataclass(frozen=True, slots=True)
 class InputRequest:

@@ -65,9 +65,9 @@ async def test_the_documented_configuration_works(gateway, documented, tmp_path)
         assert rows["rows"] == [["oolong", 50]]
         results = facts(await running.call("manual__search", b'{"query":"where to unpack crates"}'))["results"]
         assert [one["document"] for one in results] == ["install.md"]
-        listed = [resource.uri for resource in running.catalog.resources.listed]
+        listed = [resource.uri for resource in running.catalog.view(LOCAL).resources.listed]
         assert listed == ["sqlite:///schema", "document:///install.md"]
-        read = await running.catalog.resources.read("workspace:///plan.txt", "", CallContext(LOCAL, "test"))
+        read = await running.catalog.view(LOCAL).resources.read("workspace:///plan.txt", "", CallContext(LOCAL, "test"))
         assert read.parts[0].content == "Drink tea"
         with pytest.raises(InvalidToolArguments):
             await running.call("shop__query", b'{"sql":["DROP TABLE tea"]}')

@@ -167,7 +167,7 @@ async def test_servers_die_with_a_parent_that_is_killed(gateway, tmp_path, gone)
         "from narthex_server.tools.upstream.transports.stdio import connect\n"
         "async def main():\n"
         "    code = 'import os, sys, time; open(sys.argv[1], \"w\").write(str(os.getpid())); time.sleep(600)'\n"
-        "    async with connect('x', Process(sys.executable, ('-u', '-c', code, sys.argv[1])), print):\n"
+        "    async with connect('x', Process(sys.executable, ('-u', '-c', code, sys.argv[1])), 1024, print):\n"
         "        print('up', flush=True)\n"
         "        await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"

@@ -11,6 +11,7 @@ from narthex_server.tools.server import Scope
 DEFAULT_CALL_TIMEOUT = 30.0
 DEFAULT_START_TIMEOUT = 20.0
 DEFAULT_CONCURRENCY = 64
+DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 
 Sampling = Literal["client", "model", "refuse"]
 """Who answers an upstream's sampling requests: the caller of the tool, a model of this server, or nobody."""
@@ -51,7 +52,10 @@ Transport = Process | Http | Unsupported
 
 @dataclass(frozen=True, slots=True)
 class ServerSource:
-    """One upstream; times in seconds."""
+    """One upstream; times in seconds.
+
+    An answer of more than `max_bytes` fails the call that it is for; callers could not be sent it.
+    """
 
     name: str
     transport: Transport
@@ -59,6 +63,7 @@ class ServerSource:
     call_timeout: float = DEFAULT_CALL_TIMEOUT
     start_timeout: float = DEFAULT_START_TIMEOUT
     concurrency: int = DEFAULT_CONCURRENCY
+    max_bytes: int = DEFAULT_MAX_BYTES
     sampling: Sampling = "client"
     protocol: Protocol = "auto"
     scope: Scope | None = None  # as the server's default says

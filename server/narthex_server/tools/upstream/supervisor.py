@@ -6,9 +6,7 @@ import os
 import random
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import (
-    AbstractAsyncContextManager,
     AsyncExitStack,
-    aclosing,
     asynccontextmanager,
     contextmanager,
     suppress,
@@ -17,7 +15,6 @@ from importlib.metadata import version
 from typing import Any
 
 import mcp_types as types
-from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
 from narthex_server.errors import Unavailable
@@ -29,7 +26,7 @@ from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.server import ServerState, ServerStatus, SharedServer
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 from narthex_server.tools.upstream.calls import Calls
-from narthex_server.tools.upstream.declaring import declaring
+from narthex_server.tools.upstream.client import Connecting, connected, dispatching
 from narthex_server.tools.upstream.exchange import Exchange
 from narthex_server.tools.upstream.listing import Listing, Part, listed
 from narthex_server.tools.upstream.reasons import reason_of
@@ -144,11 +141,8 @@ class Upstream(SharedServer):
         self._settled.set()  # there will be no other attempt
         self._set(ServerState.STOPPED)
 
-    async def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
-        with self._connected():
-            async with aclosing(self._calls.run(tool, arguments, context)) as events:
-                async for event in events:
-                    yield event
+    def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
+        return self._calls.run(tool, arguments, context, self._connected)
 
     async def read(self, uri: str, context: CallContext) -> Contents | InputRequired:
         with self._connected():
@@ -214,21 +208,20 @@ class Upstream(SharedServer):
         """Lives as long as one connection does; returns why it ended."""
         limit = self._source.start_timeout
         asks = self._calls
-        client = Client(
-            declaring(self._transport()),
-            mode="legacy" if self._source.protocol in ("handshake", "2025-11-25") else "auto",
-            cache=None,
+        connecting = connected(
+            self._dispatcher(),
+            handshake=self._source.protocol in ("handshake", "2025-11-25"),
+            info=types.Implementation(name="narthex", version=VERSION),
             logging_callback=asks.on_log,
             sampling_callback=None if self._source.sampling == "refuse" else asks.on_sampling,
             sampling_capabilities=types.SamplingCapability(tools=types.SamplingToolsCapability()),
             elicitation_callback=asks.on_elicitation,
             list_roots_callback=asks.on_roots,
             message_handler=self._on_message,
-            client_info=types.Implementation(name="narthex", version=VERSION),
         )
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(limit):
-                await stack.enter_async_context(client)
+                client = await stack.enter_async_context(connecting)
                 self._check(client.protocol_version)
                 self._listing = await listed(client, self.name, limit, set(Part), Listing())
             await stack.enter_async_context(_running(self._subscriptions.run(client)))
@@ -261,12 +254,12 @@ class Upstream(SharedServer):
             await asyncio.wait_for(self._signal.wait(), silence)
         self._signal.clear()
 
-    def _transport(self) -> AbstractAsyncContextManager[Any]:
+    def _dispatcher(self) -> Connecting:
         match self._source.transport:
             case Process() as process:
-                return stdio.connect(self.name, process, self._end)
+                return stdio.connect(self.name, process, self._source.max_bytes, self._end)
             case Http() as remote:
-                return http.connect(remote, self._refuse)
+                return dispatching(http.connect(remote, self._refuse))
             case Unsupported(_, reason):
                 raise Unavailable(reason)
 
