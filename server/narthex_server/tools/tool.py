@@ -81,11 +81,21 @@ class InputRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalRequest:
+    """A person's yes is wanted before the tool is called with these arguments; `reason` is who wants it, for people."""
+
+    id: str
+    name: str
+    arguments: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class InputRequired:
     """The call waits for answers to all requests; with a `request_state` it is over instead, to be made again."""
 
     call_id: str
-    requests: tuple[InputRequest, ...]
+    requests: tuple[InputRequest | ApprovalRequest, ...]
     request_state: str | None = None
 
 
