@@ -83,8 +83,8 @@ class Sessions:
 
     async def _check_room(self, owner: Owner, session: Session, new: bool) -> None:
         limits, all_of_them = self._limits, await self._store.list(owner)
-        opened = sum(1 for whose, _ in self._busy if whose == owner)
-        if new and max(len(all_of_them) + 1, opened) > limits.count:
+        there = {one.id for one in all_of_them} | {name for whose, name in self._busy if whose == owner}
+        if new and len(there) > limits.count:
             raise _too_much(
                 "SESSION_COUNT", f"there may be {limits.count} sessions; delete one, or wait until one expires"
             )
