@@ -23,6 +23,7 @@ from narthex_server.tools.mcp_context import McpContext
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent, ToolResult
 
 SCHEMA = b'{"type": "object", "properties": {"a": {"type": "integer"}}}'
+ASK = ChatRequest("r", (Message("user", "Do."),))
 ANN = Principal("ann", "t")
 Body = Callable[[bytes, CallContext], AsyncGenerator[ToolEvent]]
 
@@ -99,7 +100,7 @@ class Agent:
 
     def events(
         self, model: TextModel, tools: list[Made], options: AgentOptions, mcp: McpContext | None = None,
-        request: ChatRequest = ChatRequest("r", (Message("user", "Do."),)), principal: Principal = ANN,
+        request: ChatRequest = ASK, principal: Principal = ANN,
     ) -> AsyncGenerator[AgentEvent]:  # fmt: skip
         stop = partial(model.handle.abort, request.request_id)
         reader = Reader(model.max_context, serving.tokenize(model))

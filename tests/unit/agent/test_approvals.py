@@ -146,12 +146,15 @@ async def test_a_tool_that_never_has_enough_is_given_up(serve, agent):
 
 
 async def test_a_closed_run_waits_for_nothing(serve, agent):
-    async with serve(agent.call("t")) as model, asyncio.timeout(10):
-        async with aclosing(agent.events(model, [agent.tool("t")], needing("t"), PLAIN)) as events:
-            async for event in events:
-                if isinstance(event.event, ToolActivity):
-                    assert agent.host.running.waiting == 1
-                    break
+    async with (
+        serve(agent.call("t")) as model,
+        asyncio.timeout(10),
+        aclosing(agent.events(model, [agent.tool("t")], needing("t"), PLAIN)) as events,
+    ):
+        async for event in events:
+            if isinstance(event.event, ToolActivity):
+                assert agent.host.running.waiting == 1
+                break
     assert agent.host.running.waiting == 0
 
 
