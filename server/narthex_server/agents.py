@@ -7,7 +7,7 @@ from narthex.settings import SettingsError
 from prometheus_client import CollectorRegistry
 
 from narthex_server.agent.host import Host
-from narthex_server.agent.options import AgentOptions, Approvals, ResultLimits
+from narthex_server.agent.options import MAX_PARALLEL, AgentOptions, Approvals, ResultLimits
 from narthex_server.agent.sessions.memory import MemorySessions
 from narthex_server.agent.sessions.sessions import SessionLimits, Sessions
 from narthex_server.agent.sessions.sqlite import SqliteSessions
@@ -29,8 +29,10 @@ def agent_host(config: ServerConfig, registry: CollectorRegistry) -> Host:
 
 
 async def chat_agents(config: ServerConfig, host: Host) -> Agents:
-    """What chats have beside models and tools; raises SettingsError where the sessions' file cannot be used."""
+    """What chats have beside models and tools; raises SettingsError."""
     settings, sessions = config.agent, config.sessions
+    if settings.parallel_calls > MAX_PARALLEL:
+        raise SettingsError(f"--agent-parallel-calls: must be at most {MAX_PARALLEL}, got {settings.parallel_calls}")
     limits = SessionLimits(sessions.max_count, sessions.max_bytes, sessions.max_messages, sessions.max_total_bytes)
     return Agents(
         host,

@@ -177,6 +177,7 @@ async def test_calls_are_the_callers_to_run(client, models):
 
 
 async def test_single_calls_and_their_number_are_the_servers_to_bound(client, models):
+    models.reply = reply("Hi.")
     extra = {"tool_execution": "server", "max_tool_calls": 3, "parallel_tool_calls": False}
     await client.chat.completions.create(model="m", messages=HELLO, extra_body=extra)
     assert models.spec.agent.max_tool_calls == 3
