@@ -1,6 +1,5 @@
 """From a configuration to what runs of tools have in common."""
 
-import sqlite3
 import time
 
 from narthex.settings import SettingsError
@@ -54,5 +53,5 @@ async def session_store(config: ServerConfig) -> SessionStore:
         return MemorySessions(ttl, time.time)
     try:
         return await in_thread(SqliteSessions, path, ttl, time.time)
-    except (OSError, sqlite3.Error) as error:
+    except OSError as error:
         raise SettingsError(f"--sessions-file: {path} cannot be used: {error}") from error

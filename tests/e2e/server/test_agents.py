@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "docs" / "agents.md").read_text("utf-8")
 ASKING = ROOT / "tests" / "e2e" / "upstreams" / "servers" / "asking.py"
 BLOCKS = re.findall(r"<!-- run: (\w+) -->\n```python\n(.*?)```\n\n<!-- output: \1 -->\n```text\n(.*?)```", GUIDE, re.S)
+CLOCK = {"command": sys.executable, "args": ["-m", "mcp_server_time"]}
 TIME = "time__get_current_time"
 
 
@@ -29,8 +30,7 @@ TIME = "time__get_current_time"
 def asking(tmp_path_factory):
     config = tmp_path_factory.mktemp("asking") / "mcp-config.json"
     entry = {"command": sys.executable, "args": [str(ASKING), "stdio"]}
-    time = {"command": sys.executable, "args": ["-m", "mcp_server_time"]}
-    servers = {"time": time, "asking": entry | {"protocol": "handshake"}, "modern": entry}
+    servers = {"time": CLOCK, "asking": entry | {"protocol": "handshake"}, "modern": entry}
     config.write_text(json.dumps({"mcpServers": servers}))
     return config
 
@@ -38,6 +38,14 @@ def asking(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(launch, demo, asking):
     return launch("--model", demo, "--mcp-config", str(asking))
+
+
+@pytest.fixture(scope="module")
+def clock(launch, demo, tmp_path_factory):
+    """A server with so few tools that the demo model reads all of them."""
+    config = tmp_path_factory.mktemp("clock") / "mcp-config.json"
+    config.write_text(json.dumps({"mcpServers": {"time": CLOCK}}))
+    return launch("--model", demo, "--mcp-config", str(config))
 
 
 @pytest.fixture
@@ -70,6 +78,18 @@ async def test_the_guide_says_what_happens(server, settled, name, code, expected
 
 def test_the_guide_has_examples():
     assert len(BLOCKS) == GUIDE.count("```python") == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [("y\n", "-> time__get_current_time"), ("no\n", "refused"), ("", "refused")]
+)
+async def test_the_terminal_asks_before_a_tool_runs(clock, said, expected):
+    words = ["chat", "--server", clock.grpc, "--approve", "time__*", "What time is it in Rome?"]
+    command = [sys.executable, "-m", "narthex.cli.main", *words]
+    done = await asyncio.to_thread(subprocess.run, command, input=said, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "run time__get_current_time? [y/N]" in done.stdout and expected in done.stdout
+    assert ("refused" in done.stdout) == (said != "y\n")
 
 
 async def test_an_upstreams_question_reaches_the_caller_who_answers_on_another_connection(server, channel, settled):

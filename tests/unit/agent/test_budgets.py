@@ -1,17 +1,24 @@
 """Each budget ends a run with what there is until then, and with everything that it cost."""
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from narthex_server.agent.cutting import Reader
+from narthex_server.agent.loop import AgentLoop
 from narthex_server.agent.options import AgentOptions, Limits
 from narthex_server.agent.spending import Spending, bounded
 from narthex_server.errors import InvalidRequest
+from narthex_server.pipelines.chat import ChatPipeline
 from narthex_server.pipelines.events import Budget, FinishReason, Usage
 from narthex_server.pipelines.request import ChatRequest, StoppingOptions
 from narthex_server.text.messages import Message, ToolSpec
+from narthex_server.tools.catalog import Catalog
+
+from tests.unit.agent.scripted import ANN, Ran
 
 
 def options(*tools: str, **limits: float) -> AgentOptions:
@@ -56,6 +63,25 @@ async def test_total_tokens_are_never_exceeded(serve, agent):
             await agent.run(
                 model, [agent.tool("t")], options("t", total_tokens=5), request=replace(request, request_id="x")
             )
+
+
+async def test_where_prompts_cannot_be_counted_the_round_that_exceeds_the_total_is_the_last(serve, agent):
+    async with serve(agent.call("t"), "Never.") as model:
+        loop = AgentLoop(ChatPipeline(model), Catalog([agent.tool("t")]), agent.host, Reader(model.max_context))
+        run = loop.run(ChatRequest("r", (Message("user", "Do."),)), ANN, options("t", total_tokens=60))
+        async with aclosing(run) as events:
+            ran = Ran([event async for event in events])
+    assert ran.end.budget is Budget.TOTAL_TOKENS and ran.events[-1].round == 1
+    assert ran.end.usage.prompt_tokens + ran.end.usage.completion_tokens > 60
+
+
+async def test_max_tokens_are_for_each_round(serve, agent):
+    async with serve(agent.call("t"), agent.call("t"), "Done.") as model:
+        whole = (await agent.run(model, [agent.tool("t")])).end.usage.completion_tokens
+        stopping = StoppingOptions(max_tokens=whole - 20)
+        request = ChatRequest("again", (Message("user", "Do."),), stopping=stopping)
+        ran = await agent.run(model, [agent.tool("t")], request=request)
+    assert ran.end.reason is FinishReason.STOP and ran.end.usage.completion_tokens == whole > stopping.max_tokens
 
 
 async def test_bytes_of_results_end_the_run_after_the_result_that_reaches_them(serve, agent):

@@ -104,3 +104,8 @@ async def test_parts_join_to_the_whole():
         assert len(part) <= 1000
         whole, offset = whole + part, offset + len(part)
     assert whole == LINES
+
+
+async def test_without_a_bound_a_result_gets_a_quarter_of_the_context_estimated_where_nobody_counts():
+    shown = await Cutter(ResultLimits(), Reader(4096), KeptResults(), ANN).fit("x" * 10_000)
+    assert shown.startswith("x" * 3072 + "\n[Cut: 3072 of 10000"), "1024 tokens of 3 bytes"

@@ -31,6 +31,13 @@ class Call:
         return None
 
 
+class Late:
+    """A call whose deadline is now."""
+
+    def time_remaining(self) -> float:
+        return 0.0
+
+
 class Slow:
     """A tool that waits where it is told to."""
 
@@ -46,6 +53,7 @@ class Slow:
         self.calls += 1
         self.running.set()
         await self.go.wait()
+        await asyncio.sleep(0)  # what is due, as the end of its time, comes first
         yield ToolResult(json.dumps([{"type": "text", "text": "fine"}]).encode())
 
 
@@ -224,6 +232,15 @@ async def test_a_dropped_stream_of_a_resumable_run_is_joined_again(stack):
         assert [one.sequence for one in seen] == list(range(1, len(seen) + 1))
         assert text(seen) == text(whole) and seen[-1].HasField("finished") and s.tool.calls == 2
         assert {one.sequence for one in whole} == {0}
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+async def test_the_deadline_of_its_stream_is_not_a_resumable_runs(stack, resumable):
+    async with stack(CALL, "Done.") as s, asyncio.timeout(20):
+        asked = wire.ChatStreamRequest(spec=chat(), resumable=resumable)
+        events = [one async for one in s.service.ChatStream(asked, Late())]
+        (result,) = [one.tool_result for one in events if one.HasField("tool_result")]
+        assert result.result.is_error is not resumable
 
 
 async def test_abort_ends_a_resumable_run(stack):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from narthex_server.agent.sessions.session import Owner, Session, Summary, dumped, loaded
+from narthex_server.errors import Unavailable
 
 T = TypeVar("T")
 
@@ -27,17 +28,20 @@ class SqliteSessions:
     """A SessionStore in the file at `path`, which only its owner may read; `seconds` as in memory."""
 
     def __init__(self, path: Path, seconds: float, clock: Callable[[], float]) -> None:
-        """Errors: OSError and sqlite3.Error where the file cannot be used."""
+        """Raises OSError where the file cannot be used."""
         self._path = path
         self._seconds = seconds
         self._clock = clock
         self._turn = asyncio.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        with closing(self._opened()) as opened:
-            opened.execute("PRAGMA journal_mode = WAL")
-            opened.execute(_TABLE)
-            opened.execute("CREATE INDEX IF NOT EXISTS sessions_used ON sessions (used)")
+        try:
+            with closing(self._opened()) as opened:
+                opened.execute("PRAGMA journal_mode = WAL")
+                opened.execute(_TABLE)
+                opened.execute("CREATE INDEX IF NOT EXISTS sessions_used ON sessions (used)")
+        except sqlite3.Error as error:
+            raise OSError(f"no file of SQLite: {error}") from error
 
     async def list(self, owner: Owner) -> Sequence[Summary]:
         def listed(opened: sqlite3.Connection) -> Sequence[Summary]:
@@ -61,16 +65,9 @@ class SqliteSessions:
             opened.execute("DELETE FROM sessions WHERE tenant = ? AND name = ? AND id = ?", key)
             if session is not None:
                 one = session.summary
-                facts = (
-                    one.created,
-                    one.used,
-                    one.model,
-                    one.count,
-                    one.size,
-                    one.unfinished,
-                    dumped(session.messages),
-                )
-                opened.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*key, *facts))
+                facts = (one.created, one.used, one.model, one.count, one.size, one.unfinished)
+                row = (*key, *facts, dumped(session.messages))
+                opened.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
         await self._do(written)
 
@@ -81,11 +78,14 @@ class SqliteSessions:
         return sqlite3.connect(self._path, timeout=10)
 
     async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Does it in a thread and one transaction, one after the other."""
+        """Does it in a thread and one transaction, one after the other; raises Unavailable where the file fails."""
 
         def done() -> T:
-            with closing(self._opened()) as opened, opened:
-                return work(opened)
+            try:
+                with closing(self._opened()) as opened, opened:
+                    return work(opened)
+            except sqlite3.Error as error:
+                raise Unavailable("the file of sessions cannot be used now", reason="SESSION_STORE") from error
 
         async with self._turn:
             return await asyncio.shield(asyncio.to_thread(done))

@@ -1,7 +1,9 @@
 """Sessions in memory and in a file behave alike."""
 
 import asyncio
+import sqlite3
 import stat
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from narthex_server.agent.sessions.memory import MemorySessions
 from narthex_server.agent.sessions.session import dumped, loaded, unfinished
 from narthex_server.agent.sessions.sessions import SessionLimits, Sessions
 from narthex_server.agent.sessions.sqlite import SqliteSessions
-from narthex_server.errors import FailedPrecondition, NotFound, ResourceExhausted
+from narthex_server.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from narthex_server.principal import Principal
 from narthex_server.text.messages import Message, ToolCall
 
@@ -163,6 +165,20 @@ async def test_a_file_outlives_its_process_and_is_private(tmp_path, clock):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     found = await Sessions(SqliteSessions(path, 60, clock), clock=clock).get(ANN, name)
     assert found.messages == (*HELLO, CALLED)
+
+
+async def test_a_file_that_fails_is_told_without_what_is_in_it(tmp_path, clock):
+    path = tmp_path / "sessions.db"
+    path.write_text("this is no database, but something else of the user's")
+    with pytest.raises(OSError, match="no file of SQLite"):
+        SqliteSessions(path, 60, clock)
+    path.unlink()
+    sessions = Sessions(SqliteSessions(path, 60, clock), clock=clock)
+    with closing(sqlite3.connect(path)) as opened:
+        opened.execute("DROP TABLE sessions")
+    with pytest.raises(Unavailable) as caught:
+        await made(sessions)
+    assert caught.value.reason == "SESSION_STORE" and "sqlite" not in caught.value.message.lower()
 
 
 def answer(name):
