@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from narthex_server.pipelines.events import ChatEvent
-from narthex_server.text.messages import ToolCall
+from narthex_server.text.messages import Message, ToolCall
 from narthex_server.tools.tool import InputRequired, Log, Progress, ToolResult
 
 
@@ -31,6 +31,11 @@ class ToolCallResult:
     name: str
     result: ToolResult
     text: str
+
+    @property
+    def message(self) -> Message:
+        """The turn that it is for the model."""
+        return Message("tool", self.text, tool_call_id=self.tool_call_id, name=self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The agent: the model speaks, its calls are run, and it goes on with their results."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from narthex_server.agent.calls import Calls
 from narthex_server.agent.cutting import Cutter, Reader
@@ -12,42 +12,27 @@ from narthex_server.agent.host import Host
 from narthex_server.agent.offer import Offer, ToolBox
 from narthex_server.agent.options import AgentOptions
 from narthex_server.agent.repetition import Repetition
-from narthex_server.agent.results import result_text
+from narthex_server.agent.run import Run
 from narthex_server.agent.spending import Allowance, Spending, bounded
+from narthex_server.agent.turn import Turn
 from narthex_server.agent.until import until
 from narthex_server.errors import Violation
 from narthex_server.pipelines.events import (
     Budget,
     ChatEvent,
     Finished,
-    FinishReason,
     ReasoningDelta,
     Started,
     TextDelta,
 )
-from narthex_server.pipelines.request import ChatRequest, ToolChoice, refuse
+from narthex_server.pipelines.request import ChatRequest, refuse
 from narthex_server.pipelines.serving import Chats
 from narthex_server.principal import Principal
-from narthex_server.text.messages import Message, ToolCall
-from narthex_server.tools.kept_results import KeptResults
+from narthex_server.text.messages import ToolCall
 from narthex_server.tools.mcp_context import PLAIN, McpContext
-from narthex_server.tools.native.read_result import ReadResultTool
-from narthex_server.tools.tool import CallContext, ToolResult
+from narthex_server.tools.tool import CallContext
 
 UNKNOWN = Reader(8192)
-
-
-@dataclass(slots=True)
-class _Turn:
-    """One assistant's turn as it grows."""
-
-    text: str = ""
-    reasoning: str = ""
-    calls: tuple[ToolCall, ...] = ()
-    finished: Finished | None = None
-
-    def message(self) -> Message:
-        return Message("assistant", self.text, self.calls, reasoning=self.reasoning)
 
 
 class AgentLoop:
@@ -95,7 +80,7 @@ class AgentLoop:
         spending = Spending(options.limits, asyncio.get_running_loop().time)
         ends = [moment for moment in (deadline, spending.deadline) if moment is not None]
         context = CallContext(principal, request.request_id, min(ends, default=None), mcp or PLAIN)
-        run = _Run(
+        run = Run(
             request=replace(request, tools=(*request.tools, *offer.specs)),
             own=own,
             offer=offer,
@@ -113,14 +98,14 @@ class AgentLoop:
         finally:
             self._host.observer.on_run(run.finished, run.number, spending.calls)
 
-    async def _rounds(self, run: "_Run", most: int) -> AsyncGenerator[AgentEvent]:
+    async def _rounds(self, run: Run, most: int) -> AsyncGenerator[AgentEvent]:
         while True:
             run.number += 1
             allowance = await self._allowance(run)
             if allowance is not None and allowance.tokens <= 0:
                 yield run.end(allowance.budget)
                 return
-            turn = _Turn()
+            turn = Turn()
             async with aclosing(self._turn(run, turn, allowance)) as spoken:
                 async for event in spoken:
                     yield AgentEvent(run.number, event)
@@ -132,25 +117,15 @@ class AgentLoop:
                 yield end
                 return
             made = mine[: run.spending.calls_left]
-            answers: dict[str, Message] = {}
-            async with aclosing(run.calls.run(made)) as activities:
-                async for activity in activities:
-                    shown = (
-                        activity
-                        if isinstance(activity, ToolActivity)
-                        else await run.result(activity.call, activity.result)
-                    )
-                    if isinstance(shown, ToolCallResult):
-                        answers[shown.tool_call_id] = Message(
-                            "tool", shown.text, tool_call_id=shown.tool_call_id, name=shown.name
-                        )
+            async with aclosing(self._called(run, turn, made)) as reported:
+                async for shown in reported:
                     yield AgentEvent(run.number, shown)
             if (after := run.after(turn.finished, len(mine) - len(made), len(turn.calls) - len(mine))) is not None:
                 yield after
                 return
-            run.go_on(turn.message(), [answers[call.id] for call in made], self._host.kept)
+            run.go_on(turn.messages(made), self._host.kept)
 
-    async def _allowance(self, run: "_Run") -> Allowance | None:
+    async def _allowance(self, run: Run) -> Allowance | None:
         """What the next turn may generate; only the first one is refused if its prompt is beyond the budget."""
         prompt = 0
         if run.spending.counts_prompts:
@@ -162,7 +137,7 @@ class AgentLoop:
             refuse((Violation("agent.max_total_tokens", f"must be more than the prompt's {prompt} tokens"),))
         return allowance
 
-    async def _turn(self, run: "_Run", turn: _Turn, allowance: Allowance | None) -> AsyncGenerator[ChatEvent]:
+    async def _turn(self, run: Run, turn: Turn, allowance: Allowance | None) -> AsyncGenerator[ChatEvent]:
         """One turn of the model; all events but the last, which goes into `turn` like the rest."""
         request = run.request
         if allowance is not None:
@@ -184,74 +159,14 @@ class AgentLoop:
                         continue  # said once
                 yield event
 
-
-@dataclass(slots=True)
-class _Run:
-    """One run between its rounds."""
-
-    request: ChatRequest
-    own: frozenset[str]
-    offer: Offer
-    calls: Calls
-    spending: Spending
-    cutter: Cutter
-    repetition: Repetition
-    number: int = 0
-    least_prompt: int = 0
-    finished: Finished | None = None
-    reads_on: bool = False
-
-    def end(self, budget: Budget) -> AgentEvent:
-        return AgentEvent(self.number, Finished(FinishReason.BUDGET, self.spending.usage, budget=budget))
-
-    def ended(self, turn: Finished, allowance: Allowance | None, most: int) -> AgentEvent | None:
-        """The end of the run after a turn of the model; None if its calls are to be made."""
-        self.spending.usage += turn.usage
-        self.least_prompt = turn.usage.prompt_tokens + turn.usage.completion_tokens
-        finished = replace(turn, usage=self.spending.usage)
-        if turn.reason is FinishReason.CANCELLED and self.spending.late:
-            return AgentEvent(self.number, replace(finished, reason=FinishReason.BUDGET, budget=Budget.SECONDS))
-        bounded_here = allowance is not None and turn.usage.completion_tokens >= allowance.tokens
-        if turn.reason is FinishReason.LENGTH and bounded_here and allowance is not None:
-            return AgentEvent(self.number, replace(finished, reason=FinishReason.BUDGET, budget=allowance.budget))
-        if turn.reason is not FinishReason.TOOL_CALLS:
-            return AgentEvent(self.number, finished)
-        if self.number > most:
-            return AgentEvent(self.number, replace(finished, reason=FinishReason.TOOL_ROUNDS))
-        if (over := self.spending.over) is not None:
-            return AgentEvent(self.number, replace(finished, reason=FinishReason.BUDGET, budget=over))
-        return None
-
-    async def result(self, call: ToolCall, result: ToolResult) -> ToolCallResult:
-        """What the model reads of a call's result."""
-        self.spending.add_result(result)
-        text = await self.cutter.fit(result_text(result))
-        if note := self.repetition.note(call, result):
-            text = f"{text}\n{note}"
-        return ToolCallResult(call.id, call.name, result, text)
-
-    def after(self, turn: Finished, unmade: int, own: int) -> AgentEvent | None:
-        """The end of the run after its tools have run; None if the model speaks again."""
-        finished = replace(turn, usage=self.spending.usage)
-        if own:
-            return AgentEvent(self.number, finished)
-        if (over := Budget.TOOL_CALLS if unmade else self.spending.over) is not None:
-            return AgentEvent(self.number, replace(finished, reason=FinishReason.BUDGET, budget=over))
-        if self.repetition.endless:
-            return AgentEvent(self.number, replace(finished, reason=FinishReason.REPETITION))
-        return None
-
-    def go_on(self, said: Message, answers: list[Message], kept: KeptResults) -> None:
-        """The request of the next round."""
-        request = self.request
-        if self.cutter.cut and not self.reads_on:
-            self.reads_on = True
-            reader = ReadResultTool(kept, self.cutter.longest, self.offer.free("read_result"))
-            request = replace(request, tools=(*request.tools, self.offer.add(reader)))
-        # A forced call is forced once, otherwise the model could never answer.
-        choice = ToolChoice() if request.tool_choice.forced else request.tool_choice
-        # The caller chose max_tokens without knowing how much of the context the tools would take.
-        stopping = replace(request.stopping, fit_context=True)
-        messages = (*request.messages, said, *answers)
-        scoring = replace(request.scoring, prompt=None)  # only the first round's prompt is shown
-        self.request = replace(request, messages=messages, tool_choice=choice, stopping=stopping, scoring=scoring)
+    @staticmethod
+    async def _called(run: Run, turn: Turn, made: Sequence[ToolCall]) -> AsyncGenerator[ToolActivity | ToolCallResult]:
+        """Runs the calls; their results also go into `turn`."""
+        async with aclosing(run.calls.run(made)) as activities:
+            async for activity in activities:
+                if isinstance(activity, ToolActivity):
+                    yield activity
+                    continue
+                result = await run.result(activity.call, activity.result)
+                turn.results[result.tool_call_id] = result
+                yield result

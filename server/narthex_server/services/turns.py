@@ -35,8 +35,8 @@ class Turns:
                 turn.reasoning.append(text)
             case ToolCall() as call:
                 turn.calls.append(call)
-            case ToolCallResult(call_id, name, _, text):
-                turn.results.append(Message("tool", text, tool_call_id=call_id, name=name))
+            case ToolCallResult() as result:
+                turn.results.append(result.message)
 
     def messages(self) -> list[Message]:
         """All new turns, as they would be appended to the conversation."""
