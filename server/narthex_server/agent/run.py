@@ -34,24 +34,23 @@ class Run:
     reads_on: bool = False
 
     def end(self, budget: Budget) -> AgentEvent:
+        """The end of the run before a turn of the model."""
         return AgentEvent(self.number, Finished(FinishReason.BUDGET, self.spending.usage, budget=budget))
 
     def ended(self, turn: Finished, allowance: Allowance | None, most: int) -> AgentEvent | None:
         """The end of the run after a turn of the model; None if its calls are to be made."""
         self.spending.usage += turn.usage
         self.least_prompt = turn.usage.prompt_tokens + turn.usage.completion_tokens
-        finished = replace(turn, usage=self.spending.usage)
         if turn.reason is FinishReason.CANCELLED and self.spending.late:
-            return AgentEvent(self.number, replace(finished, reason=FinishReason.BUDGET, budget=Budget.SECONDS))
-        bounded_here = allowance is not None and turn.usage.completion_tokens >= allowance.tokens
-        if turn.reason is FinishReason.LENGTH and bounded_here and allowance is not None:
-            return AgentEvent(self.number, replace(finished, reason=FinishReason.BUDGET, budget=allowance.budget))
+            return self._end(turn, FinishReason.BUDGET, Budget.SECONDS)
+        if turn.reason is FinishReason.LENGTH and allowance and turn.usage.completion_tokens >= allowance.tokens:
+            return self._end(turn, FinishReason.BUDGET, allowance.budget)
         if turn.reason is not FinishReason.TOOL_CALLS:
-            return AgentEvent(self.number, finished)
+            return self._end(turn, turn.reason)
         if self.number > most:
-            return AgentEvent(self.number, replace(finished, reason=FinishReason.TOOL_ROUNDS))
+            return self._end(turn, FinishReason.TOOL_ROUNDS)
         if (over := self.spending.over) is not None:
-            return AgentEvent(self.number, replace(finished, reason=FinishReason.BUDGET, budget=over))
+            return self._end(turn, FinishReason.BUDGET, over)
         return None
 
     async def result(self, call: ToolCall, result: ToolResult) -> ToolCallResult:
@@ -64,13 +63,12 @@ class Run:
 
     def after(self, turn: Finished, unmade: int, own: int) -> AgentEvent | None:
         """The end of the run after its tools have run; None if the model speaks again."""
-        finished = replace(turn, usage=self.spending.usage)
         if own:
-            return AgentEvent(self.number, finished)
+            return self._end(turn, turn.reason)
         if (over := Budget.TOOL_CALLS if unmade else self.spending.over) is not None:
-            return AgentEvent(self.number, replace(finished, reason=FinishReason.BUDGET, budget=over))
+            return self._end(turn, FinishReason.BUDGET, over)
         if self.repetition.endless:
-            return AgentEvent(self.number, replace(finished, reason=FinishReason.REPETITION))
+            return self._end(turn, FinishReason.REPETITION)
         return None
 
     def go_on(self, said: tuple[Message, ...], kept: KeptResults) -> None:
@@ -87,3 +85,6 @@ class Run:
         messages = (*request.messages, *said)
         scoring = replace(request.scoring, prompt=None)  # only the first round's prompt is shown
         self.request = replace(request, messages=messages, tool_choice=choice, stopping=stopping, scoring=scoring)
+
+    def _end(self, turn: Finished, reason: FinishReason, budget: Budget | None = None) -> AgentEvent:
+        return AgentEvent(self.number, replace(turn, usage=self.spending.usage, reason=reason, budget=budget))
