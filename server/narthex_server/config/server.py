@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from narthex.settings import Address, NamedPath, NamedText, NamedUrl, SettingsError, option, parse
 
+from narthex_server.config.agent import Agent
 from narthex_server.config.catalog import CatalogSettings
 from narthex_server.config.connections import Connections
 from narthex_server.config.demo import DEMO_MODEL, demo_folder, demo_upstreams
 from narthex_server.config.document import read_document
 from narthex_server.config.remote import Remote
+from narthex_server.config.sessions import Sessions
 from narthex_server.config.tls import Tls
 
 Compute = Literal["auto", "float32", "block8", "int8", "float16", "bfloat16"]
@@ -102,6 +104,8 @@ class ServerConfig:
     remote: Remote = Remote()
     connections: Connections = field(default_factory=Connections)
     catalog: CatalogSettings = CatalogSettings()
+    agent: Agent = Agent()
+    sessions: Sessions = Sessions()
 
     def __post_init__(self) -> None:
         if (self.tls.cert is None) != (self.tls.key is None):

@@ -33,6 +33,7 @@ CODES: Mapping[type[NarthexError], StatusCode] = MappingProxyType(
         errors.PermissionDenied: StatusCode.PERMISSION_DENIED,
         errors.FailedPrecondition: StatusCode.FAILED_PRECONDITION,
         errors.ResourceExhausted: StatusCode.RESOURCE_EXHAUSTED,
+        errors.OutOfRange: StatusCode.OUT_OF_RANGE,
         errors.Unavailable: StatusCode.UNAVAILABLE,
         errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
         errors.Cancelled: StatusCode.CANCELLED,

@@ -27,7 +27,9 @@ from narthex_server.services.relay import Context, Relay
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.completion import Typed
 from narthex_server.tools.inputs import RunningCalls
+from narthex_server.tools.kept_results import KeptResults
 from narthex_server.tools.offers.watches import ResourceUpdated
+from narthex_server.tools.resource import Contents, Part
 from narthex_server.tools.tool import InputRequired, Log, Progress, TextDelta, Tool, ToolEvent, ToolResult
 
 MAX_WATCHED = 1000
@@ -46,10 +48,14 @@ _Item = TypeVar("_Item", bound=_Owned)
 class ToolService:
     """Lists, watches and asks for what the catalog has; arguments and results pass through as bytes of JSON."""
 
-    def __init__(self, catalog: Catalog, relay: Relay) -> None:
+    def __init__(
+        self, catalog: Catalog, relay: Relay, running: RunningCalls | None = None, kept: KeptResults | None = None
+    ) -> None:
+        """`running` are the calls that Respond answers, `kept` results are read like the resources of upstreams."""
         self._catalog = catalog
         self._relay = relay
-        self._running = RunningCalls()
+        self._running = running or RunningCalls()
+        self._kept = kept or KeptResults()
 
     async def ListTools(self, request: wire.ListToolsRequest, context: Context) -> wire.ListToolsResponse:
         caller = CALLER.get()
@@ -111,6 +117,9 @@ class ToolService:
 
     async def ReadResource(self, request: wire.ReadResourceRequest, context: Context) -> wire.ReadResourceResponse:
         asked = call_context(context, request.mcp)
+        if not request.server and self._kept.has(asked.principal, request.uri):
+            text = self._kept.read(asked.principal, request.uri)
+            return contents_to_wire(Contents((Part(request.uri, text, "text/plain"),)))
         return contents_to_wire(await self._catalog.read(request.uri, request.server, asked))
 
     async def WatchResources(
