@@ -197,7 +197,7 @@ def as_json(facts: Mapping[str, Any]) -> Answer:
 
 
 def is_text(text: str) -> bool:
-    """Whether UTF-8 can hold it, which it cannot for halves of surrogate pairs, as in names of files that are no text."""
+    """Whether UTF-8 can hold it: not halves of surrogate pairs, as they are in names of files that are no text."""
     try:
         text.encode()
     except UnicodeEncodeError:
