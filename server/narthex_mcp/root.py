@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from narthex_mcp.toolbox import Refused
+from narthex_mcp.toolbox import Refused, is_text
 
 MAX_FILE = 1024 * 1024
 MAX_VISITED = 100_000
@@ -41,6 +41,8 @@ class Root:
             raise Refused(f"{path[:200]!r} is not a path that can be read") from None
         if not whole.is_relative_to(self.folder):
             raise Refused(f"{path} is outside the workspace")
+        if not is_text(self.name(whole)):
+            raise Refused(f"{path} leads to a name that is no text")
         return whole
 
     def place(self, path: str) -> Path:
@@ -131,7 +133,7 @@ class Root:
         """
         visited, until = 0, time.monotonic() + seconds
         for folder, folders, files in os.walk(below or self.folder):  # does not follow links to folders
-            folders[:] = sorted(d for d in folders if not d.startswith("."))
+            folders[:] = sorted(d for d in folders if _visible(d))
             for name in sorted(files):
                 visited += 1
                 if visited > MAX_VISITED or time.monotonic() > until:
@@ -141,8 +143,8 @@ class Root:
                     yield place
 
     def shown(self, entry: Path) -> bool:
-        """Whether an entry is to be seen: not hidden, and not a link that leads outside or nowhere."""
-        if entry.name.startswith("."):
+        """Whether an entry is to be seen: not hidden, named in text, and not a link that leads outside or nowhere."""
+        if not _visible(entry.name):
             return False
         if not entry.is_symlink():
             return True
@@ -160,6 +162,10 @@ def text_of(data: bytes, path: str) -> str:
         return data.decode()
     except ValueError:
         raise Refused(f"{path} is not a text file") from None
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith(".") and is_text(name)
 
 
 def _relative(path: str) -> str:

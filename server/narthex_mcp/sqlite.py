@@ -161,7 +161,7 @@ class Database:
                 yield found
         except MemoryError:
             raise Refused(f"the query needs more than {MEMORY} bytes of memory; ask for less") from None
-        except (sqlite3.Error, OverflowError) as error:
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise self._refused(error) from None
         finally:
             watch.cancel()

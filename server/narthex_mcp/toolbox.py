@@ -106,6 +106,12 @@ class ToolSpec:
         if unknown := [name for name in given if name not in self.arguments]:
             known = ", ".join(self.arguments) or "none"
             raise Refused(f"{unknown[0][:100]!r} is not an argument of {self.name}; it has: {known}")
+        try:
+            writable = is_text(json.dumps(given, ensure_ascii=False))
+        except (ValueError, RecursionError):
+            writable = False
+        if not writable:
+            raise Refused(f"the arguments of {self.name} are too deep or hold half a character")
         values: dict[str, Any] = {}
         for name, argument in self.arguments.items():
             value = given.get(name)
@@ -190,5 +196,15 @@ def as_json(facts: Mapping[str, Any]) -> Answer:
     return Answer(json.dumps(facts, ensure_ascii=False), facts)
 
 
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold it: not halves of surrogate pairs, as they are in names of files that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _refusal(text: str) -> types.CallToolResult:
+    text = text.encode(errors="replace").decode()
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)

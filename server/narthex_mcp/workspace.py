@@ -213,10 +213,7 @@ def _matches(matches: list[dict[str, Any]], more: bool) -> Answer:
 
 
 def _data(content: str) -> bytes:
-    try:
-        data = content.encode()
-    except UnicodeEncodeError:
-        raise Refused("the content holds a lone surrogate, which is no text") from None
+    data = content.encode()
     if len(data) > MAX_FILE:
         raise Refused(f"the content is {len(data)} bytes; at most {MAX_FILE} can be written")
     return data

@@ -114,6 +114,14 @@ def test_pipes_and_links_that_lead_outside_or_nowhere_are_passed_over(library, r
     assert listed == ["deep/page.html", "inside.md", "install.md", "notes.txt"]
 
 
+def test_files_whose_names_are_no_text_are_passed_over(library, root):
+    os.mkdir(os.fsencode(root) + b"/\xff")
+    for name in (b"\xfe.md", b"\xff/a.md"):
+        with open(os.fsencode(root) + b"/" + name, "w") as file:
+            file.write("zebra")
+    assert library.search("zebra", 5).facts["results"] == []
+
+
 @pytest.mark.parametrize("name", ["../outside.md", "/etc/passwd", "link.md", ".hidden.md", "up/outside.md", "a\0b", ""])
 def test_only_what_is_listed_can_be_read(library, root, name):
     with pytest.raises(Refused, match="list_documents"):

@@ -6,7 +6,7 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from narthex_mcp.root import MAX_FILE, Root
 from narthex_mcp.toolbox import Refused
-from narthex_mcp.workspace import Workspace, main
+from narthex_mcp.workspace import Workspace, main, tools
 
 
 @pytest.fixture
@@ -245,3 +245,25 @@ def test_nothing_is_written_into_a_pipe(root):
     with pytest.raises(Refused, match="not a regular file"):
         Root(root).write(root / "pipe", b"x", True)
     assert (root / "pipe").is_fifo()
+
+
+async def test_names_that_are_no_text_are_not_shown_and_stop_nothing(root, running):
+    folder = os.fsencode(root) + b"/\xff"
+    os.mkdir(folder)
+    (root / "notes.txt").rename(os.fsdecode(folder + b"/\xfe.txt"))
+    (root / "odd").symlink_to(os.fsdecode(folder))
+    async with running("workspace", str(root)) as tester:
+        listed = (await tester.facts("list_directory", path="."))["entries"]
+        assert [entry["name"] for entry in listed] == ["docs", "latin.txt", "odd", "picture.bin"]
+        assert (await tester.facts("search_text", text="hällo"))["matches"] == []
+        assert "no text" in await tester.refusal("file_info", path="odd")
+
+
+def test_arguments_with_half_a_character_or_too_deep_are_refused(root):
+    read = tools(Workspace(root), False)[1]
+    deep: list = []
+    for _ in range(10_000):
+        deep = [deep]
+    for path in ("\ud800", deep):
+        with pytest.raises(Refused, match="half a character"):
+            read.answer({"path": path})
