@@ -164,11 +164,15 @@ async def test_runs_are_counted(client, server):
     assert server.metric("narthex_inputs_waiting") == 0
 
 
-async def test_a_session_survives_the_death_of_its_server_between_two_rounds(launch, demo, asking, tmp_path):
+async def test_a_session_survives_the_death_of_its_server_between_two_rounds(
+    launch, demo, asking, tmp_path, upstreams_up
+):
     arguments = ("--model", demo, "--mcp-config", str(asking), "--sessions-file", str(tmp_path / "sessions.db"))
     spec = question(session=wire.SessionUse())
     first = launch(*arguments)
     session_id = ""
+    async with grpc.aio.insecure_channel(first.grpc) as channel:
+        await upstreams_up(channel)
     async with Client(first.grpc) as client:
         with pytest.raises(NarthexError):
             async with aclosing(client.chat_stream(spec)) as events:

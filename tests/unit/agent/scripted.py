@@ -20,6 +20,7 @@ from narthex_server.principal import Principal
 from narthex_server.text.messages import Message
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.mcp_context import McpContext
+from narthex_server.tools.search.searching import Searching
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent, ToolResult
 
 SCHEMA = b'{"type": "object", "properties": {"a": {"type": "integer"}}}'
@@ -84,6 +85,7 @@ class Agent:
     """What tests say to runs."""
 
     host: Host = field(default_factory=Host)
+    searching: Searching = field(default_factory=Searching)
 
     @staticmethod
     def call(name: str, arguments: str = '{"a": 1}') -> str:
@@ -104,7 +106,7 @@ class Agent:
     ) -> AsyncGenerator[AgentEvent]:  # fmt: skip
         stop = partial(model.handle.abort, request.request_id)
         reader = Reader(model.max_context, serving.tokenize(model))
-        loop = AgentLoop(ChatPipeline(model), Catalog(tools), self.host, reader, stop)
+        loop = AgentLoop(ChatPipeline(model), Catalog(tools, searching=self.searching), self.host, reader, stop)
         return loop.run(request, principal, options, None, mcp)
 
     async def run(

@@ -11,6 +11,7 @@ from narthex_server.pipelines.events import FinishReason
 from narthex_server.principal import Principal
 from narthex_server.tools.inputs import Answer
 from narthex_server.tools.mcp_context import PLAIN, McpContext
+from narthex_server.tools.search.searching import Searching
 from narthex_server.tools.tool import ApprovalRequest, InputRequest, InputRequired
 
 from tests.unit.agent.scripted import ANN, Ran, said
@@ -167,3 +168,15 @@ async def test_a_principal_without_a_key_has_its_own_questions(serve, agent):
                 if isinstance(event.event, ToolActivity):
                     agent.host.running.answer("other", event.event.activity.call_id, [Answer("1", approved=True)])
     assert tool.seen
+
+
+async def test_what_is_called_through_the_search_is_approved_as_itself(serve, agent):
+    agent.searching = Searching("on")
+    tool = agent.tool("files__delete")
+    through = agent.call("tools__call", '{"name": "files__delete", "arguments": {"a": 1}}')
+    options = AgentOptions(("tools__call",), approvals=Approvals(("files__*",)))
+    async with serve(through, "I see.") as model:
+        ran = await answer(agent, model, [tool], options, with_answer(agent, approved=False))
+    (wanted,) = ran.wanted
+    assert wanted.requests[0].name == "files__delete" and wanted.requests[0].arguments == b'{"a": 1}'
+    assert not tool.seen
