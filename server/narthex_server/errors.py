@@ -14,6 +14,7 @@ NarthexError
 │   └── UpstreamRefused       an upstream answered with an error of its own, which the message repeats
 ├── ResourceExhausted         a limit is reached; retry later
 ├── Unavailable               temporarily impossible: draining, or an upstream is down; retry later
+├── OutOfRange                what is asked for is no longer kept
 ├── DeadlineExceeded          the call's or the upstream's time is over
 ├── Cancelled                 the caller, or Abort, ended the work
 ├── Unimplemented             the contract has it, this server does not yet
@@ -110,6 +111,10 @@ class ResourceExhausted(NarthexError):
 
 class Unavailable(NarthexError):
     reason = "UNAVAILABLE"
+
+
+class OutOfRange(NarthexError):
+    reason = "OUT_OF_RANGE"
 
 
 class DeadlineExceeded(NarthexError):

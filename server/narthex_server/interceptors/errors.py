@@ -2,9 +2,9 @@
 
 import logging
 import math
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from types import MappingProxyType
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType, TracebackType
 from typing import Any
 from uuid import uuid4
 
@@ -33,6 +33,7 @@ CODES: Mapping[type[NarthexError], StatusCode] = MappingProxyType(
         errors.PermissionDenied: StatusCode.PERMISSION_DENIED,
         errors.FailedPrecondition: StatusCode.FAILED_PRECONDITION,
         errors.ResourceExhausted: StatusCode.RESOURCE_EXHAUSTED,
+        errors.OutOfRange: StatusCode.OUT_OF_RANGE,
         errors.Unavailable: StatusCode.UNAVAILABLE,
         errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
         errors.Cancelled: StatusCode.CANCELLED,
@@ -89,15 +90,25 @@ def visible(error: Exception) -> NarthexError:
 class ErrorInterceptor(AroundInterceptor):
     """Ends a failed call with the status of its error; nothing but typed errors shows its own text."""
 
-    @asynccontextmanager
-    async def around(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> AsyncIterator[None]:
-        try:
-            yield
-        except AbortError:
-            raise
-        except Exception as error:
+    def around(
+        self, method: str, context: ServicerContext[Any, Any], traffic: Traffic
+    ) -> AbstractAsyncContextManager[None]:
+        return _Ending(context)
+
+
+class _Ending(AbstractAsyncContextManager[None]):
+    def __init__(self, context: ServicerContext[Any, Any]) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, AbortError):
             end = to_status(status(visible(error)))
-            await context.abort(end.code, end.details, end.trailing_metadata)
+            await self._context.abort(end.code, end.details, end.trailing_metadata)
 
 
 def _limit(metadata: Mapping[str, str]) -> LimitExceeded:

@@ -4,7 +4,7 @@ from narthex.v1 import tool_pb2 as wire
 
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.tools.inputs import Answer
-from narthex_server.tools.mcp_context import McpContext
+from narthex_server.tools.mcp_context import PLAIN, McpContext
 from narthex_server.tools.objects import parse_object
 from narthex_server.tools.tool import ApprovalRequest, InputRequest, InputRequired
 
@@ -13,6 +13,8 @@ LOG_PREFIX = "LOG_LEVEL_"
 
 def mcp_context(message: wire.McpContext) -> McpContext:
     """Raises InvalidRequest that names the field."""
+    if not message.ByteSize():
+        return PLAIN
     state = message.request_state
     try:
         request_state = state.decode() if state else None

@@ -101,6 +101,11 @@ class RunningCalls:
     def __init__(self) -> None:
         self._inputs: dict[tuple[str, str], Inputs] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many requests of all calls wait for an answer."""
+        return sum(inputs.waiting for inputs in self._inputs.values())
+
     @contextmanager
     def enter(self, tenant: str, call_id: str, request_id: str) -> Iterator[Inputs]:
         """Counts a call as running inside the block; one without an id gets one from `request_id`.

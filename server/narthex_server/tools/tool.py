@@ -29,6 +29,7 @@ class Tool:
 class CallContext:
     """Whose call this is; `deadline` is on the event loop's clock, in seconds.
 
+    `session` is the caller's own name for one of its sessions, empty outside of any; two callers' never mean the same.
     Without `inputs` nobody can answer while it runs; with `answers_approvals` the caller answers ApprovalRequests.
     """
 
@@ -37,6 +38,7 @@ class CallContext:
     deadline: float | None = None
     mcp: McpContext = PLAIN
     inputs: Inputs | None = None
+    session: str = ""
     answers_approvals: bool = False
 
 
@@ -71,6 +73,11 @@ class ToolResult:
     structured_content: bytes = b""
     is_error: bool = False
     meta: bytes = b""  # MCP's `_meta`, a JSON object, or empty
+
+    @property
+    def size(self) -> int:
+        """Of its JSON, in bytes."""
+        return len(self.content) + len(self.structured_content) + len(self.meta)
 
 
 @dataclass(frozen=True, slots=True)

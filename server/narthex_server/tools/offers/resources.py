@@ -1,4 +1,4 @@
-"""The resources of all upstreams, each under a URI that means one thing."""
+"""The resources of upstreams, each under a URI that means one thing."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from narthex_server.errors import DeadlineExceeded, NotFound, Unavailable, UpstreamRefused
 from narthex_server.tools.names import qualified_uri, unqualified_uri
+from narthex_server.tools.offers.inspection import Inspection
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.server import ResourceServer, ServerState
 from narthex_server.tools.tool import CallContext, InputRequired
@@ -27,19 +28,14 @@ class ResourceOffers:
     it, and the other's is `<server>+<uri>`, as which every resource is understood.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inspection: Inspection | None = None) -> None:
+        self._inspection = inspection or Inspection()
         self._servers: tuple[ResourceServer, ...] = ()
         self._resources: dict[str, Place] = {}
         self._templates: dict[str, Place] = {}
         self._patterns: tuple[tuple[UriPattern, ResourceServer], ...] = ()
         self._listed: tuple[Resource, ...] = ()
         self._listed_templates: tuple[ResourceTemplate, ...] = ()
-        self._version = 1
-
-    @property
-    def version(self) -> int:
-        """Grows whenever `listed` or `templates` is another."""
-        return self._version
 
     @property
     def listed(self) -> tuple[Resource, ...]:
@@ -100,19 +96,17 @@ class ResourceOffers:
         patterns = []
         for server in self._servers:
             ready = server.status.state is ServerState.READY
-            for resource in server.resources:
+            for resource in self._inspection.resources(server, server.resources):
                 uri = _take(self._resources, Place(server, resource.uri))
                 if uri and ready:
                     resources.append(replace(resource, uri=uri, server=server.name))
-            for template in server.templates:
+            for template in self._inspection.templates(server, server.templates):
                 patterns.append((UriPattern(template.uri_template), server))
                 uri = _take(self._templates, Place(server, template.uri_template))
                 if uri and ready:
                     templates.append(replace(template, uri_template=uri, server=server.name))
         self._patterns = tuple(patterns)
-        if (tuple(resources), tuple(templates)) != (self._listed, self._listed_templates):
-            self._listed, self._listed_templates = tuple(resources), tuple(templates)
-            self._version += 1
+        self._listed, self._listed_templates = tuple(resources), tuple(templates)
 
     def _claims(self, uri: str) -> Iterator[Place]:
         if (listed := self._resources.get(uri)) is not None:

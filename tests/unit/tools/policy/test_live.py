@@ -64,12 +64,12 @@ def replaced(file, content: str) -> None:
 
 async def test_newer_rules_are_in_force_and_the_lists_are_told_of(running, file):
     catalog, _, observer = running
-    version = catalog.version
+    version = catalog.versions(LOCAL).catalog
     assert await allowed(catalog)
     replaced(file, DENY)
     async with asyncio.timeout(10):
         assert await observer.reloads.get()
-        assert await catalog.wait_changed(version) > version
+        assert await catalog.wait_changed(LOCAL, version) > version
     assert not await allowed(catalog) and catalog.list(LOCAL) == ()
 
 

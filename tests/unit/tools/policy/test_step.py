@@ -281,9 +281,9 @@ async def test_prompts_and_resources_are_what_the_policy_shows(server):
     )
     other.hold("file:///data/a", "file:///data/c")
     other.unlisted = {"file:///data/d"}
-    assert [prompt.name for prompt in made.prompts_of(CI)] == ["files__yes"]
-    assert [one.uri for one in made.resources_of(CI)] == ["file:///data/a"]
-    assert [one.uri_template for one in made.templates_of(CI)] == ["file:///data/{name}"]
+    assert [prompt.name for prompt in made.sight(CI).prompts] == ["files__yes"]
+    assert [one.uri for one in made.sight(CI).resources] == ["file:///data/a"]
+    assert [one.uri_template for one in made.sight(CI).templates] == ["file:///data/{name}"]
     context = CallContext(CI, "test")
     assert (await made.fill("files__yes", {}, context)).description == "files/yes {}"
     assert (await made.read("file:///data/a", "", context)).parts[0].content == "files has file:///data/a"
@@ -307,13 +307,14 @@ async def test_prompts_and_resources_are_what_the_policy_shows(server):
     for reference in (PromptReference("files__no"), TemplateReference("file:///etc/{name}")):
         with pytest.raises(NotFound):
             await made.complete(reference, typed, context)
-    assert made.watchable(["file:///data/a", "file:///data/c", "file:///etc/b"], CI) == ("file:///data/a",)
+    watchable = ["file:///data/a", "file:///data/c", "file:///etc/b"]
+    assert [uri for uri in watchable if made.sight(CI).places(uri)] == ["file:///data/a"]
 
 
 async def test_the_lists_are_told_of_as_changed_when_other_things_are_visible(catalog):
     made, rules = await catalog("")
-    version = made.version
-    waiting = asyncio.create_task(made.wait_changed(version))
+    version = made.versions(CI).catalog
+    waiting = asyncio.create_task(made.wait_changed(CI, version))
     rules.set(rule("all", "allow"))
     made.relist()
     assert await asyncio.wait_for(waiting, 5) > version and len(made.list(CI)) == 4
