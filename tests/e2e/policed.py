@@ -114,18 +114,19 @@ async def policed(root: Path, servers: dict[str, Any], policy: str, wanted: set[
     for name, tenant in (("ann", "acme"), ("bob", "acme"), ("deploy-7", "acme"), ("eve", "other")):
         secrets[name], key = new_key(name, tenant)
         keys += key.toml
-    (root / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    shared = {name: {"scope": "shared"} | entry for name, entry in servers.items()}  # one process each, for all tenants
+    (root / "mcp.json").write_text(json.dumps({"mcpServers": shared}))
     (root / "keys.toml").write_text(keys)
     (root / "policy.toml").write_text(policy)
-    shared = {"NARTHEX_DELEGATE_TOKEN": "the secret that bridge and server share"}
+    token = {"NARTHEX_DELEGATE_TOKEN": "the secret that bridge and server share"}
     server = [
         "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--mcp-config", root / "mcp.json",
         "--policy", root / "policy.toml", "--api-key-file", root / "keys.toml",
     ]  # fmt: skip
     bridge = ["--http", "127.0.0.1:0", "--api-key-file", root / "keys.toml"]
     async with (
-        started("narthex_server.main", *server, log=root / "server.log", **shared) as ready,
-        started("narthex_bridge.main", *bridge, "--server", ready["grpc"], log=root / "bridge.log", **shared) as http,
+        started("narthex_server.main", *server, log=root / "server.log", **token) as ready,
+        started("narthex_bridge.main", *bridge, "--server", ready["grpc"], log=root / "bridge.log", **token) as http,
     ):
         stack = Stack(root, ready["grpc"], http["http"], ready["metrics"], secrets)
         async with stack.stub() as stub:
