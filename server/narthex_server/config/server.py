@@ -13,6 +13,7 @@ from narthex_server.config.demo import DEMO_MODEL, demo_folder, demo_upstreams
 from narthex_server.config.document import read_document
 from narthex_server.config.remote import Remote
 from narthex_server.config.tls import Tls
+from narthex_server.config.upstream import UpstreamSettings
 
 Compute = Literal["auto", "float32", "block8", "int8", "float16", "bfloat16"]
 KvCache = Literal["float32", "int8"]
@@ -97,6 +98,7 @@ class ServerConfig:
     log_level: LogLevel = option("info", "the least that is logged, on stderr")
     tls: Tls = Tls()
     remote: Remote = Remote()
+    upstream: UpstreamSettings = UpstreamSettings()
 
     def __post_init__(self) -> None:
         if (self.tls.cert is None) != (self.tls.key is None):

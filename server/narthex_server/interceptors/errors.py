@@ -40,7 +40,8 @@ CODES: Mapping[type[NarthexError], StatusCode] = MappingProxyType(
     }
 )
 RETRIED = (errors.ResourceExhausted, errors.Unavailable)
-RETRY_DELAY = Duration(seconds=1)
+RETRY_DELAY_MS = 1000
+"""Where the error does not know better, which it says in its metadata as `retry_after_ms`."""
 
 # A status travels in the headers, twice, and a gRPC peer takes 8 KiB of them.
 MESSAGE_BYTES = 1000
@@ -68,7 +69,7 @@ def status(error: NarthexError) -> Status:
     if isinstance(error, errors.ContextOverflow):
         details.append(_limit(error.metadata))
     if isinstance(error, RETRIED):
-        details.append(RetryInfo(retry_delay=RETRY_DELAY))
+        details.append(RetryInfo(retry_delay=_retry_delay(error.metadata)))
     message = _short(error.message, MESSAGE_BYTES)
     return Status(code=code(error).value[0], message=message, details=[_packed(detail) for detail in details])
 
@@ -96,6 +97,12 @@ class ErrorInterceptor(AroundInterceptor):
         except Exception as error:
             end = to_status(status(visible(error)))
             await context.abort(end.code, end.details, end.trailing_metadata)
+
+
+def _retry_delay(metadata: Mapping[str, str]) -> Duration:
+    delay = Duration()
+    delay.FromMilliseconds(int(metadata.get("retry_after_ms", RETRY_DELAY_MS)))
+    return delay
 
 
 def _limit(metadata: Mapping[str, str]) -> LimitExceeded:

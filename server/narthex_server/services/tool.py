@@ -1,5 +1,6 @@
 """ToolService over the catalog."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -35,6 +36,10 @@ MAX_WATCHED = 1000
 """Resources that one call may watch."""
 
 
+WATCH_PAUSE = 0.5
+"""Seconds between two messages of one watch: changes in between are one, whichever upstreams they are of."""
+
+
 class _Owned(Protocol):
     @property
     def server(self) -> str: ...
@@ -63,8 +68,9 @@ class ToolService:
     async def WatchTools(
         self, request: wire.WatchToolsRequest, context: Context
     ) -> AsyncIterator[wire.WatchToolsResponse]:
+        loop = asyncio.get_running_loop()
         while True:
-            versions = self._catalog.versions
+            told, versions = loop.time(), self._catalog.versions
             yield wire.WatchToolsResponse(
                 catalog_version=versions.catalog,
                 tools_version=versions.tools,
@@ -72,6 +78,7 @@ class ToolService:
                 prompts_version=versions.prompts,
             )
             await self._catalog.wait_changed(versions.catalog)
+            await asyncio.sleep(max(0.0, told + WATCH_PAUSE - loop.time()))
 
     async def CallTool(self, request: wire.CallToolRequest, context: Context) -> AsyncIterator[wire.CallToolResponse]:
         check_options(request.options)

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Literal, Protocol, TypeVar, cast
 
 from narthex_server.errors import (
+    AlreadyExists,
     Cancelled,
     DeadlineExceeded,
     FailedPrecondition,
@@ -26,7 +27,7 @@ from narthex_server.tools.offers.resources import ResourceOffers
 from narthex_server.tools.offers.watches import Watches
 from narthex_server.tools.prompt import FilledPrompt
 from narthex_server.tools.resource import Contents
-from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
+from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer, Vitals
 from narthex_server.tools.step import Invocation, Step, chained
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
 
@@ -179,6 +180,10 @@ class Catalog:
         """The least severe messages that the caller's calls get unless they say otherwise; raises NotFound."""
         self._levels.set(principal, level, self._server(server).name if server else "")
 
+    def vitals(self) -> Mapping[str, Vitals]:
+        """How every upstream has fared."""
+        return {server.name: server.vitals for server in self._servers.values()}
+
     def servers(self) -> tuple[ServerStatus, ...]:
         """How every upstream is, in the order of the configuration."""
         return tuple(server.status for server in self._servers.values())
@@ -192,21 +197,47 @@ class Catalog:
         if self._natives.pop(name, None) is not None:
             self._refresh()
 
-    async def add_server(self, server: UpstreamServer) -> ServerStatus:
-        """Adds an upstream and returns how its first attempt went; raises InvalidRequest for a taken name."""
+    def insert_server(self, server: UpstreamServer) -> None:
+        """Adds an upstream, which begins to connect; raises AlreadyExists for a taken name."""
         if server.name in self._servers:
-            raise InvalidRequest(f"there is an upstream named {server.name!r} already; remove it or use another name")
+            raise AlreadyExists(
+                f"there is an upstream named {server.name!r} already; remove it or use another name",
+                reason="UPSTREAM_EXISTS",
+                metadata={"upstream": server.name},
+            )
         self._servers[server.name] = server
         server.start(self._refresh)
+
+    async def add_server(self, server: UpstreamServer) -> ServerStatus:
+        """As insert_server; returns how its first attempt went."""
+        self.insert_server(server)
         await server.settled()
         return server.status
 
-    async def remove_server(self, name: str) -> None:
-        """Stops the upstream and forgets its tools; raises NotFound."""
+    async def remove_server(self, name: str, grace: float = 0.0) -> None:
+        """Forgets its tools at once, and stops it when its calls have ended or after `grace` s; raises NotFound."""
         server = self._server(name)
         del self._servers[name]
         self._refresh()
-        await server.stop()
+        await _stop(server, grace)
+
+    async def replace_server(self, server: UpstreamServer, grace: float) -> None:
+        """Puts it in the place of the one of its name as soon as it is up, or has failed; that one is then removed."""
+        server.start(self._refresh)
+        before: UpstreamServer | None = None
+        try:
+            await server.settled()
+            if (before := self._servers.get(server.name)) is not None:
+                self._servers[server.name] = server
+                self._refresh()
+        finally:
+            await (_stop(server, 0) if before is None else _stop(before, grace))
+
+    def order_servers(self, names: Iterable[str]) -> None:
+        """These come first, in this order."""
+        first = {name: self._servers[name] for name in names if name in self._servers}
+        self._servers = first | self._servers
+        self._refresh()
 
     async def reconnect(self, name: str) -> ServerStatus:
         """Makes the upstream connect again at once, and returns how that went; raises NotFound."""
@@ -277,6 +308,13 @@ class Catalog:
         if self.versions != before:
             self._changed.set()
             self._changed = asyncio.Event()
+
+
+async def _stop(server: UpstreamServer, grace: float) -> None:
+    try:
+        await server.drain(grace)
+    finally:
+        await server.stop()
 
 
 def _outcome(error: Exception) -> Outcome:

@@ -18,9 +18,36 @@ class ServerState(Enum):
     STOPPED = "stopped"
 
 
+class BreakerState(Enum):
+    """Whether calls reach an upstream: all, none, or one at a time to see whether it works again."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How an upstream has fared since it was added; moments in seconds since the epoch, 0 for never.
+
+    `breaker` is None where it has none; it admits a call at `breaker_retry`, if that is not 0.
+    """
+
+    breaker: BreakerState | None = None
+    breaker_retry: float = 0.0
+    trips: int = 0
+    reconnects: int = 0
+    restarts: int = 0  # of its process, those that failed included
+    failed_checks: int = 0
+    last_success: float = 0.0  # of a call
+
+
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """How an upstream is: `reason` says why it is not ready, `attempts` counts failed starts since it last was."""
+    """How an upstream is: `reason` says why it is not ready, `attempts` counts failed starts since it last was.
+
+    It has been in this state `since`, and is tried again at `next_attempt`, both in seconds since the epoch.
+    """
 
     name: str
     transport: str
@@ -29,6 +56,10 @@ class ServerStatus:
     tools: int = 0
     protocol_version: str = ""
     attempts: int = 0
+    server_name: str = ""  # as it calls itself
+    server_version: str = ""
+    since: float = 0.0
+    next_attempt: float = 0.0
 
 
 class Server(Protocol):
@@ -49,6 +80,9 @@ class Server(Protocol):
     @property
     def status(self) -> ServerStatus: ...
 
+    @property
+    def vitals(self) -> Vitals: ...
+
     def start(self, changed: Callable[[], None]) -> None:
         """Begins to connect; `changed` is called on the event loop when its status, or what it offers, is different."""
 
@@ -58,7 +92,11 @@ class Server(Protocol):
     def reconnect(self) -> None:
         """Drops the connection, if there is one, and connects again at once."""
 
-    async def stop(self) -> None: ...
+    async def drain(self, grace: float) -> None:
+        """Returns when none of its calls runs any more, or after so many seconds."""
+
+    async def stop(self) -> None:
+        """Ends it; calls that still run raise Unavailable."""
 
 
 class ToolServer(Server, Protocol):

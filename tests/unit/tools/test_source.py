@@ -70,7 +70,7 @@ def test_secrets_are_not_in_the_representation():
         ({"servers": [{"name": "a", "source": {"type": "Pipe"}}]}, "f.json.servers[0].source.type: is 'Pipe'; known"),
         (
             {"servers": [{"name": "a", "sorce": 1}]},
-            "f.json.servers[0].sorce: is not known; known are bearer_token, enabled",
+            "f.json.servers[0].sorce: is not known; known are bearer_token, breaker, enabled",
         ),
         ({"servers": [{"source": {"type": "Process", "command": "x"}}]}, "f.json.servers[0].name: is missing"),
         ({"servers": [], "tool_timeout_secs": -1}, "f.json.tool_timeout_secs: must be a number above 0"),

@@ -188,7 +188,8 @@ class Calls:
             raise self._too_late(self._source.call_timeout)
         if error.code == types.INVALID_PARAMS:
             raise InvalidToolArguments(error.message, metadata={"upstream": self._source.name})
-        return error_result(f"{error.message} (JSON-RPC error {error.code} of upstream {self._source.name!r})")
+        text = f"{error.message} (JSON-RPC error {error.code} of upstream {self._source.name!r})"
+        return error_result(text, faulted=error.code == types.INTERNAL_ERROR)
 
     def _too_late(self, limit: float) -> DeadlineExceeded:
         return DeadlineExceeded(

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast, get_args
 
+from narthex_server.tools.upstream.breaker import BreakerSettings
+from narthex_server.tools.upstream.health import HealthSettings
 from narthex_server.tools.upstream.node import Node
 from narthex_server.tools.upstream.source import (
     DEFAULT_CALL_TIMEOUT,
@@ -18,7 +20,7 @@ from narthex_server.tools.upstream.source import (
     Unsupported,
 )
 
-_OWN = ("sampling", "protocol")
+_OWN = ("sampling", "protocol", "breaker", "health")
 """Keys of ours, which either form may have beside its own."""
 
 _MISTRAL_SERVER = {"id", "name", "source", "enabled", "tool_prefix", "bearer_token", "resources", *_OWN}
@@ -108,7 +110,35 @@ def _common(root: Node) -> Iterator[ServerSource]:
 
 def _with_own(server: Node, source: ServerSource) -> ServerSource:
     """The source with what the keys of ours say."""
-    return replace(source, sampling=server.choice("sampling", _SAMPLING), protocol=server.choice("protocol", _PROTOCOL))
+    return replace(
+        source,
+        sampling=server.choice("sampling", _SAMPLING),
+        protocol=server.choice("protocol", _PROTOCOL),
+        breaker=_breaker(server),
+        health=_health(server),
+    )
+
+
+def _breaker(server: Node) -> BreakerSettings | None:
+    usual = BreakerSettings()
+    if (node := server.switch("breaker", {"failures", "window_secs", "open_secs"})) is None:
+        return None
+    return BreakerSettings(
+        node.count("failures", usual.failures),
+        node.number("window_secs", usual.window),
+        node.number("open_secs", usual.open),
+    )
+
+
+def _health(server: Node) -> HealthSettings | None:
+    usual = HealthSettings()
+    if (node := server.switch("health", {"interval_secs", "timeout_secs", "misses"})) is None:
+        return None
+    return HealthSettings(
+        node.number("interval_secs", usual.interval),
+        node.number("timeout_secs", usual.timeout),
+        node.count("misses", usual.misses),
+    )
 
 
 def _with_token(headers: Mapping[str, str], token: str | None) -> Mapping[str, str]:

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from narthex_server.tools.upstream.breaker import BreakerSettings
+from narthex_server.tools.upstream.health import HealthSettings
+
 DEFAULT_CALL_TIMEOUT = 30.0
 DEFAULT_START_TIMEOUT = 20.0
 DEFAULT_CONCURRENCY = 64
@@ -47,7 +50,10 @@ Transport = Process | Http | Unsupported
 
 @dataclass(frozen=True, slots=True)
 class ServerSource:
-    """One upstream; times in seconds, `prefix` as in `tool_prefix` (None where not given)."""
+    """One upstream; times in seconds, `prefix` as in `tool_prefix` (None where not given).
+
+    Without `breaker` every call is tried, without `health` nothing is asked while no calls come.
+    """
 
     name: str
     transport: Transport
@@ -57,3 +63,5 @@ class ServerSource:
     concurrency: int = DEFAULT_CONCURRENCY
     sampling: Sampling = "client"
     protocol: Protocol = "auto"
+    breaker: BreakerSettings | None = BreakerSettings()
+    health: HealthSettings | None = HealthSettings()
