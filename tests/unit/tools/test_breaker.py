@@ -150,8 +150,7 @@ class AgainstModel(RuleBasedStateMachine):
     def states_agree(self) -> None:
         assert self.breaker.state is self.expected
         assert (self.breaker.retry_after > 0) == (
-            self.expected is BreakerState.OPEN
-            or (self.expected is BreakerState.HALF_OPEN and self.probe is not None)
+            self.expected is BreakerState.OPEN or (self.expected is BreakerState.HALF_OPEN and self.probe is not None)
         )
 
 
