@@ -51,9 +51,9 @@ class Reloads:
         """Goes on until it is cancelled."""
         while True:
             asked = asyncio.create_task(self._asked.wait())
-            waiting: list[asyncio.Task[object]] = [asked]  # type: ignore[list-item]
+            waiting: list[asyncio.Task[object]] = [asked]
             if self._follow:
-                waiting.append(asyncio.create_task(self._file.changed()))  # type: ignore[arg-type]
+                waiting.append(asyncio.create_task(self._file.changed()))
             try:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 content = None if asked.done() else waiting[-1].result()

@@ -284,17 +284,27 @@ async def test_with_keys_only_an_admin_may(launch, tmp_path, failure, nothing):
         assert added.upstream.state == wire.UPSTREAM_STATE_READY
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-async def test_sigterm_lets_forwarded_calls_finish_and_leaves_no_child(launch, tmp_path):
-    file = File(tmp_path / "mcp-config.json")
-    file.write({"one": shaky()})
-    served = launch("--mcp-config", str(file.path))
+@pytest.fixture
+def littering(launch, tmp_path):
+    """A server with an upstream that starts others, and the file of their pids."""
+    file, pids = File(tmp_path / "mcp-config.json"), tmp_path / "pids"
+    file.write({"one": shaky("littering", str(pids))})
+    return launch("--mcp-config", str(file.path)), pids
+
+
+async def gone(pids: Path) -> None:
+    async with asyncio.timeout(10):
+        while [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that leaves the group is not found")
+async def test_sigterm_lets_forwarded_calls_finish_and_leaves_no_process(littering):
+    served, pids = littering
     async with grpc.aio.insecure_channel(served.grpc) as channel:
         stub, upstreams = ToolServiceStub(channel), UpstreamServiceStub(channel)
-        await _add(upstreams, spec("extra"))
-        pid = served.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        assert len(children) == 2
+        await _add(upstreams, spec("extra", "littering", str(pids)))
+        assert len(pids.read_text().split()) == 6
         running = [
             stub.CallTool(tools.CallToolRequest(name=f"{name}__sleep", arguments=b'{"seconds":1}'))
             for name in ("one", "extra")
@@ -306,4 +316,13 @@ async def test_sigterm_lets_forwarded_calls_finish_and_leaves_no_child(launch, t
         for call in running:
             assert [event async for event in call][-1].HasField("result")
     assert await asyncio.to_thread(served.process.wait, 20) == 0
-    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    await gone(pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
+async def test_neither_does_sigkill(littering):
+    served, pids = littering
+    assert len(pids.read_text().split()) == 3
+    served.process.kill()
+    await asyncio.to_thread(served.process.wait, 20)
+    await gone(pids)

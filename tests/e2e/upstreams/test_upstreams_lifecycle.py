@@ -28,6 +28,10 @@ def vitals(running, name: str):
     return running.catalog.vitals()[name]
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 async def reconnected(running, name: str, times: int = 1) -> None:
     await running.until(
         lambda: vitals(running, name).reconnects >= times and running.status(name).state is ServerState.READY
@@ -51,6 +55,25 @@ async def test_killed_in_a_call_it_is_unavailable_and_the_next_call_works(gatewa
         assert vitals(running, "two").restarts == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that leaves the group is not found")
+async def test_what_a_killed_server_had_started_goes_with_it(gateway, script, tmp_path, gone):
+    pids = tmp_path / "pids"
+    async with gateway({"one": script("shaky", "littering", str(pids))}) as running:
+        pid, *others = [int(pid) for pid in pids.read_text().split()]
+        call = asyncio.create_task(running.call("one__sleep", b'{"seconds":60}'))
+        assert await echo(running, "one") == "here"
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(Unavailable, match="SIGKILL"):
+            await asyncio.wait_for(call, 5)  # although a child of it holds its pipes
+        for other in others:
+            await gone(other)
+        await reconnected(running, "one")
+        assert await echo(running, "one") == "here"
+    assert len(pids.read_text().split()) == 6
+    for pid in pids.read_text().split():
+        await gone(int(pid))
+
+
 async def test_a_server_that_hangs_is_found_and_restarted(gateway, script, gone):
     async with gateway({"one": script("shaky")}, health=EAGER) as running:
         pid = int(text(await running.call("one__pid")))
@@ -63,11 +86,11 @@ async def test_a_server_that_hangs_is_found_and_restarted(gateway, script, gone)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_so_is_one_of_the_version_without_ping(gateway, script):
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-    before = children.read_text().split()
+    before = children(os.getpid())
     async with gateway({"rich": script("rich", "stdio")}, health=EAGER) as running:
         assert running.status("rich").protocol_version == "2026-07-28"
-        (pid,) = [int(child) for child in children.read_text().split() if child not in before]
+        (warden,) = set(children(os.getpid())) - set(before)
+        (pid,) = children(warden)
         assert await echo(running, "rich") == "here"
         assert vitals(running, "rich").reconnects == 0
         os.kill(pid, signal.SIGSTOP)

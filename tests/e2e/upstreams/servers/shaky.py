@@ -1,6 +1,7 @@
-"""A server of 2025-06-18 by hand that fails as its tools are named: `shaky.py [flapping | flipping]`.
+"""A server of 2025-06-18 by hand that fails as its tools are named: `shaky.py [flapping | flipping | littering FILE]`.
 
-Flapping it goes soon after it came up; flipping it has other tools every 100 ms, and says so.
+Flapping it goes soon after it came up; flipping it has other tools every 100 ms, and says so; littering it starts
+others.
 """
 
 import json
@@ -8,6 +9,8 @@ import os
 import sys
 import threading
 import time
+
+from litter import litter
 
 TOOLS = ("echo", "pid", "sleep", "die", "freeze", "internal", "poke", "counts", "leak")
 KIND = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -74,6 +77,8 @@ def answer(method: str, params: dict) -> object:
             return {}
 
 
+if KIND == "littering":
+    litter()
 for line in sys.stdin:
     request = json.loads(line)
     method, params = request["method"], request.get("params", {})
