@@ -188,8 +188,10 @@ async def test_a_broken_file_changes_nothing_and_a_signal_reads_it_again(upstrea
     assert await call("one__pid") == one
 
 
-async def test_a_server_that_always_changes_is_told_of_now_and_then(upstreams, stub, call):
-    await _add(upstreams, spec("flip", "flipping"))
+async def test_servers_that_always_change_are_told_of_together_now_and_then(upstreams, stub, call):
+    both = ("flip", "flop")
+    for name in both:
+        await _add(upstreams, spec(name, "flipping"))
     clock, moments = asyncio.get_running_loop().time, []
     async with asyncio.timeout(20):
         async for _ in stub.WatchTools(tools.WatchToolsRequest()):
@@ -199,7 +201,8 @@ async def test_a_server_that_always_changes_is_told_of_now_and_then(upstreams, s
                 break
     pauses = [after - before for before, after in pairwise(moments)]
     assert min(pauses) > 0.4, "the first message is the state at the beginning"
-    await upstreams.RemoveUpstream(wire.RemoveUpstreamRequest(name="flip"))
+    for name in both:
+        await upstreams.RemoveUpstream(wire.RemoveUpstreamRequest(name=name))
 
 
 async def _add(upstreams, what: wire.UpstreamSpec) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from time import time
 
 import pytest
 from narthex_server.errors import Unavailable
@@ -127,6 +128,35 @@ async def test_one_that_fails_again_and_again_is_not_asked_for_a_while(gateway, 
         await asyncio.sleep(int(caught.value.metadata["retry_after_ms"]) / 1000)  # as it says
         assert await echo(running, "one") == "here"
         assert vitals(running, "one").breaker is BreakerState.CLOSED and vitals(running, "one").trips == 1
+
+
+async def test_one_that_dies_in_its_calls_is_tried_with_one_call_at_a_time(gateway, script):
+    settings = BreakerSettings(failures=2, window=30.0, open=1.0)
+    async with gateway({"one": script("shaky"), "two": script("shaky")}, breaker=settings) as running:
+        before = [name for name in running.names() if name.startswith("two__")]
+        for times in (1, 2):
+            with pytest.raises(Unavailable, match="exited with status 7"):
+                await running.call("one__die")
+            assert await echo(running, "two") == "here"
+            await reconnected(running, "one", times)
+        await half_open(running, "one")
+        with pytest.raises(Unavailable, match="exited with status 7"):
+            await running.call("one__die")
+        assert (vitals(running, "one").breaker, vitals(running, "one").trips) == (BreakerState.OPEN, 2)
+        await reconnected(running, "one", 3)
+        await half_open(running, "one")
+        probe = running.call("one__sleep", b'{"seconds":0.2}')
+        tried, refused = await asyncio.gather(probe, echo(running, "one"), return_exceptions=True)
+        assert text(tried) == "" and refused.reason == "UPSTREAM_BREAKER_OPEN"
+        assert vitals(running, "one").breaker is BreakerState.CLOSED
+        assert await echo(running, "one") == "here"
+        assert [name for name in running.names() if name.startswith("two__")] == before
+        assert (vitals(running, "two").trips, vitals(running, "two").reconnects) == (0, 0)
+
+
+async def half_open(running, name: str) -> None:
+    await asyncio.sleep(max(0.0, vitals(running, name).breaker_retry - time()))  # as it says
+    assert vitals(running, name).breaker is BreakerState.HALF_OPEN
 
 
 async def test_connecting_anew_by_hand_closes_the_breaker(gateway, script):

@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 
 from google.protobuf.json_format import MessageToDict
@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     adding.add_argument("name", help="the prefix of its tools")
     adding.add_argument("target", nargs="+", metavar="URL | -- COMMAND", help="where it is, or what runs it")
-    adding.add_argument("--type", choices=TRANSPORTS, default="http", help="of a URL (default: %(default)s)")
+    adding.add_argument("--type", choices=TRANSPORTS, help="of a URL (default: http)")
     adding.add_argument(
         "--header", action="append", default=[], metavar="NAME: VALUE", help="sent with every request; repeatable"
     )
@@ -52,7 +52,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    spec = _spec(arguments) if arguments.action == "add" else None
+    spec = spec_from(arguments) if arguments.action == "add" else None
     return call(arguments, lambda client: _run(client, arguments, spec))
 
 
@@ -76,16 +76,24 @@ async def _run(client: Client, arguments: argparse.Namespace, spec: wire.Upstrea
     return Exit.OK
 
 
-def _spec(arguments: argparse.Namespace) -> wire.UpstreamSpec:
+def spec_from(arguments: argparse.Namespace) -> wire.UpstreamSpec:
+    """What `add` sends; raises SettingsError, also for an option that the target has no use for."""
     spec = wire.UpstreamSpec(name=arguments.name)
     first, *rest = arguments.target
     if first.startswith(("http://", "https://")) and not rest:
+        _check_unused({"--env": arguments.env, "--cwd": arguments.cwd}, "a process")
         spec.http.url = first
         spec.http.sse = arguments.type == "sse"
         spec.http.headers.update(_pairs(arguments.header, ":", "--header"))
         if arguments.bearer_variable:
             spec.http.bearer_token = _variable(arguments.bearer_variable, "--bearer-variable")
     else:
+        of_a_url = {
+            "--type": arguments.type,
+            "--header": arguments.header,
+            "--bearer-variable": arguments.bearer_variable,
+        }
+        _check_unused(of_a_url, "a URL")
         spec.process.command = first
         spec.process.arguments.extend(rest)
         spec.process.working_directory = arguments.cwd
@@ -96,6 +104,12 @@ def _spec(arguments: argparse.Namespace) -> wire.UpstreamSpec:
     spec.breaker.disabled = arguments.no_breaker
     spec.health.disabled = arguments.no_health
     return spec
+
+
+def _check_unused(given: Mapping[str, object], kind: str) -> None:
+    for flag, value in given.items():
+        if value:
+            raise SettingsError(f"{flag}: is for {kind}")
 
 
 def _pairs(given: Sequence[str], between: str, flag: str) -> Iterable[tuple[str, str]]:
