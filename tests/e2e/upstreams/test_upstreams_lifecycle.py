@@ -75,6 +75,18 @@ async def test_what_a_killed_server_had_started_goes_with_it(gateway, script, tm
         await gone(int(pid))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no warden")
+async def test_a_server_whose_warden_is_killed_dies_with_it_and_is_restarted(gateway, script, gone):
+    before = children(os.getpid())
+    async with gateway({"one": script("shaky")}) as running:
+        pid = int(text(await running.call("one__pid")))
+        (warden,) = set(children(os.getpid())) - set(before)
+        os.kill(warden, signal.SIGKILL)
+        await gone(pid)
+        await reconnected(running, "one")
+        assert await echo(running, "one") == "here"
+
+
 async def test_a_server_that_hangs_is_found_and_restarted(gateway, script, gone):
     async with gateway({"one": script("shaky")}, health=EAGER) as running:
         pid = int(text(await running.call("one__pid")))
