@@ -1,18 +1,19 @@
 """From a configuration to the catalog: the upstreams, and what stands around every call of a tool."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from narthex.settings import SettingsError
 from prometheus_client import CollectorRegistry
 
-from narthex_server.config.server import ServerConfig
+from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
 from narthex_server.pipelines.models import Models
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.model_sampler import ModelSampler
-from narthex_server.tools.server import UpstreamServer
+from narthex_server.tools.server import Scope, UpstreamServer
 from narthex_server.worker import in_thread
 
 if TYPE_CHECKING:
@@ -53,8 +54,16 @@ def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler
     from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
     from narthex_server.tools.upstream.supervisor import Upstream
 
-    scope = source.scope or ("shared" if config.api_key_file is None else "tenant")
+    scope = source.scope or default_scope(config)
     source = replace(source, scope=scope)
     if scope == "shared" or (scope == "tenant" and source.tenants.is_single):  # a tenant alone shares with itself
         return Upstream(source, sampler)
-    return ScopedUpstream(scope, lambda: Upstream(source, sampler), ScopeLimits(**asdict(config.connections)))
+    own = config.connections
+    limits = ScopeLimits(own.per_upstream, own.per_tenant, own.tenant_idle, own.session_idle)
+    return ScopedUpstream(scope, lambda: Upstream(source, sampler), limits)
+
+
+def default_scope(config: ServerConfig) -> Scope:
+    """Tenants share nothing where callers can be told apart: by keys, or by a bridge that speaks for them."""
+    apart = config.api_key_file is not None or DELEGATE_TOKEN_VARIABLE in os.environ
+    return "tenant" if apart and not config.connections.single_tenant else "shared"

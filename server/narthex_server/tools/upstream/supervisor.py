@@ -53,7 +53,7 @@ class Upstream(SharedServer):
 
     def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
         self._source = source
-        self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED)
+        self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED, scope=source.scope or "shared")
         self._listing = Listing()
         self._stale: set[Part] = set()  # to be listed again
         self._changed: Callable[[], None] = _nobody
