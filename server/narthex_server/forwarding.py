@@ -9,7 +9,7 @@ from narthex.settings import SettingsError
 from prometheus_client import CollectorRegistry
 
 from narthex_server.config.document import parse_document
-from narthex_server.config.server import ServerConfig
+from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
 from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
 from narthex_server.metrics.policy import PolicyMetrics
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
@@ -24,7 +24,7 @@ from narthex_server.tools.policy.live import LivePolicy
 from narthex_server.tools.policy.step import PolicyStep
 from narthex_server.tools.result_check import ResultCheck
 from narthex_server.tools.search.searching import Searching
-from narthex_server.tools.server import UpstreamServer
+from narthex_server.tools.server import Scope, UpstreamServer
 from narthex_server.tools.step import Step
 from narthex_server.tools.visibility import EVERYTHING, Visibility
 from narthex_server.watched_file import WatchedFile
@@ -121,13 +121,19 @@ def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler
     from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
     from narthex_server.tools.upstream.supervisor import Upstream
 
-    scope = source.scope or ("shared" if config.api_key_file is None else "tenant")
+    scope = source.scope or default_scope(config)
     source = replace(source, scope=scope)
     if scope == "shared" or (scope == "tenant" and source.tenants.is_single):  # a tenant alone shares with itself
         return Upstream(source, sampler)
     own = config.connections
     limits = ScopeLimits(own.per_upstream, own.per_tenant, own.tenant_idle, own.session_idle)
     return ScopedUpstream(scope, lambda: Upstream(source, sampler), limits)
+
+
+def default_scope(config: ServerConfig) -> Scope:
+    """Tenants share nothing where callers can be told apart: by keys, or by a bridge that speaks for them."""
+    apart = config.api_key_file is not None or DELEGATE_TOKEN_VARIABLE in os.environ
+    return "tenant" if apart and not config.connections.single_tenant else "shared"
 
 
 def _read(file: WatchedFile) -> bytes:

@@ -63,7 +63,7 @@ class Upstream(SharedServer):
 
     def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
         self._source = source
-        self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED)
+        self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED, scope=source.scope or "shared")
         self._redaction = Redaction(source)
         self._guard = Guard(source.name, Breaker(source.breaker) if source.breaker else None)
         self._health = Health(source.health) if source.health else None
