@@ -7,6 +7,8 @@ from typing import Literal
 from narthex_server.tools.audience import EVERYBODY, Audience
 from narthex_server.tools.presentation import PLAIN, Presentation
 from narthex_server.tools.server import Scope
+from narthex_server.tools.upstream.breaker import BreakerSettings
+from narthex_server.tools.upstream.health import HealthSettings
 
 DEFAULT_CALL_TIMEOUT = 30.0
 DEFAULT_START_TIMEOUT = 20.0
@@ -54,7 +56,8 @@ Transport = Process | Http | Unsupported
 class ServerSource:
     """One upstream; times in seconds.
 
-    An answer of more than `max_bytes` fails the call that it is for; callers could not be sent it.
+    An answer of more than `max_bytes` fails the call that it is for; callers could not be sent it. Without `breaker`
+    every call is tried, without `health` nothing is asked while no calls come.
     """
 
     name: str
@@ -68,3 +71,5 @@ class ServerSource:
     protocol: Protocol = "auto"
     scope: Scope | None = None  # as the server's default says
     tenants: Audience = EVERYBODY
+    breaker: BreakerSettings | None = BreakerSettings()
+    health: HealthSettings | None = HealthSettings()
