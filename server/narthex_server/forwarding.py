@@ -12,6 +12,7 @@ from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
 from narthex_server.pipelines.models import Models
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.model_sampler import ModelSampler
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.server import UpstreamServer
 from narthex_server.worker import in_thread
 
@@ -19,16 +20,16 @@ if TYPE_CHECKING:
     from narthex_server.tools.upstream.source import ServerSource
 
 
-async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry) -> Catalog:
+async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry, reach: Reach) -> Catalog:
     """A catalog that is not started, without native tools; raises SettingsError."""
-    servers = await in_thread(upstreams, config, ModelSampler(models))
+    servers = await in_thread(upstreams, config, ModelSampler(models), reach)
     catalog = Catalog(servers=servers, observer=ToolMetrics(registry))
     UpstreamMetrics(registry, catalog.servers)
     return catalog
 
 
-def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[UpstreamServer]:
-    """The configured upstreams, not started; the client that they need is imported only where there are any."""
+def upstreams(config: ServerConfig, sampler: ModelSampler, reach: Reach) -> Sequence[UpstreamServer]:
+    """The configured upstreams, not started; what they need is imported only where there are any."""
     from narthex_server.tools.upstream.forms import parse_sources
     from narthex_server.tools.upstream.node import SourceError
     from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT
@@ -37,13 +38,29 @@ def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[UpstreamS
         sources = parse_sources(config.upstreams(), str(config.mcp_config or "the demo's mcp-config"))
     except SourceError as error:
         raise SettingsError(error.message) from error
-    if not sources:
-        return ()
-    from narthex_server.tools.upstream.supervisor import Upstream
 
     def timed(source: "ServerSource") -> "ServerSource":
         own = source.call_timeout != DEFAULT_CALL_TIMEOUT
         call = source.call_timeout if own else config.tool_timeout
         return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
 
-    return [Upstream(timed(source), sampler) for source in sources]
+    return [upstream(timed(source), sampler, reach) for source in sources]
+
+
+def upstream(source: "ServerSource", sampler: ModelSampler | None, reach: Reach) -> UpstreamServer:
+    """The server at a source, not started: by what it speaks."""
+    from narthex_server.tools.upstream.source import Narthex, OpenApi
+
+    match source.transport:
+        case Narthex() as other:
+            from narthex_server.cascade.server import Cascade
+
+            return Cascade(source, other, reach)
+        case OpenApi() as api:
+            from narthex_server.tools.upstream.openapi.server import OpenApiServer
+
+            return OpenApiServer(source, api)
+        case _:
+            from narthex_server.tools.upstream.supervisor import Upstream
+
+            return Upstream(source, sampler)

@@ -14,6 +14,9 @@ from narthex_server.config.server import ServerConfig, from_command_line
 
 log = logging.getLogger("narthex_server.main")  # also when run by `python -m`
 
+TALKATIVE = ("mcp", "httpx2", "httpcore2", "websockets")
+"""They log what upstreams send, which may repeat what these were told; what matters of it we say ourselves."""
+
 
 class Exit(IntEnum):
     """How the process ends."""
@@ -36,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     # Ours alone: what libraries say below a warning helps nobody here.
     logging.getLogger("narthex_server").setLevel(config.log_level.upper())
+    for library in TALKATIVE:
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when grpc is imported, which app does
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(serve(config))

@@ -11,6 +11,7 @@ from narthex_server.errors import Unimplemented
 from narthex_server.principal import CALLER, REQUEST_ID
 from narthex_server.services.mcp_context import mcp_context
 from narthex_server.tools.tool import CallContext
+from narthex_server.tools.upstream.tokens import tokens_in
 
 PLAIN = tool_pb2.McpContext()
 
@@ -19,7 +20,8 @@ def call_context(context: ServicerContext[Any, Any], mcp: tool_pb2.McpContext = 
     """Whose call this is, when its time is over on the event loop's clock, and what an MCP client brings besides."""
     remaining = context.time_remaining()
     deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
-    return CallContext(CALLER.get(), REQUEST_ID.get(), deadline, mcp_context(mcp))
+    tokens = tokens_in(context.invocation_metadata() or ())
+    return CallContext(CALLER.get(), REQUEST_ID.get(), deadline, mcp_context(mcp), upstream_tokens=tokens)
 
 
 def check_options(options: common.CallOptions) -> None:

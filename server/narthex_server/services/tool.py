@@ -29,6 +29,7 @@ from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.completion import Typed
 from narthex_server.tools.inputs import RunningCalls
 from narthex_server.tools.offers.watches import ResourceUpdated
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.tool import InputRequired, Log, Progress, TextDelta, Tool, ToolEvent, ToolResult
 
 MAX_WATCHED = 1000
@@ -47,9 +48,10 @@ _Item = TypeVar("_Item", bound=_Owned)
 class ToolService:
     """Lists, watches and asks for what the catalog has; arguments and results pass through as bytes of JSON."""
 
-    def __init__(self, catalog: Catalog, relay: Relay) -> None:
+    def __init__(self, catalog: Catalog, relay: Relay, reach: Reach) -> None:
         self._catalog = catalog
         self._relay = relay
+        self._reach = reach
         self._running = RunningCalls()
 
     async def ListTools(self, request: wire.ListToolsRequest, context: Context) -> wire.ListToolsResponse:
@@ -57,7 +59,10 @@ class ToolService:
         tools = self._catalog.list(CALLER.get())
         shown, token = page(tools, lambda tool: f"{tool.server}/{tool.name}", request.page_size, request.page_token)
         return wire.ListToolsResponse(
-            tools=[tool_to_wire(tool) for tool in shown], next_page_token=token, catalog_version=version
+            tools=[tool_to_wire(tool) for tool in shown],
+            next_page_token=token,
+            catalog_version=version,
+            instances=self._reach.instances,
         )
 
     async def WatchTools(

@@ -1,7 +1,7 @@
 """A tool, a call of it, and what a call yields."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from narthex_server.principal import Principal
@@ -28,7 +28,7 @@ class Tool:
 class CallContext:
     """Whose call this is; `deadline` is on the event loop's clock, in seconds.
 
-    Without `inputs` nobody can answer while it runs.
+    Without `inputs` nobody can answer while it runs. `upstream_tokens` are the caller's own, by upstream.
     """
 
     principal: Principal
@@ -36,6 +36,7 @@ class CallContext:
     deadline: float | None = None
     mcp: McpContext = PLAIN
     inputs: Inputs | None = None
+    upstream_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

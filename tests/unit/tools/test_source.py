@@ -1,7 +1,7 @@
 import pytest
 from narthex_server.tools.upstream.forms import parse_sources
 from narthex_server.tools.upstream.node import SourceError
-from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
+from narthex_server.tools.upstream.source import Http, Process, ServerSource, WebSocket
 
 MISTRAL = {
     "servers": [
@@ -33,7 +33,7 @@ def test_mistral_rs_form():
     )
     assert far.transport == Http("https://far.example/mcp", {"X-A": "b", "Authorization": "Bearer s3cret"})
     assert far.call_timeout == 60 and far.prefix is None
-    assert isinstance(socket.transport, Unsupported) and "not supported yet" in socket.transport.reason
+    assert socket.transport == WebSocket("wss://far.example")
 
 
 def test_common_form():
@@ -50,7 +50,7 @@ def test_common_form():
     assert a.transport == Process("x", ("-y",), {"K": "v"}, "/tmp")
     assert b.transport == Http("http://localhost:1/mcp", {"H": "1"})
     assert c.transport == Http("http://localhost:1/sse", sse=True)
-    assert isinstance(e.transport, Unsupported)
+    assert e.transport == WebSocket("ws://localhost")
 
 
 def test_nothing_is_no_servers():

@@ -5,17 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast, get_args
 
+from narthex_server.tools.upstream import kinds
 from narthex_server.tools.upstream.node import Node
+from narthex_server.tools.upstream.secrets import SecretFile, Text
 from narthex_server.tools.upstream.source import (
     DEFAULT_CALL_TIMEOUT,
     DEFAULT_CONCURRENCY,
-    Http,
     Process,
     Protocol,
     Sampling,
     ServerSource,
     Transport,
-    Unsupported,
 )
 
 _OWN = ("sampling", "protocol")
@@ -62,23 +62,33 @@ def _mistral(root: Node) -> Iterator[ServerSource]:
         if not server.flag("enabled", True):
             continue
         source = server.child("source")
-        token = server.optional("bearer_token")
+        headers = source.secrets("headers")
+        if (token := server.secret("bearer_token")) is not None:
+            headers = {**headers, "Authorization": _bearer(token)}
         limit = call_timeout
         transport: Transport
         match kind := source.text("type"):
             case "Process":
                 source.only({"type", "command", "args", "env", "work_dir"})
                 transport = Process(
-                    source.text("command"), source.texts("args"), source.mapping("env"), source.optional("work_dir")
+                    source.text("command"), source.texts("args"), source.secrets("env"), source.optional("work_dir")
                 )
             case "Http":
-                source.only({"type", "url", "headers", "timeout_secs"})
-                transport = Http(source.url("url"), _with_token(source.mapping("headers"), token))
+                source.only({"type", "url", "timeout_secs", *kinds.REACHED})
+                transport = kinds.http(source, headers)
                 limit = source.number("timeout_secs", call_timeout)
             case "WebSocket":
-                transport = Unsupported("websocket", "WebSocket is not supported yet; use Http or Process")
+                source.only({"type", "url", "timeout_secs", *kinds.REACHED})
+                transport = kinds.websocket(source, headers)
+                limit = source.number("timeout_secs", call_timeout)
+            case "Narthex":
+                source.only({"type", "url", "api_key", "tls", "auth", "delegate"})
+                transport = kinds.narthex(source)
+            case "OpenApi":
+                source.only({"type", "url", "document", "include", "exclude", *kinds.REACHED})
+                transport = kinds.openapi(source, headers)
             case _:
-                raise source.error(f"is {kind!r}; known are Process, Http and WebSocket", "type")
+                raise source.error(f"is {kind!r}; known are Process, Http, WebSocket, Narthex and OpenApi", "type")
         prefix = server.optional("tool_prefix")
         yield _with_own(server, ServerSource(server.text("name"), transport, prefix, limit, concurrency=concurrency))
 
@@ -90,19 +100,23 @@ def _common(root: Node) -> Iterator[ServerSource]:
         server = servers.child(name)
         if server.flag("disabled", False) or not server.flag("enabled", True):
             continue
-        kind = server.optional("type") or server.optional("transport") or ("http" if "url" in server.value else "stdio")
+        kind = server.optional("type") or server.optional("transport") or _kind(server)
         transport: Transport
         match kind.lower().replace("_", "-"):
             case "stdio":
                 transport = Process(
-                    server.text("command"), server.texts("args"), server.mapping("env"), server.optional("cwd")
+                    server.text("command"), server.texts("args"), server.secrets("env"), server.optional("cwd")
                 )
             case "http" | "streamable-http" | "streamablehttp" | "sse" as scheme:
-                transport = Http(server.url("url"), server.mapping("headers"), sse=scheme == "sse")
+                transport = kinds.http(server, server.secrets("headers"), sse=scheme == "sse")
             case "ws" | "websocket":
-                transport = Unsupported("websocket", "WebSocket is not supported yet; use http or stdio")
+                transport = kinds.websocket(server, server.secrets("headers"))
+            case "narthex":
+                transport = kinds.narthex(server)
+            case "openapi":
+                transport = kinds.openapi(server, server.secrets("headers"))
             case _:
-                raise server.error(f"is {kind!r}; known are stdio, http and sse", "type")
+                raise server.error(f"is {kind!r}; known are stdio, http, sse, websocket, narthex and openapi", "type")
         yield _with_own(server, ServerSource(name, transport))
 
 
@@ -111,5 +125,14 @@ def _with_own(server: Node, source: ServerSource) -> ServerSource:
     return replace(source, sampling=server.choice("sampling", _SAMPLING), protocol=server.choice("protocol", _PROTOCOL))
 
 
-def _with_token(headers: Mapping[str, str], token: str | None) -> Mapping[str, str]:
-    return headers if token is None else {**headers, "Authorization": f"Bearer {token}"}
+def _bearer(token: Text) -> Text:
+    return replace(token, before="Bearer ") if isinstance(token, SecretFile) else f"Bearer {token}"
+
+
+def _kind(server: Node) -> str:
+    url = server.value.get("url")
+    if isinstance(url, str):
+        return {"ws": "websocket", "wss": "websocket", "grpc": "narthex", "grpcs": "narthex"}.get(
+            url.partition(":")[0].lower(), "http"
+        )
+    return "stdio"

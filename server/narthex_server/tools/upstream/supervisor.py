@@ -13,18 +13,19 @@ from contextlib import (
     suppress,
 )
 from importlib.metadata import version
+from traceback import format_exception
 from typing import Any
 
 import mcp_types as types
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
-from narthex_server.errors import Unavailable
+from narthex_server.errors import NarthexError, Unavailable
 from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.server import ServerState, ServerStatus
-from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
+from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent, ToolResult
 from narthex_server.tools.upstream.calls import Calls
 from narthex_server.tools.upstream.declaring import declaring
 from narthex_server.tools.upstream.exchange import Exchange
@@ -32,9 +33,11 @@ from narthex_server.tools.upstream.listing import Listing, Part, listed
 from narthex_server.tools.upstream.reasons import reason_of
 from narthex_server.tools.upstream.requests import Requests
 from narthex_server.tools.upstream.sampler import Sampler
-from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
+from narthex_server.tools.upstream.secrets import Secrets
+from narthex_server.tools.upstream.source import Process, ServerSource
 from narthex_server.tools.upstream.subscriptions import Subscriptions
-from narthex_server.tools.upstream.transports import http, stdio
+from narthex_server.tools.upstream.transports.choice import connect
+from narthex_server.tools.upstream.transports.link import Link
 
 FIRST_DELAY, LAST_DELAY = 0.5, 30.0
 STABLE = 10.0
@@ -52,12 +55,13 @@ class Upstream:
 
     def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
         self._source = source
-        self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED)
+        self._status = ServerStatus(source.name, source.transport.scheme, ServerState.STOPPED)
         self._listing = Listing()
         self._stale: set[Part] = set()  # to be listed again
         self._changed: Callable[[], None] = _nobody
         self._updated: Callable[[str], None] = _nobody
-        exchange = Exchange(source, sampler)  # one for all: it knows whom the server may ask
+        self._secrets = Secrets()
+        exchange = Exchange(source, self._secrets, sampler)  # one for all: it knows whom the server may ask
         self._calls = Calls(source, exchange, sampler)
         self._requests = Requests(source, exchange)
         self._subscriptions = Subscriptions(source.name, source.call_timeout, self._missed, self._on_updated)
@@ -105,12 +109,8 @@ class Upstream:
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        if isinstance(self._source.transport, Unsupported):
-            self._settled.set()
-            self._set(ServerState.UNHEALTHY, self._source.transport.reason)
-        else:
-            self._set(ServerState.STARTING)
-            self._running = asyncio.create_task(self._run(), name=f"upstream {self.name}")
+        self._set(ServerState.STARTING)
+        self._running = asyncio.create_task(self._run(), name=f"upstream {self.name}")
 
     async def settled(self) -> None:
         await self._settled.wait()
@@ -140,7 +140,7 @@ class Upstream:
         with self._connected():
             async with aclosing(self._calls.run(tool, arguments, context)) as events:
                 async for event in events:
-                    yield event
+                    yield self._secrets.hide_in_result(event) if isinstance(event, ToolResult) else event
 
     async def read(self, uri: str, context: CallContext) -> Contents | InputRequired:
         with self._connected():
@@ -171,6 +171,8 @@ class Upstream:
         except MCPError as error:
             self._end(f"the connection was lost: {error.message}")
             raise self._unavailable() from None
+        except NarthexError as error:
+            raise self._secrets.hide_in(error) from None
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -187,8 +189,8 @@ class Upstream:
             except (Exception, asyncio.CancelledError) as error:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
-                _log.debug("upstream %s", self.name, exc_info=error)
-                reason = self._said() or reason_of(error, self._source)
+                _log.debug("upstream %s: %s", self.name, self._secrets.hide("".join(format_exception(error))))
+                reason = self._secrets.hide(self._said() or reason_of(error, self._source))
                 if not self._came_up:  # the end of one that did says nothing of the attempt that `reconnect` asks for
                     self._settled.set()
             if self._stopping:
@@ -248,19 +250,14 @@ class Upstream:
 
     async def _signalled(self) -> None:
         """Returns when there is news; a server behind a URL can go without a word, so it is asked now and then."""
-        silence = CHECK_INTERVAL if isinstance(self._source.transport, Http) else None
+        silence = None if isinstance(self._source.transport, Process) else CHECK_INTERVAL
         with suppress(TimeoutError):
             await asyncio.wait_for(self._signal.wait(), silence)
         self._signal.clear()
 
     def _transport(self) -> AbstractAsyncContextManager[Any]:
-        match self._source.transport:
-            case Process() as process:
-                return stdio.connect(self.name, process, self._end)
-            case Http() as remote:
-                return http.connect(remote, self._refuse)
-            case Unsupported(_, reason):
-                raise Unavailable(reason)
+        link = Link(self.name, self._secrets, self._end, self._refuse)
+        return connect(self._source.transport, link)
 
     async def _on_message(self, message: object) -> None:
         match message:
@@ -298,9 +295,8 @@ class Upstream:
 
     def _set(self, state: ServerState, reason: str = "", protocol: str = "") -> None:
         attempts = 0 if state is ServerState.READY else self._attempts
-        self._status = ServerStatus(
-            self.name, _scheme(self._source), state, reason, len(self.tools), protocol, attempts
-        )
+        scheme, reason = self._source.transport.scheme, self._secrets.hide(reason)
+        self._status = ServerStatus(self.name, scheme, state, reason, len(self.tools), protocol, attempts)
         self._changed()
 
     def _unavailable(self) -> Unavailable:
@@ -311,16 +307,6 @@ class Upstream:
             reason="UPSTREAM_UNAVAILABLE",
             metadata={"upstream": self.name},
         )
-
-
-def _scheme(source: ServerSource) -> str:
-    match source.transport:
-        case Process():
-            return "stdio"
-        case Http(sse=sse):
-            return "sse" if sse else "http"
-        case Unsupported(kind, _):
-            return kind
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
 import anyio
@@ -17,6 +17,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 from narthex_server.tools.upstream.source import Process
+from narthex_server.tools.upstream.transports.link import Link
 
 Incoming = SessionMessage | Exception
 Streams = tuple[MemoryObjectReceiveStream[Incoming], MemoryObjectSendStream[SessionMessage]]
@@ -38,15 +39,16 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def connect(name: str, source: Process, ended: Callable[[str], None]) -> AsyncGenerator[Streams]:
+async def connect(source: Process, link: Link) -> AsyncGenerator[Streams]:
     """Starts the server and yields its two streams of messages; the server and its children are gone on exit.
 
-    `ended` is told why, before the streams close, when the server goes by itself.
+    `link.ended` is told why, before the streams close, when the server goes by itself.
 
     Raises:
         OSError: the command cannot be run.
+        Unavailable: a secret of its environment cannot be read.
     """
-    environment = get_default_environment() | dict(source.env)
+    environment = get_default_environment() | link.secrets.reveal_all(source.env)
     path = shutil.which(source.command, path=environment.get("PATH"))
     if path is None:
         raise FileNotFoundError(f"command not found: {source.command}")
@@ -65,7 +67,7 @@ async def connect(name: str, source: Process, ended: Callable[[str], None]) -> A
         limit=MAX_LINE,
         start_new_session=True,  # a group of its own, so that its children go with it
     )
-    child = _Child(name, process, ended)
+    child = _Child(process, link)
     tasks = [asyncio.create_task(run()) for run in (child.read, child.write, child.listen)]
     try:
         yield child.received, child.to_send
@@ -79,10 +81,11 @@ async def connect(name: str, source: Process, ended: Callable[[str], None]) -> A
 
 
 class _Child:
-    def __init__(self, name: str, process: asyncio.subprocess.Process, ended: Callable[[str], None]) -> None:
-        self._name = name
+    def __init__(self, process: asyncio.subprocess.Process, link: Link) -> None:
+        self._name = link.name
         self._process = process
-        self._ended = ended
+        self._ended = link.ended
+        self._secrets = link.secrets
         self._incoming, self.received = anyio.create_memory_object_stream[Incoming](64)
         self.to_send, self._outgoing = anyio.create_memory_object_stream[SessionMessage](64)
         self._last_words: deque[str] = deque(maxlen=3)
@@ -125,8 +128,8 @@ class _Child:
             while line := await self._process.stderr.readline():
                 text = line[:2000].decode("utf-8", "replace").rstrip()
                 if text:
-                    self._last_words.append(text[-300:])
-                    _log.debug("%s: %s", self._name, text)
+                    self._last_words.append(self._secrets.hide(text)[-300:])
+                    _log.debug("%s: %s", self._name, self._secrets.hide(text))
 
     async def stop(self) -> None:
         """Closes the input, then SIGTERM, then SIGKILL to the whole group; each step has its time."""
@@ -162,7 +165,7 @@ class _Child:
         if not line.strip():
             return
         if not self._garbage:
-            self._garbage = line[:80].decode("utf-8", "replace").strip()
+            self._garbage = self._secrets.hide(line[:2000].decode("utf-8", "replace"))[:80].strip()
             _log.warning("upstream %s prints to stdout what is not JSON-RPC, e.g. %r", self._name, self._garbage)
 
     async def _exit_reason(self) -> str:
