@@ -111,8 +111,8 @@ async def test_new_tools_appear_through_two_servers(server):
         changes.cancel()
 
 
-@pytest.mark.parametrize("tool", ["form", "twice"])
-async def test_a_tool_asks_its_caller_through_two_servers(server, tool):
+@pytest.mark.parametrize(("tool", "protocol"), [("form", "handshake"), ("twice", "auto")])
+async def test_a_tool_asks_its_caller_through_two_servers(server, tool, protocol):
     """While the call runs, and by its result."""
 
     async def answer(request: wire.InputRequest):
@@ -121,7 +121,7 @@ async def test_a_tool_asks_its_caller_through_two_servers(server, tool):
 
     asked: list = []
     async with (
-        server({"asking": script("asking", "stdio")}) as inner,
+        server({"asking": {**script("asking", "stdio"), "protocol": protocol}}) as inner,
         server(behind(inner)) as outer,
         narthex.Client(outer) as client,
     ):
@@ -138,7 +138,7 @@ async def test_an_answer_that_does_not_fit_ends_the_question_and_not_the_call(se
         return {"action": "perhaps"}
 
     async with (
-        server({"asking": script("asking", "stdio")}) as inner,
+        server({"asking": {**script("asking", "stdio"), "protocol": "handshake"}}) as inner,
         server(behind(inner)) as outer,
         narthex.Client(outer) as client,
     ):
@@ -170,7 +170,7 @@ async def test_resources_prompts_and_completion_through_two_servers(server):
         await changes.read()
         names = {tool.name for tool in await client.list_tools()}
         assert "far__lib__touch" in names, names
-        await client.call_tool("far__lib__touch", {"uri": "demo://lib/one"})
+        await client.call_tool("far__lib__touch", {"name": "demo://lib/one"})
         async with asyncio.timeout(10):
             assert (await changes.read()).updated_uri == "demo://lib/one"
         changes.cancel()
@@ -214,12 +214,18 @@ async def test_a_server_that_is_away_is_unavailable_and_found_again(server, unus
             assert text(await client.call_tool("far__rich__echo", {"text": "back"})) == "back"
 
 
-async def test_keys_tls_and_whose_call_it_is(server, tmp_path, certificates):
+async def test_keys_tls_and_whose_call_it_is(server, tmp_path, authority):
     secret, key = new_key("outer", "acme", delegate=True)
     append_key(tmp_path / "keys.toml", key)
     (tmp_path / "key").write_text(secret + "\n")
-    tls = Tls(cert=certificates.cert, key=certificates.key)
-    far = {"api_key": {"file": str(tmp_path / "key")}, "delegate": True, "tls": {"ca": str(certificates.ca)}}
+    folder = authority.folder
+    tls = Tls(cert=folder / "elsewhere.pem", key=folder / "elsewhere.key", client_ca=folder / "ca.pem")
+    ours = {"ca": str(folder / "ca.pem"), "cert": str(folder / "client.pem"), "key": str(folder / "client.key")}
+    far = {
+        "api_key": {"file": str(tmp_path / "key")},
+        "delegate": True,
+        "tls": {**ours, "server_name": "inner.example"},
+    }
     async with server({"rich": script("rich", "stdio")}, api_key_file=tmp_path / "keys.toml", tls=tls) as inner:
         entry = behind(inner, **far)
         entry["far"]["url"] = f"grpcs://{inner}"
