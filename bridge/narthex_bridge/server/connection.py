@@ -14,6 +14,7 @@ from narthex.scopes import ALL_TOOLS
 from narthex_bridge.caller import Caller
 from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.protocol.failures import BackendError, Violation, default_text
+from narthex_bridge.upstream_tokens import HEADER, current
 
 logger = logging.getLogger(__name__)
 
@@ -112,13 +113,15 @@ class Connection:
         await self.channel.close()
 
     def metadata(self, caller: Caller | None, request_id: str) -> tuple[tuple[str, str], ...]:
-        """The bridge's credential, and for whom it calls."""
+        """The bridge's credential, for whom it calls, and what that caller brought for upstreams."""
         metadata = [("x-request-id", request_id)] if request_id else []
         if self._credential:
             metadata.append(("authorization", f"Bearer {self._credential}"))
         # A server that knows no keys believes nothing of it but that a caller may use fewer tools.
         if caller and (self._credential or caller.tools != ALL_TOOLS):
             metadata.append(("x-narthex-principal", caller.assertion))
+        if caller:
+            metadata += [(f"{HEADER}{name}", token) for name, token in current().items()]
         return tuple(metadata)
 
 

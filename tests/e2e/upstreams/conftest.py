@@ -73,7 +73,8 @@ def gateway():
 
     @asynccontextmanager
     async def run(servers: dict[str, Any], sampler: Any = None, **changes: Any) -> AsyncIterator[Gateway]:
-        sources = [replace(source, **changes) for source in parse_sources({"mcpServers": servers})]
+        document = servers if "servers" in servers else {"mcpServers": servers}
+        sources = [replace(source, **changes) for source in parse_sources(document)]
         catalog = Catalog(servers=[Upstream(source, sampler) for source in sources])
         try:
             await catalog.start(20)
