@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from narthex_server.forwarding import upstream
 from narthex_server.principal import LOCAL
 from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.server import ServerState
 from narthex_server.tools.tool import CallContext, ToolEvent
 from narthex_server.tools.upstream.forms import parse_sources
-from narthex_server.tools.upstream.supervisor import Upstream
 
 from tests.e2e.authority import Authority
 
@@ -75,7 +76,7 @@ def gateway():
     async def run(servers: dict[str, Any], sampler: Any = None, **changes: Any) -> AsyncIterator[Gateway]:
         document = servers if "servers" in servers else {"mcpServers": servers}
         sources = [replace(source, **changes) for source in parse_sources(document)]
-        catalog = Catalog(servers=[Upstream(source, sampler) for source in sources])
+        catalog = Catalog(servers=[upstream(source, sampler, Reach()) for source in sources])
         try:
             await catalog.start(20)
             yield Gateway(catalog)

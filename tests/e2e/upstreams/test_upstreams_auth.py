@@ -142,7 +142,9 @@ async def test_secrets_are_nowhere_though_everybody_repeats_them(guarded, gatewa
     (tmp_path / "file").write_text(planted["file"])
     guarded.page = " ".join(planted.values()).encode()
     guarded.refusal = (400, " ".join(planted.values()).encode())
-    shouting = "import os, sys; sys.stderr.write(os.environ['K'] + os.environ['F']); print(os.environ['K']); sys.exit(3)"
+    shouting = (
+        "import os, sys; sys.stderr.write(os.environ['K'] + os.environ['F']); print(os.environ['K']); sys.exit(3)"
+    )
     url = f"{guarded.url}/mcp?key={planted['query']}"
     servers = {
         "headers": {"url": url, "headers": {"X-Key": planted["header"], "X-File": {"file": str(tmp_path / "file")}}},

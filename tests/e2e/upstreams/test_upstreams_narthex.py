@@ -196,9 +196,7 @@ async def test_a_call_that_was_here_before_is_refused(server):
         instance = (await stub.ListTools(wire.ListToolsRequest())).instances[0]
         for via, reason in ((instance, "come back"), (",".join(f"{n:032x}" for n in range(9)), "passed 9 servers")):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.CallTool(
-                    wire.CallToolRequest(name="rich__echo"), metadata=(("x-narthex-via", via),)
-                ).read()
+                await stub.CallTool(wire.CallToolRequest(name="rich__echo"), metadata=(("x-narthex-via", via),)).read()
             assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION and reason in caught.value.details()
 
 

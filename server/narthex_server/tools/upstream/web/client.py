@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
 
@@ -40,10 +41,20 @@ async def opened(
             timeout=timeout,
             limits=limits,
             follow_redirects=False,
+            cookies=_no_cookies() if _for_many(source) else None,
             event_hooks={"request": [_naming(source.tls)]},
         ) as client,
     ):
         yield client
+
+
+def _for_many(source: Http | OpenApi) -> bool:
+    """Whether an answer may be about its own caller: a cookie of one would go with the requests of another."""
+    return isinstance(source, OpenApi) or isinstance(source.auth, Passthrough)
+
+
+def _no_cookies() -> CookieJar:
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 @asynccontextmanager
