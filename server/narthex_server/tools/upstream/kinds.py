@@ -55,9 +55,12 @@ def narthex(node: Node) -> Narthex:
 
 def openapi(node: Node, headers: Mapping[str, Text]) -> OpenApi:
     """From `document`, `url`, `tls`, `auth`, `include` and `exclude`."""
+    url = node.url("url") if "url" in node.value else None
+    if url is not None and (urlsplit(url).query or urlsplit(url).fragment):
+        raise node.error("must end with a path, to which those of the operations are added", "url")
     return OpenApi(
         node.text("document"),
-        node.url("url") if "url" in node.value else None,
+        url,
         headers,
         _tls(node),
         _auth(node, headers),

@@ -1,5 +1,6 @@
 """Texts that are told to nobody but the server that they are for."""
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -71,8 +72,9 @@ class Secrets:
         return {name: self.reveal(text) for name, text in texts.items()}
 
     def note(self, value: str) -> None:
-        """`value`, and each long word of it as in `Bearer <token>`, is hidden from now on."""
-        for part in {value, *(word for word in value.split() if len(word) >= SHORTEST + 2)}:
+        """`value`, and each long word of it as in `Bearer <token>`, is hidden from now on; also as JSON writes it."""
+        parts = {value, *(word for word in value.split() if len(word) >= SHORTEST + 2)}
+        for part in parts | {json.dumps(part, ensure_ascii=ascii)[1:-1] for part in parts for ascii in (False, True)}:
             if len(part) < SHORTEST:
                 continue
             self._known[part] = None
@@ -98,5 +100,7 @@ class Secrets:
         """A failure without secrets in what it says; what a tool gives when it works is the caller's to see."""
         if not result.is_error:
             return result
-        hidden = self.hide(result.content.decode()).encode()
-        return result if hidden == result.content else replace(result, content=hidden)
+        content, structured = (
+            self.hide(data.decode()).encode() for data in (result.content, result.structured_content)
+        )
+        return replace(result, content=content, structured_content=structured)

@@ -40,9 +40,9 @@ def _good(status: int, kind: str, body: bytes) -> ToolResult:
     if kind == "application/json" or kind.endswith("+json"):
         try:
             value = json.loads(body)
+            structured = dump(value) if isinstance(value, dict) else b""
         except (ValueError, RecursionError):
             return _failure(f"HTTP {status}: the answer says that it is JSON, and is not")
-        structured = dump(value) if isinstance(value, dict) else b""
         return ToolResult(dump([_text(body.decode("utf-8", "replace"))]), structured)
     data = base64.b64encode(body).decode
     match kind.partition("/")[0]:

@@ -2,23 +2,30 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Literal
 from urllib.parse import unquote, urljoin, urlsplit
 
-import yaml
-from openapi_pydantic import parse_obj
+from openapi_pydantic.v3 import v3_0, v3_1
 from pydantic import ValidationError
 
 from narthex_server.errors import Unavailable
+from narthex_server.tools.upstream.openapi import yaml_as_json
 
 MOST_BYTES = 16 * 1024 * 1024
-MOST_NODES = 1_000_000
-"""Objects, arrays and values, each counted as often as YAML's aliases repeat it."""
+MOST_VALUES = 1_000_000
+"""Objects, arrays and what is in them, each counted as often as YAML's aliases repeat it."""
 
 MOST_LEVELS = 200
 MOST_HOPS = 32
 """References that lead from one to the next."""
+
+MOST_URL = 2000
+MOST_ERRORS = 10_000
+
+Kind = Literal["PathItem", "Parameter", "RequestBody"]
+"""What a reference may be to, as OpenAPI calls it; one to a schema may be to anything."""
 
 _VERSIONS = ("3.0.", "3.1.")
 
@@ -28,6 +35,7 @@ class Document:
     """A valid document of OpenAPI 3.0 or 3.1."""
 
     root: Mapping[str, Any]
+    _checked: set[tuple[str, Kind]] = field(default_factory=set, repr=False, compare=False)
 
     @classmethod
     def parse(cls, data: bytes) -> "Document":
@@ -41,26 +49,37 @@ class Document:
         if not version.startswith(_VERSIONS):
             said = f"OpenAPI {version}" if version else "Swagger 2.0" if "swagger" in root else "of no version"
             raise _wrong(f"is {said[:40]}; 3.0 and 3.1 are understood")
-        _bounded(root)
         try:
-            parse_obj(root)
+            _models(version).OpenAPI.model_validate(root)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            where = ".".join(str(step) for step in first["loc"])
-            raise _wrong(f"is not valid at {where[:200]}: {first['msg'][:200]}") from None
+            raise _wrong(f"is not valid{_first(error)}") from None
         return cls(root)
 
     @property
     def is_3_0(self) -> bool:
         return str(self.root["openapi"]).startswith("3.0.")
 
-    def resolved(self, value: Any) -> Any:
-        """What a local reference leads to, or the value itself; raises Unavailable for one that leads nowhere."""
+    def resolved(self, value: Any, kind: Kind) -> Any:
+        """What a local reference leads to, or the value itself; raises Unavailable for one that leads to no `kind`."""
+        ref = ""
         for _ in range(MOST_HOPS):
-            if not isinstance(value, Mapping) or not isinstance(ref := value.get("$ref"), str):
+            if not isinstance(value, Mapping) or not isinstance(value.get("$ref"), str):
+                if ref:
+                    self._check(ref, value, kind)
                 return value
+            ref = value["$ref"]
             value = self.at(ref)
         raise _wrong("has references that lead in a circle")
+
+    def _check(self, ref: str, value: Any, kind: Kind) -> None:
+        """A reference may lead to anything, also to what is no part of OpenAPI and has not been checked yet."""
+        if (ref, kind) in self._checked:
+            return
+        try:
+            getattr(_models(str(self.root["openapi"])), kind).model_validate(value)
+        except ValidationError as error:
+            raise _wrong(f"refers to {ref[:200]}, which is no {kind}{_first(error)}") from None
+        self._checked.add((ref, kind))
 
     def at(self, ref: str) -> Any:
         """What stands at `#/a/b`."""
@@ -84,57 +103,71 @@ class Document:
         Raises Unavailable where there is none.
         """
         servers = self.root.get("servers") or [{"url": "/"}]
-        url = str(servers[0]["url"])
+        url = str(servers[0]["url"])[: MOST_URL + 1]
         for name, variable in (servers[0].get("variables") or {}).items():
-            url = url.replace("{" + name + "}", str(variable.get("default", "")))
+            url = url.replace("{" + name + "}", str(variable.get("default", ""))[:MOST_URL])
+            if len(url) > MOST_URL:
+                raise _wrong(f"names a server whose URL has more than {MOST_URL} characters")
         found = urljoin(place, url) if place.startswith(("http://", "https://")) else url
         parts = urlsplit(found)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise _wrong("names no server by a whole URL; give url")
         return found
 
 
 def _parsed(data: bytes) -> Any:
+    """From JSON, or YAML; raises Unavailable for a document that is neither, or would take long to look at."""
     try:
-        return json.loads(data)
+        root = json.loads(data)
     except (ValueError, RecursionError):
-        pass
-    try:
-        return yaml.load(data, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark is not None else ""
-        raise _wrong(f"is neither JSON nor YAML{where}") from None
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Keeps what looks like a date as the text that it is in JSON."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
-}
+        try:
+            root = yaml_as_json.load(data)
+        except ValueError as error:
+            raise _wrong(f"is neither JSON nor YAML: {str(error)[:200]}") from None
+        _bounded(root)
+        try:
+            return json.loads(json.dumps(root))  # keys that are numbers, such as statuses, are texts in JSON
+        except TypeError:
+            raise _wrong("has values that JSON does not have") from None
+    _bounded(root)
+    return root
 
 
 def _bounded(root: Any) -> None:
     """Raises Unavailable for a document that would take long to look at."""
-    nodes, levels = 0, [iter([root])]
+    values, characters, levels = 0, 0, [iter([root])]
     while levels:
         value = next(levels[-1], _END)
         if value is _END:
             levels.pop()
             continue
-        nodes += 1
-        if nodes > MOST_NODES or len(levels) > MOST_LEVELS:
-            raise _wrong(f"has more than {MOST_NODES} values, or {MOST_LEVELS} levels")
-        if isinstance(value, dict):
-            levels.append(iter(value.values()))
-        elif isinstance(value, list):
-            levels.append(iter(value))
+        values += 1
+        match value:
+            case str():
+                characters += len(value)
+            case dict():
+                characters += sum(len(key) for key in value if isinstance(key, str))
+                levels.append(iter(value.values()))
+            case list():
+                levels.append(iter(value))
+        if values > MOST_VALUES or characters > MOST_BYTES or len(levels) > MOST_LEVELS:
+            raise _wrong(f"has more than {MOST_VALUES} values, {MOST_BYTES} characters or {MOST_LEVELS} levels")
 
 
 _END = object()
+
+
+def _models(version: str) -> ModuleType:
+    return v3_0 if version.startswith("3.0.") else v3_1
+
+
+def _first(error: ValidationError) -> str:
+    """Where, and what; a document with errors everywhere has a copy made of each just to name one."""
+    if error.error_count() > MOST_ERRORS:
+        return f" in {error.error_count()} places"
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f" at {where[:200]}: {first['msg'][:200]}"
 
 
 def _wrong(problem: str) -> Unavailable:

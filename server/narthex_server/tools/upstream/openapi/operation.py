@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from narthex_server.errors import Unavailable
 from narthex_server.tools.tool import Tool
@@ -14,6 +14,8 @@ from narthex_server.tools.upstream.openapi.document import Document, methods_of
 from narthex_server.tools.upstream.openapi.schemas import Schemas
 
 MOST_OPERATIONS = 5000
+MOST_BYTES = 64 * 1024 * 1024
+"""Of all tools' schemas and descriptions: each has a copy of what it refers to."""
 
 Place = Literal["path", "query", "header", "cookie"]
 _STYLES: Mapping[str, str] = {"path": "simple", "query": "form", "header": "simple", "cookie": "form"}
@@ -57,30 +59,53 @@ class Operation:
     body: Body | None
 
 
-def operations(
-    document: Document, upstream: str, include: tuple[str, ...], exclude: tuple[str, ...]
-) -> tuple[Operation, ...]:
-    """Those that fit a pattern of `include`, if there are any, and none of `exclude`; in the document's order.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which operations are tools, and the headers that are sent with each and no caller's to set (in lower case).
 
-    One whose body cannot be made from JSON is left out. Raises Unavailable for references that lead nowhere.
+    A pattern fits an operation's id, `METHOD /path` or `tag:NAME`.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    headers: frozenset[str] = frozenset()
+
+    def wants(self, method: str, path: str, operation: Mapping[str, Any]) -> bool:
+        """Whether a pattern of `include` fits, if there are any, and none of `exclude`."""
+        names = [f"{method} {path}", *(f"tag:{tag}" for tag in operation.get("tags") or ())]
+        if operation.get("operationId"):
+            names.append(operation["operationId"])
+
+        def fits(patterns: tuple[str, ...]) -> bool:
+            return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+
+        return (not self.include or fits(self.include)) and not fits(self.exclude)
+
+
+def operations(document: Document, upstream: str, choice: Choice) -> tuple[Operation, ...]:
+    """The chosen ones in the document's order; one whose body cannot be made from JSON is left out.
+
+    Raises Unavailable for references that lead nowhere, and for more operations or schemas than anybody could use.
     """
     found: dict[str, Operation] = {}
-    left_out = []
+    left_out: list[str] = []
+    size = 0
     for method, path, operation, shared in _all(document):
-        name = _name(method, path, operation)
-        if not _wanted((str(operation.get("operationId", "")), f"{method} {path}"), include, exclude):
+        if not choice.wants(method, path, operation):
             continue
-        if len(found) >= MOST_OPERATIONS:
-            raise Unavailable(f"its OpenAPI document has more than {MOST_OPERATIONS} operations; say which to include")
-        number, own = 1, name
-        while own in found:
-            number += 1
-            own = f"{name}_{number}"
-        made = _operation(document, own, method, path, operation, shared)
+        name = _distinct(_name(method, path, operation), found)
+        made = _operation(document, choice, name, method, path, operation, shared)
         if made is None:
             left_out.append(f"{method} {path}")
-        else:
-            found[own] = made
+            continue
+        found[name] = made
+        size += len(made.tool.input_schema) + len(made.tool.description)
+        if len(found) > MOST_OPERATIONS or size > MOST_BYTES:
+            raise Unavailable(
+                f"its OpenAPI document has more than {MOST_OPERATIONS} operations, or {MOST_BYTES} bytes of schemas; "
+                "say which to include",
+                reason="INVALID_OPENAPI_DOCUMENT",
+            )
     if left_out:
         _log.warning("upstream %s: %d operations want a body that is neither JSON nor a form, such as %s",
                      upstream, len(left_out), left_out[0])  # fmt: skip
@@ -89,92 +114,97 @@ def operations(
 
 def _all(document: Document) -> Iterator[tuple[str, str, Mapping[str, Any], list[Any]]]:
     for path, given in (document.root.get("paths") or {}).items():
-        if not str(path).startswith("/"):
+        if not path.startswith("/"):
             continue
-        item = document.resolved(given)
+        item = document.resolved(given, "PathItem")
         for method, operation in methods_of(item):
             if method != "TRACE":  # which sends back what it was sent, tokens and all
                 yield method, path, operation, item.get("parameters") or []
 
 
+def _distinct(name: str, taken: Mapping[str, object]) -> str:
+    number, own = 1, name
+    while own in taken:
+        number += 1
+        own = f"{name}_{number}"
+    return own
+
+
 def _operation(
-    document: Document, name: str, method: str, path: str, operation: Mapping[str, Any], shared: list[Any]
+    document: Document,
+    choice: Choice,
+    name: str,
+    method: str,
+    path: str,
+    operation: Mapping[str, Any],
+    shared: list[Any],
 ) -> Operation | None:
+    wanted = document.resolved(operation.get("requestBody"), "RequestBody") or {}
+    sent = _body(wanted)
+    if sent is None and wanted.get("required") is True:
+        return None
     schemas = Schemas(document)
     properties: dict[str, Any] = {}
     required: list[str] = []
     parameters: list[Parameter] = []
-    body: Body | None = None
-    for stated in _parameters(document, [*shared, *(operation.get("parameters") or [])]):
-        argument = stated["name"] if stated["name"] not in properties else f"{stated['name']}_{stated['in']}"
-        made, schema = _parameter(document, stated, argument, schemas)
+    for stated in _parameters(document, [*shared, *(operation.get("parameters") or [])], choice.headers):
+        argument = _distinct(stated["name"], properties)
+        made, properties[argument] = _parameter(stated, argument, schemas)
         parameters.append(made)
-        properties[argument] = schema
         if stated.get("required") is True or stated["in"] == "path":
             required.append(argument)
-    if (wanted := document.resolved(operation.get("requestBody"))) is not None:
-        found = _body(wanted, "body" if "body" not in properties else "request_body")
-        if found is not None:
-            body, media = found
-            properties[body.argument] = _described(schemas.alone(media.get("schema") or {}), wanted)
-            if wanted.get("required") is True:
-                required.append(body.argument)
-        elif wanted.get("required") is True:
-            return None
-    return Operation(
-        tool=Tool(
-            name=name,
-            title=str(operation.get("summary") or ""),
-            description=_description(method, path, operation),
-            input_schema=dump(_object(properties, required, schemas)),
-            output_schema=_output(document, operation),
-            annotations=_annotations(method),
-        ),
-        method=method,
-        path=path,
-        parameters=tuple(parameters),
-        body=body,
+    body: Body | None = None
+    if sent is not None:
+        kind, media = sent
+        body = Body(_distinct("body", properties), kind, _as_json(media))
+        properties[body.argument] = _described(schemas.alone(media.get("schema") or {}), wanted)
+        if wanted.get("required") is True:
+            required.append(body.argument)
+    tool = Tool(
+        name=name,
+        title=operation.get("summary") or "",
+        description=_description(method, path, operation),
+        input_schema=dump(_object(properties, required, schemas)),
+        annotations=_annotations(method),
     )
+    return Operation(tool, method, path, tuple(parameters), body)
 
 
-def _parameters(document: Document, stated: list[Any]) -> list[Mapping[str, Any]]:
+def _parameters(document: Document, stated: list[Any], fixed: frozenset[str]) -> list[Mapping[str, Any]]:
     """An operation's own ones in place of those of its path."""
     found: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for one in map(document.resolved, stated):
-        if one["in"] != "header" or one["name"].lower() not in _NOT_HEADERS:
+    for given in stated:
+        one = document.resolved(given, "Parameter")
+        if one["in"] != "header" or one["name"].lower() not in _NOT_HEADERS | fixed:
             found[one["in"], one["name"]] = one
     return list(found.values())
 
 
-def _parameter(
-    document: Document, stated: Mapping[str, Any], argument: str, schemas: Schemas
-) -> tuple[Parameter, dict[str, Any]]:
-    place = cast(Place, stated["in"])
+def _parameter(stated: Mapping[str, Any], argument: str, schemas: Schemas) -> tuple[Parameter, dict[str, Any]]:
     content = stated.get("content")
     schema = (next(iter(content.values())) if content else stated).get("schema")
-    style = str(stated.get("style") or _STYLES[place])
+    style = stated.get("style") or _STYLES[stated["in"]]
     explode = stated.get("explode")
-    parameter = Parameter(
-        argument,
-        stated["name"],
-        place,
-        style,
-        explode if isinstance(explode, bool) else style in ("form", "deepObject"),
-        as_json=bool(content),
-    )
+    if explode is None:
+        explode = style in ("form", "deepObject")
+    parameter = Parameter(argument, stated["name"], stated["in"], style, explode, as_json=bool(content))
     return parameter, _described(schemas.alone(schema or {}), stated)
 
 
-def _body(stated: Mapping[str, Any], argument: str) -> tuple[Body, Mapping[str, Any]] | None:
-    """How the body is best sent, and what is said of it; None where that is neither JSON nor a form."""
+def _body(stated: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """The media type that the body is best sent in, and what is said of it; None where it is neither JSON nor a form."""
     content: Mapping[str, Mapping[str, Any]] = stated.get("content") or {}
     for fits in (_is_json, lambda kind: _bare(kind) == FORM, lambda kind: _bare(kind) == MULTIPART, _is_anything):
         for kind, media in content.items():
             if fits(kind):
-                encodings = media.get("encoding") or {}
-                as_json = frozenset(n for n, e in encodings.items() if _is_json(str(e.get("contentType", ""))))
-                return Body(argument, JSON if _is_anything(kind) else kind, as_json), media
+                return JSON if _is_anything(kind) else kind, media
     return None
+
+
+def _as_json(media: Mapping[str, Any]) -> frozenset[str]:
+    """The fields of a form that are JSON texts."""
+    encodings: Mapping[str, Mapping[str, Any]] = media.get("encoding") or {}
+    return frozenset(name for name, encoding in encodings.items() if _is_json(encoding.get("contentType") or ""))
 
 
 def _is_json(kind: str) -> bool:
@@ -207,37 +237,13 @@ def _described(schema: Any, stated: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _output(document: Document, operation: Mapping[str, Any]) -> bytes:
-    """The schema of the first good answer, where that is a JSON object: MCP has no other structured content."""
-    responses = operation.get("responses") or {}
-    for status in sorted(map(str, responses)):
-        if not status.startswith("2"):
-            continue
-        content = (document.resolved(responses.get(status) or responses.get(int(status))) or {}).get("content") or {}
-        for kind, media in content.items():
-            if not _is_json(kind):
-                continue
-            schemas = Schemas(document)
-            alone = schemas.alone(media.get("schema") or {})
-            if _is_object(document, media.get("schema") or {}):
-                whole = {"type": "object", **alone} if "$ref" not in alone else {"type": "object", "allOf": [alone]}
-                return dump({**whole, "$defs": schemas.definitions} if schemas.definitions else whole)
-        return b""
-    return b""
-
-
-def _is_object(document: Document, schema: Any) -> bool:
-    found = document.resolved(schema)
-    return isinstance(found, Mapping) and (found.get("type") == "object" or "properties" in found)
-
-
 def _name(method: str, path: str, operation: Mapping[str, Any]) -> str:
-    plain = str(operation.get("operationId") or f"{method.lower()}_{path}")
+    plain = operation.get("operationId") or f"{method.lower()}_{path}"
     return re.sub(r"[^A-Za-z0-9-]+", "_", plain).strip("_") or method.lower()
 
 
 def _description(method: str, path: str, operation: Mapping[str, Any]) -> str:
-    said = [str(operation[key]).strip() for key in ("summary", "description") if operation.get(key)]
+    said = [operation[key].strip() for key in ("summary", "description") if operation.get(key)]
     if operation.get("deprecated") is True:
         said.append("Deprecated.")
     return "\n\n".join(dict.fromkeys(said)) or f"{method} {path}"
@@ -253,10 +259,3 @@ def _annotations(method: str) -> bytes:
         case _:
             hints |= {"readOnlyHint": False}
     return dump(hints)
-
-
-def _wanted(names: tuple[str, str], include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
-    def fits(patterns: tuple[str, ...]) -> bool:
-        return any(fnmatchcase(name, pattern) for name in names if name for pattern in patterns)
-
-    return (not include or fits(include)) and not fits(exclude)

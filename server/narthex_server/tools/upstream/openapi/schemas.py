@@ -1,4 +1,4 @@
-"""Schemas of a document as schemas that stand alone, in JSON Schema 2020-12."""
+"""Schemas of a document as schemas of what is sent: each stands alone, in JSON Schema 2020-12."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from narthex_server.tools.upstream.openapi.document import Document
 
 MOST_DEFINITIONS = 2000
 
-_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_NAMED = ("patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTED = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SINGLE = (
     "items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames", "unevaluatedItems",
@@ -41,10 +41,15 @@ class Schemas:
 
     def _converted(self, schema: Mapping[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = {}
+        unsent = _read_only(schema.get("properties"))
         for key, value in schema.items():
             if key in _DROPPED or key.startswith("x-"):
                 continue
-            if key in _NAMED and isinstance(value, Mapping):
+            if key == "required" and isinstance(value, list):
+                made[key] = [name for name in value if not isinstance(name, str) or name not in unsent]
+            elif key == "properties" and isinstance(value, Mapping):
+                made[key] = {name: self.alone(one) for name, one in value.items() if name not in unsent}
+            elif key in _NAMED and isinstance(value, Mapping):
                 made[key] = {name: self.alone(one) for name, one in value.items()}
             elif key in _LISTED and isinstance(value, list):
                 made[key] = [self.alone(one) for one in value]
@@ -74,14 +79,21 @@ class Schemas:
         return "anything"
 
 
+def _read_only(properties: Any) -> frozenset[str]:
+    """The properties that are in answers alone, even if they are `required`."""
+    if not isinstance(properties, Mapping):
+        return frozenset()
+    return frozenset(name for name, one in properties.items() if isinstance(one, Mapping) and one.get("readOnly") is True)
+
+
 def _modern(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema of OpenAPI 3.0, which said some things in its own way."""
     if schema.pop("nullable", False) is True:
         match schema.get("type"):
             case str() as kind:
                 schema["type"] = [kind, "null"]
-                if "enum" in schema and None not in schema["enum"]:
-                    schema["enum"] = [*schema["enum"], None]
+                if isinstance(listed := schema.get("enum"), list) and None not in listed:
+                    schema["enum"] = [*listed, None]
             case _ if "allOf" in schema or "anyOf" in schema or "oneOf" in schema:
                 schema = {"anyOf": [schema, {"type": "null"}]}
     for exclusive, plain in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):

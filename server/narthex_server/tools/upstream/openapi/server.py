@@ -1,6 +1,7 @@
 """An HTTP API as an upstream: each operation of its document is a tool."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,7 +21,7 @@ from narthex_server.tools.upstream.grant import granted
 from narthex_server.tools.upstream.openapi.answer import MOST_BYTES, result_of, too_large
 from narthex_server.tools.upstream.openapi.document import MOST_BYTES as MOST_DOCUMENT
 from narthex_server.tools.upstream.openapi.document import Document
-from narthex_server.tools.upstream.openapi.operation import Operation, operations
+from narthex_server.tools.upstream.openapi.operation import Choice, Operation, operations
 from narthex_server.tools.upstream.openapi.request import Request, request_of
 from narthex_server.tools.upstream.secrets import Secrets
 from narthex_server.tools.upstream.source import OpenApi, ServerSource
@@ -31,6 +32,8 @@ AGAIN = 600.0
 """Seconds after which a document behind a URL is read again."""
 
 MOST_REDIRECTS = 3
+
+_log = logging.getLogger(__name__)
 
 
 class OpenApiServer:
@@ -95,16 +98,17 @@ class OpenApiServer:
         await self._kept.stop()
 
     async def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
-        operation, client = self._operations.get(tool), self._client
-        if client is None or operation is None:
+        if self._client is None:
             raise self._kept.unavailable()
+        if (operation := self._operations.get(tool)) is None:  # since the caller's list of them
+            raise NotFound(f"upstream {self.name!r} has no tool {tool!r} any more", reason="TOOL_NOT_FOUND")
         request = request_of(operation, arguments)
         limit = self._source.call_timeout
         if context.deadline is not None:
             limit = min(limit, context.deadline - asyncio.get_running_loop().time())
         try:
             async with asyncio.timeout(limit), self._turns:
-                result = await self._send(client, request, context)
+                result = await self._send(request, context)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"upstream {self.name!r} did not answer within {max(limit, 0):g} s",
@@ -129,6 +133,7 @@ class OpenApiServer:
         """At once, for the same reason."""
 
     async def _connection(self) -> None:
+        """Until the API is another one, as its client shows that one's tokens."""
         place = self._api.document
         file = None if place.startswith(("http://", "https://")) else WatchedFile(Path(place))
         async with AsyncExitStack() as stack:
@@ -141,15 +146,20 @@ class OpenApiServer:
             stack.callback(self._forget)
             self._kept.ready()
             while self._base == base:
-                if file is None:
-                    await asyncio.sleep(AGAIN)
-                    data, before = await self._fetched(place), data
-                    if data == before:
-                        continue
+                try:
+                    data = await (file.changed() if file is not None else self._refetched(place, data))
+                    await self._take(data)
+                except Unavailable as error:
+                    why = self._secrets.hide(error.message)
+                    _log.warning("upstream %s keeps the operations it has: %s", self.name, why)
                 else:
-                    data = await file.changed()
-                await self._take(data)
-                self._kept.ready()
+                    self._kept.ready()
+
+    async def _refetched(self, url: str, before: bytes) -> bytes:
+        while True:
+            await asyncio.sleep(AGAIN)
+            if (data := await self._fetched(url)) != before:
+                return data
 
     def _forget(self) -> None:
         self._client = None
@@ -161,7 +171,8 @@ class OpenApiServer:
     def _parsed(self, data: bytes) -> tuple[str, dict[str, Operation]]:
         document = Document.parse(data)
         base = self._api.url or document.base(self._api.document)
-        found = operations(document, self.name, self._api.include, self._api.exclude)
+        headers = frozenset(name.lower() for name in self._api.headers)
+        found = operations(document, self.name, Choice(self._api.include, self._api.exclude, headers))
         return base.rstrip("/"), {operation.tool.name: operation for operation in found}
 
     async def _fetched(self, url: str) -> bytes:
@@ -184,7 +195,9 @@ class OpenApiServer:
         except httpx2.HTTPError as error:
             raise Unavailable(f"its document cannot be had: {type(error).__name__}") from None
 
-    async def _send(self, client: httpx2.AsyncClient, request: Request, context: CallContext) -> ToolResult:
+    async def _send(self, request: Request, context: CallContext) -> ToolResult:
+        if (client := self._client) is None:  # it was lost while this call waited for its turn
+            raise self._kept.unavailable()
         with granted(self.name, self._source.auth, context, self._secrets):
             try:
                 return await self._followed(client, request)
