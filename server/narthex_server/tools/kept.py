@@ -55,12 +55,14 @@ class Kept:
     async def settled(self) -> None:
         await self._settled.wait()
 
-    def ready(self, protocol: str = "") -> None:
-        """The connection is up, or what it offers is another."""
+    def ready(self, protocol: str = "", trouble: str = "") -> None:
+        """The connection is up, or what it offers is another; `trouble` is what does not keep it from serving."""
         self._protocol = protocol
         if not self.up:
             _log.info("upstream %s is ready with %d tools", self.status.name, self._tools())
-        self._set(ServerState.READY)
+        self._set(ServerState.READY, self._hide(trouble))
+        if trouble:
+            _log.warning("upstream %s %s", self.status.name, self.status.reason)
         self._settled.set()
 
     def reconnect(self) -> None:

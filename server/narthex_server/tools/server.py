@@ -20,7 +20,10 @@ class ServerState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """How an upstream is: `reason` says why it is not ready, `attempts` counts failed starts since it last was."""
+    """How an upstream is: `reason` says why it is not ready, or what is wrong although it is.
+
+    `attempts` counts failed starts since it was ready last.
+    """
 
     name: str
     transport: str

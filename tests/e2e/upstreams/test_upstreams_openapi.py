@@ -7,8 +7,10 @@ import pytest
 import yaml
 from narthex_server.errors import DeadlineExceeded, InvalidToolArguments, Unauthenticated, Unavailable
 from narthex_server.principal import LOCAL
-from narthex_server.tools.server import ServerState
+from narthex_server.tools.server import ServerState, ServerStatus
 from narthex_server.tools.tool import CallContext, ToolResult
+from narthex_server.tools.upstream.openapi.server import OpenApiServer
+from narthex_server.tools.upstream.source import OpenApi, ServerSource
 from quart import Quart, Response, redirect, request
 
 from tests.e2e.upstreams.guarded import Guarded, served
@@ -97,6 +99,7 @@ class Api:
 
     def __init__(self) -> None:
         self.asked: list = []
+        self.described_to: list = []
         self.document = DOCUMENT
         self.app = Quart(__name__)
         self.app.json.sort_keys = False  # the order of a document is that of its tools
@@ -108,6 +111,7 @@ class Api:
         self.app.add_url_rule("/v1/<kind>", view_func=self.special)
 
     async def described(self):
+        self.described_to.append(dict(request.headers))
         return self.document
 
     async def pet(self, id):
@@ -244,6 +248,57 @@ async def test_a_file_is_read_again_when_it_changes(api, gateway, tmp_path):
         await running.until(lambda: running.names() == ["api__addPet"])
 
 
+async def test_a_change_that_breaks_a_file_does_not_break_the_tools(api, tmp_path):
+    path = tmp_path / "pets.json"
+    path.write_text(json.dumps(DOCUMENT))
+    transport = OpenApi(str(path), f"{api.url}/v1")
+    server = OpenApiServer(ServerSource("api", transport), transport)
+    told: asyncio.Queue[ServerStatus] = asyncio.Queue()
+    server.start(lambda: told.put_nowait(server.status))
+    try:
+        async with asyncio.timeout(20):
+            assert [(await told.get()).state for _ in range(2)] == [ServerState.STARTING, ServerState.READY]
+            path.write_text("{")
+            status = await told.get()
+            assert status.state is ServerState.READY and status.reason.startswith(
+                "keeps the operations it has: its Open"
+            )
+            context = CallContext(LOCAL, "request")
+            [result] = [event async for event in server.call("addPet", {"body": {"name": "Rex"}}, context)]
+            assert isinstance(result, ToolResult) and not result.is_error and api.asked == [{"name": "Rex"}]
+            path.write_text(json.dumps({**DOCUMENT, "paths": {}}))
+            assert (await told.get()).reason == "" and server.tools == ()
+    finally:
+        await server.stop()
+
+
+async def test_a_document_elsewhere_is_asked_for_without_what_is_for_the_api(api, gateway):
+    """The API's own origin is shown the key for its document too."""
+    secret = {"X-Key": "key-of-ours"}
+    elsewhere = {"type": "openapi", "document": f"{api.url}/openapi.json", "headers": secret}
+    async with gateway({"far": {**elsewhere, "url": "http://localhost:1"}, "near": {**elsewhere, "url": api.url}}):
+        assert sorted(headers.get("X-Key", "") for headers in api.described_to) == ["", "key-of-ours"]
+
+
+async def test_a_document_that_is_not_there(api, gateway):
+    source = {"type": "openapi", "document": f"{api.url}/nowhere.json"}
+    nobody = {"type": "openapi", "document": "http://localhost:1/openapi.json"}
+    async with gateway(
+        {"gone": source, "nobody": nobody, "file": {"type": "openapi", "document": "/no/api"}}
+    ) as running:
+        assert "HTTP 404" in running.status("gone").reason
+        assert "ConnectError" in running.status("nobody").reason
+        assert "No such file" in running.status("file").reason
+
+
+async def test_an_api_that_is_away_is_told_by_its_calls(api, gateway):
+    async with gateway(entry(api, url="http://localhost:1")) as running:
+        assert running.status("api").state is ServerState.READY
+        with pytest.raises(Unavailable) as caught:
+            await running.call("api__getPet", b'{"id":"1"}')
+        assert "ConnectError" in caught.value.message
+
+
 def changed(old: str, new: str) -> str:
     """A document that would be served from a file, but for this."""
     whole = json.dumps({**DOCUMENT, "servers": [{"url": "http://localhost/v1"}]})
@@ -261,18 +316,16 @@ HOSTILE = {
     "give url": json.dumps(DOCUMENT),
     "#/components/schemas/Cat, which is not there": changed("#/components/schemas/Pet", "#/components/schemas/Cat"),
     "bundle it into one": changed("#/components/schemas/Pet", "http://evil/x"),
-    "lead in a circle": changed('"requestBodies": {', '"requestBodies": {"L": {"$ref": "#/components/requestBodies/L"}, ')
-    .replace('{"$ref": "#/components/requestBodies/Pet"}', '{"$ref": "#/components/requestBodies/L"}'),
+    "lead in a circle": changed(
+        '"requestBodies": {', '"requestBodies": {"L": {"$ref": "#/components/requestBodies/L"}, '
+    ).replace('{"$ref": "#/components/requestBodies/Pet"}', '{"$ref": "#/components/requestBodies/L"}'),
     "which is no RequestBody": changed("#/components/requestBodies/Pet", "#/info"),
     "exceeded maximum nesting depth": "a: " + "[" * 100_000,
     "200 levels": "a: " + "[" * 500 + "]" * 500,
-    "more than 1000000 values": "a0: &a0 [x]\n" + "".join(
-        f"a{n}: &a{n} [{f'*a{n - 1},' * 10}]\n" for n in range(1, 12)
-    ),
+    "more than 1000000 values": "a0: &a0 [x]\n"
+    + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 10}]\n" for n in range(1, 12)),
     "16777216 characters": "a: &a " + "x" * 1_000_000 + "\nb: [" + "*a," * 1000 + "]",
-    "merge keys": "a0: &a0 {x: 1}\n" + "".join(
-        f"a{n}: &a{n} {{<<: [{f'*a{n - 1},' * 10}]}}\n" for n in range(1, 12)
-    ),
+    "merge keys": "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{f'*a{n - 1},' * 10}]}}\n" for n in range(1, 12)),
     "values that JSON does not have": "a: !!binary aGVsbG8=",
     "more than 16777216 bytes": " " * (16 << 20) + "{}",
     "bytes of schemas": changed("A pet", "x" * 8_000_000).replace(

@@ -85,8 +85,8 @@ class Narthex:
 class OpenApi:
     """An HTTP API that a document describes, a file or a URL; each operation is a tool.
 
-    `url` is used instead of the document's own servers. Operations are those whose id, `METHOD /path` or `tag:NAME` fits
-    a pattern of `include` (all, where there is none) and none of `exclude`.
+    `url` is used instead of the document's own servers. Operations are those whose id, `METHOD /path` or `tag:NAME`
+    fits a pattern of `include` (all, where there is none) and none of `exclude`.
     """
 
     document: str = field(repr=False)

@@ -192,7 +192,7 @@ def _parameter(stated: Mapping[str, Any], argument: str, schemas: Schemas) -> tu
 
 
 def _body(stated: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
-    """The media type that the body is best sent in, and what is said of it; None where it is neither JSON nor a form."""
+    """The media type that the body is best sent in, and what is said of it; None for all but JSON and forms."""
     content: Mapping[str, Mapping[str, Any]] = stated.get("content") or {}
     for fits in (_is_json, lambda kind: _bare(kind) == FORM, lambda kind: _bare(kind) == MULTIPART, _is_anything):
         for kind, media in content.items():

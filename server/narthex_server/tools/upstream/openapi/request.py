@@ -61,7 +61,7 @@ def _path(parameter: Parameter, value: Any) -> str:
             return _matrix(parameter, value)
     separator = between[0] if isinstance(value, list | dict) else ""
     text = head + separator.join(_flat(parameter, value, quoted=True))
-    if text.strip(".") == "" and not head:
+    if not text.strip("."):
         raise _misfit(parameter, "cannot be empty or consist of dots, which would be another path")
     return text
 
@@ -85,8 +85,6 @@ def _query(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
         case list() if parameter.explode:
             for one in value:
                 yield name, _quoted(one)
-        case list():
-            yield name, _SEPARATORS.get(parameter.style, ",").join(map(_quoted, value))
         case dict() if parameter.style == "deepObject":
             for key, one in value.items():
                 yield f"{name}%5B{_quoted(key)}%5D", _quoted(one)
@@ -94,7 +92,7 @@ def _query(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
             for key, one in value.items():
                 yield _quoted(key), _quoted(one)
         case _:
-            yield name, ",".join(_flat(parameter, value, quoted=True))
+            yield name, _SEPARATORS.get(parameter.style, ",").join(_flat(parameter, value, quoted=True))
 
 
 def _header(parameter: Parameter, value: Any) -> str:

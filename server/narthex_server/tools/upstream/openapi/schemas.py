@@ -83,7 +83,9 @@ def _read_only(properties: Any) -> frozenset[str]:
     """The properties that are in answers alone, even if they are `required`."""
     if not isinstance(properties, Mapping):
         return frozenset()
-    return frozenset(name for name, one in properties.items() if isinstance(one, Mapping) and one.get("readOnly") is True)
+    return frozenset(
+        name for name, one in properties.items() if isinstance(one, Mapping) and one.get("readOnly") is True
+    )
 
 
 def _modern(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """An HTTP API as an upstream: each operation of its document is a tool."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -32,8 +31,6 @@ AGAIN = 600.0
 """Seconds after which a document behind a URL is read again."""
 
 MOST_REDIRECTS = 3
-
-_log = logging.getLogger(__name__)
 
 
 class OpenApiServer:
@@ -150,8 +147,7 @@ class OpenApiServer:
                     data = await (file.changed() if file is not None else self._refetched(place, data))
                     await self._take(data)
                 except Unavailable as error:
-                    why = self._secrets.hide(error.message)
-                    _log.warning("upstream %s keeps the operations it has: %s", self.name, why)
+                    self._kept.ready(trouble=f"keeps the operations it has: {error.message}")
                 else:
                     self._kept.ready()
 

@@ -5,10 +5,8 @@ from typing import Any
 
 import yaml
 
-_Safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-
-class _Loader(_Safe):  # type: ignore[misc]
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Plain texts are what they are in JSON: `no`, `1:30` and `2026-01-01` are strings.
 
     Merge keys are not JSON's either, and a few nested ones would be gigabytes.
