@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from narthex_server.errors import InvalidToolArguments
+from narthex_server.errors import InvalidToolArguments, Unavailable
 from narthex_server.tools.upstream.openapi import yaml_as_json
 from narthex_server.tools.upstream.openapi.answer import result_of
 from narthex_server.tools.upstream.openapi.document import Document
@@ -215,6 +215,12 @@ def test_the_first_servers_variables_have_their_defaults():
     assert document({}, servers=servers).base("file.json") == "https://h.example/v2"
     assert document({}, servers=[{"url": "v3"}]).base("https://h.example/docs/api.json") == "https://h.example/docs/v3"
     assert document({}).base("https://h.example/docs/api.json") == "https://h.example/"
+    for far in ("https://elsewhere.example/", "http://h.example/", "//169.254.169.254/"):
+        with pytest.raises(Unavailable, match="another origin"):
+            document({}, servers=[{"url": far}]).base("https://h.example/docs/api.json")
+    for none in ("/v1", "ftp://h.example", "https://h.example/?key=1", "https://h:x/", "https://h/{host}"):
+        with pytest.raises(Unavailable, match="give url"):
+            document({}, servers=[{"url": none, "variables": {"host": {"default": "x" * 3000}}}]).base("file.json")
 
 
 def test_yaml_is_another_way_to_write_json():

@@ -1,6 +1,7 @@
 """Texts that are told to nobody but the server that they are for."""
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,9 @@ MOST_KNOWN = 1024
 """Secrets that one upstream's texts are searched for, the latest: tokens come and go."""
 
 HIDDEN = "***"
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+"""In JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,15 @@ class Secrets:
         """A failure without secrets in what it says; what a tool gives when it works is the caller's to see."""
         if not result.is_error:
             return result
-        content, structured = (
-            self.hide(data.decode()).encode() for data in (result.content, result.structured_content)
-        )
+        content, structured = map(self._hide_in_json, (result.content, result.structured_content))
         return replace(result, content=content, structured_content=structured)
+
+    def _hide_in_json(self, data: bytes) -> bytes:
+        """Within its strings, as these may be JSON texts themselves."""
+
+        def hidden(literal: re.Match[bytes]) -> bytes:
+            text = json.loads(literal[0])
+            without = self.hide(text)
+            return literal[0] if without == text else json.dumps(without).encode()
+
+        return _STRING.sub(hidden, data)

@@ -14,3 +14,10 @@ def note_url(url: str, secrets: Secrets) -> None:
         secrets.note(value)
     if held:
         secrets.note(url)
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Whose answers a URL is for: scheme, host and port."""
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, (parts.hostname or "").lower(), port

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from narthex_server.errors import Unavailable
 from narthex_server.tools.upstream.openapi import yaml_as_json
+from narthex_server.tools.upstream.urls import origin
 
 MOST_BYTES = 16 * 1024 * 1024
 MOST_VALUES = 1_000_000
@@ -100,18 +101,29 @@ class Document:
     def base(self, place: str) -> str:
         """The URL of the first server, with its variables' defaults; `place` is where the document was found.
 
-        Raises Unavailable where there is none.
+        Raises Unavailable where there is none, or one that whoever writes a document far away cannot choose.
         """
         servers = self.root.get("servers") or [{"url": "/"}]
         url = str(servers[0]["url"])[: MOST_URL + 1]
         for name, variable in (servers[0].get("variables") or {}).items():
             url = url.replace("{" + name + "}", str(variable.get("default", ""))[:MOST_URL])
             if len(url) > MOST_URL:
-                raise _wrong(f"names a server whose URL has more than {MOST_URL} characters")
-        found = urljoin(place, url) if place.startswith(("http://", "https://")) else url
-        parts = urlsplit(found)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+                break
+        far = place.startswith(("http://", "https://"))
+        try:
+            found = urljoin(place, url) if far else url
+            parts = urlsplit(found)
+            whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            good = whole and not parts.query and not parts.fragment
+            elsewhere = far and origin(found) != origin(place)
+        except ValueError:
+            good = False
+        if not good or len(url) > MOST_URL:
             raise _wrong("names no server by a whole URL; give url")
+        if elsewhere:
+            raise _wrong(
+                f"names a server on another origin than its own, {found[:200]}; if it is the right one, give url"
+            )
         return found
 
 

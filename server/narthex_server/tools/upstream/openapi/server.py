@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import httpx2
 
@@ -24,6 +24,7 @@ from narthex_server.tools.upstream.openapi.operation import Choice, Operation, o
 from narthex_server.tools.upstream.openapi.request import Request, request_of
 from narthex_server.tools.upstream.secrets import Secrets
 from narthex_server.tools.upstream.source import OpenApi, ServerSource
+from narthex_server.tools.upstream.urls import origin
 from narthex_server.tools.upstream.web.client import opened
 from narthex_server.watched_file import WatchedFile
 
@@ -173,7 +174,7 @@ class OpenApiServer:
 
     async def _fetched(self, url: str) -> bytes:
         """The document behind a URL; what is shown to the API is shown there only if it is on the API's own origin."""
-        ours = self._api.url is not None and _origin(self._api.url) == _origin(url)
+        ours = self._api.url is not None and origin(self._api.url) == origin(url)
         source = self._api if ours else OpenApi(url, tls=self._api.tls)
         try:
             async with (
@@ -215,7 +216,7 @@ class OpenApiServer:
                 location = response.headers.get("location", "") if 300 <= response.status_code < 400 else ""
                 target = urljoin(url, location) if location else ""
                 reads = request.method in ("GET", "HEAD") and hop < MOST_REDIRECTS
-                if target and reads and _origin(target) == _origin(self._base):
+                if target and reads and origin(target) == origin(self._base):
                     url = target
                     continue
                 if (body := await _bounded(response, MOST_BYTES)) is None:
@@ -239,8 +240,3 @@ def _read(file: WatchedFile) -> bytes:
     if file.path.stat().st_size > MOST_DOCUMENT:
         raise Unavailable(f"its document has more than {MOST_DOCUMENT} bytes")
     return file.read()
-
-
-def _origin(url: str) -> tuple[str, str, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port
