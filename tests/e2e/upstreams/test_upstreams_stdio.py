@@ -142,7 +142,7 @@ async def test_servers_that_cannot_start_say_why_and_stop_nobody(gateway, script
         assert "nowhere_to_be_found" in reasons["broken"]
         assert "working directory not found" in reasons["nowhere"]
         assert "did not answer within 5 s" in reasons["silent"]
-        assert "not supported yet" in reasons["socket"]
+        assert "Connect call failed" in reasons["socket"]
         with pytest.raises(Unavailable, match="command not found"):
             await running.call("missing__anything")
 
@@ -161,11 +161,14 @@ async def test_servers_die_with_a_parent_that_is_killed(gateway, tmp_path, gone)
     program = tmp_path / "parent.py"
     program.write_text(
         "import asyncio, sys\n"
+        "from narthex_server.tools.upstream.secrets import Secrets\n"
         "from narthex_server.tools.upstream.source import Process\n"
+        "from narthex_server.tools.upstream.transports.link import Link\n"
         "from narthex_server.tools.upstream.transports.stdio import connect\n"
         "async def main():\n"
         "    code = 'import os, sys, time; open(sys.argv[1], \"w\").write(str(os.getpid())); time.sleep(600)'\n"
-        "    async with connect('x', Process(sys.executable, ('-u', '-c', code, sys.argv[1])), print):\n"
+        "    link = Link('x', Secrets(), print, print)\n"
+        "    async with connect(Process(sys.executable, ('-u', '-c', code, sys.argv[1])), link):\n"
         "        print('up', flush=True)\n"
         "        await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
