@@ -15,6 +15,7 @@ from narthex.keys import KeyRing
 from narthex.settings import Address, NamedPath
 from prometheus_client import CollectorRegistry
 
+from narthex_server.agents import agent_host, chat_agents
 from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
 from narthex_server.config.tls import Tls
 from narthex_server.errors import NarthexError
@@ -119,13 +120,16 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         stack.callback(looking.cancel)
         adapters = AdapterLibrary(models, config.adapter_root)
         await load_adapters(config, adapters)
+        host = agent_host(config, registry)
+        agents = await chat_agents(config, host)
+        stack.push_async_callback(agents.runs.stop)
         register(
             server,
             {
                 "EmbeddingService": EmbeddingService(models, config.max_message_bytes),
-                "GenerationService": GenerationService(models, catalog),
+                "GenerationService": GenerationService(models, catalog, agents),
                 "ModelService": ModelService(models, adapters),
-                "ToolService": ToolService(catalog, relay, reach),
+                "ToolService": ToolService(catalog, relay, reach, host.running, host.kept),
                 "UpstreamService": UpstreamService(catalog),
             },
         )

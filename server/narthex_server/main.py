@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # asked for each line, never shown
     # Ours alone: what libraries say below a warning helps nobody here.
     logging.getLogger("narthex_server").setLevel(config.log_level.upper())
     for library in TALKATIVE:

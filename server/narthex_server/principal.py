@@ -21,5 +21,8 @@ LOCAL = Principal("local", "default")
 CALLER: ContextVar[Principal] = ContextVar("caller", default=LOCAL)
 """The caller of the running call; set by the auth interceptor, in the call's own context."""
 
+SESSION: ContextVar[str] = ContextVar("session", default="")
+"""The caller's own name for the session that the running call belongs to, empty for none; set with CALLER."""
+
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the running call, which every log line and error of it carries; set by the request interceptor."""

@@ -98,11 +98,54 @@ class Client:
         return await self._unary(self._generation.Chat, generation.ChatRequest(spec=spec, options=options))
 
     def chat_stream(
-        self, spec: generation.ChatSpec, options: CallOptions | None = None
+        self,
+        spec: generation.ChatSpec,
+        options: CallOptions | None = None,
+        mcp: tools.McpContext | None = None,
+        resumable: bool = False,
     ) -> AsyncIterator[generation.ChatStreamResponse]:
-        """The next turns of a conversation; events as they come, the last one is `finished`."""
-        request = generation.ChatStreamRequest(spec=spec, options=options)
+        """The next turns of a conversation; events as they come, the last one is `finished`.
+
+        With `mcp` the run may ask (`tool_activity.input_required`): answer with `approve` or `respond`. A `resumable`
+        run goes on when this is left, and `resume_chat` joins it again.
+        """
+        request = generation.ChatStreamRequest(spec=spec, options=options, mcp=mcp, resumable=resumable)
         return self._stream(self._generation.ChatStream, request)
+
+    async def resume_chat(self, run_id: str, after_sequence: int = 0) -> AsyncIterator[generation.ChatStreamResponse]:
+        """The events of a resumable run after that one, each once, and then those to come."""
+        request = generation.ResumeChatRequest(run_id=run_id, after_sequence=after_sequence)
+        async for response in self._stream(self._generation.ResumeChat, request):
+            yield response.event
+
+    async def approve(self, wish: tools.InputRequired, approved: bool = True, reason: str = "") -> int:
+        """Answer all requests for approval of a waiting call alike; how many others it still waits for.
+
+        The model reads the reason of a refusal.
+        """
+        asked = [request.id for request in wish.requests if request.HasField("approval")]
+        responses = [tools.InputResponse(id=name, approved=approved, reason=reason) for name in asked]
+        request = tools.RespondRequest(call_id=wish.call_id, responses=responses)
+        return (await self._unary(self._tools.Respond, request)).waiting
+
+    async def list_sessions(self) -> list[generation.Session]:
+        """The conversations that the server keeps for this caller, the latest first."""
+        found: list[generation.Session] = []
+        request = generation.ListSessionsRequest()
+        while True:
+            page = await self._unary(self._generation.ListSessions, request)
+            found += page.sessions
+            if not page.next_page_token:
+                return found
+            request = generation.ListSessionsRequest(page_token=page.next_page_token)
+
+    async def get_session(self, session_id: str) -> generation.GetSessionResponse:
+        """One of them, with its messages."""
+        return await self._unary(self._generation.GetSession, generation.GetSessionRequest(id=session_id))
+
+    async def delete_session(self, session_id: str) -> None:
+        """Forget one of them."""
+        await self._unary(self._generation.DeleteSession, generation.DeleteSessionRequest(id=session_id))
 
     async def embed(self, spec: embedding.EmbedSpec, options: CallOptions | None = None) -> embedding.EmbedResponse:
         """The vectors of texts, one for each input and in their order."""

@@ -14,12 +14,14 @@ from narthex_server.cascade.listing import Listing, listed
 from narthex_server.cascade.watched import Watched
 from narthex_server.cascade.wire import Identity, Wire
 from narthex_server.errors import DeadlineExceeded, Unavailable
+from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, PromptReference, Reference, Typed
 from narthex_server.tools.kept import Kept
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.reach import Reach
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
-from narthex_server.tools.server import ServerStatus
+from narthex_server.tools.server import ServerStatus, SharedServer
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 from narthex_server.tools.upstream.secrets import Secrets
 from narthex_server.tools.upstream.source import Narthex, ServerSource
@@ -31,7 +33,7 @@ _Sent = TypeVar("_Sent")
 _Answer = TypeVar("_Answer")
 
 
-class Cascade:
+class Cascade(SharedServer):
     """An UpstreamServer over the contract; on the event loop only.
 
     A server that reaches this one, or a call that has been here, is refused, so that there is no circle.
@@ -55,8 +57,12 @@ class Cascade:
         return self._source.name
 
     @property
-    def prefix(self) -> str | None:
-        return self._source.prefix
+    def presentation(self) -> Presentation:
+        return self._source.presentation
+
+    @property
+    def tenants(self) -> Audience:
+        return self._source.tenants
 
     @property
     def status(self) -> ServerStatus:
@@ -88,7 +94,7 @@ class Cascade:
     async def settled(self) -> None:
         await self._kept.settled()
 
-    def reconnect(self) -> None:
+    def reconnect(self, tenant: str | None = None) -> None:
         self._kept.reconnect()
 
     async def stop(self) -> None:

@@ -1,8 +1,7 @@
 """Who may call, and on whose behalf."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +11,11 @@ from narthex.scopes import ALL_TOOLS, ToolScope
 
 from narthex_server.errors import InvalidRequest, PermissionDenied, Unauthenticated, Violation
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
-from narthex_server.principal import CALLER, LOCAL, Principal
+from narthex_server.principal import CALLER, LOCAL, SESSION, Principal
 
 AUTHORIZATION = "authorization"
 ASSERTED = "x-narthex-principal"
+SESSION_HEADER = "x-narthex-session"
 RELAY = "/narthex.v1.ToolService/RelayCalls"
 OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
 
@@ -32,15 +32,17 @@ class AuthInterceptor(AroundInterceptor):
         self._keys = keys
         self._required = required
 
-    @asynccontextmanager
-    async def around(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> AsyncIterator[None]:
+    def around(
+        self, method: str, context: ServicerContext[Any, Any], traffic: Traffic
+    ) -> AbstractAsyncContextManager[None]:
         if not method.startswith(OPEN):
             given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
             key = self._key(given.get(AUTHORIZATION, ""))
             if method == RELAY and key is not None and not key.delegate:
                 raise PermissionDenied("Only a delegate key may relay the calls of others; make each call by itself.")
             CALLER.set(self._caller(key, given.get(ASSERTED, "")))
-        yield
+            SESSION.set(_session(given.get(SESSION_HEADER, "")))
+        return nullcontext()
 
     def _key(self, authorization: str) -> Key | None:
         scheme, _, token = authorization.partition(" ")
@@ -71,6 +73,16 @@ _FORM = Violation(
     ASSERTED,
     'must be a JSON object with the non-empty strings "name" and "tenant", and the list of strings "tools" or none',
 )
+
+
+_NAME = Violation(SESSION_HEADER, "must be at most 128 visible ASCII characters")
+
+
+def _session(name: str) -> str:
+    """The name of a session, which any caller may choose as it likes: it means nothing beside another caller."""
+    if len(name) > 128 or not all("!" <= letter <= "~" for letter in name):
+        raise InvalidRequest(f"{SESSION_HEADER} {_NAME.description}", violations=[_NAME])
+    return name
 
 
 def _asserted(text: str) -> Principal | None:

@@ -58,8 +58,13 @@ class UpstreamMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         up = GaugeMetricFamily("narthex_upstream_up", "1 while an upstream takes calls.", labels=("server",))
         tools = GaugeMetricFamily("narthex_upstream_tools", "Tools that an upstream listed.", labels=("server",))
+        connections = GaugeMetricFamily(
+            "narthex_upstream_connections", "Connections to an upstream that are up.", labels=("server",)
+        )
         for status in self._servers():
             up.add_metric([status.name], float(status.state is ServerState.READY))
             tools.add_metric([status.name], status.tools)
+            connections.add_metric([status.name], status.connections)
         yield up
         yield tools
+        yield connections

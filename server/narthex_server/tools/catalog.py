@@ -1,9 +1,10 @@
 """All tools, resources and prompts under one roof: our own tools and what the upstreams have."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Literal, Protocol, TypeVar, cast
 
@@ -13,6 +14,8 @@ from narthex_server.errors import (
     FailedPrecondition,
     InvalidRequest,
     NotFound,
+    PermissionDenied,
+    ResourceExhausted,
     Unavailable,
     UpstreamRefused,
 )
@@ -20,28 +23,44 @@ from narthex_server.principal import Principal
 from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
 from narthex_server.tools.completion import Completion, PromptReference, Reference, TemplateReference, Typed
 from narthex_server.tools.log_levels import LogLevels
-from narthex_server.tools.offers.named import NamedOffers, Offer
-from narthex_server.tools.offers.prompts import PromptOffers
-from narthex_server.tools.offers.resources import ResourceOffers
+from narthex_server.tools.names import Renamed
+from narthex_server.tools.offers.inspection import Inspection
+from narthex_server.tools.offers.named import Offer
+from narthex_server.tools.offers.sight import Sight
+from narthex_server.tools.offers.view import Shared, Versions, View
+from narthex_server.tools.offers.views import Views
 from narthex_server.tools.offers.watches import Watches
 from narthex_server.tools.prompt import FilledPrompt
 from narthex_server.tools.resource import Contents
+from narthex_server.tools.search.searching import CALL, SEARCH, Searching
+from narthex_server.tools.search.tools import CallTool, SearchTool
 from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
 from narthex_server.tools.step import Invocation, Step, chained
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
+from narthex_server.tools.visibility import EVERYTHING, Visibility
 
 AT_ONCE_BYTES = 32 * 1024
 """Arguments up to this are held against their schema right away; larger ones in a thread."""
 
 Outcome = Literal[
-    "ok", "tool_error", "input_required", "invalid", "not_found", "unavailable", "deadline", "cancelled", "error"
-]
+    "ok", "tool_error", "input_required", "invalid", "denied", "not_found", "exhausted", "unavailable", "deadline",
+    "cancelled", "error",
+]  # fmt: skip
 
 
 Kind = Literal["resource", "prompt", "completion"]
 """What is asked for beside tools."""
 
 _Answer = TypeVar("_Answer")
+
+OFF = Searching()
+
+
+class Companion(Protocol):
+    """Runs beside the catalog from its start to its stop."""
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Works without an end; `changed` is to be called when other things are visible to somebody."""
 
 
 class CatalogObserver(Protocol):
@@ -53,21 +72,11 @@ class CatalogObserver(Protocol):
     def on_request(self, kind: Kind, seconds: float, outcome: Outcome) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Versions:
-    """Of each list, and of all together."""
-
-    tools: int
-    resources: int
-    prompts: int
-
-    @property
-    def catalog(self) -> int:
-        return self.tools + self.resources + self.prompts
-
-
 class Catalog:
-    """The tools, `resources` and `prompts` of this process; used on the event loop only."""
+    """The tools, resources and prompts of this process; used on the event loop only.
+
+    Callers have what the `view` of their tenant has, and nothing else exists for them.
+    """
 
     def __init__(
         self,
@@ -75,58 +84,92 @@ class Catalog:
         servers: Iterable[UpstreamServer] = (),
         observer: CatalogObserver | None = None,
         steps: Sequence[Step] = (),
+        visibility: Visibility = EVERYTHING,
+        companions: Sequence[Companion] = (),
+        searching: Searching = OFF,
+        inspection: Inspection | None = None,
     ) -> None:
-        """Every call passes the `steps` from the first to the last."""
+        """Every call passes the `steps` from the first to the last; each companion runs from start to stop."""
         self._natives = {native.tool.name: native for native in natives}
         self._servers = {server.name: server for server in servers}
         self._observer = observer
         self._run = chained(steps, self._serve)
+        self._visibility = visibility
+        self._companions = tuple(companions)
+        self._running: list[asyncio.Task[None]] = []
         self._levels = LogLevels()
         self._schemas = ArgumentSchemas()
-        self._tools: NamedOffers[Tool, ToolServer] = NamedOffers("tool", lambda server: server.tools)
-        self.prompts = PromptOffers()
-        self.resources = ResourceOffers()
-        self.watches = Watches(self.resources.places)
+        self._searching = searching
+        self._finders: dict[str, NativeTool] = {
+            finder.tool.name: finder for finder in (SearchTool(self), CallTool(self))
+        }
+        self._views = Views(Shared(inspection or Inspection(), self._found_by))
+        self.watches = Watches(self.sight, lambda principal: self.versions(principal).resources)
         self._changed = asyncio.Event()
+        self._relists = 0
         self._refresh()
 
-    @property
-    def versions(self) -> Versions:
-        """Each grows whenever its list is another."""
-        return Versions(self._tools.version, self.resources.version, self.prompts.version)
+    def view(self, principal: Principal) -> View:
+        """What this caller's tenant can have; hold it no longer than until the next await."""
+        return self._views.of(principal.tenant)
+
+    def sight(self, principal: Principal) -> Sight:
+        """What of that this caller itself has."""
+        return Sight(self._views.of(principal.tenant), self._visibility, principal)
 
     @property
-    def version(self) -> int:
-        """Grows whenever any of the lists is another."""
-        return self.versions.catalog
+    def renamed(self) -> tuple[Renamed, ...]:
+        """The tools that are not called what they would be, or that look like another, to anybody."""
+        return self._views.renamed
 
-    async def wait_changed(self, version: int) -> int:
-        """Returns the version as soon as it is another than `version`."""
-        while self.version == version:
+    def versions(self, principal: Principal) -> Versions:
+        """Each grows whenever that list of this caller's tenant is another."""
+        now, more = self.view(principal).versions, self._relists
+        return Versions(now.tools + more, now.resources + more, now.prompts + more) if more else now
+
+    async def wait_changed(self, principal: Principal, version: int) -> int:
+        """Returns the version of this caller's whole catalog as soon as it is another than `version`."""
+        while (now := self.versions(principal).catalog) == version:
             await self._changed.wait()
-        return self.version
+        return now
 
     async def start(self, patience: float = 5.0) -> None:
         """Connects all upstreams at once; returns when each is ready or has failed once, or after `patience` seconds.
 
         Nothing is raised for an upstream: its status says how it is, and it goes on trying.
         """
+        self._running = [asyncio.create_task(companion.follow(self.relist)) for companion in self._companions]
         for server in self._servers.values():
-            server.start(self._refresh)
+            server.start(partial(self._refresh, server))
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await asyncio.gather(*(server.settled() for server in self._servers.values()))
 
     async def stop(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         await asyncio.gather(*(server.stop() for server in self._servers.values()))
 
     def list(self, principal: Principal) -> tuple[Tool, ...]:
         """The tools that this caller can call now; those of an upstream that is down are left out."""
-        return self._tools.listed(principal.tools)
+        return self.sight(principal).tools
+
+    def listed(self, principal: Principal) -> tuple[Tool, ...]:
+        """What this caller is told of: all that it can call, or our own tools where it searches for the others."""
+        tools = self.list(principal)
+        return tuple(tool for tool in tools if not tool.server) if self._searches(principal, tools) else tools
+
+    def offered(self, principal: Principal) -> tuple[Tool, ...]:
+        """What a model is offered where nobody says which tools: the forwarded ones, or those that find them."""
+        tools = self.list(principal)
+        if self._searches(principal, tools):
+            return tuple(tool for tool in tools if tool.name in (SEARCH, CALL))
+        return tuple(tool for tool in tools if tool.server)
 
     def get(self, name: str, principal: Principal) -> Tool:
         """The tool of this name or alias, also while its upstream is down; raises as `call` does."""
-        return self._tools.find(name, principal.tools).item
+        return self.sight(principal).tool(name).item
 
     async def call(self, name: str, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         """Yields the call's events as they come, the last one a ToolResult, or an InputRequired with a state.
@@ -146,7 +189,7 @@ class Catalog:
         offer: Offer[Tool, ToolServer] | None = None
         outcome: Outcome = "cancelled"  # what a closed iterator and a cancelled task are
         try:
-            offer = self._tools.find(name, context.principal.tools)
+            offer = self.sight(context.principal).tool(name)
             invocation = Invocation(offer.item, arguments or b"{}", parse_arguments(arguments), context)
             async with aclosing(self._run(invocation)) as events:
                 async for event in events:
@@ -165,11 +208,11 @@ class Catalog:
 
     async def read(self, uri: str, server: str, context: CallContext) -> Contents | InputRequired:
         """As ResourceOffers.read, observed."""
-        return await self._observed("resource", self.resources.read(uri, server, context))
+        return await self._observed("resource", self.sight(context.principal).read(uri, server, context))
 
     async def fill(self, name: str, arguments: Mapping[str, str], context: CallContext) -> FilledPrompt | InputRequired:
         """As PromptOffers.fill, observed."""
-        return await self._observed("prompt", self.prompts.fill(name, arguments, context))
+        return await self._observed("prompt", self.sight(context.principal).fill(name, arguments, context))
 
     async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
         """Suggestions from the upstream that has the prompt or the template; raises NotFound, and as `call` does."""
@@ -177,11 +220,28 @@ class Catalog:
 
     def set_log_level(self, principal: Principal, level: str, server: str = "") -> None:
         """The least severe messages that the caller's calls get unless they say otherwise; raises NotFound."""
-        self._levels.set(principal, level, self._server(server).name if server else "")
+        self._levels.set(principal, level, self._server(server, principal).name if server else "")
 
-    def servers(self) -> tuple[ServerStatus, ...]:
-        """How every upstream is, in the order of the configuration."""
-        return tuple(server.status for server in self._servers.values())
+    def servers(self, principal: Principal | None = None) -> tuple[ServerStatus, ...]:
+        """How every upstream is that this caller sees, or all of them, in the order of the configuration."""
+        servers = self._servers.values() if principal is None else self.view(principal).servers
+        return tuple(server.status for server in servers)
+
+    def end_session(self, principal: Principal, session: str) -> None:
+        """This session of the caller is over: what upstreams keep for it goes, calls of it included."""
+        for server in self._servers.values():
+            server.end_session(principal, session)
+
+    def working_directory(self, server: str) -> str:
+        """The folder that the process of this upstream runs in; empty for one that is not ours, or not there."""
+        known = self._servers.get(server)
+        return known.status.working_directory if known is not None else ""
+
+    def relist(self) -> None:
+        """Other things are visible than before: tells those who watch the lists."""
+        self._relists += 1
+        self.watches.refresh()
+        self._tell()
 
     def add_native(self, native: NativeTool) -> None:
         """Adds a tool of our own, in place of one of the same name."""
@@ -197,7 +257,7 @@ class Catalog:
         if server.name in self._servers:
             raise InvalidRequest(f"there is an upstream named {server.name!r} already; remove it or use another name")
         self._servers[server.name] = server
-        server.start(self._refresh)
+        server.start(partial(self._refresh, server))
         await server.settled()
         return server.status
 
@@ -208,23 +268,26 @@ class Catalog:
         self._refresh()
         await server.stop()
 
-    async def reconnect(self, name: str) -> ServerStatus:
-        """Makes the upstream connect again at once, and returns how that went; raises NotFound."""
-        server = self._server(name)
-        server.reconnect()
+    async def reconnect(self, name: str, principal: Principal | None = None) -> ServerStatus:
+        """Makes the upstream connect again at once, and returns how that went; raises NotFound.
+
+        For a caller only the connections of its tenant, where it has its own.
+        """
+        server = self._server(name, principal)
+        server.reconnect(None if principal is None else principal.tenant)
         await server.settled()
         return server.status
 
     async def _serve(self, call: Invocation) -> AsyncGenerator[ToolEvent]:
         """The last step: the arguments are held against the schema, and the tool's owner runs it."""
-        offer = self._tools.find(call.tool.name, call.context.principal.tools)
-        schema = self._schemas.of(offer.item.name, offer.item.input_schema)
+        offer = self.sight(call.context.principal).tool(call.tool.name)
+        schema = self._schemas.of(offer.item.name, offer.item.input_schema, offer.item.server)
         if len(call.raw) <= AT_ONCE_BYTES:
             schema.check(call.arguments)
         else:  # takes seconds for megabytes, and others wait
             await asyncio.to_thread(schema.check, call.arguments)
         if offer.server is None:
-            events = self._natives[offer.item.name].call(call.raw, call.context)
+            events = self._native(offer.item.name).call(call.raw, call.context)
         else:
             context = self._with_level(call.context, offer.server.name)
             events = offer.server.call(offer.own_name, call.arguments, context)
@@ -232,13 +295,17 @@ class Catalog:
             async for event in events:
                 yield event
 
+    def _native(self, name: str) -> NativeTool:
+        return self._natives.get(name) or self._finders[name]
+
     async def _complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
+        sight = self.sight(context.principal)
         match reference:
             case PromptReference(name):
-                server, own_name = self.prompts.owner(name, context.principal)
+                server, own_name = sight.prompt(name)
                 return await self._servers[server.name].complete(PromptReference(own_name), typed, context)
             case TemplateReference(uri_template):
-                place = self.resources.template_place(uri_template)
+                place = sight.template(uri_template)
                 return await self._servers[place.server.name].complete(TemplateReference(place.uri), typed, context)
 
     async def _observed(self, kind: Kind, answer: Awaitable[_Answer]) -> _Answer:
@@ -258,25 +325,38 @@ class Catalog:
     def _with_level(self, context: CallContext, server: str) -> CallContext:
         if context.mcp.log_level is not None:
             return context
-        return replace(context, mcp=replace(context.mcp, log_level=self._levels.get(context.principal, server)))
+        mcp = context.mcp.at_level(self._levels.get(context.principal, server))
+        return replace(context, mcp=mcp)
 
-    def _server(self, name: str) -> UpstreamServer:
-        if (server := self._servers.get(name)) is None:
-            known = ", ".join(self._servers) or "none"
-            raise NotFound(f"there is no upstream named {name!r}; there are: {known}", reason="UPSTREAM_NOT_FOUND")
+    def _searches(self, principal: Principal, tools: Iterable[Tool]) -> bool:
+        """Whether the caller finds tools by searching; one whose scope lacks the search cannot."""
+        return self._searching.lazy_for(principal.name) and any(tool.name == SEARCH for tool in tools)
+
+    def _found_by(self, forwarded: int) -> tuple[Tool, ...]:
+        """Our own tools that find others, where there are so many to find."""
+        return tuple(one.tool for one in self._finders.values()) if self._searching.offered(forwarded) else ()
+
+    def _server(self, name: str, principal: Principal | None = None) -> UpstreamServer:
+        servers = self._servers.values() if principal is None else self.view(principal).servers
+        server = next((one for one in servers if one.name == name), None)
+        if server is None:
+            known = ", ".join(one.name for one in servers) or "none"
+            raise NotFound(
+                f"there is no upstream named {name[:200]!r}; there are: {known}", reason="UPSTREAM_NOT_FOUND"
+            )
         return server
 
-    def _refresh(self) -> None:
-        """Builds the tables again; cheap, as it happens only when an upstream changes."""
-        before = self.versions
-        servers = tuple(self._servers.values())
-        self._tools.refresh([native.tool for native in self._natives.values()], servers)
-        self.prompts.refresh(servers)
-        self.resources.refresh(servers)
-        self.watches.refresh(servers, listed=self.resources.version != before.resources)
-        if self.versions != before:
-            self._changed.set()
-            self._changed = asyncio.Event()
+    def _refresh(self, only: UpstreamServer | None = None) -> None:
+        """Builds the tables again, of those who see `only` this server, or of all."""
+        natives = (native.tool for native in self._natives.values())
+        changed = self._views.refresh(natives, self._servers.values(), only)
+        self.watches.refresh()
+        if changed:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 def _outcome(error: Exception) -> Outcome:
@@ -285,8 +365,12 @@ def _outcome(error: Exception) -> Outcome:
             return "error"
         case InvalidRequest() | FailedPrecondition():
             return "invalid"
+        case PermissionDenied():
+            return "denied"
         case NotFound():
             return "not_found"
+        case ResourceExhausted():
+            return "exhausted"
         case Unavailable():
             return "unavailable"
         case DeadlineExceeded():

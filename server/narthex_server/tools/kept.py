@@ -134,7 +134,8 @@ class Kept:
     def _set(self, state: ServerState, reason: str = "") -> None:
         protocol, attempts = (self._protocol, 0) if state is ServerState.READY else ("", self._attempts)
         name, scheme = self.status.name, self.status.transport
-        self.status = ServerStatus(name, scheme, state, reason, self._tools(), protocol, attempts)
+        up = int(state is ServerState.READY)
+        self.status = ServerStatus(name, scheme, state, reason, self._tools(), protocol, attempts, connections=up)
         self._changed()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from narthex_server.config.server import ServerConfig
 from narthex_server.forwarding import upstream
 from narthex_server.principal import LOCAL
 from narthex_server.tools.catalog import Catalog
@@ -45,7 +46,7 @@ class Gateway:
         """Waits for the catalog to change until the condition holds."""
         async with asyncio.timeout(20):
             while not condition():
-                await self.catalog.wait_changed(self.catalog.version)
+                await self.catalog.wait_changed(LOCAL, self.catalog.versions(LOCAL).catalog)
 
     async def until_ready(self, name: str) -> None:
         await self.until(lambda: self.status(name).state is ServerState.READY)
@@ -76,7 +77,7 @@ def gateway():
     async def run(servers: dict[str, Any], sampler: Any = None, **changes: Any) -> AsyncIterator[Gateway]:
         document = servers if "servers" in servers else {"mcpServers": servers}
         sources = [replace(source, **changes) for source in parse_sources(document)]
-        catalog = Catalog(servers=[upstream(source, sampler, Reach()) for source in sources])
+        catalog = Catalog(servers=[upstream(source, ServerConfig(), sampler, Reach()) for source in sources])
         try:
             await catalog.start(20)
             yield Gateway(catalog)

@@ -6,17 +6,20 @@ import pytest
 from narthex.settings import Address
 from narthex_server.embedding.loop import BatchReport
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
+from narthex_server.metrics.agent import AgentMetrics
+from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
 from narthex_server.metrics.models import ModelMetrics
 from narthex_server.metrics.registry import new_registry, served
 from narthex_server.metrics.remote import RemoteMetrics
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
-from narthex_server.pipelines.events import Usage
+from narthex_server.pipelines.events import Budget, Finished, FinishReason, Usage
 from narthex_server.pipelines.library import Listed, State
 from narthex_server.pipelines.models import Kind, RemoteModel
 from narthex_server.pipelines.remote.handle import RemoteHandle
 from narthex_server.pipelines.remote.refusals import Refusals
+from narthex_server.tools.names import Renamed, RenameReason
 from narthex_server.tools.server import ServerState, ServerStatus
 
 DEMO = {"model_name": "demo"}
@@ -164,6 +167,15 @@ def test_upstreams_show_whether_they_are_up(registry):
     assert registry.get_sample_value("narthex_upstream_tools", {"server": "a"}) == 3
 
 
+def test_renamed_tools_hidden_characters_and_misfits_are_counted(registry):
+    renamed = [Renamed("a", name, name + "_1", RenameReason.TAKEN, name) for name in ("x", "y")]
+    OfferMetrics(registry, lambda: renamed, lambda: {("a", "prompt"): 4})
+    assert registry.get_sample_value("narthex_upstream_renamed_tools", {"server": "a", "reason": "taken"}) == 2
+    assert registry.get_sample_value("narthex_upstream_hidden_characters", {"server": "a", "kind": "prompt"}) == 4
+    MisfitMetrics(registry).on_misfit("a__x", "a")
+    assert registry.get_sample_value("narthex_tool_result_misfits_total", {"tool": "a__x", "server": "a"}) == 1
+
+
 def test_they_are_served_over_http_until_the_end(registry):
     with served(registry, Address("127.0.0.1", 0)) as port:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
@@ -173,3 +185,19 @@ def test_they_are_served_over_http_until_the_end(registry):
             pass
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+
+
+def test_a_run_is_counted_by_how_it_ended(registry):
+    metrics = AgentMetrics(registry, lambda: 2)
+    metrics.on_run(Finished(FinishReason.BUDGET, Usage(), budget=Budget.SECONDS), 3, 5)
+    metrics.on_run(Finished(FinishReason.REPETITION, Usage()), 6, 6)
+    metrics.on_run(None, 1, 0)
+
+    def ended(outcome):
+        return registry.get_sample_value("narthex_agent_runs_total", {"outcome": outcome})
+
+    assert [ended(outcome) for outcome in ("max_seconds", "repetition", "failed", "stop")] == [1, 1, 1, 0]
+    assert ended("budget") is None
+    assert registry.get_sample_value("narthex_agent_rounds_sum") == 10
+    assert registry.get_sample_value("narthex_agent_tool_calls_sum") == 11
+    assert registry.get_sample_value("narthex_inputs_waiting") == 2

@@ -68,13 +68,13 @@ async def test_the_version_grows_only_when_the_list_is_another(server):
     one = server("a", "x")
     catalog = Catalog(servers=[one])
     await catalog.start()
-    version = catalog.version
+    version = catalog.versions(LOCAL).catalog
     one.offer("x")
-    assert catalog.version == version
-    waiting = asyncio.create_task(catalog.wait_changed(version))
+    assert catalog.versions(LOCAL).catalog == version
+    waiting = asyncio.create_task(catalog.wait_changed(LOCAL, version))
     one.offer("x", "y")
     async with asyncio.timeout(5):
-        assert await waiting == catalog.version > version
+        assert await waiting == catalog.versions(LOCAL).catalog > version
 
 
 async def test_servers_come_and_go_while_running(server, context):

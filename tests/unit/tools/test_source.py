@@ -1,4 +1,9 @@
+import json
+import re
+from pathlib import Path
+
 import pytest
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.upstream.auth import ClientCredentials, Passthrough
 from narthex_server.tools.upstream.forms import parse_sources
 from narthex_server.tools.upstream.node import SourceError
@@ -40,10 +45,14 @@ ENVIRONMENT = {"ROOT": "/data", "TOKEN": "s3cret"}
 def test_mistral_rs_form():
     local, far, socket = parse_sources(MISTRAL, environ=ENVIRONMENT)
     assert local == ServerSource(
-        "Filesystem", Process("npx", ("fs", "/data"), {}, "/tmp"), "fs", call_timeout=12, concurrency=5
+        "Filesystem",
+        Process("npx", ("fs", "/data"), {}, "/tmp"),
+        Presentation("fs"),
+        call_timeout=12,
+        concurrency=5,
     )
     assert far.transport == Http("https://far.example/mcp", {"X-A": "b", "Authorization": "Bearer s3cret"})
-    assert far.call_timeout == 60 and far.prefix is None
+    assert far.call_timeout == 60 and far.presentation.prefix is None
     assert socket.transport == WebSocket("wss://far.example")
 
 
@@ -103,6 +112,40 @@ def test_other_servers_apis_and_who_shows_what_to_whom():
     assert "s3cret" not in repr([one(far(auth=stated)), one(far("grpc://h:1", api_key="s3cret"))])
 
 
+@pytest.mark.parametrize("form", ["servers", "mcpServers"])
+def test_how_tools_are_named_and_chosen(form):
+    servers = {
+        "plain": {},
+        "named": {"tool_prefix": "n"},
+        "prefixed": {"namespace": "prefix"},
+        "chosen": {
+            "rename": {"read": "look"}, "describe": {"read": "Look at a file"}, "include": ["r*"], "exclude": ["*x"],
+            "scan": "refuse",
+        },
+    }  # fmt: skip
+    if form == "servers":
+        process = {"type": "Process", "command": "x"}
+        document = {"servers": [{"name": name, "source": process, **keys} for name, keys in servers.items()]}
+    else:
+        document = {"mcpServers": {name: {"command": "x", **keys} for name, keys in servers.items()}}
+    plain, named, prefixed, chosen = (one.presentation for one in parse_sources(document | {"namespace": "flat"}))
+    assert [one.prefix for one in (plain, named, prefixed, chosen)] == ["", "n", None, ""]
+    assert chosen == Presentation("", {"read": "look"}, {"read": "Look at a file"}, ("r*",), ("*x",), "refuse")
+    assert parse_sources(document)[0].presentation == Presentation()
+
+
+PAGES = ("upstreams.md", "builtin-servers.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_documented_configurations_are_understood(page):
+    text = (Path(__file__).parents[3] / "docs" / page).read_text("utf-8")
+    blocks = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
+    assert blocks
+    for block in blocks:
+        assert len(parse_sources(block, environ={})) == len(block.get("servers") or block["mcpServers"])
+
+
 def test_nothing_is_no_servers():
     assert parse_sources({}) == ()
 
@@ -120,9 +163,24 @@ def test_secrets_are_not_in_the_representation():
         ({"servers": [{"name": "a", "source": {"type": "Pipe"}}]}, "f.json.servers[0].source.type: is 'Pipe'; known"),
         (
             {"servers": [{"name": "a", "sorce": 1}]},
-            "f.json.servers[0].sorce: is not known; known are bearer_token, enabled",
+            "f.json.servers[0].sorce: is not known; known are bearer_token, describe, enabled",
         ),
         ({"servers": [{"source": {"type": "Process", "command": "x"}}]}, "f.json.servers[0].name: is missing"),
+        ({"servers": [], "namespace": "deep"}, "f.json.namespace: is 'deep'; known are prefix, flat"),
+        (
+            {"mcpServers": {"a": {"command": "x", "namespace": "flat", "tool_prefix": "p"}}},
+            "f.json.mcpServers.a.namespace: cannot stand beside tool_prefix",
+        ),
+        (
+            {"mcpServers": {"a": {"command": "x", "rename": {"read": "a/b"}}}},
+            "f.json.mcpServers.a.rename.read: must be 1 to 64 letters",
+        ),
+        (
+            {"mcpServers": {"a": {"command": "x", "rename": {"read": "x", "write": "x"}}}},
+            "f.json.mcpServers.a.rename: gives two tools the same name",
+        ),
+        ({"mcpServers": {"a": {"command": "x", "include": "*"}}}, "f.json.mcpServers.a.include: must be an array"),
+        ({"mcpServers": {"a": {"command": "x", "scan": "hard"}}}, "f.json.mcpServers.a.scan: is 'hard'; known are"),
         ({"servers": [], "tool_timeout_secs": -1}, "f.json.tool_timeout_secs: must be a number above 0"),
         ({"mcpServers": {"a": {}}}, "f.json.mcpServers.a.command: is missing"),
         ({"mcpServers": {"a": {"command": "x", "args": "y"}}}, "f.json.mcpServers.a.args: must be an array of strings"),

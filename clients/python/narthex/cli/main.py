@@ -25,6 +25,7 @@ COMMANDS = {  # each is a module here with `add(parser)` and `run(arguments) -> 
     "doctor": "look at this machine and say what to do",
     "config": "check a narthex.toml",
     "keys": "make API keys",
+    "policy": "check a policy of tool calls, and say what it does with a call",
 }
 
 EPILOG = """\

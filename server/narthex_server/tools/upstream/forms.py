@@ -5,12 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast, get_args
 
+from narthex_server.tools.audience import EVERYBODY, Audience
+from narthex_server.tools.server import Scope
 from narthex_server.tools.upstream import kinds
 from narthex_server.tools.upstream.node import Node
+from narthex_server.tools.upstream.presenting import NAMESPACE, PRESENTATION, Namespace, namespace_of, presentation_of
 from narthex_server.tools.upstream.secrets import SecretFile, Text
 from narthex_server.tools.upstream.source import (
     DEFAULT_CALL_TIMEOUT,
     DEFAULT_CONCURRENCY,
+    Narthex,
+    OpenApi,
     Process,
     Protocol,
     Sampling,
@@ -18,13 +23,14 @@ from narthex_server.tools.upstream.source import (
     Transport,
 )
 
-_OWN = ("sampling", "protocol")
+_OWN = ("sampling", "protocol", "scope", "tenants", *PRESENTATION)
 """Keys of ours, which either form may have beside its own."""
 
-_MISTRAL_SERVER = {"id", "name", "source", "enabled", "tool_prefix", "bearer_token", "resources", *_OWN}
+_MISTRAL_SERVER = {"id", "name", "source", "enabled", "bearer_token", "resources", *_OWN}
 
 _SAMPLING = cast(tuple[Sampling, ...], get_args(Sampling))
 _PROTOCOL = cast(tuple[Protocol, ...], get_args(Protocol))
+_SCOPE = cast(tuple[Scope, ...], get_args(Scope))
 
 
 def parse_sources(
@@ -53,10 +59,11 @@ def parse_sources(
 
 
 def _mistral(root: Node) -> Iterator[ServerSource]:
-    root.only({"servers", "auto_register_tools", "tool_timeout_secs", "max_concurrent_calls"})
+    root.only({"servers", "auto_register_tools", "tool_timeout_secs", "max_concurrent_calls", NAMESPACE})
     root.flag("auto_register_tools", True)  # forwarding is all we do with a server: nothing else to switch
     call_timeout = root.number("tool_timeout_secs", DEFAULT_CALL_TIMEOUT)
     concurrency = int(root.number("max_concurrent_calls", DEFAULT_CONCURRENCY))
+    namespace = namespace_of(root)
     for server in root.items("servers"):
         server.only(_MISTRAL_SERVER)
         if not server.flag("enabled", True):
@@ -89,12 +96,13 @@ def _mistral(root: Node) -> Iterator[ServerSource]:
                 transport = kinds.openapi(source, headers)
             case _:
                 raise source.error(f"is {kind!r}; known are Process, Http, WebSocket, Narthex and OpenApi", "type")
-        prefix = server.optional("tool_prefix")
-        yield _with_own(server, ServerSource(server.text("name"), transport, prefix, limit, concurrency=concurrency))
+        limited = ServerSource(server.text("name"), transport, call_timeout=limit, concurrency=concurrency)
+        yield _with_own(server, limited, namespace)
 
 
 def _common(root: Node) -> Iterator[ServerSource]:
     # files of this form carry keys of the program they were written for: unknown ones are not ours to judge
+    namespace = namespace_of(root)
     servers = root.child("mcpServers")
     for name in servers.value:
         server = servers.child(name)
@@ -117,12 +125,22 @@ def _common(root: Node) -> Iterator[ServerSource]:
                 transport = kinds.openapi(server, server.secrets("headers"))
             case _:
                 raise server.error(f"is {kind!r}; known are stdio, http, sse, websocket, narthex and openapi", "type")
-        yield _with_own(server, ServerSource(name, transport))
+        yield _with_own(server, ServerSource(name, transport), namespace)
 
 
-def _with_own(server: Node, source: ServerSource) -> ServerSource:
+def _with_own(server: Node, source: ServerSource, namespace: Namespace) -> ServerSource:
     """The source with what the keys of ours say."""
-    return replace(source, sampling=server.choice("sampling", _SAMPLING), protocol=server.choice("protocol", _PROTOCOL))
+    scope = server.choice("scope", _SCOPE) if server.value.get("scope") is not None else None
+    if scope not in (None, "shared") and isinstance(source.transport, Narthex | OpenApi):
+        raise server.error("can only be shared for another narthex and for an API, which keep callers apart", "scope")
+    return replace(
+        source,
+        sampling=server.choice("sampling", _SAMPLING),
+        protocol=server.choice("protocol", _PROTOCOL),
+        scope=scope,
+        tenants=Audience(server.texts("tenants")) if server.value.get("tenants") is not None else EVERYBODY,
+        presentation=presentation_of(server, namespace),
+    )
 
 
 def _bearer(token: Text) -> Text:

@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import (
-    AbstractAsyncContextManager,
     AsyncExitStack,
-    aclosing,
     asynccontextmanager,
     contextmanager,
     suppress,
@@ -17,26 +16,27 @@ from traceback import format_exception
 from typing import Any
 
 import mcp_types as types
-from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
 from narthex_server.errors import NarthexError, Unavailable
+from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
-from narthex_server.tools.server import ServerState, ServerStatus
-from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent, ToolResult
+from narthex_server.tools.server import ServerState, ServerStatus, SharedServer
+from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 from narthex_server.tools.upstream.calls import Calls
-from narthex_server.tools.upstream.declaring import declaring
+from narthex_server.tools.upstream.client import Connecting, connected, dispatching
 from narthex_server.tools.upstream.exchange import Exchange
 from narthex_server.tools.upstream.listing import Listing, Part, listed
 from narthex_server.tools.upstream.reasons import reason_of
 from narthex_server.tools.upstream.requests import Requests
 from narthex_server.tools.upstream.sampler import Sampler
 from narthex_server.tools.upstream.secrets import Secrets
-from narthex_server.tools.upstream.source import Process, ServerSource
+from narthex_server.tools.upstream.source import Http, Process, ServerSource, WebSocket
 from narthex_server.tools.upstream.subscriptions import Subscriptions
-from narthex_server.tools.upstream.transports.choice import connect
+from narthex_server.tools.upstream.transports import http, stdio, websocket
 from narthex_server.tools.upstream.transports.link import Link
 
 FIRST_DELAY, LAST_DELAY = 0.5, 30.0
@@ -50,7 +50,7 @@ VERSION = version("narthex")
 _log = logging.getLogger(__name__)
 
 
-class Upstream:
+class Upstream(SharedServer):
     """An UpstreamServer over MCP; used on the event loop only."""
 
     def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
@@ -62,7 +62,7 @@ class Upstream:
         self._updated: Callable[[str], None] = _nobody
         self._secrets = Secrets()
         exchange = Exchange(source, self._secrets, sampler)  # one for all: it knows whom the server may ask
-        self._calls = Calls(source, exchange, sampler)
+        self._calls = Calls(source, exchange, self._secrets, sampler)
         self._requests = Requests(source, exchange)
         self._subscriptions = Subscriptions(source.name, source.call_timeout, self._missed, self._on_updated)
         self._settled = asyncio.Event()
@@ -80,8 +80,12 @@ class Upstream:
         return self._source.name
 
     @property
-    def prefix(self) -> str | None:
-        return self._source.prefix
+    def presentation(self) -> Presentation:
+        return self._source.presentation
+
+    @property
+    def tenants(self) -> Audience:
+        return self._source.tenants
 
     @property
     def status(self) -> ServerStatus:
@@ -115,7 +119,7 @@ class Upstream:
     async def settled(self) -> None:
         await self._settled.wait()
 
-    def reconnect(self) -> None:
+    def reconnect(self, tenant: str | None = None) -> None:
         if self._running is None:
             return
         self._settled.clear()
@@ -134,13 +138,11 @@ class Upstream:
             for task in pending:
                 task.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        self._settled.set()  # there will be no other attempt
         self._set(ServerState.STOPPED)
 
-    async def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
-        with self._connected():
-            async with aclosing(self._calls.run(tool, arguments, context)) as events:
-                async for event in events:
-                    yield self._secrets.hide_in_result(event) if isinstance(event, ToolResult) else event
+    def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
+        return self._calls.run(tool, arguments, context, self._connected)
 
     async def read(self, uri: str, context: CallContext) -> Contents | InputRequired:
         with self._connected():
@@ -208,21 +210,20 @@ class Upstream:
         """Lives as long as one connection does; returns why it ended."""
         limit = self._source.start_timeout
         asks = self._calls
-        client = Client(
-            declaring(self._transport()),
-            mode="legacy" if self._source.protocol in ("handshake", "2025-11-25") else "auto",
-            cache=None,
+        connecting = connected(
+            self._dispatcher(),
+            handshake=self._source.protocol in ("handshake", "2025-11-25"),
+            info=types.Implementation(name="narthex", version=VERSION),
             logging_callback=asks.on_log,
             sampling_callback=None if self._source.sampling == "refuse" else asks.on_sampling,
             sampling_capabilities=types.SamplingCapability(tools=types.SamplingToolsCapability()),
             elicitation_callback=asks.on_elicitation,
             list_roots_callback=asks.on_roots,
             message_handler=self._on_message,
-            client_info=types.Implementation(name="narthex", version=VERSION),
         )
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(limit):
-                await stack.enter_async_context(client)
+                client = await stack.enter_async_context(connecting)
                 self._check(client.protocol_version)
                 self._listing = await listed(client, self.name, limit, set(Part), Listing())
             await stack.enter_async_context(_running(self._subscriptions.run(client)))
@@ -255,9 +256,17 @@ class Upstream:
             await asyncio.wait_for(self._signal.wait(), silence)
         self._signal.clear()
 
-    def _transport(self) -> AbstractAsyncContextManager[Any]:
+    def _dispatcher(self) -> Connecting:
         link = Link(self.name, self._secrets, self._end, self._refuse)
-        return connect(self._source.transport, link)
+        match self._source.transport:
+            case Process() as process:
+                return stdio.connect(process, self._source.max_bytes, link)
+            case Http() as remote:
+                return dispatching(http.connect(remote, link))
+            case WebSocket() as socket:
+                return dispatching(websocket.connect(socket, link))
+            case other:
+                raise AssertionError(f"{type(other).__name__} is not MCP")
 
     async def _on_message(self, message: object) -> None:
         match message:
@@ -295,8 +304,10 @@ class Upstream:
 
     def _set(self, state: ServerState, reason: str = "", protocol: str = "") -> None:
         attempts = 0 if state is ServerState.READY else self._attempts
-        scheme, reason = self._source.transport.scheme, self._secrets.hide(reason)
-        self._status = ServerStatus(self.name, scheme, state, reason, len(self.tools), protocol, attempts)
+        self._status = ServerStatus(
+            self.name, self._source.transport.scheme, state, self._secrets.hide(reason), len(self.tools), protocol,
+            attempts, self._source.scope or "shared", int(state is ServerState.READY), _place(self._source),
+        )  # fmt: skip
         self._changed()
 
     def _unavailable(self) -> Unavailable:
@@ -307,6 +318,10 @@ class Upstream:
             reason="UPSTREAM_UNAVAILABLE",
             metadata={"upstream": self.name},
         )
+
+
+def _place(source: ServerSource) -> str:
+    return os.path.abspath(source.transport.cwd or ".") if isinstance(source.transport, Process) else ""
 
 
 @asynccontextmanager

@@ -10,11 +10,13 @@ from urllib.parse import urljoin
 import httpx2
 
 from narthex_server.errors import DeadlineExceeded, NotFound, Unavailable
+from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.kept import Kept
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
-from narthex_server.tools.server import ServerStatus
+from narthex_server.tools.server import ServerStatus, SharedServer
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent, ToolResult
 from narthex_server.tools.upstream.grant import granted
 from narthex_server.tools.upstream.openapi.answer import MOST_BYTES, result_of, too_large
@@ -34,7 +36,7 @@ AGAIN = 600.0
 MOST_REDIRECTS = 3
 
 
-class OpenApiServer:
+class OpenApiServer(SharedServer):
     """An UpstreamServer of tools alone; on the event loop only.
 
     There is no connection that could be lost: it is up while its document is known, and a call says itself when the API
@@ -56,8 +58,12 @@ class OpenApiServer:
         return self._source.name
 
     @property
-    def prefix(self) -> str | None:
-        return self._source.prefix
+    def presentation(self) -> Presentation:
+        return self._source.presentation
+
+    @property
+    def tenants(self) -> Audience:
+        return self._source.tenants
 
     @property
     def status(self) -> ServerStatus:
@@ -89,7 +95,7 @@ class OpenApiServer:
     async def settled(self) -> None:
         await self._kept.settled()
 
-    def reconnect(self) -> None:
+    def reconnect(self, tenant: str | None = None) -> None:
         self._kept.reconnect()
 
     async def stop(self) -> None:
