@@ -233,7 +233,7 @@ async def test_a_cookie_of_one_call_does_not_go_with_the_next(api, gateway):
 
 
 async def test_only_what_is_included_and_not_excluded(api, gateway):
-    chosen = entry(api, include=["*Pet", "DELETE *"], exclude=["add*"])
+    chosen = entry(api, operations={"include": ["*Pet", "DELETE *"], "exclude": ["add*"]})
     async with gateway(chosen) as running:
         assert running.names() == ["api__getPet", "api__delete_pets_id"]
 

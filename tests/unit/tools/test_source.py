@@ -93,7 +93,14 @@ def test_other_servers_apis_and_who_shows_what_to_whom():
     assert one(far("grpc://far.example:7411", auth={"type": "passthrough"})) == Narthex(
         "far.example:7411", passthrough=True
     )
-    api = one(far("https://api.example/v1", type="openapi", document="api.yaml", include=["tag:a"], exclude=["b"]))
+    api = one(
+        far(
+            "https://api.example/v1",
+            type="openapi",
+            document="api.yaml",
+            operations={"include": ["tag:a"], "exclude": ["b"]},
+        )
+    )
     assert api == OpenApi("api.yaml", "https://api.example/v1", include=("tag:a",), exclude=("b",))
     auth = ClientCredentials("i", "s3cret", "https://as.example/token", scope="a b", method="post")
     stated = CLIENT | {"token_url": "https://as.example/token", "scope": "a b", "method": "post"}

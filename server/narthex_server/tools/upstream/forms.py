@@ -92,7 +92,7 @@ def _mistral(root: Node) -> Iterator[ServerSource]:
                 source.only({"type", "url", "api_key", "tls", "auth", "delegate"})
                 transport = kinds.narthex(source)
             case "OpenApi":
-                source.only({"type", "url", "document", "include", "exclude", *kinds.REACHED})
+                source.only({"type", "url", "document", "operations", *kinds.REACHED})
                 transport = kinds.openapi(source, headers)
             case _:
                 raise source.error(f"is {kind!r}; known are Process, Http, WebSocket, Narthex and OpenApi", "type")

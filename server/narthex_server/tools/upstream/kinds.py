@@ -54,18 +54,20 @@ def narthex(node: Node) -> Narthex:
 
 
 def openapi(node: Node, headers: Mapping[str, Text]) -> OpenApi:
-    """From `document`, `url`, `tls`, `auth`, `include` and `exclude`."""
+    """From `document`, `url`, `tls`, `auth`, and `operations` with `include` and `exclude`."""
     url = node.url("url") if "url" in node.value else None
     if url is not None and (urlsplit(url).query or urlsplit(url).fragment):
         raise node.error("must end with a path, to which those of the operations are added", "url")
+    chosen = node.child("operations") if "operations" in node.value else Node({}, node.path)
+    chosen.only({"include", "exclude"})
     return OpenApi(
         node.text("document"),
         url,
         headers,
         _tls(node),
         _auth(node, headers),
-        node.texts("include"),
-        node.texts("exclude"),
+        chosen.texts("include"),
+        chosen.texts("exclude"),
     )
 
 
