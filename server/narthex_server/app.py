@@ -37,6 +37,7 @@ from narthex_server.pipelines.library import ModelLibrary
 from narthex_server.pipelines.models import Kind, Models, RemoteModel
 from narthex_server.pipelines.order import Order
 from narthex_server.principal import LOCAL
+from narthex_server.reloading import HangUp
 from narthex_server.services.embedding import EmbeddingService
 from narthex_server.services.generation import GenerationService
 from narthex_server.services.model import ModelService
@@ -111,8 +112,10 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
         loading = asyncio.create_task(load_models(config, models))
         stack.callback(loading.cancel)
-        catalog = await forwarding(config, models, registry, reach)
+        forwarded = await forwarding(config, models, registry, reach)
+        catalog = forwarded.catalog
         stack.push_async_callback(catalog.stop)
+        stack.push_async_callback(forwarded.fleet.close)
         connecting = asyncio.create_task(catalog.start())
         stack.callback(connecting.cancel)
         await loading
@@ -130,7 +133,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
                 "GenerationService": GenerationService(models, catalog, agents),
                 "ModelService": ModelService(models, adapters),
                 "ToolService": ToolService(catalog, relay, reach, host.running, host.kept),
-                "UpstreamService": UpstreamService(catalog),
+                "UpstreamService": UpstreamService(catalog, forwarded.fleet),
             },
         )
         with suppress(TimeoutError):
@@ -140,6 +143,10 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         states = await advertise(server)
         offer = Offer(catalog, states)
         await models.follow(offer.follow)
+        if (reloads := forwarded.reloads) is not None:
+            following = asyncio.create_task(reloads.run())
+            stack.callback(following.cancel)
+            stack.enter_context(HangUp(reloads.ask))
         await server.start()
         stack.push_async_callback(stop, server, drain, config.shutdown_grace)
         stack.callback(relay.drain)

@@ -1,18 +1,23 @@
 """From a configuration to the catalog: the upstreams, and what stands around every call of a tool."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from narthex.settings import SettingsError
 from prometheus_client import CollectorRegistry
 
-from narthex_server.config.server import ServerConfig
+from narthex_server.config.document import parse_document
+from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
 from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
 from narthex_server.metrics.policy import PolicyMetrics
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
+from narthex_server.metrics.upstreams import ReloadMetrics, VitalsMetrics
 from narthex_server.pipelines.models import Models
+from narthex_server.reloading import Reloads
 from narthex_server.tools.catalog import Catalog, Companion
+from narthex_server.tools.fleet import Fleet
 from narthex_server.tools.model_sampler import ModelSampler
 from narthex_server.tools.offers.inspection import Inspection
 from narthex_server.tools.policy.live import LivePolicy
@@ -20,7 +25,7 @@ from narthex_server.tools.policy.step import PolicyStep
 from narthex_server.tools.reach import Reach
 from narthex_server.tools.result_check import ResultCheck
 from narthex_server.tools.search.searching import Searching
-from narthex_server.tools.server import UpstreamServer
+from narthex_server.tools.server import Scope, UpstreamServer
 from narthex_server.tools.step import Step
 from narthex_server.tools.visibility import EVERYTHING, Visibility
 from narthex_server.watched_file import WatchedFile
@@ -30,11 +35,35 @@ if TYPE_CHECKING:
     from narthex_server.tools.upstream.source import ServerSource
 
 
-async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry, reach: Reach) -> Catalog:
-    """A catalog that is not started, without native tools; raises SettingsError."""
-    servers = await in_thread(upstreams, config, ModelSampler(models), reach)
-    shown = config.catalog
-    inspection = Inspection(shown.scan)
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """The catalog, not started and without native tools; its upstreams; and their file, where there is one."""
+
+    catalog: Catalog
+    fleet: Fleet
+    reloads: Reloads | None
+
+
+async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry, reach: Reach) -> Forwarding:
+    """All that forwarding is made of; raises SettingsError."""
+    sampler = ModelSampler(models)
+
+    async def build(source: "ServerSource") -> UpstreamServer:
+        return await in_thread(upstream, timed(source, config), config, sampler, reach)
+
+    file = WatchedFile(config.mcp_config) if config.mcp_config else None
+    sources = await in_thread(configured, config, None if file is None else _read(file))
+    catalog = await _catalog(config, [await build(source) for source in sources], registry)
+    fleet = Fleet(catalog, sources, build, config.upstream.drain)
+    if file is None:
+        return Forwarding(catalog, fleet, None)
+    observer = ReloadMetrics(registry)
+    reloads = Reloads(file, lambda content: configured(config, content), fleet, observer, config.upstream.follow)
+    return Forwarding(catalog, fleet, reloads)
+
+
+async def _catalog(config: ServerConfig, servers: Sequence[UpstreamServer], registry: CollectorRegistry) -> Catalog:
+    """The catalog with the steps around its calls, the outermost first."""
     steps: list[Step] = []
     companions: list[Companion] = []
     visibility: Visibility = EVERYTHING
@@ -44,8 +73,10 @@ async def forwarding(config: ServerConfig, models: Models, registry: CollectorRe
         steps.append(PolicyStep(policy, metrics, lambda server: catalog.working_directory(server)))
         companions.append(policy)
         visibility = policy
+    shown = config.catalog
     if shown.results != "off":
         steps.append(ResultCheck(shown.results, MisfitMetrics(registry).on_misfit))
+    inspection = Inspection(shown.scan)
     catalog = Catalog(
         servers=servers,
         observer=ToolMetrics(registry),
@@ -56,36 +87,35 @@ async def forwarding(config: ServerConfig, models: Models, registry: CollectorRe
         inspection=inspection,
     )
     UpstreamMetrics(registry, catalog.servers)
+    VitalsMetrics(registry, catalog.vitals)
     OfferMetrics(registry, lambda: catalog.renamed, lambda: inspection.suspects)
     return catalog
 
 
-def upstreams(config: ServerConfig, sampler: ModelSampler, reach: Reach) -> Sequence[UpstreamServer]:
-    """The configured upstreams, not started; what they need is imported only where there are any."""
+def configured(config: ServerConfig, content: bytes | None) -> Sequence["ServerSource"]:
+    """The upstreams that the content of the file names, or the demo's; raises SettingsError."""
     from narthex_server.tools.upstream.forms import parse_sources
     from narthex_server.tools.upstream.node import SourceError
-    from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT
 
+    path = config.mcp_config
+    document = config.upstreams() if content is None or path is None else parse_document(content, path)
     try:
-        sources = parse_sources(config.upstreams(), str(config.mcp_config or "the demo's mcp-config"))
+        return parse_sources(document, str(path or "the demo's mcp-config"), os.environ)
     except SourceError as error:
         raise SettingsError(error.message) from error
 
-    def timed(source: "ServerSource") -> "ServerSource":
-        own = source.call_timeout != DEFAULT_CALL_TIMEOUT
-        call = source.call_timeout if own else config.tool_timeout
-        return replace(
-            source,
-            call_timeout=call,
-            start_timeout=config.upstream_start_timeout,
-            max_bytes=config.max_message_bytes,
-        )
 
-    return [upstream(timed(source), config, sampler, reach) for source in sources]
+def timed(source: "ServerSource", config: ServerConfig) -> "ServerSource":
+    """With the server's own limits of time, where the source has none."""
+    from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT
+
+    own = source.call_timeout != DEFAULT_CALL_TIMEOUT
+    call = source.call_timeout if own else config.tool_timeout
+    return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
 
 
 def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler, reach: Reach) -> UpstreamServer:
-    """One upstream, not started: by what it speaks, and with as many connections as its scope wants."""
+    """One upstream, not started: by what it speaks; what that needs is imported only where there are upstreams."""
     from narthex_server.tools.upstream.source import Narthex, OpenApi
 
     match source.transport:
@@ -102,12 +132,27 @@ def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler
 
 
 def mcp_upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler) -> UpstreamServer:
-    """One that speaks MCP and may remember its callers."""
+    """One that speaks MCP, and so may remember its callers: with as many connections as its scope wants."""
     from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
     from narthex_server.tools.upstream.supervisor import Upstream
 
-    scope = source.scope or ("shared" if config.api_key_file is None else "tenant")
+    scope = source.scope or default_scope(config)
     source = replace(source, scope=scope)
     if scope == "shared" or (scope == "tenant" and source.tenants.is_single):  # a tenant alone shares with itself
         return Upstream(source, sampler)
-    return ScopedUpstream(scope, lambda: Upstream(source, sampler), ScopeLimits(**asdict(config.connections)))
+    own = config.connections
+    limits = ScopeLimits(own.per_upstream, own.per_tenant, own.tenant_idle, own.session_idle)
+    return ScopedUpstream(scope, lambda: Upstream(source, sampler), limits)
+
+
+def default_scope(config: ServerConfig) -> Scope:
+    """Tenants share nothing where callers can be told apart: by keys, or by a bridge that speaks for them."""
+    apart = config.api_key_file is not None or DELEGATE_TOKEN_VARIABLE in os.environ
+    return "tenant" if apart and not config.connections.single_tenant else "shared"
+
+
+def _read(file: WatchedFile) -> bytes:
+    try:
+        return file.read()
+    except OSError as error:
+        raise SettingsError(f"{file.path}: cannot be read: {error.strerror}") from error

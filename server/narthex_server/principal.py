@@ -8,14 +8,18 @@ from narthex.scopes import ALL_TOOLS, ToolScope
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller: the name of its key, the tenant that its work and limits belong to, and its tools."""
+    """An authenticated caller: the name of its key, the tenant that its work and limits belong to, and its tools.
+
+    An `admin` may change what the server offers to all.
+    """
 
     name: str
     tenant: str
     tools: ToolScope = ALL_TOOLS
+    admin: bool = False
 
 
-LOCAL = Principal("local", "default")
+LOCAL = Principal("local", "default", admin=True)
 """The caller of a server that has no API keys configured."""
 
 CALLER: ContextVar[Principal] = ContextVar("caller", default=LOCAL)

@@ -57,8 +57,8 @@ class Session:
 
     @property
     def has_spoken(self) -> bool:
-        """Whether the server may know of it."""
-        return self._speaker is not None
+        """Whether the server may know of it, from this process or, where it is kept, from another."""
+        return self._speaker is not None or self.kept is not None
 
     def cancel(self, request_id: Id) -> bool:
         """Cancels a request in work; False for one that is unknown here or already over, which is nobody's fault."""

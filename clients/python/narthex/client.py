@@ -14,11 +14,13 @@ from narthex.v1 import embedding_pb2 as embedding
 from narthex.v1 import generation_pb2 as generation
 from narthex.v1 import model_pb2 as models
 from narthex.v1 import tool_pb2 as tools
+from narthex.v1 import upstream_pb2 as upstreams
 from narthex.v1.common_pb2 import CallOptions
 from narthex.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from narthex.v1.generation_pb2_grpc import GenerationServiceStub
 from narthex.v1.model_pb2_grpc import ModelServiceStub
 from narthex.v1.tool_pb2_grpc import ToolServiceStub
+from narthex.v1.upstream_pb2_grpc import UpstreamServiceStub
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -67,6 +69,7 @@ class Client:
         self._generation = GenerationServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
         self._tools = ToolServiceStub(self._channel)
+        self._upstreams = UpstreamServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -196,6 +199,24 @@ class Client:
     async def unload_adapter(self, name: str, model: str = "") -> None:
         """Remove an adapter, once the requests that use it have ended."""
         await self._unary(self._models.UnloadAdapter, models.UnloadAdapterRequest(model=model, name=name))
+
+    async def list_upstreams(self) -> list[upstreams.Upstream]:
+        """The MCP servers whose tools are forwarded, healthy or not."""
+        found = await self._unary(self._upstreams.ListUpstreams, upstreams.ListUpstreamsRequest())
+        return list(found.upstreams)
+
+    async def add_upstream(self, spec: upstreams.UpstreamSpec) -> upstreams.Upstream:
+        """Add one until the server ends; as it is after the first attempt to connect."""
+        return (await self._unary(self._upstreams.AddUpstream, upstreams.AddUpstreamRequest(spec=spec))).upstream
+
+    async def remove_upstream(self, name: str) -> None:
+        """Remove one, once its running calls have ended."""
+        await self._unary(self._upstreams.RemoveUpstream, upstreams.RemoveUpstreamRequest(name=name))
+
+    async def reconnect_upstream(self, name: str) -> upstreams.Upstream:
+        """Connect one anew; as it is afterwards."""
+        request = upstreams.ReconnectUpstreamRequest(name=name)
+        return (await self._unary(self._upstreams.ReconnectUpstream, request)).upstream
 
     async def list_tools(self) -> list[tools.Tool]:
         """All tools that may be called, native and forwarded."""

@@ -21,8 +21,9 @@ from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.reach import Reach
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
-from narthex_server.tools.server import ServerStatus, SharedServer
+from narthex_server.tools.server import ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
+from narthex_server.tools.upstream.guard import Guard
 from narthex_server.tools.upstream.secrets import Secrets
 from narthex_server.tools.upstream.source import Narthex, ServerSource
 
@@ -48,8 +49,9 @@ class Cascade(SharedServer):
         self._watched = Watched(source.name, source.call_timeout)
         self._turns = asyncio.Semaphore(source.concurrency)
         self._wire: Wire | None = None
+        guard = Guard(source.name, None)  # the other server has a breaker for each of its upstreams
         self._kept = Kept(
-            source.name, narthex.scheme, self._connection, lambda: len(self._listing.tools), self._secrets.hide
+            source.name, narthex.scheme, self._connection, lambda: len(self._listing.tools), guard, self._secrets.hide
         )
 
     @property
@@ -88,6 +90,10 @@ class Cascade(SharedServer):
     def prompts(self) -> tuple[Prompt, ...]:
         return self._listing.prompts
 
+    @property
+    def vitals(self) -> Vitals:
+        return self._kept.vitals
+
     def start(self, changed: Callable[[], None]) -> None:
         self._kept.start(changed)
 
@@ -97,14 +103,18 @@ class Cascade(SharedServer):
     def reconnect(self, tenant: str | None = None) -> None:
         self._kept.reconnect()
 
+    async def drain(self, grace: float) -> None:
+        await self._kept.drain(grace)
+
     async def stop(self) -> None:
         await self._kept.stop()
 
     async def call(self, tool: str, arguments: dict[str, object], context: CallContext) -> AsyncGenerator[ToolEvent]:
         flight = Flight(self.name, self._other(), context, self._source.call_timeout)
-        async with aclosing(flight.run(self._turns, tool, arguments)) as events:
-            async for event in events:
-                yield event
+        with self._kept.passing(context):
+            async with aclosing(flight.run(self._turns, tool, arguments)) as events:
+                async for event in events:
+                    yield event
 
     async def read(self, uri: str, context: CallContext) -> Contents | InputRequired:
         other = self._other()
@@ -145,8 +155,9 @@ class Cascade(SharedServer):
         if context.deadline is not None:
             limit = min(limit, context.deadline - asyncio.get_running_loop().time())
         try:
-            async with asyncio.timeout(limit), self._turns:
-                return await other.ask(method, request, other.metadata(context), max(limit, 0.001))
+            with self._kept.passing(context):
+                async with asyncio.timeout(limit), self._turns:
+                    return await other.ask(method, request, other.metadata(context), max(limit, 0.001))
         except TimeoutError:
             raise DeadlineExceeded(
                 f"upstream {self.name!r} did not answer within {max(limit, 0):g} s",

@@ -17,6 +17,7 @@ from narthex_server.config.document import read_document
 from narthex_server.config.remote import Remote
 from narthex_server.config.sessions import Sessions
 from narthex_server.config.tls import Tls
+from narthex_server.config.upstream import UpstreamSettings
 
 Compute = Literal["auto", "float32", "block8", "int8", "float16", "bfloat16"]
 KvCache = Literal["float32", "int8"]
@@ -106,6 +107,7 @@ class ServerConfig:
     catalog: CatalogSettings = CatalogSettings()
     agent: Agent = Agent()
     sessions: Sessions = Sessions()
+    upstream: UpstreamSettings = UpstreamSettings()
 
     def __post_init__(self) -> None:
         if (self.tls.cert is None) != (self.tls.key is None):

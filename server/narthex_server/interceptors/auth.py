@@ -23,9 +23,9 @@ OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
 class AuthInterceptor(AroundInterceptor):
     """Finds the caller by its bearer key; with `required` a call without a known key is refused.
 
-    Only a key marked `delegate` may say, in `x-narthex-principal`, for whom it calls. Of what anyone else says there
-    counts only that a caller may use fewer tools, so that a bridge's callers keep to theirs whatever its own key is. A
-    stream that carries other people's calls is for such keys alone.
+    Only a key marked `delegate` may say, in `x-narthex-principal`, for whom it calls, which is never an admin. Of what
+    anyone else says there counts only that a caller may use fewer tools, so that a bridge's callers keep to theirs
+    whatever its own key is. A stream that carries other people's calls is for such keys alone.
     """
 
     def __init__(self, keys: KeyRing, *, required: bool) -> None:
@@ -56,7 +56,7 @@ class AuthInterceptor(AroundInterceptor):
         return key
 
     def _caller(self, key: Key | None, asserted: str) -> Principal:
-        caller = Principal(key.name, key.tenant, key.tools) if key else LOCAL
+        caller = Principal(key.name, key.tenant, key.tools, key.admin) if key else LOCAL
         if not asserted:
             return caller
         spoken_for = _asserted(asserted)
@@ -65,7 +65,7 @@ class AuthInterceptor(AroundInterceptor):
                 raise InvalidRequest(f"{ASSERTED} {_FORM.description}", violations=[_FORM])
             return spoken_for
         if spoken_for is not None and caller.tools == ALL_TOOLS:
-            return replace(caller, tools=spoken_for.tools)
+            return replace(caller, tools=spoken_for.tools, admin=False)
         return caller
 
 

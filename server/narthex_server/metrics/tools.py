@@ -14,6 +14,11 @@ from narthex_server.tools.server import ServerState, ServerStatus
 
 TOOL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
+MAX_SERIES = 10_000
+"""Of tool, server and outcome; upstreams may list new tools for ever, and memory is not theirs to fill."""
+
+OTHER = "other"
+
 
 class ToolMetrics:
     """The catalog's observer."""
@@ -42,8 +47,11 @@ class ToolMetrics:
         """Counts one call; `tool` is a name of the catalog or empty, so the series are as many as the tools."""
         key = tool, server, outcome
         if (bound := self._bound.get(key)) is None:
-            bound = self._calls.labels(*key), self._seconds.labels(tool, server)
-            self._bound[key] = bound
+            known = len(self._bound) < MAX_SERIES
+            shown = (tool, server) if known else (OTHER, server)
+            bound = self._calls.labels(*shown, outcome), self._seconds.labels(*shown)
+            if known:
+                self._bound[key] = bound
         bound[0].inc()
         bound[1].observe(seconds)
 

@@ -1,5 +1,6 @@
 """ToolService over the catalog."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from typing import Protocol, TypeVar
@@ -35,6 +36,10 @@ from narthex_server.tools.tool import InputRequired, Log, Progress, TextDelta, T
 
 MAX_WATCHED = 1000
 """Resources that one call may watch."""
+
+
+WATCH_PAUSE = 0.5
+"""Seconds between two messages of one watch: changes in between are one, whichever upstreams they are of."""
 
 
 class _Owned(Protocol):
@@ -79,8 +84,9 @@ class ToolService:
     async def WatchTools(
         self, request: wire.WatchToolsRequest, context: Context
     ) -> AsyncIterator[wire.WatchToolsResponse]:
+        loop = asyncio.get_running_loop()
         while True:
-            versions = self._catalog.versions(CALLER.get())
+            told, versions = loop.time(), self._catalog.versions(CALLER.get())
             yield wire.WatchToolsResponse(
                 catalog_version=versions.catalog,
                 tools_version=versions.tools,
@@ -88,6 +94,7 @@ class ToolService:
                 prompts_version=versions.prompts,
             )
             await self._catalog.wait_changed(CALLER.get(), versions.catalog)
+            await asyncio.sleep(max(0.0, told + WATCH_PAUSE - loop.time()))
 
     def CallTool(self, request: wire.CallToolRequest, context: Context) -> AsyncIterator[wire.CallToolResponse]:
         return self._call(request, context, self._relay.max_event_bytes)

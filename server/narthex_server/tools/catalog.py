@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Literal, Protocol, TypeVar, cast
 
 from narthex_server.errors import (
+    AlreadyExists,
     Cancelled,
     DeadlineExceeded,
     FailedPrecondition,
@@ -34,7 +35,7 @@ from narthex_server.tools.prompt import FilledPrompt
 from narthex_server.tools.resource import Contents
 from narthex_server.tools.search.searching import CALL, SEARCH, Searching
 from narthex_server.tools.search.tools import CallTool, SearchTool
-from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
+from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer, Vitals
 from narthex_server.tools.step import Invocation, Step, chained
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
 from narthex_server.tools.visibility import EVERYTHING, Visibility
@@ -222,6 +223,10 @@ class Catalog:
         """The least severe messages that the caller's calls get unless they say otherwise; raises NotFound."""
         self._levels.set(principal, level, self._server(server, principal).name if server else "")
 
+    def vitals(self) -> Mapping[str, Vitals]:
+        """How every upstream has fared."""
+        return {server.name: server.vitals for server in self._servers.values()}
+
     def servers(self, principal: Principal | None = None) -> tuple[ServerStatus, ...]:
         """How every upstream is that this caller sees, or all of them, in the order of the configuration."""
         servers = self._servers.values() if principal is None else self.view(principal).servers
@@ -252,21 +257,47 @@ class Catalog:
         if self._natives.pop(name, None) is not None:
             self._refresh()
 
-    async def add_server(self, server: UpstreamServer) -> ServerStatus:
-        """Adds an upstream and returns how its first attempt went; raises InvalidRequest for a taken name."""
+    def insert_server(self, server: UpstreamServer) -> None:
+        """Adds an upstream, which begins to connect; raises AlreadyExists for a taken name."""
         if server.name in self._servers:
-            raise InvalidRequest(f"there is an upstream named {server.name!r} already; remove it or use another name")
+            raise AlreadyExists(
+                f"there is an upstream named {server.name!r} already; remove it or use another name",
+                reason="UPSTREAM_EXISTS",
+                metadata={"upstream": server.name},
+            )
         self._servers[server.name] = server
         server.start(partial(self._refresh, server))
+
+    async def add_server(self, server: UpstreamServer) -> ServerStatus:
+        """As insert_server; returns how its first attempt went."""
+        self.insert_server(server)
         await server.settled()
         return server.status
 
-    async def remove_server(self, name: str) -> None:
-        """Stops the upstream and forgets its tools; raises NotFound."""
+    async def remove_server(self, name: str, grace: float = 0.0) -> None:
+        """Forgets its tools at once, and stops it when its calls have ended or after `grace` s; raises NotFound."""
         server = self._server(name)
         del self._servers[name]
         self._refresh()
-        await server.stop()
+        await _stop(server, grace)
+
+    async def replace_server(self, server: UpstreamServer, grace: float) -> None:
+        """Puts it in the place of the one of its name as soon as it is up, or has failed; that one is then removed."""
+        server.start(partial(self._refresh, server))
+        before: UpstreamServer | None = None
+        try:
+            await server.settled()
+            if (before := self._servers.get(server.name)) is not None:
+                self._servers[server.name] = server
+                self._refresh()
+        finally:
+            await (_stop(server, 0) if before is None else _stop(before, grace))
+
+    def order_servers(self, names: Iterable[str]) -> None:
+        """These come first, in this order."""
+        first = {name: self._servers[name] for name in names if name in self._servers}
+        self._servers = first | self._servers
+        self._refresh()
 
     async def reconnect(self, name: str, principal: Principal | None = None) -> ServerStatus:
         """Makes the upstream connect again at once, and returns how that went; raises NotFound.
@@ -357,6 +388,13 @@ class Catalog:
     def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def _stop(server: UpstreamServer, grace: float) -> None:
+    try:
+        await server.drain(grace)
+    finally:
+        await server.stop()
 
 
 def _outcome(error: Exception) -> Outcome:

@@ -4,10 +4,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from time import time
 
 from narthex_server.errors import NarthexError, Unavailable
-from narthex_server.tools.server import ServerState, ServerStatus
+from narthex_server.tools.server import ServerState, ServerStatus, Vitals
+from narthex_server.tools.tool import CallContext
+from narthex_server.tools.upstream.guard import Guard, Passage
 
 FIRST_DELAY, LAST_DELAY = 0.5, 30.0
 STABLE = 10.0
@@ -29,8 +32,12 @@ class Kept:
         scheme: str,
         connection: Callable[[], Awaitable[None]],
         tools: Callable[[], int],
+        guard: Guard,
         hide: Callable[[str], str] = str,
     ) -> None:
+        """`guard` stands around every call."""
+        self._guard = guard
+        self._connections = 0  # that came up
         self._connection = connection
         self._tools = tools
         self._hide = hide
@@ -47,6 +54,26 @@ class Kept:
     def up(self) -> bool:
         return self.status.state is ServerState.READY
 
+    @property
+    def vitals(self) -> Vitals:
+        breaker = self._guard.breaker
+        return Vitals(
+            breaker=breaker.state if breaker else None,
+            breaker_retry=time() + wait if breaker and (wait := breaker.retry_after) else 0.0,
+            trips=breaker.trips if breaker else 0,
+            reconnects=max(0, self._connections - 1),
+            last_success=self._guard.last_success,
+        )
+
+    def passing(self, context: CallContext) -> AbstractContextManager[Passage]:
+        """A call on the connection; raises Unavailable when none is let through."""
+        return self._guard.around(self._connections, context)
+
+    async def drain(self, grace: float) -> None:
+        """Returns when no call runs, or after `grace` seconds."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._guard.idle(), grace)
+
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._set(ServerState.STARTING)
@@ -59,6 +86,7 @@ class Kept:
         """The connection is up, or what it offers is another; `trouble` is what does not keep it from serving."""
         self._protocol = protocol
         if not self.up:
+            self._connections += 1
             _log.info("upstream %s is ready with %d tools", self.status.name, self._tools())
         self._set(ServerState.READY, self._hide(trouble))
         if trouble:
@@ -97,11 +125,12 @@ class Kept:
             reason = await self._attempt()
             asked = self._again.is_set()
             self._attempts = 1 if asked or loop.time() - began > STABLE else self._attempts + 1
-            self._set(ServerState.UNHEALTHY, reason)
             if asked:
+                self._set(ServerState.UNHEALTHY, reason)
                 continue
-            self._settled.set()
             delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(self._attempts - 1, 10)) * random.uniform(0.5, 1.0)
+            self._set(ServerState.UNHEALTHY, reason, time() + delay)
+            self._settled.set()
             level = logging.DEBUG if reason == told else logging.WARNING  # one line for one trouble
             _log.log(level, "upstream %s is down, next attempt in %.1f s: %s", self.status.name, delay, reason)
             told = reason
@@ -131,11 +160,15 @@ class Kept:
                 _log.error("upstream %s: %s: %s", self.status.name, name, self._hide(str(error)))
                 return f"failed by an error of ours, {name}, which the log has"
 
-    def _set(self, state: ServerState, reason: str = "") -> None:
+    def _set(self, state: ServerState, reason: str = "", next_attempt: float = 0.0) -> None:
         protocol, attempts = (self._protocol, 0) if state is ServerState.READY else ("", self._attempts)
         name, scheme = self.status.name, self.status.transport
         up = int(state is ServerState.READY)
-        self.status = ServerStatus(name, scheme, state, reason, self._tools(), protocol, attempts, connections=up)
+        since = self.status.since if state is self.status.state and self.status.since else time()
+        self.status = ServerStatus(
+            name, scheme, state, reason, self._tools(), protocol, attempts,
+            connections=up, since=since, next_attempt=next_attempt,
+        )  # fmt: skip
         self._changed()
 
 

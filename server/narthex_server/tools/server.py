@@ -1,6 +1,6 @@
 """What the catalog needs of an upstream, whatever protocol it speaks."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, Protocol, Self
@@ -24,12 +24,55 @@ class ServerState(Enum):
     STOPPED = "stopped"
 
 
+class BreakerState(Enum):
+    """Whether calls reach an upstream: all, none, or one at a time to see whether it works again."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How an upstream has fared since it was added; moments in seconds since the epoch, 0 for never.
+
+    `breaker` is None where it has none; it admits a call at `breaker_retry`, if that is not 0.
+    """
+
+    breaker: BreakerState | None = None
+    breaker_retry: float = 0.0
+    trips: int = 0
+    reconnects: int = 0
+    restarts: int = 0  # of its process, those that failed included
+    failed_checks: int = 0
+    last_success: float = 0.0  # of a call
+
+
+def together(vitals: Iterable[Vitals]) -> Vitals:
+    """Those of several connections as one: what happened to all of them, and the worst of their breakers."""
+    all_of_them = list(vitals)
+    worst = max(all_of_them, key=lambda one: _BADNESS.index(one.breaker))
+    return Vitals(
+        worst.breaker,
+        worst.breaker_retry,
+        sum(one.trips for one in all_of_them),
+        sum(one.reconnects for one in all_of_them),
+        sum(one.restarts for one in all_of_them),
+        sum(one.failed_checks for one in all_of_them),
+        max(one.last_success for one in all_of_them),
+    )
+
+
+_BADNESS = (None, BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
     """How an upstream is: `reason` says why it is not ready, or what is wrong although it is.
 
     `attempts` counts failed starts since it was ready last. `working_directory` is where its process runs, empty for
-    one that is not ours.
+    one that is not ours. It has been in this state `since`, and is tried again at `next_attempt`, both in seconds since
+    the epoch.
     """
 
     name: str
@@ -42,6 +85,10 @@ class ServerStatus:
     scope: Scope = "shared"
     connections: int = 0  # that are up; an upstream that does not share one has several
     working_directory: str = ""
+    server_name: str = ""  # as it calls itself
+    server_version: str = ""
+    since: float = 0.0
+    next_attempt: float = 0.0
 
 
 class Server(Protocol):
@@ -69,6 +116,9 @@ class Server(Protocol):
     def seen_by(self, tenant: str) -> "UpstreamServer":
         """What it is to this tenant; the same to all for whom it offers the same."""
 
+    @property
+    def vitals(self) -> Vitals: ...
+
     def start(self, changed: Callable[[], None]) -> None:
         """Begins to connect; `changed` is called on the event loop when its status, or what it offers, is different."""
 
@@ -81,7 +131,11 @@ class Server(Protocol):
     def end_session(self, principal: Principal, session: str) -> None:
         """This session of this caller is over, and what was kept for it can go."""
 
-    async def stop(self) -> None: ...
+    async def drain(self, grace: float) -> None:
+        """Returns when none of its calls runs any more, or after so many seconds."""
+
+    async def stop(self) -> None:
+        """Ends it; calls that still run raise Unavailable."""
 
 
 class ToolServer(Server, Protocol):

@@ -75,6 +75,7 @@ class ToolResult:
     structured_content: bytes = b""
     is_error: bool = False
     meta: bytes = b""  # MCP's `_meta`, a JSON object, or empty
+    faulted: bool = False  # the upstream broke, which is more than that the tool failed
 
     @property
     def size(self) -> int:

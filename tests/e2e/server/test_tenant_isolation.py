@@ -295,8 +295,8 @@ async def rpc(client, method, params=None, session=None, id=1):
     return answer
 
 
-async def opened(client) -> str:
-    answer = await rpc(client, "initialize", INITIALIZE)
+async def opened(client, **capabilities) -> str:
+    answer = await rpc(client, "initialize", INITIALIZE | {"capabilities": capabilities})
     return answer.headers["mcp-session-id"]
 
 
@@ -314,6 +314,8 @@ async def test_sessions_of_the_bridge_have_connections_that_end_with_them(stack,
         pids = [(await recalled(*each))["pid"] for each in ((hers, first), (hers, second), (his, other))]
         assert len(set(pids)) == 3
         assert (await rpc(his, "ping", session=first)).status_code == 404, "another's session is none"
+        stream = {"mcp-session-id": first, "accept": "text/event-stream", "last-event-id": "1"}
+        assert (await his.get("/mcp", headers=stream)).status_code == 404
         assert (await his.request("DELETE", "/mcp", headers={"mcp-session-id": first})).status_code == 404
         assert (await recalled(hers, first))["pid"] == pids[0]
         assert (await hers.request("DELETE", "/mcp", headers={"mcp-session-id": first})).status_code == 204
@@ -327,6 +329,30 @@ async def gone(pid: int) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_answers_and_cancellations_of_the_other_reach_no_call_of_the_same_id(stack, ann, bob):
+    async with stack.http(ann) as hers, stack.http(bob) as his:
+        first, other = await opened(hers, elicitation={}), await opened(his, elicitation={})
+        ask = {
+            "jsonrpc": "2.0", "id": 7, "method": "tools/call",
+            "params": {"name": "common__ask", "arguments": {"text": "may I?"}, "_meta": {"progressToken": 7}},
+        }  # fmt: skip
+        async with hers.stream("POST", "/mcp", json=ask, headers={"mcp-session-id": first}) as stream:
+            messages = told(stream)
+            request = await anext(messages)
+            assert request["params"]["message"] == "may I?"
+            for message in (
+                {"jsonrpc": "2.0", "id": request["id"], "result": {"action": "accept", "content": {}}},
+                {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}},
+                {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 7, "progress": 1}},
+            ):
+                await his.post("/mcp", json=message, headers={"mcp-session-id": other})
+                assert (await his.post("/mcp", json=message, headers={"mcp-session-id": first})).status_code == 404
+            answer = {"jsonrpc": "2.0", "id": request["id"], "result": {"action": "decline"}}
+            await hers.post("/mcp", json=answer, headers={"mcp-session-id": first})
+            result = (await anext(messages))["result"]
+            assert json.loads(result["content"][0]["text"])["answer"] == {"action": "decline"}
+
+
 async def test_a_list_change_is_told_to_the_sessions_of_its_tenant(stack, ann, bob):
     async with stack.http(ann) as hers, stack.http(bob) as his:
         first, other = await opened(hers), await opened(his)
@@ -338,21 +364,20 @@ async def test_a_list_change_is_told_to_the_sessions_of_its_tenant(stack, ann, b
             his.stream("GET", "/mcp", headers={**stream, "mcp-session-id": other}) as he,
         ):
             await recalled(hers, first, "own_grow", "for_her_bridge")
-            assert await told(she) == "notifications/tools/list_changed"
+            assert (await anext(told(she)))["method"] == "notifications/tools/list_changed"
             # News of the change have been everywhere by now; a change of his own shows that nothing came before it.
             await recalled(his, other, "own_grow", "for_his_bridge")
-            assert await told(he) == "notifications/tools/list_changed"
+            assert (await anext(told(he)))["method"] == "notifications/tools/list_changed"
             names = [tool["name"] for tool in (await rpc(his, "tools/list", session=other)).json()["result"]["tools"]]
             assert "own_for_his_bridge" in names and "own_for_her_bridge" not in names
             assert "for_her_bridge" in (await rpc(hers, "tools/list", session=first)).text
 
 
-async def told(stream) -> str:
+async def told(stream) -> AsyncIterator[dict]:
     async with asyncio.timeout(READY_S):
         async for line in stream.aiter_lines():
             if line.startswith("data: {"):
-                return json.loads(line.removeprefix("data: "))["method"]
-    raise AssertionError("the stream ended")
+                yield json.loads(line.removeprefix("data: "))
 
 
 async def test_under_load_no_byte_of_one_reaches_the_other(stack, ann, bob):

@@ -150,6 +150,21 @@ def test_calls_are_counted_by_tool_server_and_outcome(registry):
     assert registry.get_sample_value("narthex_tool_call_seconds_count", labels) == 3
 
 
+def test_tools_that_an_upstream_invents_for_ever_do_not_fill_the_memory(registry, monkeypatch):
+    monkeypatch.setattr("narthex_server.metrics.tools.MAX_SERIES", 3)
+    tools = ToolMetrics(registry)
+    for number in (0, 1, 2, 3, 4, 0):
+        tools.on_call(f"a__x{number}", "a", 0.1, "ok")
+    series = registry.collect()
+    counted = {
+        sample.labels["tool"]: sample.value
+        for metric in series
+        for sample in metric.samples
+        if sample.name == "narthex_tool_calls_total"
+    }
+    assert counted == {"a__x0": 2, "a__x1": 1, "a__x2": 1, "other": 2}
+
+
 def test_reads_prompts_and_completions_are_counted_by_outcome(registry):
     offers = ToolMetrics(registry)
     for outcome in ("ok", "ok", "not_found"):
@@ -160,11 +175,15 @@ def test_reads_prompts_and_completions_are_counted_by_outcome(registry):
 
 
 def test_upstreams_show_whether_they_are_up(registry):
-    states = (ServerStatus("a", "stdio", ServerState.READY, tools=3), ServerStatus("b", "http", ServerState.UNHEALTHY))
+    states = (
+        ServerStatus("a", "stdio", ServerState.READY, tools=3, connections=2),
+        ServerStatus("b", "http", ServerState.UNHEALTHY),
+    )
     UpstreamMetrics(registry, lambda: states)
     assert registry.get_sample_value("narthex_upstream_up", {"server": "a"}) == 1
     assert registry.get_sample_value("narthex_upstream_up", {"server": "b"}) == 0
     assert registry.get_sample_value("narthex_upstream_tools", {"server": "a"}) == 3
+    assert registry.get_sample_value("narthex_upstream_connections", {"server": "a"}) == 2
 
 
 def test_renamed_tools_hidden_characters_and_misfits_are_counted(registry):

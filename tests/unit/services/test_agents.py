@@ -18,6 +18,7 @@ from narthex_server.services.agents import Agents
 from narthex_server.services.generation import GenerationService
 from narthex_server.services.tool import ToolService
 from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.tool import Tool, ToolResult
 
 ANN, EVE = Principal("ann", "t"), Principal("ann", "u")
@@ -85,7 +86,9 @@ def stack(serve):
             CALLER.set(ANN)
             REQUEST_ID.set("r")
             service = GenerationService(models, catalog, agents)
-            yield Stack(service, ToolService(catalog, None, agents.host.running, agents.host.kept), tool, agents)
+            yield Stack(
+                service, ToolService(catalog, None, Reach(), agents.host.running, agents.host.kept), tool, agents
+            )
             await agents.runs.stop()
 
     return stack

@@ -15,7 +15,7 @@ from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt, PromptArgument
 from narthex_server.tools.resource import Contents, Part, Resource, ResourceTemplate
-from narthex_server.tools.server import ServerState, ServerStatus, SharedServer
+from narthex_server.tools.server import ServerState, ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent, ToolResult
 
 DEMO = Path(__file__).parents[3] / "models" / "demo" / "model"
@@ -56,6 +56,8 @@ class Server(SharedServer):
         self.failure: Exception | None = None  # of all that is read
         self.watched: frozenset[str] = frozenset()
         self.updated: Callable[[str], None] = lambda uri: None
+        self.vitals = Vitals()
+        self.drained: float | None = None
         self._changed: Callable[[], None] = lambda: None
 
     def start(self, changed: Callable[[], None]) -> None:
@@ -105,6 +107,9 @@ class Server(SharedServer):
 
     def reconnect(self, tenant: str | None = None) -> None:
         self.become(ServerState.READY)
+
+    async def drain(self, grace: float) -> None:
+        self.drained = grace
 
     async def stop(self) -> None:
         self.become(ServerState.STOPPED)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.upstream.auth import ClientCredentials, Passthrough
+from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.forms import parse_sources
+from narthex_server.tools.upstream.health import HealthSettings
 from narthex_server.tools.upstream.node import SourceError
 from narthex_server.tools.upstream.secrets import SecretFile
 from narthex_server.tools.upstream.source import (
@@ -161,6 +163,31 @@ def test_secrets_are_not_in_the_representation():
     assert "s3cret" not in repr(parse_sources(MISTRAL, environ=ENVIRONMENT))
 
 
+@pytest.mark.parametrize("form", ["servers", "mcpServers"])
+def test_breaker_and_health_are_settings_of_a_server_in_both_forms(form):
+    def parsed(**own):
+        entry = {"name": "a", "source": {"type": "Process", "command": "x"}} if form == "servers" else {"command": "x"}
+        document = {form: [entry | own] if form == "servers" else {"a": entry | own}}
+        return parse_sources(document, "f.json", {})[0]
+
+    usual = parsed()
+    assert (usual.breaker, usual.health) == (BreakerSettings(5, 30.0, 10.0), HealthSettings(30.0, 10.0, 2))
+    assert parsed(breaker=True, health={}) == usual
+    other = parsed(breaker={"failures": 2, "window_secs": 5, "open_secs": 1.5}, health={"interval_secs": 9})
+    assert (other.breaker, other.health) == (BreakerSettings(2, 5, 1.5), HealthSettings(9, 10.0, 2))
+    off = parsed(breaker=False, health=False)
+    assert (off.breaker, off.health) == (None, None)
+    for wrong, where in (
+        ({"breaker": {"failure": 1}}, "a.breaker.failure: is not known"),
+        ({"breaker": {"failures": 1.5}}, "a.breaker.failures: must be a whole number"),
+        ({"breaker": 3}, "a.breaker: must be an object"),
+        ({"health": {"timeout_secs": float("inf")}}, "a.health.timeout_secs: must be a number above 0"),
+    ):
+        with pytest.raises(SourceError) as caught:
+            parsed(**wrong)
+        assert where in str(caught.value).replace("servers[0]", "a").replace("mcpServers.", "")
+
+
 @pytest.mark.parametrize(
     ("document", "text"),
     [
@@ -170,7 +197,7 @@ def test_secrets_are_not_in_the_representation():
         ({"servers": [{"name": "a", "source": {"type": "Pipe"}}]}, "f.json.servers[0].source.type: is 'Pipe'; known"),
         (
             {"servers": [{"name": "a", "sorce": 1}]},
-            "f.json.servers[0].sorce: is not known; known are bearer_token, describe, enabled",
+            "f.json.servers[0].sorce: is not known; known are bearer_token, breaker, describe",
         ),
         ({"servers": [{"source": {"type": "Process", "command": "x"}}]}, "f.json.servers[0].name: is missing"),
         ({"servers": [], "namespace": "deep"}, "f.json.namespace: is 'deep'; known are prefix, flat"),

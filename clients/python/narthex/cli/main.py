@@ -19,6 +19,7 @@ COMMANDS = {  # each is a module here with `add(parser)` and `run(arguments) -> 
     "mcp": "speak MCP on standard input and output, for clients that start a program",
     "chat": "talk to a served model in the terminal",
     "tools": "list the tools of a server, or call one",
+    "upstreams": "list the MCP servers behind a server, add, remove or reconnect one",
     "models": "list the models of a server, load or unload one",
     "adapters": "list the adapters of a server, load or unload one",
     "quantize": "write a model folder with quantised weights",
@@ -32,7 +33,7 @@ EPILOG = """\
 server and bridge, one process each: `narthex server --help`, `narthex bridge --help`
 
 exit codes: 0 ok, 1 internal error, 2 usage or configuration, 3 a model cannot be loaded, 4 a port is in use,
-130 interrupted
+5 a policy does not allow what `policy explain` was asked about, 130 interrupted
 """
 
 

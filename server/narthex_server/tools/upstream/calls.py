@@ -21,6 +21,7 @@ from narthex_server.tools.upstream.convert import convert_result, dump, error_re
 from narthex_server.tools.upstream.declaring import DECLARED
 from narthex_server.tools.upstream.exchange import Exchange
 from narthex_server.tools.upstream.flight import FLIGHT, Flight
+from narthex_server.tools.upstream.guard import Passage
 from narthex_server.tools.upstream.inputs import ELICITATION, ROOTS, SAMPLING, is_lost, lacking, reader
 from narthex_server.tools.upstream.sampler import Sampler
 from narthex_server.tools.upstream.secrets import Secrets
@@ -66,20 +67,22 @@ class Calls:
         tool: str,
         arguments: dict[str, Any],
         context: CallContext,
-        connected: Callable[[], AbstractContextManager[None]],
+        connected: Callable[[CallContext], AbstractContextManager[Passage]],
     ) -> AsyncGenerator[ToolEvent]:
         """Yields what the server sends for this call, its end last; closing it cancels the call upstream.
 
         `connected` says what an MCPError inside it, and no connection, is to the caller. Raises as ToolServer.call.
         """
-        with connected():
+        with connected(context) as passage:
             flight = Flight(context, Clock(self._source.call_timeout, context.deadline))
             request = asyncio.create_task(self._request(flight, tool, arguments))
             request.add_done_callback(flight.end)
             try:
                 while (event := await flight.event()) is not None:
                     yield event
-                yield request.result()
+                end = request.result()
+                passage.saw(end)
+                yield end
             finally:
                 if not request.done():
                     request.cancel()
@@ -203,7 +206,8 @@ class Calls:
             raise self._too_late(self._source.call_timeout)
         if error.code == types.INVALID_PARAMS:
             raise InvalidToolArguments(error.message, metadata={"upstream": self._source.name})
-        return error_result(f"{error.message} (JSON-RPC error {error.code} of upstream {self._source.name!r})")
+        text = f"{error.message} (JSON-RPC error {error.code} of upstream {self._source.name!r})"
+        return error_result(text, faulted=error.code == types.INTERNAL_ERROR)
 
     def _too_late(self, limit: float) -> DeadlineExceeded:
         return DeadlineExceeded(

@@ -48,5 +48,5 @@ def convert_meta(meta: Any) -> bytes:
     return dump(own) if own else b""
 
 
-def error_result(text: str) -> ToolResult:
-    return ToolResult(dump([{"type": "text", "text": text}]), is_error=True)
+def error_result(text: str, faulted: bool = False) -> ToolResult:
+    return ToolResult(dump([{"type": "text", "text": text}]), is_error=True, faulted=faulted)

@@ -10,7 +10,7 @@ from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
-from narthex_server.tools.server import Line, ServerStatus, UpstreamServer
+from narthex_server.tools.server import Line, ServerStatus, UpstreamServer, Vitals
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 
 
@@ -36,6 +36,10 @@ class Face:
     @property
     def status(self) -> ServerStatus:
         return replace(self._whole.status, tools=len(self.tools))
+
+    @property
+    def vitals(self) -> Vitals:
+        return self._whole.vitals
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -71,6 +75,9 @@ class Face:
 
     def end_session(self, principal: Principal, session: str) -> None:
         self._whole.end_session(principal, session)
+
+    async def drain(self, grace: float) -> None:
+        await self._whole.drain(grace)
 
     async def stop(self) -> None:
         await self._whole.stop()

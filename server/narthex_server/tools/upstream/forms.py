@@ -8,6 +8,8 @@ from typing import Any, cast, get_args
 from narthex_server.tools.audience import EVERYBODY, Audience
 from narthex_server.tools.server import Scope
 from narthex_server.tools.upstream import kinds
+from narthex_server.tools.upstream.breaker import BreakerSettings
+from narthex_server.tools.upstream.health import HealthSettings
 from narthex_server.tools.upstream.node import Node
 from narthex_server.tools.upstream.presenting import NAMESPACE, PRESENTATION, Namespace, namespace_of, presentation_of
 from narthex_server.tools.upstream.secrets import SecretFile, Text
@@ -23,7 +25,7 @@ from narthex_server.tools.upstream.source import (
     Transport,
 )
 
-_OWN = ("sampling", "protocol", "scope", "tenants", *PRESENTATION)
+_OWN = ("sampling", "protocol", "scope", "tenants", "breaker", "health", *PRESENTATION)
 """Keys of ours, which either form may have beside its own."""
 
 _MISTRAL_SERVER = {"id", "name", "source", "enabled", "bearer_token", "resources", *_OWN}
@@ -140,6 +142,30 @@ def _with_own(server: Node, source: ServerSource, namespace: Namespace) -> Serve
         scope=scope,
         tenants=Audience(server.texts("tenants")) if server.value.get("tenants") is not None else EVERYBODY,
         presentation=presentation_of(server, namespace),
+        breaker=_breaker(server),
+        health=_health(server),
+    )
+
+
+def _breaker(server: Node) -> BreakerSettings | None:
+    usual = BreakerSettings()
+    if (node := server.switch("breaker", {"failures", "window_secs", "open_secs"})) is None:
+        return None
+    return BreakerSettings(
+        node.count("failures", usual.failures),
+        node.number("window_secs", usual.window),
+        node.number("open_secs", usual.open),
+    )
+
+
+def _health(server: Node) -> HealthSettings | None:
+    usual = HealthSettings()
+    if (node := server.switch("health", {"interval_secs", "timeout_secs", "misses"})) is None:
+        return None
+    return HealthSettings(
+        node.number("interval_secs", usual.interval),
+        node.number("timeout_secs", usual.timeout),
+        node.count("misses", usual.misses),
     )
 
 

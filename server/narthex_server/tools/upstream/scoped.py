@@ -13,7 +13,7 @@ from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
-from narthex_server.tools.server import ServerState, ServerStatus, UpstreamServer
+from narthex_server.tools.server import ServerState, ServerStatus, UpstreamServer, Vitals, together
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 from narthex_server.tools.upstream.face import Face
 from narthex_server.tools.upstream.seat import Seat
@@ -62,6 +62,7 @@ class ScopedUpstream:
         self._faces: dict[str, Face] = {}  # by tenant
         self._changed: Callable[[], None] = _nothing
         self._closing: set[asyncio.Task[None]] = set()
+        self._left = Vitals()  # of connections that are no more
 
     @property
     def name(self) -> str:
@@ -81,6 +82,11 @@ class ScopedUpstream:
         up = sum(seat.server.status.connections for seat in self._seats.values())
         status = self._lister.status
         return replace(status, scope=self._scope, connections=status.connections + up)
+
+    @property
+    def vitals(self) -> Vitals:
+        seats = (seat.server.vitals for seat in self._seats.values())
+        return together((self._lister.vitals, *seats, self._left))
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -123,6 +129,9 @@ class ScopedUpstream:
     def end_session(self, principal: Principal, session: str) -> None:
         if self._scope == "session" and session:
             self._leave(_Owner(principal.tenant, principal.name, session))
+
+    async def drain(self, grace: float) -> None:
+        await asyncio.gather(*(seat.server.drain(grace) for seat in self._seats.values()))
 
     async def stop(self) -> None:
         for owner in list(self._seats):
@@ -207,6 +216,7 @@ class ScopedUpstream:
 
     def _leave(self, owner: _Owner) -> None:
         if (seat := self._seats.pop(owner, None)) is not None:
+            self._left = together((self._left, replace(seat.server.vitals, breaker=None, breaker_retry=0.0)))
             closing = asyncio.create_task(seat.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)

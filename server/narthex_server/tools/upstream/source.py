@@ -8,6 +8,8 @@ from narthex_server.tools.audience import EVERYBODY, Audience
 from narthex_server.tools.presentation import PLAIN, Presentation
 from narthex_server.tools.server import Scope
 from narthex_server.tools.upstream.auth import Auth
+from narthex_server.tools.upstream.breaker import BreakerSettings
+from narthex_server.tools.upstream.health import HealthSettings
 from narthex_server.tools.upstream.secrets import Text
 from narthex_server.tools.upstream.tls import USUAL, Tls
 
@@ -113,7 +115,8 @@ Transport = Process | Http | WebSocket | Narthex | OpenApi
 class ServerSource:
     """One upstream; times in seconds.
 
-    An answer of more than `max_bytes` fails the call that it is for; callers could not be sent it.
+    An answer of more than `max_bytes` fails the call that it is for; callers could not be sent it. Without `breaker`
+    every call is tried, without `health` nothing is asked while no calls come.
     """
 
     name: str
@@ -127,6 +130,8 @@ class ServerSource:
     protocol: Protocol = "auto"
     scope: Scope | None = None  # as the server's default says
     tenants: Audience = EVERYBODY
+    breaker: BreakerSettings | None = BreakerSettings()
+    health: HealthSettings | None = HealthSettings()
 
     @property
     def auth(self) -> Auth | None:

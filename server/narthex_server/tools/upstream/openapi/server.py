@@ -16,9 +16,11 @@ from narthex_server.tools.kept import Kept
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
-from narthex_server.tools.server import ServerStatus, SharedServer
+from narthex_server.tools.server import ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent, ToolResult
+from narthex_server.tools.upstream.breaker import Breaker
 from narthex_server.tools.upstream.grant import granted
+from narthex_server.tools.upstream.guard import Guard
 from narthex_server.tools.upstream.openapi.answer import MOST_BYTES, result_of, too_large
 from narthex_server.tools.upstream.openapi.document import MOST_BYTES as MOST_DOCUMENT
 from narthex_server.tools.upstream.openapi.document import Document
@@ -51,7 +53,10 @@ class OpenApiServer(SharedServer):
         self._client: httpx2.AsyncClient | None = None
         self._base = ""
         self._turns = asyncio.Semaphore(source.concurrency)
-        self._kept = Kept(source.name, api.scheme, self._connection, lambda: len(self._operations), self._secrets.hide)
+        guard = Guard(source.name, Breaker(source.breaker) if source.breaker else None)
+        self._kept = Kept(
+            source.name, api.scheme, self._connection, lambda: len(self._operations), guard, self._secrets.hide
+        )
 
     @property
     def name(self) -> str:
@@ -89,6 +94,10 @@ class OpenApiServer(SharedServer):
     def prompts(self) -> tuple[Prompt, ...]:
         return ()
 
+    @property
+    def vitals(self) -> Vitals:
+        return self._kept.vitals
+
     def start(self, changed: Callable[[], None]) -> None:
         self._kept.start(changed)
 
@@ -97,6 +106,9 @@ class OpenApiServer(SharedServer):
 
     def reconnect(self, tenant: str | None = None) -> None:
         self._kept.reconnect()
+
+    async def drain(self, grace: float) -> None:
+        await self._kept.drain(grace)
 
     async def stop(self) -> None:
         await self._kept.stop()
@@ -107,19 +119,24 @@ class OpenApiServer(SharedServer):
         if (operation := self._operations.get(tool)) is None:  # since the caller's list of them
             raise NotFound(f"upstream {self.name!r} has no tool {tool!r} any more", reason="TOOL_NOT_FOUND")
         request = request_of(operation, arguments)
+        with self._kept.passing(context) as passage:
+            result = self._secrets.hide_in_result(await self._answer(request, context))
+            passage.saw(result)
+            yield result
+
+    async def _answer(self, request: Request, context: CallContext) -> ToolResult:
         limit = self._source.call_timeout
         if context.deadline is not None:
             limit = min(limit, context.deadline - asyncio.get_running_loop().time())
         try:
             async with asyncio.timeout(limit), self._turns:
-                result = await self._send(request, context)
+                return await self._send(request, context)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"upstream {self.name!r} did not answer within {max(limit, 0):g} s",
                 reason="UPSTREAM_DEADLINE_EXCEEDED",
                 metadata={"upstream": self.name},
             ) from None
-        yield self._secrets.hide_in_result(result)
 
     async def read(self, uri: str, context: CallContext) -> Contents | InputRequired:
         raise NotFound(f"upstream {self.name!r} has no resources", reason="RESOURCE_NOT_FOUND", metadata={"uri": uri})

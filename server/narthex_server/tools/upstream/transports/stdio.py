@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 from mcp.client.stdio import get_default_environment
 
@@ -24,14 +25,8 @@ MAX_WORDS = 2000
 GRACE = 1.0
 """Seconds that a server gets to go by itself once its input is closed, and again after SIGTERM."""
 
-# Runs in the child before the server does: on Linux the kernel then kills the server when we die, however we die.
-# A `preexec_fn` would fork a process that has threads and gigabytes mapped; an exec of a small interpreter is safe.
-_TIED = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[3:])
-"""
+_WARDEN = str(Path(__file__).with_name("warden.py"))
+_WARDED = sys.platform == "linux"
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +49,8 @@ async def connect(source: Process, max_bytes: int, link: Link) -> AsyncGenerator
     if source.cwd is not None and not os.path.isdir(source.cwd):  # noqa: ASYNC240 (one stat at start)
         raise NotADirectoryError(f"working directory not found: {source.cwd}")
     command = [path, *source.args]
-    if sys.platform == "linux":
-        command = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), path, source.command, *source.args]
+    if _WARDED:  # a small program: a `preexec_fn` would run in a copy of a process with threads and gigabytes mapped
+        command = [sys.executable, "-I", "-S", _WARDEN, str(os.getpid()), path, source.command, *source.args]
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,
@@ -72,10 +67,13 @@ async def connect(source: Process, max_bytes: int, link: Link) -> AsyncGenerator
         yield Session(child)
     finally:
         child.leaving = True
-        await child.stop()
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
-        child.close()
+        try:
+            await child.ask_to_go()
+        finally:  # also if that is cancelled
+            await child.end()
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+            child.close()
 
 
 class _Child:
@@ -133,15 +131,23 @@ class _Child:
                         self._last_words.append(text[-300:])
                         _log.debug("%s: %s", self.name, text)
 
-    async def stop(self) -> None:
-        """Closes the input, then SIGTERM, then SIGKILL to the whole group; each step has its time."""
+    async def ask_to_go(self) -> None:
+        """Closes its input and, if it is still there after its time, sends SIGTERM and gives it that time again."""
         self._input.close()
-        for signal_number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
-            if await self._gone(GRACE):
-                break
-            self._signal(signal_number)
-        # children that outlived the leader still hold its pipes
-        self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+        if await self._gone(GRACE):
+            return
+        if _WARDED:
+            self._process.terminate()
+        else:
+            self._signal_group(signal.SIGTERM)
+        await self._gone(GRACE)
+
+    async def end(self) -> None:
+        """Kills what is left of it and of all it has started."""
+        if _WARDED and self._process.returncode is None:
+            self._process.send_signal(signal.SIGQUIT)
+            await self._gone(GRACE)
+        self._signal_group(getattr(signal, "SIGKILL", signal.SIGTERM))
         if not await self._gone(GRACE):
             _log.warning("the process of upstream %s (pid %d) cannot be killed", self.name, self._process.pid)
 
@@ -153,7 +159,7 @@ class _Child:
             await asyncio.wait_for(self._process.wait(), seconds)
         return self._process.returncode is not None
 
-    def _signal(self, number: int) -> None:
+    def _signal_group(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
                 os.killpg(self._process.pid, number)
