@@ -28,11 +28,14 @@ CALL = '<tool_call>\n{"name": "t", "arguments": {}}\n</tool_call>'
 class Call:
     """A call without a deadline."""
 
-    def time_remaining(self) -> None:
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def time_remaining(self) -> float | None:
         return None
 
 
-class Late:
+class Late(Call):
     """A call whose deadline is now."""
 
     def time_remaining(self) -> float:
