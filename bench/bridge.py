@@ -69,7 +69,7 @@ async def serve_tools() -> None:
     config, registry = ServerConfig(), new_registry()
     around = interceptors(config, registry)
     server = grpc_server(config, Stack(DrainInterceptor(), around))
-    catalog = Catalog(natives=(Echo(), Paced()), observer=ToolMetrics(registry))
+    catalog = Catalog(natives=(Echo(), Paced()), observers=[ToolMetrics(registry)])
     register(server, {"ToolService": ToolService(catalog, relaying(config, around))})
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

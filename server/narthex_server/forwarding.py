@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry) -> Catalog:
     """A catalog that is not started, without native tools; raises SettingsError."""
     servers = await in_thread(upstreams, config, ModelSampler(models))
-    catalog = Catalog(servers=servers, observer=ToolMetrics(registry))
+    catalog = Catalog(servers=servers, observers=[ToolMetrics(registry)])
     UpstreamMetrics(registry, catalog.servers)
     return catalog
 

@@ -24,6 +24,9 @@ class ToolBox(Protocol):
 
     def call(self, name: str, arguments: bytes, context: CallContext) -> AsyncIterator[ToolEvent]: ...
 
+    def refused(self, name: str, arguments: bytes, context: CallContext, error: NarthexError) -> None:
+        """Told of a call that the agent does not make."""
+
 
 async def run_calls(
     tools: ToolBox, calls: Sequence[ToolCall], offered: frozenset[str], context: CallContext, seconds: float
@@ -55,13 +58,15 @@ async def _run(
     events: "asyncio.Queue[ToolActivity | ToolCallResult]",
 ) -> None:
     result = error_result("the tool ended without a result")
-    loop = asyncio.get_running_loop()
+    loop, arguments = asyncio.get_running_loop(), call.arguments.encode("utf-8", "replace")
     deadline = min(loop.time() + seconds, float("inf") if context.deadline is None else context.deadline)
     try:
         if call.name not in offered:
             known = ", ".join(sorted(offered))
-            raise NotFound(f"there is no tool {call.name!r}; there are: {known}")
-        stream = tools.call(call.name, call.arguments.encode("utf-8", "replace"), replace(context, deadline=deadline))
+            error = NotFound(f"there is no tool {call.name!r}; there are: {known}", reason="TOOL_NOT_FOUND")
+            tools.refused(call.name, arguments, context, error)
+            raise error
+        stream = tools.call(call.name, arguments, replace(context, deadline=deadline))
         async with asyncio.timeout_at(deadline), aclosing(cast(AsyncGenerator[ToolEvent], stream)):
             async for event in stream:
                 if isinstance(event, ToolResult):

@@ -1,18 +1,22 @@
 """All tools, resources and prompts under one roof: our own tools and what the upstreams have."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Literal, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from narthex_server.errors import (
     Cancelled,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidRequest,
+    NarthexError,
     NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
     Unavailable,
     UpstreamRefused,
 )
@@ -25,32 +29,16 @@ from narthex_server.tools.offers.prompts import PromptOffers
 from narthex_server.tools.offers.resources import ResourceOffers
 from narthex_server.tools.offers.watches import Watches
 from narthex_server.tools.prompt import FilledPrompt
+from narthex_server.tools.report import Admission, CallReport, CatalogObserver, Kind, Outcome
 from narthex_server.tools.resource import Contents
 from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
-from narthex_server.tools.step import Invocation, Step, chained
+from narthex_server.tools.step import Invocation, Step, Trail, chained
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
 
 AT_ONCE_BYTES = 32 * 1024
 """Arguments up to this are held against their schema right away; larger ones in a thread."""
 
-Outcome = Literal[
-    "ok", "tool_error", "input_required", "invalid", "not_found", "unavailable", "deadline", "cancelled", "error"
-]
-
-
-Kind = Literal["resource", "prompt", "completion"]
-"""What is asked for beside tools."""
-
 _Answer = TypeVar("_Answer")
-
-
-class CatalogObserver(Protocol):
-    """Told of everything that was asked for when it is over."""
-
-    def on_call(self, tool: str, server: str, seconds: float, outcome: Outcome) -> None:
-        """`tool` and `server` are empty for a name that does not exist."""
-
-    def on_request(self, kind: Kind, seconds: float, outcome: Outcome) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +54,16 @@ class Versions:
         return self.tools + self.resources + self.prompts
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request for something beside tools."""
+
+    kind: Kind
+    name: str
+    arguments: Mapping[str, str]
+    context: CallContext
+
+
 class Catalog:
     """The tools, `resources` and `prompts` of this process; used on the event loop only."""
 
@@ -73,13 +71,15 @@ class Catalog:
         self,
         natives: Iterable[NativeTool] = (),
         servers: Iterable[UpstreamServer] = (),
-        observer: CatalogObserver | None = None,
+        observers: Sequence[CatalogObserver] = (),
         steps: Sequence[Step] = (),
+        admission: Admission | None = None,
     ) -> None:
-        """Every call passes the `steps` from the first to the last."""
+        """Every call passes the `steps` from the first to the last; without `admission` nothing is refused before."""
         self._natives = {native.tool.name: native for native in natives}
         self._servers = {server.name: server for server in servers}
-        self._observer = observer
+        self._observers = tuple(observers)
+        self._admission = admission
         self._run = chained(steps, self._serve)
         self._levels = LogLevels()
         self._schemas = ArgumentSchemas()
@@ -145,35 +145,47 @@ class Catalog:
         started = perf_counter()
         offer: Offer[Tool, ToolServer] | None = None
         outcome: Outcome = "cancelled"  # what a closed iterator and a cancelled task are
+        reason, sent, trail = "", 0, Trail()
         try:
+            self._admit()
             offer = self._tools.find(name, context.principal.tools)
-            invocation = Invocation(offer.item, arguments or b"{}", parse_arguments(arguments), context)
+            invocation = Invocation(offer.item, arguments or b"{}", parse_arguments(arguments), context, trail)
             async with aclosing(self._run(invocation)) as events:
                 async for event in events:
                     if isinstance(event, ToolResult):
                         outcome = "tool_error" if event.is_error else "ok"
+                        sent = len(event.content) + len(event.structured_content) + len(event.meta)
                     elif isinstance(event, InputRequired) and event.request_state is not None:
                         outcome = "input_required"
                     yield event
         except Exception as error:
-            outcome = _outcome(error)
+            outcome, reason = _outcome(error), _reason(error)
             raise
         finally:
-            if self._observer is not None:
-                tool, server = (offer.item.name, offer.item.server) if offer else ("", "")
-                self._observer.on_call(tool, server, perf_counter() - started, outcome)
+            found = (offer.item.name, offer.item.server) if offer else ("", "")
+            took = perf_counter() - started
+            self._tell(CallReport("tool", name, *found, arguments, context, trail, took, outcome, reason, sent))
+
+    def refused(self, name: str, arguments: bytes, context: CallContext, error: NarthexError) -> None:
+        """Reports a call that was refused before it came here, such as one of a tool that a model was not offered."""
+        found = _outcome(error), _reason(error)
+        self._tell(CallReport("tool", name, "", "", arguments, context, Trail(), 0.0, *found))
 
     async def read(self, uri: str, server: str, context: CallContext) -> Contents | InputRequired:
         """As ResourceOffers.read, observed."""
-        return await self._observed("resource", self.resources.read(uri, server, context))
+        asked = _Asked("resource", uri, {"server": server} if server else {}, context)
+        return await self._observed(asked, self.resources.read(uri, server, context))
 
     async def fill(self, name: str, arguments: Mapping[str, str], context: CallContext) -> FilledPrompt | InputRequired:
         """As PromptOffers.fill, observed."""
-        return await self._observed("prompt", self.prompts.fill(name, arguments, context))
+        asked = _Asked("prompt", name, arguments, context)
+        return await self._observed(asked, self.prompts.fill(name, arguments, context))
 
     async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
         """Suggestions from the upstream that has the prompt or the template; raises NotFound, and as `call` does."""
-        return await self._observed("completion", self._complete(reference, typed, context))
+        name = reference.name if isinstance(reference, PromptReference) else reference.uri_template
+        asked = _Asked("completion", name, {typed.argument: typed.value}, context)
+        return await self._observed(asked, self._complete(reference, typed, context))
 
     def set_log_level(self, principal: Principal, level: str, server: str = "") -> None:
         """The least severe messages that the caller's calls get unless they say otherwise; raises NotFound."""
@@ -241,19 +253,48 @@ class Catalog:
                 place = self.resources.template_place(uri_template)
                 return await self._servers[place.server.name].complete(TemplateReference(place.uri), typed, context)
 
-    async def _observed(self, kind: Kind, answer: Awaitable[_Answer]) -> _Answer:
+    async def _observed(self, asked: "_Asked", answer: Coroutine[Any, Any, _Answer]) -> _Answer:
         started = perf_counter()
         outcome: Outcome = "cancelled"
+        reason = ""
         try:
+            self._admit()
             found = await answer
             outcome = "input_required" if isinstance(found, InputRequired) else "ok"
             return found
         except Exception as error:
-            outcome = _outcome(error)
+            outcome, reason = _outcome(error), _reason(error)
             raise
         finally:
-            if self._observer is not None:
-                self._observer.on_request(kind, perf_counter() - started, outcome)
+            answer.close()  # it was never started where nothing was admitted
+            server = self._server_of(asked)
+            known = asked.name if server else ""
+            took, trail = perf_counter() - started, Trail()
+            self._tell(
+                CallReport(
+                    asked.kind, asked.name, known, server, asked.arguments, asked.context, trail, took, outcome, reason
+                )
+            )
+
+    def _admit(self) -> None:
+        if self._admission is not None:
+            self._admission.enter()
+
+    def _tell(self, report: CallReport) -> None:
+        for observer in self._observers:
+            observer.on_call(report)
+
+    def _server_of(self, asked: "_Asked") -> str:
+        """The upstream that is asked, as far as its name can be told; empty otherwise."""
+        try:
+            match asked.kind:
+                case "resource":
+                    return self.resources.holder(asked.name, asked.arguments.get("server", ""))
+                case "prompt":
+                    return self.prompts.owner(asked.name, asked.context.principal)[0].name
+        except NarthexError:
+            pass
+        return ""
 
     def _with_level(self, context: CallContext, server: str) -> CallContext:
         if context.mcp.log_level is not None:
@@ -285,8 +326,12 @@ def _outcome(error: Exception) -> Outcome:
             return "error"
         case InvalidRequest() | FailedPrecondition():
             return "invalid"
+        case PermissionDenied() | Unauthenticated():
+            return "denied"
         case NotFound():
             return "not_found"
+        case ResourceExhausted():
+            return "exhausted"
         case Unavailable():
             return "unavailable"
         case DeadlineExceeded():
@@ -295,3 +340,7 @@ def _outcome(error: Exception) -> Outcome:
             return "cancelled"
         case _:
             return "error"
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, NarthexError) else "INTERNAL"

@@ -88,6 +88,11 @@ class ResourceOffers:
                 trouble = trouble or error
         raise trouble or _not_found(uri)
 
+    def holder(self, uri: str, server: str) -> str:
+        """The name of the server that lists a URI, or that it is qualified with; else `server`, which may be empty."""
+        listed = self._resources.get(uri) or next(self._qualified(uri), None)
+        return listed.server.name if listed and not server else server
+
     def refresh(self, servers: Iterable[ResourceServer]) -> None:
         """Builds the tables again."""
         self._servers = tuple(servers)
