@@ -107,8 +107,8 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
         loading = asyncio.create_task(load_models(config, models))
         stack.callback(loading.cancel)
-        catalog = await forwarding(config, models, registry)
-        stack.push_async_callback(catalog.stop)
+        forwarded = await stack.enter_async_context(forwarding(config, models, registry))
+        catalog = forwarded.catalog
         connecting = asyncio.create_task(catalog.start())
         stack.callback(connecting.cancel)
         await loading
@@ -123,7 +123,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
                 "GenerationService": GenerationService(models, catalog),
                 "ModelService": ModelService(models, adapters),
                 "ToolService": ToolService(catalog, relay),
-                "UpstreamService": UpstreamService(catalog),
+                "UpstreamService": UpstreamService(catalog, forwarded.acts),
             },
         )
         with suppress(TimeoutError):

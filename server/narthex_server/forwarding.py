@@ -1,17 +1,21 @@
 """From a configuration to the catalog: the upstreams, and what stands around every call of a tool."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from narthex.settings import SettingsError
 from prometheus_client import CollectorRegistry
 
+from narthex_server.auditing import auditing
 from narthex_server.config.server import ServerConfig
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
 from narthex_server.pipelines.models import Models
+from narthex_server.tools.acts import Acts, Unrecorded
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.model_sampler import ModelSampler
+from narthex_server.tools.report import CatalogObserver
 from narthex_server.tools.server import UpstreamServer
 from narthex_server.worker import in_thread
 
@@ -19,12 +23,26 @@ if TYPE_CHECKING:
     from narthex_server.tools.upstream.source import ServerSource
 
 
-async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry) -> Catalog:
-    """A catalog that is not started, without native tools; raises SettingsError."""
-    servers = await in_thread(upstreams, config, ModelSampler(models))
-    catalog = Catalog(servers=servers, observers=[ToolMetrics(registry)])
-    UpstreamMetrics(registry, catalog.servers)
-    return catalog
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """The catalog, not started and without native tools, and who is told of what is done to it."""
+
+    catalog: Catalog
+    acts: Acts
+
+
+@asynccontextmanager
+async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry) -> AsyncIterator[Forwarding]:
+    """Stops the catalog at the block's end; raises SettingsError before it."""
+    async with auditing(config.audit, registry) as auditor:
+        servers = await in_thread(upstreams, config, ModelSampler(models))
+        observers: list[CatalogObserver] = [ToolMetrics(registry), *([auditor] if auditor else [])]
+        catalog = Catalog(servers=servers, observers=observers, admission=auditor)
+        UpstreamMetrics(registry, catalog.servers)
+        try:
+            yield Forwarding(catalog, auditor or Unrecorded())
+        finally:
+            await catalog.stop()
 
 
 def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[UpstreamServer]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from narthex.settings import Address, NamedPath, NamedText, NamedUrl, SettingsError, option, parse
 
+from narthex_server.config.audit import Audit
 from narthex_server.config.demo import DEMO_MODEL, demo_folder, demo_upstreams
 from narthex_server.config.document import read_document
 from narthex_server.config.remote import Remote
@@ -97,6 +98,7 @@ class ServerConfig:
     log_level: LogLevel = option("info", "the least that is logged, on stderr")
     tls: Tls = Tls()
     remote: Remote = Remote()
+    audit: Audit = Audit()
 
     def __post_init__(self) -> None:
         if (self.tls.cert is None) != (self.tls.key is None):

@@ -8,6 +8,7 @@ from grpc.aio import ServicerContext
 from narthex.v1 import upstream_pb2 as wire
 
 from narthex_server.services.complete import complete
+from narthex_server.tools.acts import Acts, acting
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.server import ServerState, ServerStatus
 
@@ -27,8 +28,9 @@ STATES: Mapping[ServerState, wire.UpstreamState.ValueType] = MappingProxyType(
 class UpstreamService:
     """Shows the upstreams and connects them anew."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, acts: Acts) -> None:
         self._catalog = catalog
+        self._acts = acts
 
     async def ListUpstreams(self, request: wire.ListUpstreamsRequest, context: Context) -> wire.ListUpstreamsResponse:
         return wire.ListUpstreamsResponse(upstreams=map(upstream_to_wire, self._catalog.servers()))
@@ -36,7 +38,8 @@ class UpstreamService:
     async def ReconnectUpstream(
         self, request: wire.ReconnectUpstreamRequest, context: Context
     ) -> wire.ReconnectUpstreamResponse:
-        status = await self._catalog.reconnect(request.name)
+        with acting(self._acts, "upstream.reconnect", request.name):
+            status = await self._catalog.reconnect(request.name)
         return wire.ReconnectUpstreamResponse(upstream=upstream_to_wire(status))
 
 

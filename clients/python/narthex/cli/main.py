@@ -25,6 +25,7 @@ COMMANDS = {  # each is a module here with `add(parser)` and `run(arguments) -> 
     "doctor": "look at this machine and say what to do",
     "config": "check a narthex.toml",
     "keys": "make API keys",
+    "audit": "look at the record of calls, and whether it is whole",
 }
 
 EPILOG = """\
