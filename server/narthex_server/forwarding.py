@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from narthex.settings import SettingsError
+from narthex.tracing.span import Tracer
 from prometheus_client import CollectorRegistry
 
 from narthex_server.auditing import auditing
@@ -17,6 +18,8 @@ from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.model_sampler import ModelSampler
 from narthex_server.tools.report import CatalogObserver
 from narthex_server.tools.server import UpstreamServer
+from narthex_server.tools.step import Step
+from narthex_server.tools.traced import tracing
 from narthex_server.worker import in_thread
 
 if TYPE_CHECKING:
@@ -32,12 +35,15 @@ class Forwarding:
 
 
 @asynccontextmanager
-async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry) -> AsyncIterator[Forwarding]:
+async def forwarding(
+    config: ServerConfig, models: Models, registry: CollectorRegistry, tracer: Tracer
+) -> AsyncIterator[Forwarding]:
     """Stops the catalog at the block's end; raises SettingsError before it."""
     async with auditing(config.audit, registry) as auditor:
         servers = await in_thread(upstreams, config, ModelSampler(models))
         observers: list[CatalogObserver] = [ToolMetrics(registry), *([auditor] if auditor else [])]
-        catalog = Catalog(servers=servers, observers=observers, admission=auditor)
+        steps: list[Step] = [tracing(tracer, arguments=config.otel.arguments)]
+        catalog = Catalog(servers=servers, observers=observers, steps=steps, admission=auditor)
         UpstreamMetrics(registry, catalog.servers)
         try:
             yield Forwarding(catalog, auditor or Unrecorded())

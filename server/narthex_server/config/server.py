@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from narthex.settings import Address, NamedPath, NamedText, NamedUrl, SettingsError, option, parse
+from narthex.tracing.settings import Otel
 
 from narthex_server.config.audit import Audit
 from narthex_server.config.demo import DEMO_MODEL, demo_folder, demo_upstreams
@@ -99,6 +100,7 @@ class ServerConfig:
     tls: Tls = Tls()
     remote: Remote = Remote()
     audit: Audit = Audit()
+    otel: Otel = Otel()
 
     def __post_init__(self) -> None:
         if (self.tls.cert is None) != (self.tls.key is None):

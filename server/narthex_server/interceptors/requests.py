@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import grpc
 from grpc.aio import ServicerContext
+from narthex.tracing.context import TRACE, sent
 
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
 from narthex_server.principal import CALLER, REQUEST_ID
@@ -29,12 +30,14 @@ def request_id(metadata: Any) -> str:
 
 
 class RequestInterceptor(AroundInterceptor):
-    """Gives every call an id, echoes it in the initial metadata, and logs how the call ended."""
+    """Gives every call an id and its trace, echoes the id in the initial metadata, and logs how the call ended."""
 
     @asynccontextmanager
     async def around(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> AsyncIterator[None]:
         started = time.perf_counter()
-        REQUEST_ID.set(request_id(context.invocation_metadata()))
+        metadata = context.invocation_metadata()
+        REQUEST_ID.set(request_id(metadata))
+        TRACE.set(sent(metadata))
         await context.send_initial_metadata(((HEADER, REQUEST_ID.get()),))
         outcome = "CANCELLED"
         try:
@@ -45,12 +48,14 @@ class RequestInterceptor(AroundInterceptor):
             raise
         finally:
             if log.isEnabledFor(logging.INFO) and method.startswith("/narthex."):
+                trace = TRACE.get()
                 log.info(
-                    "%s %s %.1f ms, %d sent, request=%s caller=%s",
+                    "%s %s %.1f ms, %d sent, request=%s caller=%s%s",
                     method,
                     outcome,
                     1e3 * (time.perf_counter() - started),
                     traffic.sent,
                     REQUEST_ID.get(),
                     CALLER.get().name,
+                    f" trace={trace.trace_id}" if trace is not None else "",
                 )

@@ -1,7 +1,7 @@
 """Which trace a request belongs to (W3C Trace Context)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Self
@@ -46,6 +46,18 @@ class TraceContext:
         """What to put into headers, metadata or `_meta`."""
         parent = f"00-{self.trace_id}-{self.span_id}-{self.flags & 0x03:02x}"
         return {TRACEPARENT: parent, TRACESTATE: self.state} if self.state else {TRACEPARENT: parent}
+
+
+def sent(metadata: Iterable[tuple[str, str | bytes]] | None) -> TraceContext | None:
+    """What the metadata of an RPC say."""
+    parent: str | bytes = ""
+    state: str | bytes = ""
+    for key, value in metadata or ():
+        if key == TRACEPARENT:
+            parent = value
+        elif key == TRACESTATE:
+            state = value
+    return TraceContext.parse(parent, state) if parent else None
 
 
 TRACE: ContextVar[TraceContext | None] = ContextVar("trace", default=None)
