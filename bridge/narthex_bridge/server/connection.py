@@ -10,6 +10,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from narthex import certificates
 from narthex.scopes import ALL_TOOLS
+from narthex.tracing.context import TRACE
 
 from narthex_bridge.caller import Caller
 from narthex_bridge.config.bridge import BridgeConfig
@@ -112,13 +113,15 @@ class Connection:
         await self.channel.close()
 
     def metadata(self, caller: Caller | None, request_id: str) -> tuple[tuple[str, str], ...]:
-        """The bridge's credential, and for whom it calls."""
+        """The bridge's credential, for whom it calls, and in which trace."""
         metadata = [("x-request-id", request_id)] if request_id else []
         if self._credential:
             metadata.append(("authorization", f"Bearer {self._credential}"))
         # A server that knows no keys believes nothing of it but that a caller may use fewer tools.
         if caller and (self._credential or caller.tools != ALL_TOOLS):
             metadata.append(("x-narthex-principal", caller.assertion))
+        if caller and (trace := TRACE.get()) is not None:
+            metadata.extend(trace.carried().items())
         return tuple(metadata)
 
 

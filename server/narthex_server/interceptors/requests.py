@@ -50,12 +50,12 @@ class RequestInterceptor(AroundInterceptor):
             if log.isEnabledFor(logging.INFO) and method.startswith("/narthex."):
                 trace = TRACE.get()
                 log.info(
-                    "%s %s %.1f ms, %d sent, request=%s caller=%s%s",
+                    "%s %s %.1f ms, %d sent, request=%s%s caller=%s",
                     method,
                     outcome,
                     1e3 * (time.perf_counter() - started),
                     traffic.sent,
                     REQUEST_ID.get(),
-                    CALLER.get().name,
                     f" trace={trace.trace_id}" if trace is not None else "",
+                    CALLER.get().name,
                 )

@@ -42,10 +42,14 @@ class TraceContext:
     def sampled(self) -> bool:
         return bool(self.flags & _SAMPLED)
 
+    @property
+    def traceparent(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags & 0x03:02x}"
+
     def carried(self) -> dict[str, str]:
         """What to put into headers, metadata or `_meta`."""
-        parent = f"00-{self.trace_id}-{self.span_id}-{self.flags & 0x03:02x}"
-        return {TRACEPARENT: parent, TRACESTATE: self.state} if self.state else {TRACEPARENT: parent}
+        carried = {TRACEPARENT: self.traceparent}
+        return {**carried, TRACESTATE: self.state} if self.state else carried
 
 
 def sent(metadata: Iterable[tuple[str, str | bytes]] | None) -> TraceContext | None:
