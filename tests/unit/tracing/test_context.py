@@ -18,7 +18,8 @@ def test_a_parent_is_read_and_written_as_it_came():
     "text",
     [
         "", "x", PARENT.upper(), PARENT + "-more", PARENT[:-1], f"ff-{TRACE_ID}-{SPAN_ID}-01",
-        f"00-{'0' * 32}-{SPAN_ID}-01", f"00-{TRACE_ID}-{'0' * 16}-01", f"00-{TRACE_ID}-{SPAN_ID}", 7, None, PARENT + "\n-",
+        f"00-{'0' * 32}-{SPAN_ID}-01", f"00-{TRACE_ID}-{'0' * 16}-01", f"00-{TRACE_ID}-{SPAN_ID}", 7, None,
+        PARENT + "\n-",
     ],
 )  # fmt: skip
 def test_what_is_no_parent_is_none(text):
