@@ -2,10 +2,10 @@
 
     python -m bench audit [--calls 20000] [--rounds 5]
 
-A catalog with one native tool is called in this process, eight calls at a time, by turns without an observer, with the
-record (of digests, of redacted arguments, with a key) and with exported spans that nobody takes. `loop` is the time that
-`enter` and `on_call` take on the event loop, on average and at worst in a thousand; CPU is that of the whole process, the
-writer's thread included.
+A catalog with one native tool is called in this process, eight calls at a time, by turns without an observer, with
+the record (of digests, of redacted arguments, with a key) and with exported spans that nobody takes. `loop` is the time
+that `enter` and `on_call` take on the event loop, on average and at worst in a thousand; CPU is that of the whole
+process, the writer's thread included.
 """
 
 import argparse

@@ -21,6 +21,17 @@ create table part (
 );
 """
 
+# Whoever changes a file may put anything anywhere, or nothing.
+_PART = """
+select ifnull(cast(key_id as text), ''), ifnull(cast(created as real), 0), ifnull(cast(before as blob), x''),
+    ifnull(cast(seq as integer), 0), ifnull(cast(hash as blob), x''), ifnull(cast(closed as integer), 0),
+    ifnull(cast(seal as blob), x'') from part
+"""
+_RECORDS = """
+select cast(seq as integer), ifnull(cast(body as blob), x''), ifnull(cast(hash as blob), x'') from records
+where seq > ? order by seq
+"""
+
 
 class FileFailed(Exception):
     """A file that cannot be read or written, and why; nothing of the last append is in it."""
@@ -59,39 +70,45 @@ class AuditFile:
 
     @classmethod
     def create(cls, folder: Path, part: Part) -> Self:
-        """A new file, named after its first record."""
+        """A new file, named after its first record; none is left where that fails."""
         path = folder / f"{part.before.seq + 1:012d}{SUFFIX}"
         try:
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))  # nobody else may read it, not for a moment
+            # nobody else may read it, not for a moment
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except OSError as error:
+            raise FileFailed(f"{path} cannot be made: {error.strerror}") from error
+        try:
             made = cls(path, sqlite3.connect(path, isolation_level=None, timeout=1.0, check_same_thread=False))
+        except sqlite3.Error as error:
+            path.unlink(missing_ok=True)
+            raise FileFailed(f"{path} cannot be made: {error}") from error
+        try:
             made._prepare()
-            made._database.execute("begin immediate")
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                made._database.execute(statement)
-            made._database.execute(f"pragma application_id = {_APPLICATION}")
-            made._database.execute(f"pragma user_version = {_VERSION}")
-            made._database.execute(
-                "insert into part values (1, ?, ?, ?, ?, ?, ?, ?)",
-                (part.key_id, part.created, part.before.hash, part.head.seq, part.head.hash, part.closed, part.seal),
-            )
-            made._database.execute("commit")
-        except (OSError, sqlite3.Error) as error:
+            made._begin(part)
+        except sqlite3.Error as error:
+            made.discard()
             raise FileFailed(f"{path} cannot be made: {error}") from error
         return made
 
     @classmethod
     def open(cls, path: Path, *, writable: bool = False) -> Self:
+        """Reads see what was there at the first of them, whatever another process writes, unless it is writable."""
+        uri = f"{path.absolute().as_uri()}?mode={'rw' if writable else 'ro'}"
         try:
-            mode = "rw" if writable else "ro"
-            uri = f"{path.absolute().as_uri()}?mode={mode}"
             made = cls(path, sqlite3.connect(uri, isolation_level=None, timeout=5.0, uri=True, check_same_thread=False))
-            if made._database.execute("pragma application_id").fetchone() != (_APPLICATION,):
-                raise FileFailed(f"{path} is no audit file")
-            if made._database.execute("pragma user_version").fetchone() != (_VERSION,):
-                raise FileFailed(f"{path} is an audit file of another version")
+        except sqlite3.Error as error:
+            raise FileFailed(f"{path} cannot be opened: {error}") from error
+        try:
+            if not writable:
+                made._database.execute("begin")
+            made._check()
             if writable:
                 made._prepare()
-        except (OSError, sqlite3.Error) as error:
+        except FileFailed:
+            made.close()
+            raise
+        except sqlite3.Error as error:
+            made.close()
             raise FileFailed(f"{path} cannot be opened: {error}") from error
         return made
 
@@ -109,12 +126,16 @@ class AuditFile:
         with suppress(sqlite3.Error):
             self._database.close()
 
+    def discard(self) -> None:
+        """Takes away a file that holds no record."""
+        self.close()
+        for name in (self.path.name, f"{self.path.name}-wal", f"{self.path.name}-shm"):
+            with suppress(OSError):
+                self.path.with_name(name).unlink(missing_ok=True)
+
     def part(self) -> Part:
         try:
-            row = self._database.execute(
-                "select cast(key_id as text), cast(created as real), cast(before as blob), cast(seq as integer),"
-                " cast(hash as blob), cast(closed as integer), cast(seal as blob) from part"
-            ).fetchone()
+            row = self._database.execute(_PART).fetchone()
         except sqlite3.Error as error:
             raise FileFailed(f"{self.path} cannot be read: {error}") from error
         if row is None:
@@ -144,9 +165,7 @@ class AuditFile:
     def records(self, after: int = 0) -> Iterator[Stored]:
         """Those after a number, in order."""
         try:
-            # cast, as whoever changes a file may put anything anywhere
-            query = "select seq, cast(body as blob), cast(hash as blob) from records where seq > ? order by seq"
-            with closing(self._database.execute(query, (after,))) as rows:
+            with closing(self._database.execute(_RECORDS, (after,))) as rows:
                 for seq, body, digest in rows:
                     yield Stored(seq, body, digest)
         except sqlite3.Error as error:
@@ -158,6 +177,24 @@ class AuditFile:
             return self.path.stat().st_size
         except OSError as error:
             raise FileFailed(f"{self.path} is gone: {error.strerror}") from error
+
+    def _begin(self, part: Part) -> None:
+        self._database.execute("begin immediate")
+        for statement in filter(str.strip, _SCHEMA.split(";")):
+            self._database.execute(statement)
+        self._database.execute(f"pragma application_id = {_APPLICATION}")
+        self._database.execute(f"pragma user_version = {_VERSION}")
+        self._database.execute(
+            "insert into part values (1, ?, ?, ?, ?, ?, ?, ?)",
+            (part.key_id, part.created, part.before.hash, part.head.seq, part.head.hash, part.closed, part.seal),
+        )
+        self._database.execute("commit")
+
+    def _check(self) -> None:
+        if self._database.execute("pragma application_id").fetchone() != (_APPLICATION,):
+            raise FileFailed(f"{self.path} is no audit file")
+        if self._database.execute("pragma user_version").fetchone() != (_VERSION,):
+            raise FileFailed(f"{self.path} is an audit file of another version")
 
     def _prepare(self) -> None:
         self._database.execute("pragma journal_mode = wal")
@@ -179,10 +216,16 @@ class Lock:
             self._database = sqlite3.connect(
                 folder / "lock", timeout=0.0, isolation_level=None, check_same_thread=False
             )
+        except sqlite3.Error as error:
+            raise FileFailed(f"{folder} cannot be written: {error}") from error
+        try:
             self._database.execute("pragma locking_mode = exclusive")
             self._database.execute("begin exclusive")
         except sqlite3.Error as error:
-            raise FileFailed(f"{folder} belongs to another process that writes there: {error}") from error
+            self._database.close()
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise FileFailed(f"{folder} belongs to another process that writes there") from error
+            raise FileFailed(f"{folder} cannot be written: {error}") from error
 
     def release(self) -> None:
         self._database.close()
@@ -191,3 +234,12 @@ class Lock:
 def files(folder: Path) -> list[Path]:
     """The audit files of a folder, in the order of their records."""
     return sorted(path for path in folder.glob(f"*{SUFFIX}") if path.name.removesuffix(SUFFIX).isdecimal())
+
+
+def begun(folder: Path) -> list[Path]:
+    """As `files`, without a last one whose making was cut short."""
+    found = files(folder)
+    if len(found) > 1:
+        with suppress(FileFailed):
+            return found[:-1] if AuditFile.unfinished(found[-1]) else found
+    return found

@@ -10,7 +10,7 @@ import orjson
 
 from narthex_server.audit.chain import START, Chain, Head
 from narthex_server.audit.encoding import stamp
-from narthex_server.audit.file import SUFFIX, AuditFile, FileFailed, Lock, Part, Stored, files
+from narthex_server.audit.file import AuditFile, FileFailed, Lock, Part, Stored, files
 
 _DAY = 86_400.0
 
@@ -107,7 +107,11 @@ class AuditLog:
     def _turn(self) -> None:
         """Begins another file, which the one before says; deletes those that have been kept long enough."""
         file, part = self._create(self._part.head)
-        self._file.append((), replace(self._part, closed=True, seal=self._chain.seal(self._part.head, True)))
+        try:
+            self._file.append((), replace(self._part, closed=True, seal=self._chain.seal(self._part.head, True)))
+        except FileFailed:
+            file.discard()  # else the next try would find it there
+            raise
         self._file.close()
         self._file, self._part = file, part
         if self._bounds.keep_days:
@@ -122,10 +126,16 @@ class AuditLog:
         until = last.part().head.seq
         last.close()
         self.append([orjson.dumps({"kind": "retention", "at": stamp(self._clock()), "until": until})])
-        for path in old:
-            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-                (self._folder / name).unlink(missing_ok=True)
-            log.info("audit file %s was kept for %g days and is deleted", path.name, self._bounds.keep_days)
+        try:
+            for path in old:
+                for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+                    (self._folder / name).unlink(missing_ok=True)
+                log.info("audit file %s was kept for %g days and is deleted", path.name, self._bounds.keep_days)
+        except OSError as error:
+            log.warning("audit files up to record %d cannot be deleted: %s", until, error.strerror)
 
     def _is_old(self, path: Path) -> bool:
-        return path.suffix == SUFFIX and self._clock() - path.stat().st_mtime > self._bounds.keep_days * _DAY
+        try:
+            return self._clock() - path.stat().st_mtime > self._bounds.keep_days * _DAY
+        except OSError:
+            return False  # somebody else has taken it away, which `narthex audit verify` tells

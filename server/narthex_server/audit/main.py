@@ -13,7 +13,7 @@ from narthex.settings import SettingsError, config_file, load
 
 from narthex_server.audit.chain import Chain, Head
 from narthex_server.audit.encoding import stamp
-from narthex_server.audit.file import AuditFile, FileFailed, Stored, files
+from narthex_server.audit.file import AuditFile, FileFailed, Stored, begun
 from narthex_server.audit.verification import Verification
 from narthex_server.config.server import ServerConfig
 
@@ -111,7 +111,7 @@ def _chosen(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[Store
 
 
 def _files(folder: Path) -> list[Path]:
-    found = files(folder) if folder.is_dir() else [folder]
+    found = begun(folder) if folder.is_dir() else [folder]
     if not found:
         raise FileFailed(f"{folder} holds no audit files")
     return found

@@ -1,14 +1,16 @@
 """Whether a record is what was written: nothing changed, removed, added, moved, or cut off at its end."""
 
 import hmac
+from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
 from narthex_server.audit.chain import Chain, Head
-from narthex_server.audit.file import AuditFile, FileFailed, Part, files
+from narthex_server.audit.file import AuditFile, FileFailed, Part, begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +42,30 @@ class Verification:
         self._until = 0  # what retention has deleted, as far as the record says
 
     def run(self, folder: Path) -> Verdict:
-        """Looks at a folder, or at one file of it. Raises FileFailed where nothing can be read."""
-        paths = files(folder) if folder.is_dir() else [folder]
-        if not paths:
+        """Looks at a folder, or at one file of it. Raises FileFailed where there is none."""
+        paths = deque(begun(folder) if folder.is_dir() else [folder])
+        if not paths or not paths[0].exists():
             raise FileFailed(f"{folder} holds no audit files")
         head: Head | None = None
-        first = 0
+        first = 1
         part: Part | None = None
-        for path in paths:
-            file = AuditFile.open(path)
+        while paths:
+            path = paths.popleft()
             try:
-                part = file.part()
-                if head is None:
-                    head, first = part.before, part.before.seq + 1
-                elif (fault := _joins(head, part)) is not None:
-                    return Verdict(first, head, fault)
-                head, fault = self._follow(file, part, head)
-                if fault is not None:
-                    return Verdict(first, head, fault)
-            finally:
-                file.close()
+                with closing(AuditFile.open(path)) as file:
+                    part = file.part()
+                    if head is None:
+                        head, first = part.before, part.before.seq + 1
+                    elif (fault := _joins(head, part)) is not None:
+                        return Verdict(first, head, fault)
+                    head, fault = self._follow(file, part, head)
+            except FileFailed as error:
+                head = head or Head()
+                return Verdict(first, head, Fault(head.seq + 1, str(error)))
+            if fault is not None:
+                return Verdict(first, head, fault)
+            if not paths and part.closed and folder.is_dir():  # another may have been begun meanwhile
+                paths.extend(later for later in begun(folder) if later.name > path.name)
         assert head is not None and part is not None
         return Verdict(first, head, self._ends(folder, first, head, part))
 
@@ -69,21 +75,23 @@ class Verification:
             return head, Fault(
                 head.seq + 1, f"{file.path.name} is of the key {part.key_id or '(none)'}, which is not given"
             )
-        for stored in file.records():
-            expected = chain.next(head, stored.body)
-            if stored.seq != expected.seq:
-                missing = f"missing: the next one there is {stored.seq}"
-                return head, Fault(expected.seq, missing)
-            if not hmac.compare_digest(stored.hash, expected.hash):
-                return head, Fault(
-                    stored.seq, "changed, moved, or put in: its hash does not follow from the one before"
-                )
-            head = expected
-            anchor = self._anchors.get(head.seq)
-            if anchor is not None and anchor.hash != head.hash:
-                return head, Fault(head.seq, "not the one that the anchor was made of: the record was written anew")
-            if b'"retention"' in stored.body:
-                self._note(stored.body)
+        try:
+            for stored in file.records():
+                expected = chain.next(head, stored.body)
+                if stored.seq != expected.seq:
+                    return head, Fault(expected.seq, f"missing: the next one there is {stored.seq}")
+                if not hmac.compare_digest(stored.hash, expected.hash):
+                    return head, Fault(
+                        stored.seq, "changed, moved, or put in: its hash does not follow from the one before"
+                    )
+                head = expected
+                anchor = self._anchors.get(head.seq)
+                if anchor is not None and anchor.hash != head.hash:
+                    return head, Fault(head.seq, "not the one that the anchor was made of: the record was written anew")
+                if b'"retention"' in stored.body:
+                    self._note(stored.body)
+        except FileFailed as error:
+            return head, Fault(head.seq + 1, str(error))
         if part.head != head:
             return head, Fault(head.seq + 1, f"missing: the file was cut off, it went on to record {part.head.seq}")
         if not hmac.compare_digest(part.seal, chain.seal(head, part.closed)):
@@ -91,7 +99,11 @@ class Verification:
         return head, None
 
     def _note(self, body: bytes) -> None:
-        match orjson.loads(body):
+        try:
+            record = orjson.loads(body)
+        except ValueError:
+            return  # without a key anybody can chain anything
+        match record:
             case {"kind": "retention", "until": int(until)}:
                 self._until = max(self._until, until)
 

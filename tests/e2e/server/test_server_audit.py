@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -142,6 +143,83 @@ async def test_nothing_runs_while_the_record_cannot_be_written(serve, audit, tmp
     assert server.process.wait(30) == 0
     assert audit("verify")[0] == 0
     assert "AUDIT_UNAVAILABLE" in {one.get("reason") for one in exported(audit)}
+
+
+def room(server, size):
+    """Makes files of the server end at a size, as on a full disk; None takes that away."""
+    _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
+
+
+async def until_failing(server, channel):
+    """Calls until the record cannot be written; gives the error of the last call, if it has one."""
+    async with asyncio.timeout(30):
+        while not server.metric("narthex_audit_failing"):
+            try:
+                await call(channel)
+            except grpc.aio.AioRpcError as error:
+                return error
+
+
+async def until_mended(server):
+    async with asyncio.timeout(30):
+        while server.metric("narthex_audit_failing"):
+            await asyncio.to_thread(server.metrics)
+
+
+async def test_a_full_disk_refuses_calls_until_there_is_room(serve, audit):
+    server = serve("--audit-interval", "0")
+    async with grpc.aio.insecure_channel(server.grpc) as channel:
+        await call(channel)
+        room(server, 96 * 1024)
+        await until_failing(server, channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(channel)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert server.metric("narthex_audit_refused_total") >= 1
+        room(server, None)
+        await until_mended(server)
+        await call(channel)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(30) == 0
+    log = server.log.read_text()
+    assert "the audit record cannot be written" in log and "can be written again" in log
+    assert audit("verify")[0] == 0
+
+
+async def test_a_full_disk_stops_nothing_where_that_is_wanted_and_what_is_lost_is_counted(serve, audit):
+    server = serve("--audit-interval", "0", "--audit-on-failure", "continue", "--audit-max-pending", "2")
+    async with grpc.aio.insecure_channel(server.grpc) as channel:
+        room(server, 96 * 1024)
+        assert await until_failing(server, channel) is None
+        for _ in range(5):
+            await call(channel)
+        lost = server.metric("narthex_audit_lost_total")
+        assert lost >= 3
+        room(server, None)
+        await until_mended(server)
+        await call(channel)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(30) == 0
+    assert audit("verify")[0] == 0
+    assert sum(one["lost"] for one in exported(audit, "--kind", "gap")) == lost
+
+
+def test_a_server_whose_record_cannot_be_written_does_not_start(tmp_path):
+    (tmp_path / "mcp.json").write_text('{"mcpServers": {}}')
+    (tmp_path / "file").touch()
+    free = ["--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--mcp-config", str(tmp_path / "mcp.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "narthex_server.main",
+        *free,
+        "--audit",
+        "--audit-path",
+        str(tmp_path / "file/audit"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "audit.path" in done.stderr and "cannot be made" in done.stderr
 
 
 async def test_a_changed_record_is_found_with_the_number_of_the_record(serve, audit, tmp_path):

@@ -74,6 +74,21 @@ async def test_a_record_says_who_asked_for_what_and_how_it_ended(folder, writer,
     assert third["kind"] == "resource"
 
 
+async def test_a_record_says_what_the_policy_and_the_cache_did(folder, writer, report):
+    made = writer()
+    made.start()
+    auditor = Auditor(made, "refuse")
+    denied, answered = report(outcome="denied", reason="POLICY_DENIED"), report()
+    denied.trail.rule, answered.trail.rule, answered.trail.cached = "no-deletes", "reads", True
+    auditor.on_call(denied)
+    auditor.on_call(answered)
+    await auditor.stop()
+    first, second = records(folder)
+    assert (first["outcome"], first["reason"], first["rule"]) == ("denied", "POLICY_DENIED", "no-deletes")
+    assert "cached" not in first
+    assert (second["outcome"], second["rule"], second["cached"]) == ("ok", "reads", True)
+
+
 async def test_a_catalog_records_what_is_refused_as_well(folder, writer):
     made = writer()
     made.start()

@@ -65,6 +65,36 @@ def test_what_is_done_to_a_file_is_found(folder, journal, statements, seq, text,
     assert fault is not None and fault.seq == seq and text in fault.text
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "seq"),
+    [("records", "body", 1), ("records", "hash", 1), ("part", "seal", 20), ("part", "hash", 21)],
+)
+def test_what_lost_its_values_is_found(folder, journal, table, column, seq):
+    written(journal)
+    names = {"records": "seq, body, hash", "part": "one, key_id, created, before, seq, hash, closed, seal"}[table]
+    emptied = names.replace(column, f"null as {column}")
+    change(
+        files(folder)[0], f"create table other as select {emptied} from {table}", f"drop table {table}",
+        f"alter table other rename to {table}",
+    )  # fmt: skip
+    assert verdict(folder).fault.seq == seq
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
+def test_a_file_that_is_cut_in_the_middle_is_found(folder, journal, share):
+    written(journal, 500)
+    (path,) = files(folder)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert path.name in verdict(folder).fault.text
+
+
+def test_where_there_is_no_record_none_is_looked_at(folder):
+    for there_is_none in (folder, folder / "000000000001.audit"):
+        with pytest.raises(FileFailed, match="no audit files"):
+            verdict(there_is_none)
+
+
 def forged(folder, journal, count):
     """What somebody without the key makes of the record: all hashes anew."""
     shutil.rmtree(folder)
@@ -169,9 +199,60 @@ def test_a_file_whose_making_was_cut_short_is_made_again(folder, journal):
     assert verdict(folder).fault is None
 
 
+def test_an_end_between_two_files_leaves_the_record_whole(folder, journal):
+    log = journal()
+    log.append([b"{}", b"{}"])
+    begun, _ = log._create(log.head)  # and the file before does not say so yet
+    begun.close()
+    log.close()
+    assert verdict(folder).head.seq == 2
+    assert written(journal, 1).seq == 3
+    assert (len(files(folder)), verdict(folder).fault) == (2, None)
+
+
+def test_a_new_file_that_cannot_be_begun_is_begun_when_it_can(folder, journal):
+    log = journal(file_bytes=1)
+    log.append([b"{}"])
+    with closing(sqlite3.connect(files(folder)[0], isolation_level=None)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(FileFailed, match="locked"):
+            log.append([b"{}"])
+        assert len(files(folder)) == 1
+        other.execute("rollback")
+    log.append([b"{}"])
+    log.close()
+    assert (len(files(folder)), verdict(folder).head.seq, verdict(folder).fault) == (2, 2, None)
+
+
+def test_a_full_disk_leaves_nothing_of_what_did_not_fit(folder, journal):
+    log = journal()
+    log.append([b"{}"])
+    (pages,) = log._file._database.execute("pragma page_count").fetchone()
+    log._file._database.execute(f"pragma max_page_count = {pages + 1}").fetchone()
+    with pytest.raises(FileFailed, match="full"):
+        log.append([b"x" * 1000] * 100)
+    log.append([b"{}"])
+    log.close()
+    assert (verdict(folder).head.seq, verdict(folder).fault) == (2, None)
+
+
+def test_a_file_that_is_taken_away_is_missed_at_once(folder, journal):
+    log = journal()
+    log.append([b"{}"])
+    files(folder)[0].unlink()
+    with pytest.raises(FileFailed, match="is gone"):
+        log.append([b"{}"])
+
+
 def test_a_folder_belongs_to_one_writer(journal):
     journal()
     with pytest.raises(FileFailed, match="another process"):
+        journal()
+
+
+def test_a_folder_that_cannot_be_written_is_told(folder, journal):
+    (folder / "lock").mkdir(parents=True)
+    with pytest.raises(FileFailed, match="cannot be written"):
         journal()
 
 
