@@ -9,6 +9,7 @@ from narthex.settings import SettingsError
 from narthex.tracing.span import Tracer
 from prometheus_client import CollectorRegistry
 
+from narthex_server.audit.redaction import Redaction
 from narthex_server.auditing import auditing
 from narthex_server.config.server import ServerConfig
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
@@ -42,7 +43,8 @@ async def forwarding(
     async with auditing(config.audit, registry) as auditor:
         servers = await in_thread(upstreams, config, ModelSampler(models))
         observers: list[CatalogObserver] = [ToolMetrics(registry), *([auditor] if auditor else [])]
-        steps: list[Step] = [tracing(tracer, arguments=config.otel.arguments)]
+        shown = Redaction(config.audit.redact).written if config.otel.arguments else None
+        steps: list[Step] = [tracing(tracer, shown)]
         catalog = Catalog(servers=servers, observers=observers, steps=steps, admission=auditor)
         UpstreamMetrics(registry, catalog.servers)
         try:

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import importlib
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import iter_modules
 
 import grpc
 import httpx
@@ -15,6 +17,7 @@ from narthex.v1.tool_pb2_grpc import ToolServiceStub
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.semconv._incubating import attributes as attributes_of
 
 from tests.e2e.processes import READY_S, started
 
@@ -144,7 +147,8 @@ async def test_the_trace_of_the_http_request_counts_where_the_message_names_none
 async def test_errors_are_in_spans_without_their_texts(tmp_path, collector, exporting):
     async with stack(tmp_path, "--otel-service-name", "mine", "--otel-arguments", **exporting) as running:
         await running.ask(
-            "tools/call", {"name": "traced__fail", "arguments": {"a": 1}, "_meta": {"traceparent": SAMPLED}}
+            "tools/call",
+            {"name": "traced__fail", "arguments": {"a": 1, "token": "x"}, "_meta": {"traceparent": SAMPLED}},
         )
         async with grpc.aio.insecure_channel(running.grpc) as channel:
             request = wire.CallToolRequest(name="no such secret", arguments=b"{}")
@@ -155,11 +159,40 @@ async def test_errors_are_in_spans_without_their_texts(tmp_path, collector, expo
     failed = within(collector.spans, TRACE_ID)["mine execute_tool traced__fail"]
     assert failed.status == Status(code=Status.STATUS_CODE_ERROR)
     assert attributes(failed)["error.type"] == "tool_error"
-    assert attributes(failed)["gen_ai.tool.call.arguments"] == '{"a":1}'
+    assert attributes(failed)["gen_ai.tool.call.arguments"] == '{"a":1,"token":"[redacted]"}'
     refused = within(collector.spans, HEADER_TRACE)["mine narthex.v1.ToolService/CallTool"]
     assert attributes(refused)["error.type"] == "TOOL_NOT_FOUND"
     assert attributes(refused)["rpc.response.status_code"] == "NOT_FOUND"
     assert not any(b"no such secret" in span.SerializeToString() for _, span in collector.spans)
+
+
+def conventions() -> set[str]:
+    """The attributes that OpenTelemetry's semantic conventions name."""
+    names = (f"{attributes_of.__name__}.{one.name}" for one in iter_modules(attributes_of.__path__))
+    modules = map(importlib.import_module, names)
+    return {value for module in modules for name, value in vars(module).items() if name.isupper()}
+
+
+async def test_spans_keep_to_the_conventions_for_generative_ai_and_mcp(tmp_path, collector, exporting):
+    parent = {"traceparent": SAMPLED}
+    async with stack(tmp_path, **exporting) as running:
+        await running.seen(meta=parent)
+        await running.ask("resources/read", {"uri": "trace:me", "_meta": parent})
+        await running.ask("tools/list", {"_meta": parent})
+    spans = within(collector.spans, TRACE_ID)
+    named = {name for span in spans.values() for name in attributes(span)}
+    assert {name for name in named - conventions() if not name.startswith("narthex.")} == set()
+    for kind, target in (("tools/call", " traced__trace"), ("resources/read", ""), ("tools/list", "")):
+        request = spans[f"narthex-bridge {kind}{target}"]
+        told = attributes(request)
+        assert request.kind == Span.SPAN_KIND_SERVER and told["mcp.method.name"] == kind
+        assert told.keys() >= {"jsonrpc.request.id", "mcp.protocol.version", "mcp.session.id"}
+    tool = spans["narthex-server execute_tool traced__trace"]
+    told = attributes(tool)
+    assert told["gen_ai.operation.name"] == "execute_tool"
+    assert (told["gen_ai.tool.name"], told["gen_ai.tool.type"]) == ("traced__trace", "extension")
+    assert (tool.kind, told["mcp.method.name"]) == (Span.SPAN_KIND_CLIENT, "tools/call")
+    assert attributes(spans["narthex-server narthex.v1.ToolService/CallTool"])["rpc.system.name"] == "grpc"
 
 
 async def test_what_its_caller_does_not_sample_is_passed_on_but_not_sent(tmp_path, collector, exporting):

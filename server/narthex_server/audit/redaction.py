@@ -1,5 +1,6 @@
 """Arguments without what must not be kept: values under names, or that look, like credentials."""
 
+import json
 import re
 from collections.abc import Iterable
 from fnmatch import translate
@@ -53,6 +54,10 @@ class Redaction:
                 return [self.of(item) for item in value]
             case _:
                 return value
+
+    def written(self, value: Any) -> str:
+        """As `of`, as JSON."""
+        return json.dumps(self.of(value), separators=(",", ":"))
 
     def text(self, text: str) -> str:
         """A text without what looks like a credential."""

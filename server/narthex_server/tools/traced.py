@@ -1,14 +1,18 @@
 """A span around every call of a tool, which what runs the tool goes under."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 from narthex.tracing.context import TRACE, TraceContext
 from narthex.tracing.span import Kind, PassOn, Tracer, Value
 
 from narthex_server.tools.step import Invocation, Run
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent, ToolResult
+
+Shown = Callable[[Mapping[str, Any]], str]
+"""Writes the arguments of a call, without what must not be kept."""
 
 TOOL_ERROR = "tool_error"
 """What OpenTelemetry calls a result that says it is an error."""
@@ -33,10 +37,10 @@ class PassedOn:
 class Traced:
     """Makes the span `execute_tool NAME`, by OpenTelemetry's conventions for GenAI and MCP."""
 
-    def __init__(self, tracer: Tracer, *, arguments: bool) -> None:
-        """With `arguments` spans hold those of their calls."""
+    def __init__(self, tracer: Tracer, shown: Shown | None = None) -> None:
+        """With `shown` spans hold the arguments of their calls, as it writes them."""
         self._tracer = tracer
-        self._arguments = arguments
+        self._shown = shown
 
     async def around(self, call: Invocation, run: Run) -> AsyncGenerator[ToolEvent]:
         tool = call.tool
@@ -50,26 +54,28 @@ class Traced:
         if tool.server:
             attributes["mcp.method.name"] = "tools/call"
             attributes["narthex.upstream"] = tool.server
-        if self._arguments:
-            attributes["gen_ai.tool.call.arguments"] = call.raw.decode(errors="replace")
+        if self._shown is not None:
+            attributes["gen_ai.tool.call.arguments"] = self._shown(call.arguments)
         name, kind = f"execute_tool {tool.name}", _kind(tool)
         with self._tracer.span(name, kind, TRACE.get(), attributes) as span:
             below = replace(call, context=carrying(call.context, span.context))
-            async with aclosing(run(below)) as events:
-                async for event in events:
-                    if isinstance(event, ToolResult) and event.is_error:
-                        span.fail(TOOL_ERROR)
-                    yield event
-            if call.trail.rule:
-                span.note("narthex.policy.rule", call.trail.rule)
-            if call.trail.cached:
-                span.note("narthex.cached", True)
+            try:
+                async with aclosing(run(below)) as events:
+                    async for event in events:
+                        if isinstance(event, ToolResult) and event.is_error:
+                            span.fail(TOOL_ERROR)
+                        yield event
+            finally:
+                if call.trail.rule:
+                    span.note("narthex.policy.rule", call.trail.rule)
+                if call.trail.cached:
+                    span.note("narthex.cached", True)
 
 
 def _kind(tool: Tool) -> Kind:
     return "client" if tool.server else "internal"
 
 
-def tracing(tracer: Tracer, *, arguments: bool) -> Traced | PassedOn:
-    """The step for a tracer."""
-    return PassedOn() if isinstance(tracer, PassOn) else Traced(tracer, arguments=arguments)
+def tracing(tracer: Tracer, shown: Shown | None = None) -> Traced | PassedOn:
+    """The step for a tracer; `shown` as Traced has it."""
+    return PassedOn() if isinstance(tracer, PassOn) else Traced(tracer, shown)
