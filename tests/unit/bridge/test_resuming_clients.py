@@ -96,8 +96,9 @@ async def test_the_python_client_polls_streams_that_are_closed_on_purpose(start_
     told = []
 
     async def on_progress(progress, total, message):
-        told.append(message)
-        feed(tools, str(len(told)) if len(told) < 20 else None)
+        if message not in told:  # closed on again while it reads on, this client asks from where it began to
+            told.append(message)
+            feed(tools, str(len(told)) if len(told) < 20 else None)
 
     async with (
         start_bridge(stream_lifetime_s=0.01, retry_s=0.01) as bridge,

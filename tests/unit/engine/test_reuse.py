@@ -1,5 +1,6 @@
 import asyncio
 import random
+import threading
 from contextlib import aclosing
 
 import pytest
@@ -184,13 +185,28 @@ def prefilled(decoder):
     return sum(size for call, size in decoder.calls if call == "prefill")
 
 
+@pytest.fixture
+def together(collect):
+    """Runs requests that are all in the queue before the first step; a step that ran ahead would know less of them."""
+
+    async def run(handle, decoder, requests):
+        queued = threading.Event()
+        decoder.before = lambda *_: queued.wait(10)
+        runs = [asyncio.create_task(collect(handle, one)) for one in requests]
+        await asyncio.sleep(0)  # each runs up to its first wait, which is for the engine
+        queued.set()
+        return await asyncio.gather(*runs)
+
+    return run
+
+
 @pytest.mark.parametrize("kind", [{}, {"state_bytes": 8}], ids=["plain", "stateful"])
-async def test_what_requests_that_come_together_have_in_common_is_computed_once(make_decoder, running, collect, kind):
+async def test_what_requests_that_come_together_have_in_common_is_computed_once(make_decoder, running, together, kind):
     decoder = make_decoder(slots=8, **kind)
     shared = tuple(n % 50 for n in range(70))
     prompts = [(*shared, n, n + 1, n + 2) for n in range(6)]
-    async with running(decoder, EngineOptions(prefill_tokens=16)) as handle:
-        results = await asyncio.gather(*(collect(handle, request(str(n), p)) for n, p in enumerate(prompts)))
+    async with running(decoder, EngineOptions(prefill_tokens=16, speculate=False)) as handle:
+        results = await together(handle, decoder, [request(str(n), p) for n, p in enumerate(prompts)])
         stats = handle.snapshot()
     assert [ids for ids, _ in results] == [decoder.solo(p, 10) for p in prompts]
     assert prefilled(decoder) <= 73 + 5 * 3
@@ -198,11 +214,11 @@ async def test_what_requests_that_come_together_have_in_common_is_computed_once(
     assert (stats.prompt_tokens, stats.cached_tokens) == (6 * 73, 5 * 70)
 
 
-async def test_n_completions_of_one_prompt_compute_it_once(decoder, running, collect):
+async def test_n_completions_of_one_prompt_compute_it_once(decoder, running, collect, together):
     prompt = tuple(range(50))
     asked = [EngineRequest(str(n), prompt, 10, sampling=Sampling(1.0, seed=n)) for n in range(4)]
-    async with running(decoder) as handle:
-        results = await asyncio.gather(*(collect(handle, one) for one in asked))
+    async with running(decoder, EngineOptions(speculate=False)) as handle:
+        results = await together(handle, decoder, asked)
         assert prefilled(decoder) == 50
         alone = [(await collect(handle, one))[0] for one in asked]
     assert [ids for ids, _ in results] == alone and len(set(alone)) == 4
@@ -217,7 +233,7 @@ async def test_those_who_follow_go_on_when_the_one_ahead_is_cancelled(make_decod
             handles[0].abort("ahead")
 
     decoder.before = cancel
-    async with running(decoder, EngineOptions(prefill_tokens=16)) as handle:
+    async with running(decoder, EngineOptions(prefill_tokens=16, speculate=False)) as handle:
         handles.append(handle)
         runs = (collect(handle, request(name, prompt)) for name in ("ahead", "second", "third"))
         (_, ahead), *others = await asyncio.gather(*runs)
