@@ -195,6 +195,17 @@ async def test_spans_keep_to_the_conventions_for_generative_ai_and_mcp(tmp_path,
     assert attributes(spans["narthex-server narthex.v1.ToolService/CallTool"])["rpc.system.name"] == "grpc"
 
 
+async def test_serve_has_both_send_their_spans(tmp_path, collector):
+    config = tmp_path / "mcp.json"
+    config.write_text(json.dumps({"mcpServers": {"traced": {"command": sys.executable, "args": [str(TRACED)]}}}))
+    free = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--mcp-config", config)
+    to = ("--otel-endpoint", f"http://127.0.0.1:{collector.port}")
+    async with started("narthex.cli.main", "serve", *free, *to, log=tmp_path / "log") as ready:
+        await Stack(ready["http"], ready["grpc"], tmp_path / "log").seen(meta={"traceparent": SAMPLED})
+    services = {name.split()[0] for name in within(collector.spans, TRACE_ID)}
+    assert services == {"narthex-bridge", "narthex-server"}
+
+
 async def test_what_its_caller_does_not_sample_is_passed_on_but_not_sent(tmp_path, collector, exporting):
     async with stack(tmp_path, **exporting) as running:
         seen = await running.seen(meta={"traceparent": DROPPED})

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from narthex.settings import Address, NamedPath, NamedText, NamedUrl, SettingsError, option, parse
-from narthex.tracing.settings import Otel
 
 from narthex_server.config.audit import Audit
 from narthex_server.config.demo import DEMO_MODEL, demo_folder, demo_upstreams
 from narthex_server.config.document import read_document
 from narthex_server.config.remote import Remote
 from narthex_server.config.tls import Tls
+from narthex_server.config.tracing import Tracing
 
 Compute = Literal["auto", "float32", "block8", "int8", "float16", "bfloat16"]
 KvCache = Literal["float32", "int8"]
@@ -100,7 +100,7 @@ class ServerConfig:
     tls: Tls = Tls()
     remote: Remote = Remote()
     audit: Audit = Audit()
-    otel: Otel = Otel()
+    otel: Tracing = Tracing()
 
     def __post_init__(self) -> None:
         if (self.tls.cert is None) != (self.tls.key is None):

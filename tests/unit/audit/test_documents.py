@@ -5,16 +5,16 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from narthex.tracing.settings import Otel
 from narthex_server.audit.auditor import Auditor
 from narthex_server.config.audit import Audit
+from narthex_server.config.tracing import Tracing
 from narthex_server.metrics.audit import AuditMetrics
 from prometheus_client import CollectorRegistry, generate_latest
 
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-@pytest.mark.parametrize(("page", "settings"), [("audit.md", Audit), ("tracing.md", Otel)])
+@pytest.mark.parametrize(("page", "settings"), [("audit.md", Audit), ("tracing.md", Tracing)])
 def test_every_setting_is_documented(page, settings):
     section = (DOCS / page).read_text("utf-8").split("## Settings\n")[1].split("\n## ")[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]

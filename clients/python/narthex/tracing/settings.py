@@ -21,7 +21,6 @@ class Otel:
     sample_ratio: float = option(
         1.0, "share of the traces begun here that are kept; who is called does as the caller did", minimum=0
     )
-    arguments: bool = option(False, "put the arguments of tool calls into spans, without credentials")
 
     def __post_init__(self) -> None:
         if self.sample_ratio > 1:
