@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 
 import grpc
 import pytest
@@ -56,6 +56,18 @@ def exported(audit, *arguments):
     return [json.loads(line) for line in text.splitlines()]
 
 
+@asynccontextmanager
+async def opened(server):
+    """A connection to a server whose upstream has come up."""
+    async with grpc.aio.insecure_channel(server.grpc) as channel:
+        async with asyncio.timeout(60):
+            async for _ in ToolServiceStub(channel).WatchTools(wire.WatchToolsRequest()):
+                found = await UpstreamServiceStub(channel).ListUpstreams(upstream_pb2.ListUpstreamsRequest())
+                if all(one.state == upstream_pb2.UPSTREAM_STATE_READY for one in found.upstreams):
+                    break
+        yield channel
+
+
 async def call(channel, name="rich__echo", arguments=b'{"text":"hello"}', **more):
     request = wire.CallToolRequest(name=name, arguments=arguments)
     return [event async for event in ToolServiceStub(channel).CallTool(request, timeout=30, **more)]
@@ -63,7 +75,7 @@ async def call(channel, name="rich__echo", arguments=b'{"text":"hello"}', **more
 
 async def test_every_call_is_in_the_record_after_an_ordinary_end(serve, audit):
     server = serve("--audit-arguments", "redacted")
-    async with grpc.aio.insecure_channel(server.grpc) as channel:
+    async with opened(server) as channel:
         metadata = (("x-request-id", "one"), ("traceparent", TRACEPARENT))
         await call(channel, arguments=b'{"text":"Bearer abcdefgh12345"}', metadata=metadata)
         for name, arguments in (("rich__echo", b"[]"), ("nothing", b"{}")):
@@ -92,7 +104,7 @@ async def test_a_killed_server_loses_its_last_batch_at_most_and_the_record_goes_
     answered = 0
     for _ in range(2):
         server = serve("--audit-interval", "0.01")
-        async with grpc.aio.insecure_channel(server.grpc) as channel:
+        async with opened(server) as channel:
             done = asyncio.Event()
 
             async def calling(channel=channel, done=done):
@@ -120,7 +132,7 @@ async def test_a_killed_server_loses_its_last_batch_at_most_and_the_record_goes_
 
 async def test_nothing_runs_while_the_record_cannot_be_written(serve, audit, tmp_path):
     server = serve("--audit-interval", "0")
-    async with grpc.aio.insecure_channel(server.grpc) as channel:
+    async with opened(server) as channel:
         await call(channel)
         (file,) = (tmp_path / "audit").glob("*.audit")
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -169,7 +181,7 @@ async def until_mended(server):
 
 async def test_a_full_disk_refuses_calls_until_there_is_room(serve, audit):
     server = serve("--audit-interval", "0")
-    async with grpc.aio.insecure_channel(server.grpc) as channel:
+    async with opened(server) as channel:
         await call(channel)
         room(server, 96 * 1024)
         await until_failing(server, channel)
@@ -189,7 +201,7 @@ async def test_a_full_disk_refuses_calls_until_there_is_room(serve, audit):
 
 async def test_a_full_disk_stops_nothing_where_that_is_wanted_and_what_is_lost_is_counted(serve, audit):
     server = serve("--audit-interval", "0", "--audit-on-failure", "continue", "--audit-max-pending", "2")
-    async with grpc.aio.insecure_channel(server.grpc) as channel:
+    async with opened(server) as channel:
         room(server, 96 * 1024)
         assert await until_failing(server, channel) is None
         for _ in range(5):
@@ -226,7 +238,7 @@ async def test_a_changed_record_is_found_with_the_number_of_the_record(serve, au
     key = tmp_path / "key"
     key.write_text("0123456789abcdef" * 4)
     server = serve("--audit-key-file", str(key))
-    async with grpc.aio.insecure_channel(server.grpc) as channel:
+    async with opened(server) as channel:
         for _ in range(5):
             await call(channel)
     server.process.send_signal(signal.SIGTERM)
