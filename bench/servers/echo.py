@@ -1,40 +1,45 @@
-"""An MCP server over stdio with one tool that answers with its text, written by hand: a library's would be slower than
-what stands before it, which is to be measured."""
+"""An MCP server over stdio with one tool that answers with its text: a bare loop over lines, so that what stands before
+it is never slower because of it."""
 
-import json
 import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
+
+import orjson
 
 SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 
 
-def answer(method: str, params: Mapping[str, Any]) -> dict[str, object] | None:
-    """The result of a request; None for what this server does not know."""
-    match method:
+def answer(request: dict[str, Any], params: dict[str, Any]) -> dict[str, object]:
+    """To everything but calls of tools."""
+    result: dict[str, object]
+    match request["method"]:
         case "initialize":
             server = {"name": "echo", "version": "1"}
-            version = params["protocolVersion"]
-            return {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": server}
+            result = {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": server}
         case "tools/list":
-            return {"tools": [{"name": "echo", "inputSchema": SCHEMA}]}
-        case "tools/call":
-            return {"content": [{"type": "text", "text": params["arguments"]["text"]}], "isError": False}
+            result = {"tools": [{"name": "echo", "inputSchema": SCHEMA}]}
         case "ping":
-            return {}
-    return None
+            result = {}
+        case _:
+            return {"jsonrpc": "2.0", "id": request["id"], "error": {"code": -32601, "message": "unknown method"}}
+    return {"jsonrpc": "2.0", "id": request["id"], "result": result}
 
 
-def main() -> None:
-    for line in sys.stdin.buffer:
-        message = json.loads(line)
-        if "id" not in message or "method" not in message:
+def echo(lines: BinaryIO, answers: BinaryIO) -> None:
+    loads, dumps, write, flush = orjson.loads, orjson.dumps, answers.write, answers.flush
+    for line in lines:
+        request = loads(line)
+        params = request.get("params") or {}
+        if request.get("method") == "tools/call":
+            content = [{"type": "text", "text": params["arguments"]["text"]}]
+            response = {"jsonrpc": "2.0", "id": request["id"], "result": {"content": content, "isError": False}}
+        elif "id" in request:
+            response = answer(request, params)
+        else:
             continue
-        result = answer(message["method"], message.get("params", {}))
-        told = {"result": result} if result is not None else {"error": {"code": -32601, "message": "unknown method"}}
-        sys.stdout.buffer.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], **told}).encode() + b"\n")
-        sys.stdout.buffer.flush()
+        write(dumps(response) + b"\n")
+        flush()
 
 
 if __name__ == "__main__":
-    main()
+    echo(sys.stdin.buffer, sys.stdout.buffer)

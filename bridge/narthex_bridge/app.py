@@ -54,7 +54,7 @@ class Bridge:
         self._metrics.sessions.set_function(lambda: len(self._sessions))
         self._core = Core(config, _credential(config), self._metrics, self._sessions.tell, self._tracer)
         self._core.changes.listen(self._sessions.list_changed)
-        self._sessions.follow(self._core.subscriptions.settle)
+        self._sessions.follow(self._core.restored, self._core.ended)
         self._work = Work(config.max_calls)
         self._gate = building.gate(config, self._metrics.refused)
         self._background: list[asyncio.Task[None]] = []

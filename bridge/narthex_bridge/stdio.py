@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from narthex.settings import SettingsError, parse
 
+from narthex_bridge.caller import LOCAL
 from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.config.stdio import StdioConfig
 from narthex_bridge.endpoints.stdio import StdioEndpoint
@@ -59,7 +60,7 @@ async def serve(config: StdioConfig, source: BinaryIO, sink: BinaryIO) -> int:
     # A list that is read before the server says which it is would be told to have changed, and clients that take each
     # line for an answer cannot bear that.
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(core.catalog.followed.wait(), SERVER_S)
+        await asyncio.wait_for(core.catalog.followed(LOCAL.tenant), SERVER_S)
     reader.start(
         received=lambda line: loop.call_soon_threadsafe(endpoint.receive, line),
         too_long=lambda: loop.call_soon_threadsafe(endpoint.refuse, f"A message has at most {reader.limit} bytes."),
@@ -71,6 +72,7 @@ async def serve(config: StdioConfig, source: BinaryIO, sink: BinaryIO) -> int:
     looking.cancel()
     await core.dispatcher.drain(config.shutdown_grace)
     endpoint.close()
+    core.ended(endpoint.session)
     await writing
     await core.close()
     return OK

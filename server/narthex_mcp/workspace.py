@@ -1,175 +1,309 @@
-"""An MCP server over stdio that reads the files under one folder, and nothing else.
+"""An MCP server over stdio for the files under one folder, and nothing else.
 
 A path is relative to that folder whatever it begins with; what leads outside, by `..` or by a link, is refused.
-Hidden files are not listed or found, but can be read by name.
+Hidden files are not listed or found and never changed, but can be read by name. Nothing is changed without `--write`.
 """
 
 import argparse
 import asyncio
+import mimetypes
 import os
+import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from base64 import b64encode
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
 
 import mcp_types as types
-from mcp.server.lowlevel.server import Server
-from mcp.server.stdio import stdio_server
 
-MAX_FILE = 1024 * 1024
+from narthex_mcp.root import MAX_FILE, Root, text_of
+from narthex_mcp.toolbox import (
+    Answer,
+    Argument,
+    Refused,
+    Resources,
+    ToolSpec,
+    create_server,
+    serve,
+)
+
 MAX_ENTRIES = 1000
-MAX_VISITED = 100_000
+MAX_MATCHES = 500
+MAX_TEXT = 256 * 1024
+"""Bytes of lines that one call reads."""
+LONGEST_LINE = 2000
+"""Characters of a line that are shown."""
+SCHEME = "workspace:///"
 
-_READS = types.ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
-
-
-class Refused(Exception):
-    """The text tells the caller what to do."""
+_STRING, _COUNT = {"type": "string"}, {"type": "integer"}
+_STRINGS = {"type": "array", "items": _STRING}
 
 
 class Workspace:
-    """The readable files under `root`."""
+    """The files under `root`."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root.resolve(strict=True)
+        self._root = Root(root)
 
-    def list_directory(self, path: str) -> str:
+    def list_directory(self, path: str) -> Answer:
         """`[FILE] name` and `[DIR] name`, one a line, sorted by name; the first 1,000."""
-        folder = self._inside(path)
+        folder = self._root.inside(path)
         if not folder.is_dir():
             raise Refused(f"{path} is a file, not a directory; use read_file")
-        entries = sorted(e for e in folder.iterdir() if self._shown(e))
-        lines = [f"[{'DIR' if e.is_dir() else 'FILE'}] {e.name}" for e in entries[:MAX_ENTRIES]]
-        if len(entries) > MAX_ENTRIES:
-            lines.append(f"… and {len(entries) - MAX_ENTRIES} more")
-        return "\n".join(lines)
+        entries = sorted(e for e in folder.iterdir() if self._root.shown(e))
+        shown = [{"name": e.name, "kind": "directory" if e.is_dir() else "file"} for e in entries[:MAX_ENTRIES]]
+        lines = [f"[{'DIR' if e['kind'] == 'directory' else 'FILE'}] {e['name']}" for e in shown]
+        if left := len(entries) - len(shown):
+            lines.append(f"… and {left} more")
+        return Answer("\n".join(lines), {"entries": shown, "left_out": left})
 
-    def read_file(self, path: str) -> str:
+    def read_file(self, path: str) -> Answer:
         """The text of a file of at most 1 MiB."""
-        file = self._inside(path)
-        if file.is_dir():
-            raise Refused(f"{path} is a directory; use list_directory")
-        if not file.is_file():  # opening a pipe or a device may never return
-            raise Refused(f"{path} is not a regular file")
-        with open(file, "rb", opener=_open_itself) as stream:
-            data = stream.read(MAX_FILE + 1)
-        if len(data) > MAX_FILE:
-            raise Refused(f"{path} is {file.stat().st_size} bytes; at most {MAX_FILE} can be read")
-        try:
-            if b"\0" in data:
-                raise ValueError
-            return data.decode()
-        except ValueError:
-            raise Refused(f"{path} is not a text file") from None
+        data = self._root.read(path)
+        text = text_of(data, path)
+        return Answer(text, {"text": text, "size": len(data)})
 
-    def search_files(self, pattern: str) -> str:
+    def read_lines(self, path: str, first: int, count: int) -> Answer:
+        """Some lines of a text file of any size, numbered from 1."""
+        place = self._root.inside(path)
+        if not place.is_file():
+            raise Refused(f"{path} is not a regular file")
+        taken: list[str] = []
+        size = number = 0
+        with self._root.opened(place) as file:
+            while size < MAX_TEXT and len(taken) < count and (line := file.readline(MAX_TEXT)):
+                number += 1
+                if number < first:
+                    continue
+                size += len(line)
+                taken.append(text_of(line.rstrip(b"\r\n"), path))
+            more = bool(file.read(1))
+        return Answer("\n".join(taken), {"lines": taken, "first": first, "more": more})
+
+    def search_files(self, pattern: str) -> Answer:
         """The relative paths of files whose name has `pattern` in it, case aside; the first 1,000."""
         wanted = pattern.casefold()
-        found = sorted(f for f in self._files() if wanted in os.path.basename(f).casefold())
-        return "\n".join(found[:MAX_ENTRIES]) or f"no {pattern} found"
+        found = sorted(self._root.name(f) for f in self._root.files() if wanted in f.name.casefold())
+        text = "\n".join(found[:MAX_ENTRIES]) or f"no {pattern} found"
+        return Answer(text, {"paths": found[:MAX_ENTRIES], "left_out": max(len(found) - MAX_ENTRIES, 0)})
 
-    def _files(self) -> Iterator[str]:
-        visited = 0
-        for folder, folders, files in os.walk(self._root):  # does not follow links to folders
-            folders[:] = sorted(d for d in folders if not d.startswith("."))
-            for name in files:
-                visited += 1
-                if visited > MAX_VISITED:
-                    return
-                path = Path(folder, name)
-                if self._shown(path):
-                    yield path.relative_to(self._root).as_posix()
+    def search_text(self, text: str, path: str, name: str) -> Answer:
+        """`path:line: text` of the lines of text files below `path` that have `text` in them, case aside."""
+        if not text.strip():
+            raise Refused("text is empty; say what to look for")
+        wanted, part = text.casefold(), name.casefold()
+        folder = self._root.inside(path)
+        matches: list[dict[str, Any]] = []
+        for place in self._root.files(folder) if folder.is_dir() else (folder,):
+            if part not in place.name.casefold():
+                continue
+            try:
+                content = text_of(self._root.read(self._root.name(place)), "")
+            except (Refused, OSError):  # not text, too large, or gone
+                continue
+            for number, line in enumerate(content.splitlines(), 1) if wanted in content.casefold() else ():
+                if wanted in line.casefold():
+                    if len(matches) == MAX_MATCHES:
+                        return _matches(matches, True)
+                    matches.append({"path": self._root.name(place), "line": number, "text": line[:LONGEST_LINE]})
+        return _matches(matches, False)
 
-    def _inside(self, path: str) -> Path:
+    def file_info(self, path: str) -> Answer:
+        """Kind, size in bytes and time of change."""
+        place = self._root.inside(path)
+        status = place.stat(follow_symlinks=False)
+        kind = "directory" if stat.S_ISDIR(status.st_mode) else "file" if stat.S_ISREG(status.st_mode) else "other"
+        changed = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
+        facts = {"path": self._root.name(place), "kind": kind, "size": status.st_size, "modified": changed}
+        return Answer("\n".join(f"{key}: {value}" for key, value in facts.items()), facts)
+
+    def write_file(self, path: str, content: str, overwrite: bool) -> Answer:
+        """Writes a whole text file, at once."""
+        place = self._target(path)
+        self._root.write(place, _data(content), overwrite)
+        return self._done("wrote", place)
+
+    def edit_file(self, path: str, old: str, new: str) -> Answer:
+        """Replaces a text that is in the file exactly once."""
+        place = self._target(path)
+        content = text_of(self._root.read(self._root.name(place)), path)
+        if not old or (count := content.count(old)) != 1:
+            how = "is empty" if not old else f"is in {path} {count} times"
+            raise Refused(f"old {how}; give a text that is in the file exactly once")
+        self._root.write(place, _data(content.replace(old, new)), True)
+        return self._done("edited", place)
+
+    def create_directory(self, path: str) -> Answer:
+        place = self._root.place(path)
+        with self._root.parent(place) as parent:
+            try:
+                os.mkdir(place.name, 0o755, dir_fd=parent)
+            except FileExistsError:
+                if not place.is_dir():
+                    raise Refused(f"{path} is there and not a directory") from None
+        return self._done("created", place)
+
+    def move_file(self, source: str, destination: str) -> Answer:
+        """Moves or renames a file or a directory; nothing is overwritten."""
+        place, target = self._root.place(source), self._root.place(destination)
+        if not os.path.lexists(place):
+            raise Refused(f"{source} not found")
+        if os.path.lexists(target):
+            raise Refused(f"{destination} exists already")
+        if target.is_relative_to(place):
+            raise Refused(f"{destination} is within {source}")
+        with self._root.parent(place) as before, self._root.parent(target) as after:
+            os.rename(place.name, target.name, src_dir_fd=before, dst_dir_fd=after)
+        return self._done("moved", target)
+
+    def delete_file(self, path: str) -> Answer:
+        """Deletes a file, a link or an empty directory."""
+        place = self._root.place(path)
+        with self._root.parent(place) as parent:
+            try:
+                if place.is_dir() and not place.is_symlink():
+                    os.rmdir(place.name, dir_fd=parent)
+                else:
+                    os.unlink(place.name, dir_fd=parent)
+            except FileNotFoundError:
+                raise Refused(f"{path} not found") from None
+        return self._done("deleted", place)
+
+    def resources(self) -> list[types.Resource]:
+        """The first 1,000 files."""
+        return [
+            types.Resource(
+                uri=SCHEME + quote(self._root.name(place)),
+                name=self._root.name(place),
+                mime_type=mimetypes.guess_type(place.name)[0],
+            )
+            for place in islice(self._root.files(), MAX_ENTRIES)
+        ]
+
+    def read_resource(self, uri: str) -> types.TextResourceContents | types.BlobResourceContents:
+        if not uri.startswith(SCHEME):
+            raise Refused(f"{uri[:200]} is not of this server, whose URIs begin with {SCHEME}")
+        path = unquote(uri.removeprefix(SCHEME))
+        data, kind = self._root.read(path), mimetypes.guess_type(path)[0]
         try:
-            # resolved first, then compared: links are followed before the question where they lead
-            whole = (self._root / path.lstrip("/\\")).resolve(strict=True)
-        except FileNotFoundError:
-            raise Refused(f"{path} not found") from None
-        except (OSError, ValueError, RuntimeError):
-            raise Refused(f"{path[:200]!r} is not a path that can be read") from None
-        if not whole.is_relative_to(self._root):
-            raise Refused(f"{path} is outside the workspace")
-        return whole
+            return types.TextResourceContents(uri=uri, mime_type=kind or "text/plain", text=text_of(data, path))
+        except Refused:
+            blob = b64encode(data).decode()
+            return types.BlobResourceContents(uri=uri, mime_type=kind or "application/octet-stream", blob=blob)
 
-    def _shown(self, entry: Path) -> bool:
-        """Whether an entry is to be seen: not hidden, and not a link that leads outside or nowhere."""
-        if entry.name.startswith("."):
-            return False
-        if not entry.is_symlink():
-            return True
-        try:
-            return entry.resolve(strict=True).is_relative_to(self._root)
-        except (OSError, RuntimeError):
-            return False
+    def _target(self, path: str) -> Path:
+        """Where a path is written to: what a link leads to, if it is one."""
+        place = self._root.place(path)
+        return self._root.place(self._root.name(self._root.inside(path))) if place.is_symlink() else place
+
+    def _done(self, what: str, place: Path) -> Answer:
+        name = self._root.name(place)
+        return Answer(f"{what} {name}", {"path": name})
 
 
-def _open_itself(path: str, flags: int) -> int:
-    """Opens no link and waits for no writer: the file may have been exchanged since it was looked at."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+def _matches(matches: list[dict[str, Any]], more: bool) -> Answer:
+    lines = [f"{match['path']}:{match['line']}: {match['text']}" for match in matches]
+    return Answer(
+        "\n".join([*lines, *(["… and more"] if more else [])]) or "nothing found", {"matches": matches, "more": more}
+    )
 
 
-def _tool(name: str, description: str, argument: str, about: str) -> types.Tool:
-    schema = {
-        "type": "object",
-        "properties": {argument: {"type": "string", "description": about}},
-        "required": [argument],
-    }
-    return types.Tool(name=name, description=description, input_schema=schema, annotations=_READS)
+def _data(content: str) -> bytes:
+    data = content.encode()
+    if len(data) > MAX_FILE:
+        raise Refused(f"the content is {len(data)} bytes; at most {MAX_FILE} can be written")
+    return data
 
 
-TOOLS = (
-    _tool("list_directory", "List the files in a directory", "path", "Directory, relative to the workspace root"),
-    _tool("read_file", "Read a text file", "path", "File, relative to the workspace root"),
-    _tool("search_files", "Find files by name", "pattern", "Part of the file name"),
-)
-
-
-def create_server(workspace: Workspace) -> Server:
-    """The MCP server; a call that cannot be answered gives a result with `isError` that says what to do."""
-    run: dict[str, tuple[str, Callable[[str], str]]] = {
-        "list_directory": ("path", workspace.list_directory),
-        "read_file": ("path", workspace.read_file),
-        "search_files": ("pattern", workspace.search_files),
-    }
-
-    async def list_tools(context: object, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=list(TOOLS))
-
-    async def call_tool(context: object, params: types.CallToolRequestParams) -> types.CallToolResult:
-        if params.name not in run:
-            return _result(f"there is no tool named {params.name}; there are: {', '.join(run)}", is_error=True)
-        argument, function = run[params.name]
-        value = (params.arguments or {}).get(argument)
-        if not isinstance(value, str):
-            return _result(f"{argument} is required and must be a string", is_error=True)
-        try:
-            return _result(await asyncio.to_thread(function, value))
-        except (Refused, OSError) as error:
-            text = str(error) if isinstance(error, Refused) else f"{value} cannot be read: {error.strerror}"
-            return _result(text, is_error=True)
-
-    return Server("narthex-workspace", version="0.1.0", on_list_tools=list_tools, on_call_tool=call_tool)
-
-
-def _result(text: str, is_error: bool = False) -> types.CallToolResult:
-    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=is_error)
-
-
-async def serve(root: Path) -> None:
-    """Serves standard input and output until the input ends."""
-    server = create_server(Workspace(root))
-    async with stdio_server() as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+def tools(workspace: Workspace, write: bool) -> tuple[ToolSpec, ...]:
+    """Those that read, and with `write` those that change."""
+    path = Argument("File, relative to the workspace root")
+    match = {"type": "object", "properties": {"path": _STRING, "line": _COUNT, "text": _STRING}}
+    entry = {"type": "object", "properties": {"name": _STRING, "kind": {"enum": ["file", "directory"]}}}
+    done = {"path": _STRING}
+    reading = (
+        ToolSpec(
+            "list_directory", "List the files in a directory",
+            {"path": Argument("Directory, relative to the workspace root")},
+            {"entries": {"type": "array", "items": entry}, "left_out": _COUNT}, workspace.list_directory,
+        ),
+        ToolSpec(
+            "read_file", "Read a text file", {"path": path}, {"text": _STRING, "size": _COUNT}, workspace.read_file
+        ),
+        ToolSpec(
+            "search_files", "Find files by name", {"pattern": Argument("Part of the file name")},
+            {"paths": _STRINGS, "left_out": _COUNT}, workspace.search_files,
+        ),
+        ToolSpec(
+            "read_lines", "Read some lines of a text file, which may be large",
+            {
+                "path": path,
+                "first": Argument("Number of the first line, from 1", ("integer",), 1, 1, 1 << 31),
+                "count": Argument("How many lines", ("integer",), 200, 1, 5000),
+            },
+            {"lines": _STRINGS, "first": _COUNT, "more": {"type": "boolean"}}, workspace.read_lines,
+        ),
+        ToolSpec(
+            "search_text", "Find lines of text files that contain a text, without regard to case",
+            {
+                "text": Argument("What to look for, as it stands"),
+                "path": Argument("Directory or file to look in", default="."),
+                "name": Argument("Only files with this in their name", default=""),
+            },
+            {"matches": {"type": "array", "items": match}, "more": {"type": "boolean"}}, workspace.search_text,
+        ),
+        ToolSpec(
+            "file_info", "Tell kind, size and time of change of a file or directory", {"path": path},
+            {"path": _STRING, "kind": {"enum": ["file", "directory", "other"]}, "size": _COUNT, "modified": _STRING},
+            workspace.file_info,
+        ),
+    )  # fmt: skip
+    changing = (
+        ToolSpec(
+            "write_file", "Write a text file",
+            {
+                "path": path,
+                "content": Argument("The whole text"),
+                "overwrite": Argument("Whether to replace a file that is there", ("boolean",), False),
+            },
+            done, workspace.write_file, "changes",
+        ),
+        ToolSpec(
+            "edit_file", "Replace a text in a file, where it stands exactly once",
+            {"path": path, "old": Argument("The text that is there"), "new": Argument("What to put in its place")},
+            done, workspace.edit_file, "changes",
+        ),
+        ToolSpec("create_directory", "Create a directory", {"path": path}, done, workspace.create_directory, "adds"),
+        ToolSpec(
+            "move_file", "Move or rename a file or directory; nothing is overwritten",
+            {"source": path, "destination": path}, done, workspace.move_file, "changes",
+        ),
+        ToolSpec(
+            "delete_file", "Delete a file or an empty directory", {"path": path}, done, workspace.delete_file, "changes"
+        ),
+    )  # fmt: skip
+    return (*reading, *changing) if write else reading
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="narthex-mcp-workspace", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("root", type=Path, help="the folder whose files can be read")
-    root: Path = parser.parse_args(argv).root
-    if not root.is_dir():
-        print(f"narthex-mcp-workspace: {root} is not a directory", file=sys.stderr)
+    parser.add_argument("--write", action="store_true", help="files can be written, moved and deleted, too")
+    options = parser.parse_args(argv)
+    if not options.root.is_dir():
+        print(f"narthex-mcp-workspace: {options.root} is not a directory", file=sys.stderr)
         return 2
-    asyncio.run(serve(root))
+    workspace = Workspace(options.root)
+    template = types.ResourceTemplate(
+        uri_template=SCHEME + "{+path}", name="file", description="A file of the workspace"
+    )
+    resources = Resources(workspace.resources, workspace.read_resource, (template,))
+    about = "The files of one folder, by paths relative to it."
+    asyncio.run(serve(create_server("narthex-workspace", about, tools(workspace, options.write), resources)))
     return 0
 
 

@@ -16,6 +16,8 @@ from narthex.settings import Address, NamedPath
 from narthex.tracing.span import PassOn, Tracer
 from prometheus_client import CollectorRegistry
 
+from narthex_server.agents import agent_host, chat_agents
+from narthex_server.auditing import auditing
 from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
 from narthex_server.config.tls import Tls
 from narthex_server.errors import NarthexError
@@ -37,6 +39,7 @@ from narthex_server.pipelines.library import ModelLibrary
 from narthex_server.pipelines.models import Kind, Models, RemoteModel
 from narthex_server.pipelines.order import Order
 from narthex_server.principal import LOCAL
+from narthex_server.reloading import HangUp
 from narthex_server.services.embedding import EmbeddingService
 from narthex_server.services.generation import GenerationService
 from narthex_server.services.model import ModelService
@@ -112,8 +115,11 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
         loading = asyncio.create_task(load_models(config, models))
         stack.callback(loading.cancel)
-        forwarded = await stack.enter_async_context(forwarding(config, models, registry, tracer))
+        auditor = await stack.enter_async_context(auditing(config.audit, registry))
+        forwarded = await forwarding(config, models, registry, tracer, auditor)
         catalog = forwarded.catalog
+        stack.push_async_callback(catalog.stop)
+        stack.push_async_callback(forwarded.fleet.close)
         connecting = asyncio.create_task(catalog.start())
         stack.callback(connecting.cancel)
         await loading
@@ -121,14 +127,17 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         stack.callback(looking.cancel)
         adapters = AdapterLibrary(models, config.adapter_root)
         await load_adapters(config, adapters)
+        host = agent_host(config, registry)
+        agents = await chat_agents(config, host)
+        stack.push_async_callback(agents.runs.stop)
         register(
             server,
             {
                 "EmbeddingService": EmbeddingService(models, config.max_message_bytes),
-                "GenerationService": GenerationService(models, catalog),
+                "GenerationService": GenerationService(models, catalog, agents),
                 "ModelService": ModelService(models, adapters),
-                "ToolService": ToolService(catalog, relay),
-                "UpstreamService": UpstreamService(catalog, forwarded.acts),
+                "ToolService": ToolService(catalog, relay, host.running, host.kept),
+                "UpstreamService": UpstreamService(catalog, forwarded.fleet, forwarded.acts),
             },
         )
         with suppress(TimeoutError):
@@ -138,6 +147,10 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         states = await advertise(server)
         offer = Offer(catalog, states)
         await models.follow(offer.follow)
+        if (reloads := forwarded.reloads) is not None:
+            following = asyncio.create_task(reloads.run())
+            stack.callback(following.cancel)
+            stack.enter_context(HangUp(reloads.ask))
         await server.start()
         stack.push_async_callback(stop, server, drain, config.shutdown_grace)
         stack.callback(relay.drain)

@@ -14,6 +14,7 @@ NarthexError
 │   └── UpstreamRefused       an upstream answered with an error of its own, which the message repeats
 ├── ResourceExhausted         a limit is reached; retry later
 ├── Unavailable               temporarily impossible: draining, or an upstream is down; retry later
+├── OutOfRange                what is asked for is no longer kept
 ├── DeadlineExceeded          the call's or the upstream's time is over
 ├── Cancelled                 the caller, or Abort, ended the work
 ├── Unimplemented             the contract has it, this server does not yet
@@ -39,7 +40,7 @@ class Violation:
 
 
 class NarthexError(Exception):
-    """The root; `reason` defaults to the class's own."""
+    """The root; `reason` defaults to the class's own, `retry_after` is in seconds where it is known."""
 
     reason = "INTERNAL"
 
@@ -50,12 +51,14 @@ class NarthexError(Exception):
         reason: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
         violations: Sequence[Violation] = (),
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason or type(self).reason
         self.metadata = metadata
         self.violations = tuple(violations)
+        self.retry_after = retry_after
 
 
 class InvalidRequest(NarthexError):
@@ -108,6 +111,10 @@ class ResourceExhausted(NarthexError):
 
 class Unavailable(NarthexError):
     reason = "UNAVAILABLE"
+
+
+class OutOfRange(NarthexError):
+    reason = "OUT_OF_RANGE"
 
 
 class DeadlineExceeded(NarthexError):

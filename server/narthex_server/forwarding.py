@@ -1,7 +1,7 @@
 """From a configuration to the catalog: the upstreams, and what stands around every call of a tool."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -9,18 +9,31 @@ from narthex.settings import SettingsError
 from narthex.tracing.span import Tracer
 from prometheus_client import CollectorRegistry
 
+from narthex_server.audit.auditor import Auditor
 from narthex_server.audit.redaction import Redaction
-from narthex_server.auditing import auditing
-from narthex_server.config.server import ServerConfig
+from narthex_server.config.document import parse_document
+from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
+from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
+from narthex_server.metrics.policy import PolicyMetrics
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
+from narthex_server.metrics.upstreams import ReloadMetrics, VitalsMetrics
 from narthex_server.pipelines.models import Models
+from narthex_server.reloading import Reloads
 from narthex_server.tools.acts import Acts, Unrecorded
-from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.catalog import Catalog, Companion
+from narthex_server.tools.fleet import Fleet
 from narthex_server.tools.model_sampler import ModelSampler
+from narthex_server.tools.offers.inspection import Inspection
+from narthex_server.tools.policy.live import LivePolicy
+from narthex_server.tools.policy.step import PolicyStep
 from narthex_server.tools.report import CatalogObserver
-from narthex_server.tools.server import UpstreamServer
+from narthex_server.tools.result_check import ResultCheck
+from narthex_server.tools.search.searching import Searching
+from narthex_server.tools.server import Scope, UpstreamServer
 from narthex_server.tools.step import Step
 from narthex_server.tools.traced import tracing
+from narthex_server.tools.visibility import EVERYTHING, Visibility
+from narthex_server.watched_file import WatchedFile
 from narthex_server.worker import in_thread
 
 if TYPE_CHECKING:
@@ -29,47 +42,124 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """The catalog, not started and without native tools, and who is told of what is done to it."""
+    """The catalog, not started and without native tools; its upstreams; and their file, where there is one.
+
+    `acts` are to be told of what is done to them.
+    """
 
     catalog: Catalog
+    fleet: Fleet
+    reloads: Reloads | None
     acts: Acts
 
 
-@asynccontextmanager
 async def forwarding(
-    config: ServerConfig, models: Models, registry: CollectorRegistry, tracer: Tracer
-) -> AsyncIterator[Forwarding]:
-    """Stops the catalog at the block's end; raises SettingsError before it."""
-    async with auditing(config.audit, registry) as auditor:
-        servers = await in_thread(upstreams, config, ModelSampler(models))
-        observers: list[CatalogObserver] = [ToolMetrics(registry), *([auditor] if auditor else [])]
-        shown = Redaction(config.audit.redact).written if config.otel.arguments else None
-        steps: list[Step] = [tracing(tracer, shown)]
-        catalog = Catalog(servers=servers, observers=observers, steps=steps, admission=auditor)
-        UpstreamMetrics(registry, catalog.servers)
-        try:
-            yield Forwarding(catalog, auditor or Unrecorded())
-        finally:
-            await catalog.stop()
+    config: ServerConfig, models: Models, registry: CollectorRegistry, tracer: Tracer, auditor: Auditor | None
+) -> Forwarding:
+    """All that forwarding is made of; raises SettingsError."""
+    sampler = ModelSampler(models)
+
+    async def build(source: "ServerSource") -> UpstreamServer:
+        return await in_thread(upstream, timed(source, config), config, sampler)
+
+    file = WatchedFile(config.mcp_config) if config.mcp_config else None
+    sources = await in_thread(configured, config, None if file is None else _read(file))
+    servers = [await build(source) for source in sources]
+    catalog = await _catalog(config, servers, registry, tracer, auditor)
+    fleet, acts = Fleet(catalog, sources, build, config.upstream.drain), auditor or Unrecorded()
+    if file is None:
+        return Forwarding(catalog, fleet, None, acts)
+    observer = ReloadMetrics(registry)
+    reloads = Reloads(file, lambda content: configured(config, content), fleet, observer, acts, config.upstream.follow)
+    return Forwarding(catalog, fleet, reloads, acts)
 
 
-def upstreams(config: ServerConfig, sampler: ModelSampler) -> Sequence[UpstreamServer]:
-    """The configured upstreams, not started; the client that they need is imported only where there are any."""
+async def _catalog(
+    config: ServerConfig,
+    servers: Sequence[UpstreamServer],
+    registry: CollectorRegistry,
+    tracer: Tracer,
+    auditor: Auditor | None,
+) -> Catalog:
+    """The catalog with the steps around its calls, the outermost first."""
+    observers: list[CatalogObserver] = [ToolMetrics(registry), *([auditor] if auditor else [])]
+    written = Redaction(config.audit.redact).written if config.otel.arguments else None
+    steps: list[Step] = [tracing(tracer, written)]  # which sees what the others note about a call
+    companions: list[Companion] = []
+    visibility: Visibility = EVERYTHING
+    if config.policy is not None:
+        metrics = PolicyMetrics(registry)
+        policy = await in_thread(LivePolicy, WatchedFile(config.policy), metrics)
+        steps.append(PolicyStep(policy, metrics, lambda server: catalog.working_directory(server)))
+        companions.append(policy)
+        visibility = policy
+    shown = config.catalog
+    if shown.results != "off":
+        steps.append(ResultCheck(shown.results, MisfitMetrics(registry).on_misfit))
+    inspection = Inspection(shown.scan)
+    catalog = Catalog(
+        servers=servers,
+        observers=observers,
+        steps=steps,
+        visibility=visibility,
+        companions=companions,
+        searching=Searching(shown.search, shown.search_above, shown.lazy),
+        inspection=inspection,
+        admission=auditor,
+    )
+    UpstreamMetrics(registry, catalog.servers)
+    VitalsMetrics(registry, catalog.vitals)
+    OfferMetrics(registry, lambda: catalog.renamed, lambda: inspection.suspects)
+    return catalog
+
+
+def configured(config: ServerConfig, content: bytes | None) -> Sequence["ServerSource"]:
+    """The upstreams that the content of the file names, or the demo's; raises SettingsError."""
     from narthex_server.tools.upstream.forms import parse_sources
     from narthex_server.tools.upstream.node import SourceError
-    from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT
 
+    path = config.mcp_config
+    document = config.upstreams() if content is None or path is None else parse_document(content, path)
     try:
-        sources = parse_sources(config.upstreams(), str(config.mcp_config or "the demo's mcp-config"))
+        return parse_sources(document, str(path or "the demo's mcp-config"), os.environ)
     except SourceError as error:
         raise SettingsError(error.message) from error
-    if not sources:
-        return ()
+
+
+def timed(source: "ServerSource", config: ServerConfig) -> "ServerSource":
+    """With the server's own limits of time, where the source has none."""
+    from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT
+
+    own = source.call_timeout != DEFAULT_CALL_TIMEOUT
+    call = source.call_timeout if own else config.tool_timeout
+    return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
+
+
+def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler) -> UpstreamServer:
+    """One upstream, not started, with as many connections as its scope wants.
+
+    The client that it needs is imported only where there are upstreams.
+    """
+    from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
     from narthex_server.tools.upstream.supervisor import Upstream
 
-    def timed(source: "ServerSource") -> "ServerSource":
-        own = source.call_timeout != DEFAULT_CALL_TIMEOUT
-        call = source.call_timeout if own else config.tool_timeout
-        return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
+    scope = source.scope or default_scope(config)
+    source = replace(source, scope=scope)
+    if scope == "shared" or (scope == "tenant" and source.tenants.is_single):  # a tenant alone shares with itself
+        return Upstream(source, sampler)
+    own = config.connections
+    limits = ScopeLimits(own.per_upstream, own.per_tenant, own.tenant_idle, own.session_idle)
+    return ScopedUpstream(scope, lambda: Upstream(source, sampler), limits)
 
-    return [Upstream(timed(source), sampler) for source in sources]
+
+def default_scope(config: ServerConfig) -> Scope:
+    """Tenants share nothing where callers can be told apart: by keys, or by a bridge that speaks for them."""
+    apart = config.api_key_file is not None or DELEGATE_TOKEN_VARIABLE in os.environ
+    return "tenant" if apart and not config.connections.single_tenant else "shared"
+
+
+def _read(file: WatchedFile) -> bytes:
+    try:
+        return file.read()
+    except OSError as error:
+        raise SettingsError(f"{file.path}: cannot be read: {error.strerror}") from error

@@ -34,9 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # asked for each line, never shown
     # Ours alone: what libraries say below a warning helps nobody here.
     logging.getLogger("narthex_server").setLevel(config.log_level.upper())
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when grpc is imported, which app does
+    # Upstreams are forked off while gRPC runs. What gRPC does in a fork, so that the child could use it, ends the child
+    # with SIGSEGV or SIGABRT now and then, before it becomes the upstream.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(serve(config))
 

@@ -1,5 +1,6 @@
 """One client on a pair of pipes: every line is a message, of a session or of a version without them."""
 
+import secrets
 import uuid
 
 from narthex_bridge.caller import LOCAL
@@ -19,7 +20,7 @@ class StdioEndpoint:
     def __init__(self, dispatcher: Dispatcher, outbox: Outbox) -> None:
         self._dispatcher = dispatcher
         self._outbox = outbox
-        self._session = Session(LOCAL, stream=outbox)
+        self._session = Session(LOCAL, secrets.token_urlsafe(24), stream=outbox)
 
     def receive(self, line: bytes) -> None:
         """Takes a line; whatever it asks for is answered later."""
@@ -40,7 +41,11 @@ class StdioEndpoint:
         """Tells the client of a message that cannot be one."""
         self._outbox.offer(jsonrpc.error(None, RpcError(jsonrpc.INVALID_REQUEST, text)))
 
-    def list_changed(self, kind: str) -> None:
+    @property
+    def session(self) -> Session:
+        return self._session
+
+    def list_changed(self, tenant: str, kind: str) -> None:
         """Tells the client of a session that a list has changed."""
         self._session.notify(list_changed(kind))
 

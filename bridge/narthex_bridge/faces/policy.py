@@ -34,7 +34,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         # OpenAI
         "audio": (), "modalities": (["text"],), "functions": (), "function_call": ("none", "auto"),
         "verbosity": ("medium",), "web_search_options": (), "moderation": (), "suffix": ("",),
-        "background": (False,), "conversation": (), "previous_response_id": (), "prompt": (), "max_tool_calls": (),
+        "background": (False,), "conversation": (), "previous_response_id": (), "prompt": (),
         "truncation": ("disabled",), "context_management": (), "logprobs": (False,),
         # mistral.rs
         "truncate_sequence": (False,), "code_interpreter": (False,), "enable_code_execution": (False,),

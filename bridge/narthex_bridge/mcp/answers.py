@@ -63,12 +63,13 @@ class Answers:
             case GetPrompt() as effect:
                 return await self._calls.prompt(effect, origin)
             case Complete() as effect:
-                found = await self._backend.complete(caller, origin.request_id, effect)
+                found = await self._backend.complete(session.speaker, origin.request_id, effect)
                 return jsonrpc.result(request.id, results.suggested(era, found))
             case Initialize(wanted, capabilities):
                 if session.initialized:
                     raise RpcError(jsonrpc.INVALID_REQUEST, "This session is already initialized.")
                 session.era, session.capabilities, session.initialized = wanted, jsonrpc.compact(capabilities), True
+                self._catalog.follow(caller.tenant)
                 return jsonrpc.result(request.id, results.initialized(wanted))
             case Discover():
                 return jsonrpc.result(request.id, results.discovered(era))
@@ -98,10 +99,11 @@ class Answers:
             outbox.close()
 
     async def _listen(self, effect: Listen, origin: Origin) -> bytes:
-        id, caller, outbox = origin.request.id, origin.session.caller, Outbox()
+        id, caller, outbox = origin.request.id, origin.session.speaker, Outbox()
+        self._catalog.follow(caller.tenant)
 
-        def changed(kind: str) -> None:
-            if kind in effect.kinds:
+        def changed(tenant: str, kind: str) -> None:
+            if tenant == caller.tenant and kind in effect.kinds:
                 deliver(list_changed(kind, id))
 
         def deliver(message: bytes) -> None:

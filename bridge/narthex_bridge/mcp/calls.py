@@ -71,7 +71,7 @@ class Calls:
         """The response to resources/read. Raises BackendError and RpcError."""
 
         async def read(wishes: Wishes) -> InputRequired | results.Members:
-            found = await self._backend.read_resource(origin.session.caller, origin.request_id, effect, wishes)
+            found = await self._backend.read_resource(origin.session.speaker, origin.request_id, effect, wishes)
             return found if isinstance(found, InputRequired) else results.read(origin.session.era, found)
 
         return await self._unary(effect, origin, read)
@@ -80,7 +80,7 @@ class Calls:
         """The response to prompts/get. Raises BackendError and RpcError."""
 
         async def get(wishes: Wishes) -> InputRequired | results.Members:
-            found = await self._backend.get_prompt(origin.session.caller, origin.request_id, effect, wishes)
+            found = await self._backend.get_prompt(origin.session.speaker, origin.request_id, effect, wishes)
             return found if isinstance(found, InputRequired) else results.prompted(origin.session.era, found)
 
         return await self._unary(effect, origin, get)
@@ -126,7 +126,7 @@ class Calls:
         """Brings the client's answers to a call that waits for them."""
         answers = await self._answers(wanted, origin)
         try:
-            await self._backend.respond(origin.session.caller, origin.request_id, wanted.call_id, answers)
+            await self._backend.respond(origin.session.speaker, origin.request_id, wanted.call_id, answers)
         except BackendError as failure:
             if failure.reason not in _NO_LONGER_WAITING:
                 raise
@@ -188,7 +188,7 @@ class Calls:
         raise _too_many_rounds()
 
     def _start(self, effect: CallTool, origin: Origin, wishes: Wishes) -> AsyncGenerator[ToolEvent, None]:
-        return self._backend.call_tool(origin.session.caller, origin.request_id, effect, wishes)
+        return self._backend.call_tool(origin.session.speaker, origin.request_id, effect, wishes)
 
     async def _answer(self, held: HeldCall, effect: CallTool, origin: Origin) -> InputRequired | None:
         """Gives a held call what the client brought; returns what is still missing."""
@@ -196,7 +196,7 @@ class Calls:
         fitting = [each for each in held.wanted.requests if each.id in brought]
         if fitting:
             answers = [(each.id, Answer(each.id, result=orjson.dumps(brought[each.id]))) for each in fitting]
-            await self._backend.respond(origin.session.caller, origin.request_id, held.wanted.call_id, answers)
+            await self._backend.respond(origin.session.speaker, origin.request_id, held.wanted.call_id, answers)
         missing = tuple(each for each in held.wanted.requests if each.id not in brought)
         return replace(held.wanted, requests=missing) if missing else None
 

@@ -1,114 +1,81 @@
-"""The server's tools, resources and prompts, kept ready per caller for as long as the server's change stream says that
-they still hold."""
+"""The server's tools, resources and prompts, kept ready for every tenant whose changes the server tells."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 
 from narthex_bridge.caller import Caller
 from narthex_bridge.mcp.changes import Changes
-from narthex_bridge.protocol import headers
+from narthex_bridge.mcp.shelf import Shelf
 from narthex_bridge.protocol.eras import Era
-from narthex_bridge.protocol.events import Listed, Tool, Versions
 from narthex_bridge.protocol.headers import Path
 from narthex_bridge.protocol.listing import page
-from narthex_bridge.protocol.params import invalid
 from narthex_bridge.protocol.seal import Seal
 from narthex_bridge.server.backend import Backend
 
-MAX_PAGES = 1024
-MAX_CURSOR_AGE_S = 86_400
-_LISTS = {"tools": ("tools",), "resources": ("resources", "templates"), "prompts": ("prompts",)}
+MAX_TENANTS = 1000
+"""Tenants whose lists are kept and whose changes are followed; of more the one that was longest silent makes room."""
 
-Mirrored = Mapping[str, Mapping[Path, str]]
+FOLLOWED_S = 2.0
 
 
 class Catalog:
-    """Pages of lists as JSON; tells `changes` whenever they may be different.
-
-    `followed` is set as soon as it is known whether the server says when they are.
-    """
+    """Pages of lists as JSON; tells `changes` whenever a tenant's may be different."""
 
     def __init__(self, backend: Backend, changes: Changes, seal: Seal) -> None:
-        self.followed = asyncio.Event()
         self._backend = backend
         self._changes = changes
         self._seal = seal
-        self._pages: dict[tuple[str, Caller, str, str], bytes] = {}
-        self._mirrored: dict[Caller, Mirrored] = {}
-        self._versions: Versions | None = None
-        self._unsure: set[str] = set()  # kinds that clients may hold an old list of, while nothing is known of changes
-        self._generation = 0
+        self._shelves: dict[str, Shelf] = {}
+        self._crowded = False
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def follow(self, tenant: str) -> None:
+        """From now on the tenant's changes are told."""
+        self._shelf(tenant)
+
+    async def followed(self, tenant: str) -> None:
+        """Returns as soon as it is known whether the server says when the tenant's lists change."""
+        await self._shelf(tenant).followed.wait()
 
     async def page(self, kind: str, caller: Caller, request_id: str, cursor: str, era: Era) -> bytes:
         """The result of a list request. Raises BackendError, and RpcError for a cursor that is not ours."""
-        key, generation = (kind, caller, cursor, era.version), self._generation
-        if (known := self._pages.get(key)) is not None:
-            return known
-        items, following = await self._backend.list(kind, caller, request_id, self._opened(kind, caller, cursor))
-        rendered = page(kind, items, self._closed(kind, caller, following), era)
-        # A change that came meanwhile may or may not be in this page: then it is used once and not kept.
-        if self._versions and generation == self._generation and len(self._pages) < MAX_PAGES:
-            self._pages[key] = rendered
-        elif not self._versions:
-            self._unsure.add(kind)
-        return rendered
+        shelf = await self._ready(caller.tenant)
+        return await shelf.page(kind, caller, request_id, cursor, era)
 
     async def all_tools(self, caller: Caller, request_id: str, era: Era) -> bytes:
         """Every page in one. Raises BackendError."""
-        return page("tools", await self._all("tools", caller, request_id), "", era)
+        return page("tools", await self._shelf(caller.tenant).all("tools", caller, request_id), "", era)
 
     async def mirrored(self, caller: Caller, request_id: str, tool: str) -> Mapping[Path, str]:
         """The parameters of a tool that have to be in headers too. Raises BackendError."""
-        known, generation = self._mirrored.get(caller), self._generation
-        if known is None:
-            tools = await self._all("tools", caller, request_id)
-            wanted = ((each.name, headers.mirrored(each.input_schema)) for each in tools if isinstance(each, Tool))
-            known = {name: paths for name, paths in wanted if paths}
-            if self._versions and generation == self._generation and len(self._mirrored) < MAX_PAGES:
-                self._mirrored[caller] = known
-        return known.get(tool, {})
+        shelf = await self._ready(caller.tenant)
+        return await shelf.mirrored(caller, request_id, tool)
 
-    async def watch(self) -> None:
-        """Follows the server for ever: forgets pages when they change, or when the server can no longer say so."""
-        async for versions in self._backend.watch():
-            before, self._versions = self._versions, versions
-            self.followed.set()
-            changed = [kind for kind in _LISTS if not (before and versions) or _of(before, kind) != _of(versions, kind)]
-            self._generation += 1
-            stale = {name for kind in changed for name in _LISTS[kind]}
-            self._pages = {key: rendered for key, rendered in self._pages.items() if key[0] not in stale}
-            if "tools" in changed:
-                self._mirrored.clear()
-            if versions is None:
-                self._unsure |= stale
-                continue
-            for kind in changed:
-                if before or not self._unsure.isdisjoint(_LISTS[kind]):
-                    self._changes.tell(kind)
-            self._unsure.clear()
+    async def close(self) -> None:
+        for shelf in self._shelves.values():
+            self._leave(shelf)
+        await asyncio.gather(*self._leaving, return_exceptions=True)
 
-    async def _all(self, kind: str, caller: Caller, request_id: str) -> tuple[Listed, ...]:
-        items, following = await self._backend.list(kind, caller, request_id, "")
-        while following:
-            more, following = await self._backend.list(kind, caller, request_id, following)
-            items += more
-        return items
+    async def _ready(self, tenant: str) -> Shelf:
+        shelf = self._shelf(tenant)
+        if not shelf.followed.is_set():
+            # What is listed before the server says which version it is would be told to have changed at once.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(shelf.followed.wait(), FOLLOWED_S)
+        return shelf
 
-    def _closed(self, kind: str, caller: Caller, cursor: str) -> str:
-        return self._seal.close(_purpose(kind, caller), cursor.encode(), MAX_CURSOR_AGE_S) if cursor else ""
+    def _shelf(self, tenant: str) -> Shelf:
+        shelf = self._shelves.pop(tenant, None)
+        if shelf is None:
+            if len(self._shelves) >= MAX_TENANTS:
+                self._crowded = True
+                self._leave(self._shelves.pop(next(iter(self._shelves))))
+            shelf = Shelf(tenant, self._backend, self._changes, self._seal, unsure=self._crowded)
+        self._shelves[tenant] = shelf  # at the end, as the latest
+        return shelf
 
-    def _opened(self, kind: str, caller: Caller, cursor: str) -> str:
-        if not cursor:
-            return ""
-        if (content := self._seal.open(_purpose(kind, caller), cursor)) is None:
-            raise invalid('"cursor" is not one that this server gave, or is too old; start again without one.')
-        return content.decode()
-
-
-def _purpose(kind: str, caller: Caller) -> str:
-    return f"cursor {kind} {caller.assertion}"
-
-
-def _of(versions: Versions, kind: str) -> int:
-    count: int = getattr(versions, kind)
-    return count
+    def _leave(self, shelf: Shelf) -> None:
+        task = asyncio.create_task(shelf.close())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)

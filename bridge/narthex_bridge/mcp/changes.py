@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-Listener = Callable[[str], None]
+Listener = Callable[[str, str], None]
 
 
 class Changes:
-    """Tells its listeners the kind (`tools`, `resources`, `prompts`) of each list that has changed."""
+    """Tells its listeners whose list has changed, a tenant, and its kind (`tools`, `resources`, `prompts`)."""
 
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
@@ -16,6 +16,6 @@ class Changes:
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
 
-    def tell(self, kind: str) -> None:
+    def tell(self, tenant: str, kind: str) -> None:
         for listener in list(self._listeners):
-            listener(kind)
+            listener(tenant, kind)

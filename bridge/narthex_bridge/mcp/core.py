@@ -1,12 +1,12 @@
 """What every face of MCP shares: the server seen through the contract, and what requests are answered with."""
 
 import asyncio
-import contextlib
 import secrets
 
 from narthex.settings import SettingsError
 from narthex.tracing.span import Tracer
 
+from narthex_bridge.caller import LOCAL
 from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.mcp.answers import Answers
 from narthex_bridge.mcp.calls import Calls
@@ -21,12 +21,14 @@ from narthex_bridge.metrics import Metrics
 from narthex_bridge.protocol.seal import Seal
 from narthex_bridge.server.backend import Backend
 from narthex_bridge.server.connection import Connection
+from narthex_bridge.sessions.session import Session
 
 MIN_SECRET_BYTES = 32
+ENDING_S = 2.0
 
 
 class Core:
-    """The composition below the transports; `start` follows the server's changes until `close`."""
+    """The composition below the transports, which follows the server's changes from `start` until `close`."""
 
     def __init__(
         self, config: BridgeConfig, credential: str, metrics: Metrics, tell: Tell, tracer: Tracer = PASS_ON
@@ -44,16 +46,27 @@ class Core:
         self.subscriptions = Subscriptions(self._watches, tell)
         answers = Answers(self.backend, self.catalog, calls, self.changes, self._watches, self.subscriptions)
         self.dispatcher = Dispatcher(answers, metrics, config.max_calls, RequestSpans(tracer))
-        self._following: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._following = asyncio.create_task(self.catalog.watch())
+        self.catalog.follow(LOCAL.tenant)  # most have no other, and it shows early whether there is a server
+
+    def restored(self, session: Session) -> None:
+        """A session goes on here that began elsewhere, or in another life of this process."""
+        self.catalog.follow(session.caller.tenant)
+        self.subscriptions.settle(session)
+
+    def ended(self, session: Session) -> None:
+        """A session is over; the server is told, where it may keep something for it."""
+        if session.has_spoken:
+            task = asyncio.create_task(self.backend.end_session(session.speaker))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     async def close(self) -> None:
-        if self._following is not None:
-            self._following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._following
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=ENDING_S)
+        await self.catalog.close()
         await self._watches.close()
         await self._held.close()
         await self.backend.close()

@@ -19,7 +19,7 @@ class Subscriptions:
 
     def settle(self, session: Session) -> None:
         for uri in session.subscriptions - session.watched.keys():
-            session.watched[uri] = self._watches.listen(session.caller, uri, lambda it: self._changed(session, it))
+            session.watched[uri] = self._watches.listen(session.speaker, uri, lambda it: self._changed(session, it))
         for uri in session.watched.keys() - session.subscriptions:
             session.watched.pop(uri)()
 

@@ -16,19 +16,23 @@ class _Watch:
     listeners: list[Listener] = field(default_factory=list)
 
 
+_Key = tuple[Caller, str, str]
+"""Who watches, in which session, which URI."""
+
+
 class Watches:
-    """Watches each resource once per caller, for as long as somebody listens."""
+    """Watches each resource once per caller and session, for as long as somebody listens."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._watches: dict[tuple[Caller, str], _Watch] = {}
+        self._watches: dict[_Key, _Watch] = {}
 
     def listen(self, caller: Caller, uri: str, listener: Listener) -> Callable[[], None]:
         """From now on calls `listener` with the URI whenever the resource changes; the returned function ends that."""
-        key = (caller, uri)
+        key = (caller, caller.session, uri)
         watch = self._watches.get(key)
         if watch is None:
-            watch = self._watches[key] = _Watch(asyncio.create_task(self._follow(caller, uri)))
+            watch = self._watches[key] = _Watch(asyncio.create_task(self._follow(key)))
         watch.listeners.append(listener)
 
         def end() -> None:
@@ -47,7 +51,8 @@ class Watches:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _follow(self, caller: Caller, uri: str) -> None:
+    async def _follow(self, key: _Key) -> None:
+        caller, _, uri = key
         async for _ in self._backend.watch_resource(caller, uri):
-            for listener in list(self._watches[caller, uri].listeners):
+            for listener in list(self._watches[key].listeners):
                 listener(uri)

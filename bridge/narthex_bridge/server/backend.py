@@ -1,6 +1,7 @@
 """The server's tools, resources and prompts, seen through its public contract."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -22,6 +23,7 @@ from narthex_bridge.protocol.events import (
     ToolEvent,
     Versions,
 )
+from narthex_bridge.protocol.failures import BackendError
 from narthex_bridge.protocol.jsonrpc import Answer
 from narthex_bridge.server import convert
 from narthex_bridge.server.connection import Connection, internal
@@ -69,13 +71,13 @@ class Backend:
     async def upstream_tools(self, caller: Caller, request_id: str, server: str) -> frozenset[str]:
         """The names of the tools of one upstream that this caller may call; none where there is no such upstream."""
         names: set[str] = set()
-        request = tool_pb2.ListToolsRequest()
+        request = tool_pb2.ListToolsRequest(server=server)
         while True:
             page = await self._connection.ask(self._tools.ListTools, request, caller, request_id)
             names.update(tool.name for tool in page.tools if tool.server and tool.server == server)
             if not page.next_page_token:
                 return frozenset(names)
-            request = tool_pb2.ListToolsRequest(page_token=page.next_page_token)
+            request = tool_pb2.ListToolsRequest(server=server, page_token=page.next_page_token)
 
     async def call_tool(
         self, caller: Caller, request_id: str, call: CallTool, wishes: Wishes
@@ -135,16 +137,24 @@ class Backend:
             request.uri_template = effect.template
         return convert.suggestions(await self._connection.ask(self._tools.Complete, request, caller, request_id))
 
+    async def end_session(self, caller: Caller) -> None:
+        """The session that this caller calls in is over; a server that cannot be told finds out by itself."""
+        with contextlib.suppress(BackendError):
+            await self._connection.ask(self._tools.EndSession, tool_pb2.EndSessionRequest(), caller, "")
+
     async def close(self) -> None:
         """Ends the streams that calls share; those in flight become UNAVAILABLE."""
         await self._relay.close()
 
-    async def watch(self) -> AsyncIterator[Versions | None]:
-        """The lists' versions now and whenever they change, None whenever the server is lost; reconnects for ever."""
+    async def watch(self, caller: Caller) -> AsyncIterator[Versions | None]:
+        """The versions of what the caller's tenant sees now and after each change, None whenever the server is lost.
+
+        Reconnects for ever.
+        """
         delay, longest = WATCH_RETRY_S
         watched = warned = False
         while True:
-            call = self._tools.WatchTools(tool_pb2.WatchToolsRequest(), metadata=self._connection.metadata(None, ""))
+            call = self._tools.WatchTools(tool_pb2.WatchToolsRequest(), metadata=self._connection.metadata(caller, ""))
             try:
                 async for news in call:
                     delay, watched = WATCH_RETRY_S[0], True

@@ -120,6 +120,8 @@ class Connection:
         # A server that knows no keys believes nothing of it but that a caller may use fewer tools.
         if caller and (self._credential or caller.tools != ALL_TOOLS):
             metadata.append(("x-narthex-principal", caller.assertion))
+        if caller and caller.session:
+            metadata.append(("x-narthex-session", caller.session))
         if caller and (trace := TRACE.get()) is not None:
             metadata.extend(trace.carried().items())
         return tuple(metadata)

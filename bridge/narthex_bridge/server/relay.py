@@ -67,6 +67,7 @@ class Relay:
                 request=request,
                 request_id=request_id,
                 principal=caller.assertion,
+                session=caller.session,
                 timeout_ms=round(self._connection.call_timeout_s * 1000),
                 window=WINDOW_BYTES,
                 max_event_bytes=self._connection.max_message_bytes - 64,

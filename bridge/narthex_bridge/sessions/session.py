@@ -46,6 +46,19 @@ class Session:
     listener: str = ""
     touched: float = field(default_factory=time.monotonic)
     kept: Mapping[str, bytes] | None = None
+    _speaker: Caller | None = field(default=None, init=False)
+
+    @property
+    def speaker(self) -> Caller:
+        """The caller in this session, as the server is told; without an id the caller alone."""
+        if self._speaker is None and self.id:
+            self._speaker = self.caller.within(self.id)
+        return self._speaker or self.caller
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether the server may know of it, from this process or, where it is kept, from another."""
+        return self._speaker is not None or self.kept is not None
 
     def cancel(self, request_id: Id) -> bool:
         """Cancels a request in work; False for one that is unknown here or already over, which is nobody's fault."""

@@ -39,10 +39,14 @@ class SessionStore:
         self._sessions: dict[str, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._restored: Callable[[Session], None] = _nothing
+        self._ended: Callable[[Session], None] = _nothing
 
-    def follow(self, restored: Callable[[Session], None]) -> None:
-        """From now on calls `restored` with each session that has become what it was, or is, elsewhere."""
-        self._restored = restored
+    def follow(self, restored: Callable[[Session], None], ended: Callable[[Session], None]) -> None:
+        """From now on calls `restored` with each session that has become what it was, or is, elsewhere.
+
+        And `ended` with each that is over.
+        """
+        self._restored, self._ended = restored, ended
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -66,8 +70,8 @@ class SessionStore:
 
     def release(self, session: Session) -> None:
         """Ends a session that is nowhere else."""
-        self._sessions.pop(session.id, None)
-        session.close()
+        self._drop(session)
+        self._ended(session)
 
     async def open(self, session: Session) -> None:
         """Gives a session its id, and keeps it for longer than this process where the store can."""
@@ -160,9 +164,10 @@ class SessionStore:
                     if session.stream is not None:
                         session.stream.close()
 
-    def notify(self, message: bytes) -> None:
-        """Sends every client an unasked message, each once, whichever replica has its stream."""
-        waiting = [session for session in self._sessions.values() if not session.notify(message)]
+    def notify(self, tenant: str, message: bytes) -> None:
+        """Sends every client of the tenant an unasked message, each once, whichever replica has its stream."""
+        told = [session for session in self._sessions.values() if session.caller.tenant == tenant]
+        waiting = [session for session in told if not session.notify(message)]
         if durable := [session for session in waiting if session.kept is not None]:
             self._later(self._keep_pending(durable))
 
@@ -171,9 +176,9 @@ class SessionStore:
         if not session.notify(message) and session.kept is not None:
             self._later(self._keep_pending([session]))
 
-    def list_changed(self, kind: str) -> None:
-        """Tells every client that a list has changed."""
-        self.notify(list_changed(kind))
+    def list_changed(self, tenant: str, kind: str) -> None:
+        """Tells every client of the tenant that a list has changed."""
+        self.notify(tenant, list_changed(kind))
 
     def close_streams(self, *, idle_only: bool) -> None:
         """Ends the waiting streams of all sessions, or of those without a call in work, whose answer may be on it."""
@@ -197,7 +202,10 @@ class SessionStore:
                     used.append(session.id)
                 elif session.touched < now - self._idle_s:
                     idle.append(session.id)
-                    self.release(session)
+                    if self._records.shared:
+                        self._drop(session)
+                    else:
+                        self.release(session)
             with contextlib.suppress(StoreUnavailable):
                 if not self._records.shared:  # what is idle here may be in use elsewhere
                     for session_id in idle:
@@ -261,6 +269,10 @@ class SessionStore:
                 session.listener = ""
                 await self.keep(session, listener=b"")
                 await self._bus.publish({"kind": "listening", "session": session.id, "replica": ""})
+
+    def _drop(self, session: Session) -> None:
+        self._sessions.pop(session.id, None)
+        session.close()
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -14,11 +14,13 @@ from narthex.v1 import embedding_pb2 as embedding
 from narthex.v1 import generation_pb2 as generation
 from narthex.v1 import model_pb2 as models
 from narthex.v1 import tool_pb2 as tools
+from narthex.v1 import upstream_pb2 as upstreams
 from narthex.v1.common_pb2 import CallOptions
 from narthex.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from narthex.v1.generation_pb2_grpc import GenerationServiceStub
 from narthex.v1.model_pb2_grpc import ModelServiceStub
 from narthex.v1.tool_pb2_grpc import ToolServiceStub
+from narthex.v1.upstream_pb2_grpc import UpstreamServiceStub
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -67,6 +69,7 @@ class Client:
         self._generation = GenerationServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
         self._tools = ToolServiceStub(self._channel)
+        self._upstreams = UpstreamServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,11 +101,54 @@ class Client:
         return await self._unary(self._generation.Chat, generation.ChatRequest(spec=spec, options=options))
 
     def chat_stream(
-        self, spec: generation.ChatSpec, options: CallOptions | None = None
+        self,
+        spec: generation.ChatSpec,
+        options: CallOptions | None = None,
+        mcp: tools.McpContext | None = None,
+        resumable: bool = False,
     ) -> AsyncIterator[generation.ChatStreamResponse]:
-        """The next turns of a conversation; events as they come, the last one is `finished`."""
-        request = generation.ChatStreamRequest(spec=spec, options=options)
+        """The next turns of a conversation; events as they come, the last one is `finished`.
+
+        With `mcp` the run may ask (`tool_activity.input_required`): answer with `approve` or `respond`. A `resumable`
+        run goes on when this is left, and `resume_chat` joins it again.
+        """
+        request = generation.ChatStreamRequest(spec=spec, options=options, mcp=mcp, resumable=resumable)
         return self._stream(self._generation.ChatStream, request)
+
+    async def resume_chat(self, run_id: str, after_sequence: int = 0) -> AsyncIterator[generation.ChatStreamResponse]:
+        """The events of a resumable run after that one, each once, and then those to come."""
+        request = generation.ResumeChatRequest(run_id=run_id, after_sequence=after_sequence)
+        async for response in self._stream(self._generation.ResumeChat, request):
+            yield response.event
+
+    async def approve(self, wish: tools.InputRequired, approved: bool = True, reason: str = "") -> int:
+        """Answer all requests for approval of a waiting call alike; how many others it still waits for.
+
+        The model reads the reason of a refusal.
+        """
+        asked = [request.id for request in wish.requests if request.HasField("approval")]
+        responses = [tools.InputResponse(id=name, approved=approved, reason=reason) for name in asked]
+        request = tools.RespondRequest(call_id=wish.call_id, responses=responses)
+        return (await self._unary(self._tools.Respond, request)).waiting
+
+    async def list_sessions(self) -> list[generation.Session]:
+        """The conversations that the server keeps for this caller, the latest first."""
+        found: list[generation.Session] = []
+        request = generation.ListSessionsRequest()
+        while True:
+            page = await self._unary(self._generation.ListSessions, request)
+            found += page.sessions
+            if not page.next_page_token:
+                return found
+            request = generation.ListSessionsRequest(page_token=page.next_page_token)
+
+    async def get_session(self, session_id: str) -> generation.GetSessionResponse:
+        """One of them, with its messages."""
+        return await self._unary(self._generation.GetSession, generation.GetSessionRequest(id=session_id))
+
+    async def delete_session(self, session_id: str) -> None:
+        """Forget one of them."""
+        await self._unary(self._generation.DeleteSession, generation.DeleteSessionRequest(id=session_id))
 
     async def embed(self, spec: embedding.EmbedSpec, options: CallOptions | None = None) -> embedding.EmbedResponse:
         """The vectors of texts, one for each input and in their order."""
@@ -153,6 +199,24 @@ class Client:
     async def unload_adapter(self, name: str, model: str = "") -> None:
         """Remove an adapter, once the requests that use it have ended."""
         await self._unary(self._models.UnloadAdapter, models.UnloadAdapterRequest(model=model, name=name))
+
+    async def list_upstreams(self) -> list[upstreams.Upstream]:
+        """The MCP servers whose tools are forwarded, healthy or not."""
+        found = await self._unary(self._upstreams.ListUpstreams, upstreams.ListUpstreamsRequest())
+        return list(found.upstreams)
+
+    async def add_upstream(self, spec: upstreams.UpstreamSpec) -> upstreams.Upstream:
+        """Add one until the server ends; as it is after the first attempt to connect."""
+        return (await self._unary(self._upstreams.AddUpstream, upstreams.AddUpstreamRequest(spec=spec))).upstream
+
+    async def remove_upstream(self, name: str) -> None:
+        """Remove one, once its running calls have ended."""
+        await self._unary(self._upstreams.RemoveUpstream, upstreams.RemoveUpstreamRequest(name=name))
+
+    async def reconnect_upstream(self, name: str) -> upstreams.Upstream:
+        """Connect one anew; as it is afterwards."""
+        request = upstreams.ReconnectUpstreamRequest(name=name)
+        return (await self._unary(self._upstreams.ReconnectUpstream, request)).upstream
 
     async def list_tools(self) -> list[tools.Tool]:
         """All tools that may be called, native and forwarded."""

@@ -23,8 +23,9 @@ SCHEME = "sha256:"
 class Key:
     """One accepted key: who holds it, which tenant its work belongs to, and what it may do.
 
-    A `delegate` may speak for other callers. A `rate` of None leaves the limit to the server's settings. `expires` is
-    a moment with its time zone, from which on the key is worth nothing.
+    A `delegate` may speak for other callers, an `admin` may change what the server offers to all. A `rate` of None
+    leaves the limit to the server's settings. `expires` is a moment with its time zone, from which on the key is worth
+    nothing.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Key:
     tools: ToolScope = ALL_TOOLS
     rate: Rate | None = None
     expires: datetime | None = None
+    admin: bool = False
 
     @property
     def expired(self) -> bool:
@@ -44,6 +46,8 @@ class Key:
         """The key as an entry of a key file; what is left to its default is left out."""
         lines = [f"{name} = {json.dumps(getattr(self, name))}" for name in ("name", "tenant", "hash")]
         lines.append(f"delegate = {str(self.delegate).lower()}")
+        if self.admin:
+            lines.append("admin = true")
         if self.tools != ALL_TOOLS:
             lines.append(f"tools = {json.dumps(self.tools.globs)}")
         if self.rate is not None:
@@ -107,13 +111,14 @@ def new_key(
     tenant: str = "default",
     *,
     delegate: bool = False,
+    admin: bool = False,
     tools: ToolScope = ALL_TOOLS,
     rate: Rate | None = None,
     expires: datetime | None = None,
 ) -> tuple[str, Key]:
     """A fresh secret, to be given to its holder and kept nowhere, and the entry that verifies it."""
     secret = "nx_" + secrets.token_urlsafe(32)
-    return secret, Key(name, digest(secret), tenant, delegate, tools, rate, expires)
+    return secret, Key(name, digest(secret), tenant, delegate, tools, rate, expires, admin)
 
 
 def expiry(text: str) -> datetime:
@@ -201,6 +206,7 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "hash": _hash,
     "tenant": _text,
     "delegate": _flag,
+    "admin": _flag,
     "tools": tool_scope,
     "rate": lambda value: Rate.parse(_text(value)),
     "expires": _moment,

@@ -3,24 +3,39 @@
 from dataclasses import dataclass
 
 from narthex_server.pipelines.events import ChatEvent
-from narthex_server.tools.tool import Log, Progress, ToolResult
+from narthex_server.text.messages import Message, ToolCall
+from narthex_server.tools.tool import InputRequired, Log, Progress, ToolResult
 
 
 @dataclass(frozen=True, slots=True)
 class ToolActivity:
-    """A running call reports something before its result."""
+    """A running call reports something before its result, or waits for what it wants of its caller."""
 
     tool_call_id: str
-    activity: Progress | Log
+    activity: Progress | Log | InputRequired
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallEnded:
+    """A call has run, or could not be made, which is an error result."""
+
+    call: ToolCall
+    result: ToolResult
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallResult:
-    """A call has run, or could not be made, which is an error result."""
+    """The result of a call, whole, and the `text` that the model reads of it."""
 
     tool_call_id: str
     name: str
     result: ToolResult
+    text: str
+
+    @property
+    def message(self) -> Message:
+        """The turn that it is for the model."""
+        return Message("tool", self.text, tool_call_id=self.tool_call_id, name=self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def result_text(result: ToolResult) -> str:
-    """The text of the content blocks, one per line; `Error: …` for a failed call, a short note for what is not text."""
+    """The text of the content blocks, one per line; `Error: …` for a failed call, a short note for what is no text."""
     try:
         blocks = json.loads(result.content or b"[]")
     except ValueError:
@@ -39,6 +39,8 @@ def _block_text(block: Mapping[str, Any]) -> str:
             return text
         case {"type": "resource", "resource": {"uri": uri}} | {"type": "resource_link", "uri": uri}:
             return f"[resource {uri}]"
+        case {"type": kind, "mimeType": mime, "data": str(data)}:
+            return f"[{kind} {mime}, {len(data) * 3 // 4} bytes]"
         case {"type": kind, "mimeType": mime}:
             return f"[{kind} {mime}]"
         case _:

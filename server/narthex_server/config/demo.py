@@ -8,6 +8,8 @@ from typing import Any
 from narthex.settings import SettingsError
 
 DEMO_MODEL = "tiny-tool-demo-q8_0.gguf"
+DEMO_TOOLS = ("get_current_time", "convert_time", "list_directory", "read_file", "search_files")
+"""Those that the demo model has learnt to call; a few more confuse it."""
 
 
 def demo_folder() -> Path:
@@ -25,7 +27,11 @@ def demo_upstreams() -> Mapping[str, Any]:
     modules = {"time": ["mcp_server_time"], "workspace": ["narthex_mcp.workspace", workspace]}
     return {
         "servers": [
-            {"name": name, "source": {"type": "Process", "command": sys.executable, "args": ["-P", "-m", *arguments]}}
+            {
+                "name": name,
+                "source": {"type": "Process", "command": sys.executable, "args": ["-P", "-m", *arguments]},
+                "include": [*DEMO_TOOLS],
+            }
             for name, arguments in modules.items()
         ]
     }

@@ -11,10 +11,17 @@ from narthex.settings import SettingsError
 def read_document(path: Path) -> Mapping[str, Any]:
     """A JSON object from a file; SettingsError where it is not one."""
     try:
-        document = json.loads(path.read_text("utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    return parse_document(content, path)
+
+
+def parse_document(content: bytes, path: Path) -> Mapping[str, Any]:
+    """A JSON object, read from `path`; SettingsError where it is not one."""
+    try:
+        document = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: not JSON: {error}") from error
     if not isinstance(document, dict):
         raise SettingsError(f"{path}: must hold a JSON object")

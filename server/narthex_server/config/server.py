@@ -3,18 +3,23 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from narthex.settings import Address, NamedPath, NamedText, NamedUrl, SettingsError, option, parse
 
+from narthex_server.config.agent import Agent
 from narthex_server.config.audit import Audit
+from narthex_server.config.catalog import CatalogSettings
+from narthex_server.config.connections import Connections
 from narthex_server.config.demo import DEMO_MODEL, demo_folder, demo_upstreams
 from narthex_server.config.document import read_document
 from narthex_server.config.remote import Remote
+from narthex_server.config.sessions import Sessions
 from narthex_server.config.tls import Tls
 from narthex_server.config.tracing import Tracing
+from narthex_server.config.upstream import UpstreamSettings
 
 Compute = Literal["auto", "float32", "block8", "int8", "float16", "bfloat16"]
 KvCache = Literal["float32", "int8"]
@@ -96,9 +101,15 @@ class ServerConfig:
         made=True,
     )
     api_key_file: Path | None = option(None, "accept only these keys (made by `narthex keys new`)")
+    policy: Path | None = option(None, "the rules that tool calls have to keep, TOML; followed while it changes")
     log_level: LogLevel = option("info", "the least that is logged, on stderr")
     tls: Tls = Tls()
     remote: Remote = Remote()
+    connections: Connections = field(default_factory=Connections)
+    catalog: CatalogSettings = CatalogSettings()
+    agent: Agent = Agent()
+    sessions: Sessions = Sessions()
+    upstream: UpstreamSettings = UpstreamSettings()
     audit: Audit = Audit()
     otel: Tracing = Tracing()
 
@@ -112,6 +123,8 @@ class ServerConfig:
         names = [model.name for model in self.model]
         if twice := {name for name in names if names.count(name) > 1}:
             raise SettingsError(f"--model: the name {min(twice)!r} is given twice")
+        if self.catalog.lazy and self.catalog.search == "off":
+            raise SettingsError("catalog: lazy needs the search, which is off")
         self._check_remotes()
         if self.xlora or self.adapter or self.tokenizer or self.default_model:
             self._check_names({model.name for model in self.models()})

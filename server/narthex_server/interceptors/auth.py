@@ -1,8 +1,7 @@
 """Who may call, and on whose behalf."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +11,11 @@ from narthex.scopes import ALL_TOOLS, ToolScope
 
 from narthex_server.errors import InvalidRequest, PermissionDenied, Unauthenticated, Violation
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
-from narthex_server.principal import CALLER, LOCAL, Principal
+from narthex_server.principal import CALLER, LOCAL, SESSION, Principal
 
 AUTHORIZATION = "authorization"
 ASSERTED = "x-narthex-principal"
+SESSION_HEADER = "x-narthex-session"
 RELAY = "/narthex.v1.ToolService/RelayCalls"
 OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
 
@@ -23,24 +23,26 @@ OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
 class AuthInterceptor(AroundInterceptor):
     """Finds the caller by its bearer key; with `required` a call without a known key is refused.
 
-    Only a key marked `delegate` may say, in `x-narthex-principal`, for whom it calls. Of what anyone else says there
-    counts only that a caller may use fewer tools, so that a bridge's callers keep to theirs whatever its own key is. A
-    stream that carries other people's calls is for such keys alone.
+    Only a key marked `delegate` may say, in `x-narthex-principal`, for whom it calls, which is never an admin. Of what
+    anyone else says there counts only that a caller may use fewer tools, so that a bridge's callers keep to theirs
+    whatever its own key is. A stream that carries other people's calls is for such keys alone.
     """
 
     def __init__(self, keys: KeyRing, *, required: bool) -> None:
         self._keys = keys
         self._required = required
 
-    @asynccontextmanager
-    async def around(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> AsyncIterator[None]:
+    def around(
+        self, method: str, context: ServicerContext[Any, Any], traffic: Traffic
+    ) -> AbstractAsyncContextManager[None]:
         if not method.startswith(OPEN):
             given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
             key = self._key(given.get(AUTHORIZATION, ""))
             if method == RELAY and key is not None and not key.delegate:
                 raise PermissionDenied("Only a delegate key may relay the calls of others; make each call by itself.")
             CALLER.set(self._caller(key, given.get(ASSERTED, "")))
-        yield
+            SESSION.set(_session(given.get(SESSION_HEADER, "")))
+        return nullcontext()
 
     def _key(self, authorization: str) -> Key | None:
         scheme, _, token = authorization.partition(" ")
@@ -54,7 +56,7 @@ class AuthInterceptor(AroundInterceptor):
         return key
 
     def _caller(self, key: Key | None, asserted: str) -> Principal:
-        caller = Principal(key.name, key.tenant, key.tools) if key else LOCAL
+        caller = Principal(key.name, key.tenant, key.tools, key.admin) if key else LOCAL
         if not asserted:
             return caller
         spoken_for = _asserted(asserted)
@@ -63,7 +65,7 @@ class AuthInterceptor(AroundInterceptor):
                 raise InvalidRequest(f"{ASSERTED} {_FORM.description}", violations=[_FORM])
             return spoken_for
         if spoken_for is not None and caller.tools == ALL_TOOLS:
-            return replace(caller, tools=spoken_for.tools)
+            return replace(caller, tools=spoken_for.tools, admin=False)
         return caller
 
 
@@ -71,6 +73,16 @@ _FORM = Violation(
     ASSERTED,
     'must be a JSON object with the non-empty strings "name" and "tenant", and the list of strings "tools" or none',
 )
+
+
+_NAME = Violation(SESSION_HEADER, "must be at most 128 visible ASCII characters")
+
+
+def _session(name: str) -> str:
+    """The name of a session, which any caller may choose as it likes: it means nothing beside another caller."""
+    if len(name) > 128 or not all("!" <= letter <= "~" for letter in name):
+        raise InvalidRequest(f"{SESSION_HEADER} {_NAME.description}", violations=[_NAME])
+    return name
 
 
 def _asserted(text: str) -> Principal | None:

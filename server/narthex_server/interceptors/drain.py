@@ -1,8 +1,7 @@
 """Which calls a shutdown waits for."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -12,7 +11,7 @@ from narthex_server.interceptors.around import AroundInterceptor, Traffic
 ENDLESS = ("/grpc.health.v1.Health/Watch", "/grpc.reflection.", "/narthex.v1.ToolService/Watch")
 
 
-class DrainInterceptor(AroundInterceptor):
+class DrainInterceptor(AroundInterceptor, AbstractAsyncContextManager[None]):
     """Knows when no work is in flight; streams that only watch end with their caller and nobody waits for them."""
 
     def __init__(self) -> None:
@@ -24,16 +23,16 @@ class DrainInterceptor(AroundInterceptor):
         """Returns when no call works."""
         await self._idle.wait()
 
-    @asynccontextmanager
-    async def around(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> AsyncIterator[None]:
-        if method.startswith(ENDLESS):
-            yield
-            return
+    def around(
+        self, method: str, context: ServicerContext[Any, Any], traffic: Traffic
+    ) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if method.startswith(ENDLESS) else self
+
+    async def __aenter__(self) -> None:
         self._working += 1
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._working -= 1
-            if not self._working:
-                self._idle.set()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._working -= 1
+        if not self._working:
+            self._idle.set()

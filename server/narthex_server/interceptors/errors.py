@@ -1,9 +1,10 @@
 """The one table from our errors to gRPC status codes, and the interceptor that applies it."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from types import MappingProxyType
+import math
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType, TracebackType
 from typing import Any
 from uuid import uuid4
 
@@ -32,6 +33,7 @@ CODES: Mapping[type[NarthexError], StatusCode] = MappingProxyType(
         errors.PermissionDenied: StatusCode.PERMISSION_DENIED,
         errors.FailedPrecondition: StatusCode.FAILED_PRECONDITION,
         errors.ResourceExhausted: StatusCode.RESOURCE_EXHAUSTED,
+        errors.OutOfRange: StatusCode.OUT_OF_RANGE,
         errors.Unavailable: StatusCode.UNAVAILABLE,
         errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
         errors.Cancelled: StatusCode.CANCELLED,
@@ -40,7 +42,8 @@ CODES: Mapping[type[NarthexError], StatusCode] = MappingProxyType(
     }
 )
 RETRIED = (errors.ResourceExhausted, errors.Unavailable)
-RETRY_DELAY = Duration(seconds=1)
+RETRY_S = 1.0
+"""When to try again where nothing is known about it."""
 
 # A status travels in the headers, twice, and a gRPC peer takes 8 KiB of them.
 MESSAGE_BYTES = 1000
@@ -68,7 +71,7 @@ def status(error: NarthexError) -> Status:
     if isinstance(error, errors.ContextOverflow):
         details.append(_limit(error.metadata))
     if isinstance(error, RETRIED):
-        details.append(RetryInfo(retry_delay=RETRY_DELAY))
+        details.append(RetryInfo(retry_delay=_delay(error.retry_after)))
     message = _short(error.message, MESSAGE_BYTES)
     return Status(code=code(error).value[0], message=message, details=[_packed(detail) for detail in details])
 
@@ -87,20 +90,36 @@ def visible(error: Exception) -> NarthexError:
 class ErrorInterceptor(AroundInterceptor):
     """Ends a failed call with the status of its error; nothing but typed errors shows its own text."""
 
-    @asynccontextmanager
-    async def around(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> AsyncIterator[None]:
-        try:
-            yield
-        except AbortError:
-            raise
-        except Exception as error:
+    def around(
+        self, method: str, context: ServicerContext[Any, Any], traffic: Traffic
+    ) -> AbstractAsyncContextManager[None]:
+        return _Ending(context)
+
+
+class _Ending(AbstractAsyncContextManager[None]):
+    def __init__(self, context: ServicerContext[Any, Any]) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, AbortError):
             end = to_status(status(visible(error)))
-            await context.abort(end.code, end.details, end.trailing_metadata)
+            await self._context.abort(end.code, end.details, end.trailing_metadata)
 
 
 def _limit(metadata: Mapping[str, str]) -> LimitExceeded:
     asked = int(metadata.get("prompt_tokens", 0)) + int(metadata.get("max_tokens", 0))
     return LimitExceeded(limit="max_context", requested=asked, maximum=int(metadata.get("context", 0)))
+
+
+def _delay(seconds: float | None) -> Duration:
+    delay = Duration()
+    delay.FromMilliseconds(math.ceil(1000 * (RETRY_S if seconds is None else seconds)))
+    return delay
 
 
 def _packed(detail: Message) -> AnyMessage:

@@ -1,8 +1,9 @@
 """gRPC metrics, named and labelled as go-grpc-prometheus does."""
 
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from types import TracebackType
 from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -61,28 +62,37 @@ class MetricsInterceptor(AroundInterceptor):
             for method in service.methods
         }
 
-    @asynccontextmanager
-    async def around(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> AsyncIterator[None]:
+    def around(
+        self, method: str, context: ServicerContext[Any, Any], traffic: Traffic
+    ) -> AbstractAsyncContextManager[None]:
         bound = self._methods.get(method)
-        if bound is None:
-            yield
-            return
-        started = time.perf_counter()
-        bound.started.inc()
-        code = StatusCode.CANCELLED
-        try:
-            yield
-            code = StatusCode.OK
-        except Exception:
-            code = context.code() or StatusCode.UNKNOWN
-            raise
-        finally:
-            if code is StatusCode.CANCELLED and context.time_remaining() == 0:
-                code = StatusCode.DEADLINE_EXCEEDED
-            bound.received.inc()
-            bound.sent.inc(traffic.sent)
-            bound.seconds.observe(time.perf_counter() - started)
-            bound.handled[code].inc()
+        return nullcontext() if bound is None else _Counting(bound, context, traffic)
+
+
+class _Counting(AbstractAsyncContextManager[None]):
+    def __init__(self, bound: MethodMetrics, context: ServicerContext[Any, Any], traffic: Traffic) -> None:
+        self._bound = bound
+        self._context = context
+        self._traffic = traffic
+        self._started = time.perf_counter()
+
+    async def __aenter__(self) -> None:
+        self._bound.started.inc()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bound.received.inc()
+        self._bound.sent.inc(self._traffic.sent)
+        self._bound.seconds.observe(time.perf_counter() - self._started)
+        self._bound.handled[self._code(error)].inc()
+
+    def _code(self, error: BaseException | None) -> StatusCode:
+        if error is None:
+            return StatusCode.OK
+        code = (self._context.code() or StatusCode.UNKNOWN) if isinstance(error, Exception) else StatusCode.CANCELLED
+        late = code is StatusCode.CANCELLED and self._context.time_remaining() == 0
+        return StatusCode.DEADLINE_EXCEEDED if late else code
 
 
 def _kind(method: MethodDescriptor) -> str:

@@ -3,12 +3,13 @@
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from itertools import count
+from secrets import token_hex
+from types import TracebackType
 from typing import Any
-from uuid import uuid4
 
-import grpc
+from grpc import StatusCode
 from grpc.aio import ServicerContext
 from narthex.tracing.context import TRACE, sent
 
@@ -21,41 +22,57 @@ SANE = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 log = logging.getLogger(__name__)
 
 
-def request_id(metadata: Any) -> str:
-    """The caller's own id where it is short and printable, else a new one."""
+def request_id(metadata: Any) -> str | None:
+    """The caller's own id where it is short and printable."""
     for key, value in metadata or ():
         if key == HEADER and isinstance(value, str) and SANE.fullmatch(value):
             return value
-    return uuid4().hex
+    return None
 
 
 class RequestInterceptor(AroundInterceptor):
     """Gives every call an id and its trace, echoes the id in the initial metadata, and logs how the call ended."""
 
-    @asynccontextmanager
-    async def around(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> AsyncIterator[None]:
-        started = time.perf_counter()
+    def __init__(self) -> None:
+        # a number for each process and one for each call: asking the kernel each time costs more than the rest here
+        self._ids = (f"{token}{number:016x}" for token in (token_hex(8),) for number in count(1))
+
+    def around(
+        self, method: str, context: ServicerContext[Any, Any], traffic: Traffic
+    ) -> AbstractAsyncContextManager[None]:
         metadata = context.invocation_metadata()
-        REQUEST_ID.set(request_id(metadata))
+        REQUEST_ID.set(request_id(metadata) or next(self._ids))
         TRACE.set(sent(metadata))
-        await context.send_initial_metadata(((HEADER, REQUEST_ID.get()),))
-        outcome = "CANCELLED"
-        try:
-            yield
-            outcome = "OK"
-        except Exception:
-            outcome = (context.code() or grpc.StatusCode.UNKNOWN).name
-            raise
-        finally:
-            if log.isEnabledFor(logging.INFO) and method.startswith("/narthex."):
-                trace = TRACE.get()
-                log.info(
-                    "%s %s %.1f ms, %d sent, request=%s%s caller=%s",
-                    method,
-                    outcome,
-                    1e3 * (time.perf_counter() - started),
-                    traffic.sent,
-                    REQUEST_ID.get(),
-                    f" trace={trace.trace_id}" if trace is not None else "",
-                    CALLER.get().name,
-                )
+        return _Logging(method, context, traffic)
+
+
+class _Logging(AbstractAsyncContextManager[None]):
+    def __init__(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> None:
+        self._method = method
+        self._context = context
+        self._traffic = traffic
+        self._started = time.perf_counter()
+
+    async def __aenter__(self) -> None:
+        await self._context.send_initial_metadata(((HEADER, REQUEST_ID.get()),))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if log.isEnabledFor(logging.INFO) and self._method.startswith("/narthex."):
+            trace = TRACE.get()
+            log.info(
+                "%s %s %.1f ms, %d sent, request=%s%s caller=%s",
+                self._method,
+                self._outcome(error),
+                1e3 * (time.perf_counter() - self._started),
+                self._traffic.sent,
+                REQUEST_ID.get(),
+                f" trace={trace.trace_id}" if trace is not None else "",
+                CALLER.get().name,
+            )
+
+    def _outcome(self, error: BaseException | None) -> str:
+        if error is None:
+            return "OK"
+        return (self._context.code() or StatusCode.UNKNOWN).name if isinstance(error, Exception) else "CANCELLED"

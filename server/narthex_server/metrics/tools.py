@@ -15,6 +15,11 @@ from narthex_server.tools.server import ServerState, ServerStatus
 
 TOOL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
+MAX_SERIES = 10_000
+"""Of tool, server and outcome; upstreams may list new tools for ever, and memory is not theirs to fill."""
+
+OTHER = "other"
+
 
 class ToolMetrics:
     """An observer of the catalog."""
@@ -46,8 +51,11 @@ class ToolMetrics:
         # `tool` is a name of the catalog or empty, so the series are as many as the tools
         key = tool, server, outcome
         if (bound := self._bound.get(key)) is None:
-            bound = self._calls.labels(*key), self._seconds.labels(tool, server)
-            self._bound[key] = bound
+            known = len(self._bound) < MAX_SERIES
+            shown = (tool, server) if known else (OTHER, server)
+            bound = self._calls.labels(*shown, outcome), self._seconds.labels(*shown)
+            if known:
+                self._bound[key] = bound
         bound[0].inc()
         bound[1].observe(seconds)
 
@@ -62,8 +70,13 @@ class UpstreamMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         up = GaugeMetricFamily("narthex_upstream_up", "1 while an upstream takes calls.", labels=("server",))
         tools = GaugeMetricFamily("narthex_upstream_tools", "Tools that an upstream listed.", labels=("server",))
+        connections = GaugeMetricFamily(
+            "narthex_upstream_connections", "Connections to an upstream that are up.", labels=("server",)
+        )
         for status in self._servers():
             up.add_metric([status.name], float(status.state is ServerState.READY))
             tools.add_metric([status.name], status.tools)
+            connections.add_metric([status.name], status.connections)
         yield up
         yield tools
+        yield connections

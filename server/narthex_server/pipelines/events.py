@@ -12,6 +12,18 @@ class FinishReason(Enum):
     TOOL_CALLS = "tool_calls"
     TOOL_ROUNDS = "max_tool_rounds"
     CANCELLED = "cancelled"
+    BUDGET = "budget"
+    REPETITION = "repetition"
+
+
+class Budget(Enum):
+    """What a run of tools may use up."""
+
+    SECONDS = "max_seconds"
+    GENERATED_TOKENS = "max_generated_tokens"
+    TOTAL_TOKENS = "max_total_tokens"
+    TOOL_CALLS = "max_tool_calls"
+    RESULT_BYTES = "max_result_bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +112,7 @@ class ToolCallStarted:
 class Finished:
     """The last event; `stop_string` or `stop_token_id` is what ended it, if the caller asked for that one.
 
-    `token_ids` are all tokens of the turn, `logprobs` theirs if asked for.
+    `token_ids` are all tokens of the turn, `logprobs` theirs if asked for. `budget` is the one that is used up.
     """
 
     reason: FinishReason
@@ -109,6 +121,7 @@ class Finished:
     stop_token_id: int | None = None
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[PositionLogprobs, ...] = ()
+    budget: Budget | None = None
 
 
 GenerateEvent = Started | TextDelta | Finished

@@ -9,19 +9,27 @@ from narthex.v1 import common_pb2 as common
 from narthex.v1 import tool_pb2
 
 from narthex_server.errors import Unimplemented
-from narthex_server.principal import CALLER, REQUEST_ID
+from narthex_server.principal import CALLER, REQUEST_ID, SESSION
 from narthex_server.services.mcp_context import mcp_context
+from narthex_server.tools.inputs import Inputs
 from narthex_server.tools.tool import CallContext
 from narthex_server.tools.traced import carrying
 
 PLAIN = tool_pb2.McpContext()
 
 
-def call_context(context: ServicerContext[Any, Any], mcp: tool_pb2.McpContext = PLAIN) -> CallContext:
+def call_context(
+    context: ServicerContext[Any, Any],
+    mcp: tool_pb2.McpContext = PLAIN,
+    inputs: Inputs | None = None,
+    answers_approvals: bool = False,
+) -> CallContext:
     """Whose call this is, when its time is over on the event loop's clock, and what an MCP client brings besides."""
     remaining = context.time_remaining()
     deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
-    made = CallContext(CALLER.get(), REQUEST_ID.get(), deadline, mcp_context(mcp))
+    made = CallContext(
+        CALLER.get(), REQUEST_ID.get(), deadline, mcp_context(mcp), inputs, SESSION.get(), answers_approvals
+    )
     return carrying(made, _trace(context, made))
 
 

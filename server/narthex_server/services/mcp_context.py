@@ -4,15 +4,17 @@ from narthex.v1 import tool_pb2 as wire
 
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.tools.inputs import Answer
-from narthex_server.tools.mcp_context import McpContext
+from narthex_server.tools.mcp_context import PLAIN, McpContext
 from narthex_server.tools.objects import parse_object
-from narthex_server.tools.tool import InputRequired
+from narthex_server.tools.tool import ApprovalRequest, InputRequest, InputRequired
 
 LOG_PREFIX = "LOG_LEVEL_"
 
 
 def mcp_context(message: wire.McpContext) -> McpContext:
     """Raises InvalidRequest that names the field."""
+    if not message.ByteSize():
+        return PLAIN
     state = message.request_state
     try:
         request_state = state.decode() if state else None
@@ -43,16 +45,22 @@ def input_required_to_wire(event: InputRequired) -> wire.InputRequired:
     state = event.request_state
     return wire.InputRequired(
         call_id=event.call_id,
-        requests=[
-            wire.InputRequest(id=one.id, mcp=wire.McpRequest(method=one.method, params=one.params))
-            for one in event.requests
-        ],
+        requests=map(_request_to_wire, event.requests),
         request_state=None if state is None else state.encode("utf-8", "surrogatepass"),
     )
 
 
+def _request_to_wire(request: InputRequest | ApprovalRequest) -> wire.InputRequest:
+    match request:
+        case InputRequest(name, method, params):
+            return wire.InputRequest(id=name, mcp=wire.McpRequest(method=method, params=params))
+        case ApprovalRequest(name, tool, arguments, reason):
+            approval = wire.ApprovalRequest(name=tool, arguments=arguments, reason=reason)
+            return wire.InputRequest(id=name, approval=approval)
+
+
 def answers_of(request: wire.RespondRequest) -> list[Answer]:
-    """Raises InvalidRequest for an answer that is none to an MCP request."""
+    """Raises InvalidRequest for an answer that is none."""
     return [_answer(response, f"responses[{index}]") for index, response in enumerate(request.responses)]
 
 
@@ -64,6 +72,8 @@ def _answer(response: wire.InputResponse, field: str) -> Answer:
             )
         case "error":
             return Answer(response.id, error=parse_object(response.error, "the fields of an error", f"{field}.error"))
-        case kind:
-            violation = Violation(f"{field}.{kind or 'response'}", "must be a result or an error")
+        case "approved":
+            return Answer(response.id, approved=response.approved, reason=response.reason)
+        case _:
+            violation = Violation(f"{field}.response", "must be a result, an error or an approval")
             raise InvalidRequest(f"{violation.field} {violation.description}", violations=(violation,))

@@ -28,12 +28,13 @@ MAX_UNSENT = 1000
 
 _OVERHEAD = 64  # what a relayed event has besides the event, at most
 _STATUS = "grpc-status-details-bin"
-_OWN = ("x-request-id", "x-narthex-principal", TRACEPARENT, TRACESTATE)
+_OWN = ("x-request-id", "x-narthex-principal", "x-narthex-session", TRACEPARENT, TRACESTATE)
 """Metadata that each call has for itself."""
 
 Context: TypeAlias = ServicerContext[Any, Any]
 Responses: TypeAlias = AsyncIterator[wire.CallToolResponse]
-Handler: TypeAlias = Callable[[wire.CallToolRequest, Context], Responses]
+Handler: TypeAlias = Callable[[wire.CallToolRequest, Context, int], Responses]
+"""Runs a call whose events have so many bytes at most."""
 
 
 class Relay:
@@ -223,7 +224,7 @@ class _Stream:
 
     async def _run(self, number: int, call: _Call, start: wire.RelayedStart, handler: Handler) -> None:
         limit_s = start.timeout_ms / 1000 if start.timeout_ms else None
-        own = start.request_id, start.principal, start.traceparent, start.tracestate
+        own = start.request_id, start.principal, start.session, start.traceparent, start.tracestate
         metadata = (*self._metadata, *zip(_OWN, own, strict=True))
         relayed = RelayedContext(metadata, limit_s)
         context = cast(Context, relayed)
@@ -232,7 +233,7 @@ class _Stream:
         end = _end(StatusCode.UNKNOWN)
         try:
             call.begin()
-            guarded = self._relay.guard(_limited(handler(start.request, context), largest), context)
+            guarded = self._relay.guard(handler(start.request, context, largest), context)
             async with aclosing(cast(AsyncGenerator[wire.CallToolResponse, None], guarded)) as responses:
                 async for response in responses:
                     size = response.ByteSize()
@@ -266,18 +267,8 @@ class _Stream:
         return batch
 
 
-async def _limited(responses: Responses, largest: int) -> Responses:
-    """The responses; one beyond the limit fails its call, where on the wire it would fail the stream of all."""
-    async with aclosing(cast(AsyncGenerator[wire.CallToolResponse, None], responses)) as bounded:
-        async for response in bounded:
-            if (size := response.ByteSize()) > largest:
-                text = f"An event of the call has {size} bytes; at most {largest} can be sent."
-                raise ResourceExhausted(text, reason="MESSAGE_TOO_LARGE")
-            yield response
-
-
 def _refused(error: NarthexError) -> Handler:
-    async def refuse(request: wire.CallToolRequest, context: Context) -> Responses:
+    async def refuse(request: wire.CallToolRequest, context: Context, largest: int) -> Responses:
         raise error
         yield
 

@@ -7,7 +7,9 @@ from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 
 from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
+from narthex_server.agent.sessions.session import Summary
 from narthex_server.pipelines.events import (
+    Budget,
     Finished,
     FinishReason,
     PositionLogprobs,
@@ -21,7 +23,7 @@ from narthex_server.services.requests import ROLES
 from narthex_server.services.tool import event_to_wire as tool_event_to_wire
 from narthex_server.services.tool import result_to_wire
 from narthex_server.text.messages import Message, ToolCall
-from narthex_server.tools.tool import Progress
+from narthex_server.tools.tool import InputRequired, Log, Progress
 
 _REASONS: Mapping[FinishReason, common.FinishReason.ValueType] = MappingProxyType(
     {
@@ -30,6 +32,17 @@ _REASONS: Mapping[FinishReason, common.FinishReason.ValueType] = MappingProxyTyp
         FinishReason.TOOL_CALLS: common.FINISH_REASON_TOOL_CALLS,
         FinishReason.TOOL_ROUNDS: common.FINISH_REASON_TOOL_ROUNDS,
         FinishReason.CANCELLED: common.FINISH_REASON_CANCELLED,
+        FinishReason.BUDGET: common.FINISH_REASON_BUDGET,
+        FinishReason.REPETITION: common.FINISH_REASON_REPETITION,
+    }
+)
+_BUDGETS: Mapping[Budget, common.Budget.ValueType] = MappingProxyType(
+    {
+        Budget.SECONDS: common.BUDGET_SECONDS,
+        Budget.GENERATED_TOKENS: common.BUDGET_GENERATED_TOKENS,
+        Budget.TOTAL_TOKENS: common.BUDGET_TOTAL_TOKENS,
+        Budget.TOOL_CALLS: common.BUDGET_TOOL_CALLS,
+        Budget.RESULT_BYTES: common.BUDGET_RESULT_BYTES,
     }
 )
 
@@ -68,12 +81,16 @@ def agent_event_to_wire(
         case ToolActivity(call_id, activity):
             made.tool_activity.tool_call_id = call_id
             reported = tool_event_to_wire(activity)
-            if isinstance(activity, Progress):
-                made.tool_activity.progress.CopyFrom(reported.progress)
-            else:
-                made.tool_activity.log.CopyFrom(reported.log)
-        case ToolCallResult(call_id, name, result):
+            match activity:
+                case Progress():
+                    made.tool_activity.progress.CopyFrom(reported.progress)
+                case InputRequired():
+                    made.tool_activity.input_required.CopyFrom(reported.input_required)
+                case Log():
+                    made.tool_activity.log.CopyFrom(reported.log)
+        case ToolCallResult(call_id, name, result, text):
             made.tool_result.tool_call_id, made.tool_result.name = call_id, name
+            made.tool_result.text = text.encode("utf-8", "replace").decode()
             made.tool_result.result.CopyFrom(result_to_wire(result))
         case Finished() as finished:
             made.finished.CopyFrom(finished_to_wire(finished))
@@ -92,6 +109,18 @@ def fill_prompt(prompt: wire.PromptInfo, started: Started, response: wire.Respon
     if response.HasField("prompt_logprobs"):
         prompt.logprobs.add()  # nothing says how probable the first is
         prompt.logprobs.extend(map(logprobs_to_wire, started.logprobs))
+
+
+def session_to_wire(summary: Summary) -> wire.Session:
+    return wire.Session(
+        id=summary.id,
+        model=summary.model,
+        message_count=summary.count,
+        size_bytes=summary.size,
+        created_ms=int(summary.created * 1000),
+        used_ms=int(summary.used * 1000),
+        unfinished=summary.unfinished,
+    )
 
 
 def logprobs_to_wire(position: PositionLogprobs) -> common.PositionLogprobs:
@@ -125,6 +154,8 @@ def finished_to_wire(finished: Finished) -> common.Finished:
             reasoning_tokens=usage.reasoning_tokens,
         ),
     )
+    if finished.budget is not None:
+        made.budget = _BUDGETS[finished.budget]
     if finished.stop_string is not None:
         made.stop_string = finished.stop_string
     elif finished.stop_token_id is not None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from narthex.v1 import generation_pb2 as wire
 
-from narthex_server.agent.loop import AgentOptions
+from narthex_server.agent.options import AgentOptions, Approvals, Limits, ResultLimits
+from narthex_server.agent.sessions.sessions import Conversation
 from narthex_server.engine.request import AdapterUse
 from narthex_server.errors import Violation
 from narthex_server.pipelines.request import (
@@ -69,18 +70,23 @@ def generate_request(spec: wire.GenerationSpec, request_id: str) -> GenerateRequ
     )
 
 
-def chat_request(spec: wire.ChatSpec, request_id: str) -> ChatRequest:
-    """Raises InvalidRequest with the fields at fault."""
+def chat_request(spec: wire.ChatSpec, request_id: str, conversation: Conversation | None = None) -> ChatRequest:
+    """With the messages of the conversation before the new ones. Raises InvalidRequest with the fields at fault.
+
+    FailedPrecondition where nothing of the conversation was broken off and it is to go on.
+    """
     if spec.response.echo:
         refuse([Violation("response.echo", "is for prompts; a chat has no text that it continues")])
     if spec.tool_execution == wire.TOOL_EXECUTION_SERVER and completions(spec) > 1:
         refuse([Violation("n", "must be 1 where the server runs the tools")])
+    if conversation is not None and completions(spec) > 1:
+        refuse([Violation("n", "must be 1 in a session")])
     options = template_options(spec.template_arguments)
     if spec.reasoning.HasField("enabled"):
         options = {**options, "enable_thinking": spec.reasoning.enabled}
     return ChatRequest(
         request_id,
-        messages_from(spec.messages),
+        _messages(spec, conversation),
         tools_from(spec.tools),
         tool_choice_from(spec.tool_choice),
         sampling_from(spec.sampling),
@@ -196,9 +202,51 @@ def tools_from(tools: Iterable[wire.ToolSpec]) -> tuple[ToolSpec, ...]:
     return tuple(found)
 
 
-def agent_options(spec: wire.ChatSpec) -> AgentOptions:
-    rounds = spec.max_tool_rounds if spec.HasField("max_tool_rounds") else AgentOptions().max_tool_rounds
-    return AgentOptions(tuple(spec.catalog_tools), rounds)
+def agent_options(spec: wire.ChatSpec, defaults: AgentOptions) -> AgentOptions:
+    """What is unset is the default's; whether it makes sense is found when the run begins."""
+    agent = spec.agent
+    approvals, results = agent.approvals, agent.results
+    return AgentOptions(
+        tuple(spec.catalog_tools),
+        _or(spec, "max_tool_rounds", defaults.max_tool_rounds),
+        defaults.tool_seconds,
+        _or(agent, "max_parallel_tool_calls", defaults.parallel),
+        _or(agent, "max_repeats", defaults.repeats),
+        Limits(
+            _or(agent, "max_seconds", None),
+            _or(agent, "max_generated_tokens", None),
+            _or(agent, "max_total_tokens", None),
+            _or(agent, "max_tool_calls", None),
+            _or(agent, "max_result_bytes", None),
+        ),
+        Approvals(
+            tuple(approvals.tools),
+            approvals.unless_read_only,
+            _or(approvals, "max_wait_seconds", defaults.approvals.seconds),
+        ),
+        ResultLimits(
+            _or(results, "max_bytes", defaults.results.bytes),
+            _or(results, "max_tokens", None),
+            _or(results, "max_total_bytes", None),
+        ),
+    )
+
+
+def _messages(spec: wire.ChatSpec, conversation: Conversation | None) -> tuple[Message, ...]:
+    if conversation is None:
+        return messages_from(spec.messages)
+    if not spec.session.continue_run:
+        return (*conversation.session.messages, *messages_from(spec.messages))
+    if spec.messages:
+        refuse([Violation("messages", "must be empty where a run is to go on")])
+    return conversation.continued()
+
+
+def _or(
+    message: wire.ChatSpec | wire.AgentOptions | wire.ApprovalOptions | wire.ResultOptions, field: str, default: Any
+) -> Any:
+    """The field, or the default where it is unset."""
+    return getattr(message, field) if message.HasField(field) else default  # type: ignore[arg-type]
 
 
 def _message(message: wire.ChatMessage, path: str) -> Message:

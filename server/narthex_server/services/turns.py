@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from narthex_server.agent.events import AgentEvent, ToolCallResult
-from narthex_server.agent.results import result_text
 from narthex_server.pipelines.events import ReasoningDelta, TextDelta
 from narthex_server.text.messages import Message, ToolCall
 
@@ -17,7 +16,8 @@ class _Round:
 
     def messages(self) -> list[Message]:
         said = Message("assistant", "".join(self.text), tuple(self.calls), reasoning="".join(self.reasoning))
-        return [said, *self.results]
+        order = {call.id: index for index, call in enumerate(self.calls)}
+        return [said, *sorted(self.results, key=lambda result: order.get(result.tool_call_id, len(order)))]
 
 
 class Turns:
@@ -35,8 +35,8 @@ class Turns:
                 turn.reasoning.append(text)
             case ToolCall() as call:
                 turn.calls.append(call)
-            case ToolCallResult(call_id, name, result):
-                turn.results.append(Message("tool", result_text(result), tool_call_id=call_id, name=name))
+            case ToolCallResult() as result:
+                turn.results.append(result.message)
 
     def messages(self) -> list[Message]:
         """All new turns, as they would be appended to the conversation."""

@@ -1,16 +1,24 @@
 """UpstreamService over the catalog's servers."""
 
-from collections.abc import Mapping
+import ipaddress
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc.aio import ServicerContext
 from narthex.v1 import upstream_pb2 as wire
 
+from narthex_server.errors import PermissionDenied
+from narthex_server.principal import CALLER, LOCAL, Principal
 from narthex_server.services.complete import complete
+from narthex_server.services.upstream_spec import source_from
 from narthex_server.tools.acts import Acts, acting
 from narthex_server.tools.catalog import Catalog
-from narthex_server.tools.server import ServerState, ServerStatus
+from narthex_server.tools.fleet import Fleet
+from narthex_server.tools.names import Renamed
+from narthex_server.tools.server import BreakerState, ServerState, ServerStatus, Vitals
 
 Context = ServicerContext[Any, Any]
 
@@ -22,35 +30,121 @@ STATES: Mapping[ServerState, wire.UpstreamState.ValueType] = MappingProxyType(
         ServerState.STOPPED: wire.UPSTREAM_STATE_DISABLED,
     }
 )
+BREAKERS: Mapping[BreakerState | None, wire.BreakerState.ValueType] = MappingProxyType(
+    {
+        None: wire.BREAKER_STATE_UNSPECIFIED,
+        BreakerState.CLOSED: wire.BREAKER_STATE_CLOSED,
+        BreakerState.OPEN: wire.BREAKER_STATE_OPEN,
+        BreakerState.HALF_OPEN: wire.BREAKER_STATE_HALF_OPEN,
+    }
+)
 
 
 @complete(wire.DESCRIPTOR.services_by_name["UpstreamService"])
 class UpstreamService:
-    """Shows the upstreams and connects them anew."""
+    """Shows the upstreams; adds, removes and connects them anew for those who may."""
 
-    def __init__(self, catalog: Catalog, acts: Acts) -> None:
+    def __init__(self, catalog: Catalog, fleet: Fleet, acts: Acts) -> None:
         self._catalog = catalog
+        self._fleet = fleet
         self._acts = acts
 
     async def ListUpstreams(self, request: wire.ListUpstreamsRequest, context: Context) -> wire.ListUpstreamsResponse:
-        return wire.ListUpstreamsResponse(upstreams=map(upstream_to_wire, self._catalog.servers()))
+        return wire.ListUpstreamsResponse(upstreams=map(self._upstream, self._catalog.servers(_sees())))
+
+    async def AddUpstream(self, request: wire.AddUpstreamRequest, context: Context) -> wire.AddUpstreamResponse:
+        with acting(self._acts, "upstream.add", request.spec.name):
+            _check_admin(context)
+            status = await self._fleet.add(source_from(request.spec))
+        return wire.AddUpstreamResponse(upstream=self._upstream(status))
+
+    async def RemoveUpstream(
+        self, request: wire.RemoveUpstreamRequest, context: Context
+    ) -> wire.RemoveUpstreamResponse:
+        with acting(self._acts, "upstream.remove", request.name):
+            _check_admin(context)
+            await self._fleet.remove(request.name)
+        return wire.RemoveUpstreamResponse()
 
     async def ReconnectUpstream(
         self, request: wire.ReconnectUpstreamRequest, context: Context
     ) -> wire.ReconnectUpstreamResponse:
+        """Those who may change it connect all of it anew, and others what their own tenant has for itself."""
+        caller = CALLER.get()
+        shared = any(one.name == request.name and one.scope == "shared" for one in self._catalog.servers(_sees()))
         with acting(self._acts, "upstream.reconnect", request.name):
-            status = await self._catalog.reconnect(request.name)
-        return wire.ReconnectUpstreamResponse(upstream=upstream_to_wire(status))
+            if shared:
+                _check_admin(context)
+            status = await self._catalog.reconnect(request.name, None if caller.admin else caller)
+        return wire.ReconnectUpstreamResponse(upstream=self._upstream(status))
+
+    def _upstream(self, status: ServerStatus) -> wire.Upstream:
+        renamed = self._catalog.renamed if CALLER.get().admin else self._catalog.view(CALLER.get()).tools.renamed
+        mine = (one for one in renamed if one.server == status.name)
+        return upstream_to_wire(status, self._catalog.vitals().get(status.name, Vitals()), mine)
 
 
-def upstream_to_wire(status: ServerStatus) -> wire.Upstream:
+def upstream_to_wire(status: ServerStatus, vitals: Vitals, renamed: Iterable[Renamed] = ()) -> wire.Upstream:
     return wire.Upstream(
         name=status.name,
         state=STATES[status.state],
         failure=status.reason,
         transport=status.transport,
-        scope=wire.UPSTREAM_SCOPE_SHARED,
+        scope=wire.UpstreamScope.Value(f"UPSTREAM_SCOPE_{status.scope.upper()}"),
         tools=status.tools,
+        server_name=status.server_name,
+        server_version=status.server_version,
         protocol_version=status.protocol_version,
         failures=status.attempts,
+        renamed_tools=map(_renamed_to_wire, renamed),
+        state_time=_moment(status.since),
+        next_attempt_time=_moment(status.next_attempt),
+        breaker=BREAKERS[vitals.breaker],
+        breaker_retry_time=_moment(vitals.breaker_retry),
+        last_success_time=_moment(vitals.last_success),
     )
+
+
+def _renamed_to_wire(renamed: Renamed) -> wire.RenamedTool:
+    return wire.RenamedTool(
+        own_name=renamed.own_name,
+        exposed_name=renamed.name,
+        reason=wire.RenameReason.Value(f"RENAME_REASON_{renamed.reason.name}"),
+        other_name=renamed.other,
+    )
+
+
+def _sees() -> Principal | None:
+    """Whose upstreams are shown: an admin sees those of all."""
+    return None if CALLER.get().admin else CALLER.get()
+
+
+def _moment(seconds: float) -> Timestamp | None:
+    if not seconds:
+        return None
+    moment = Timestamp()
+    moment.FromMicroseconds(round(seconds * 1e6))
+    return moment
+
+
+def _check_admin(context: Context) -> None:
+    """Raises PermissionDenied: an upstream can be any program, so whoever adds one does as the server's own user."""
+    caller = CALLER.get()
+    if caller is LOCAL and not _near(context.peer()):
+        raise PermissionDenied(
+            "Without API keys, only callers on the server's own machine may change its upstreams; "
+            "make an admin key: `narthex keys new --admin`."
+        )
+    if not caller.admin:
+        raise PermissionDenied("Only an admin key may change upstreams; make one: `narthex keys new --admin`.")
+
+
+def _near(peer: str) -> bool:
+    """Whether gRPC's name of a peer, such as `ipv6:[::1]:50000`, is on this machine."""
+    kind, _, place = unquote(peer).partition(":")
+    if kind in ("unix", "unix-abstract"):
+        return True
+    try:
+        return ipaddress.ip_address(place.rpartition(":")[0].strip("[]")).is_loopback
+    except ValueError:
+        return False

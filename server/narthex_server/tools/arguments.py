@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
@@ -34,30 +34,20 @@ def parse_arguments(raw: bytes) -> dict[str, Any]:
 
 
 class ArgumentSchema:
-    """A tool's input schema, compiled once; draft by `$schema`, 2020-12 without one.
+    """A tool's schema, compiled once; draft by `$schema`, 2020-12 without one.
 
     A schema that is itself broken, or refers outside itself, cannot judge anything: the arguments then pass, and the
     tool judges them itself.
     """
 
-    def __init__(self, schema: bytes, tool: str) -> None:
+    def __init__(self, schema: bytes, tool: str, side: Literal["input", "output"] = "input") -> None:
         self._tool = tool
-        self._validator = _compile(schema, tool)
+        self._side = side
+        self._validator = _compile(schema, tool, side)
 
     def check(self, arguments: dict[str, Any]) -> None:
         """Raises InvalidToolArguments that names every field at fault (the first 16) and why."""
-        if self._validator is None:
-            return
-        try:
-            found = (v for error in self._validator.iter_errors(arguments) for v in _violations(error))
-            violations = tuple(islice(found, MAX_VIOLATIONS))
-        except Unresolvable as error:
-            _log.warning("input schema of tool %s refers to what it does not contain: %s", self._tool, error)
-            self._validator = None
-            return
-        except RecursionError:
-            raise _invalid("", "arguments or their schema are nested too deeply") from None
-        if violations:
+        if violations := self.violations(arguments):
             summary = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in violations)
             raise InvalidToolArguments(
                 f"arguments do not fit the schema of tool {self._tool}: {summary}",
@@ -65,28 +55,43 @@ class ArgumentSchema:
                 violations=violations,
             )
 
+    def violations(self, value: Any) -> tuple[Violation, ...]:
+        """Every field at fault, the first 16, and why."""
+        if self._validator is None:
+            return ()
+        try:
+            found = (v for error in self._validator.iter_errors(value) for v in _violations(error))
+            return tuple(islice(found, MAX_VIOLATIONS))
+        except Unresolvable as error:
+            _log.warning("%s schema of tool %s refers to what it does not contain: %s", self._side, self._tool, error)
+            self._validator = None
+            return ()
+        except RecursionError:
+            return (Violation("", "arguments or their schema are nested too deeply"),)
+
 
 class ArgumentSchemas:
     """The schemas of many tools, compiled when first asked for and again when they change."""
 
     def __init__(self) -> None:
-        self._schemas: dict[str, tuple[bytes, ArgumentSchema]] = {}
+        self._schemas: dict[tuple[str, str], tuple[bytes, ArgumentSchema]] = {}
 
-    def of(self, tool: str, schema: bytes) -> ArgumentSchema:
-        known = self._schemas.get(tool)
+    def of(self, tool: str, schema: bytes, server: str = "") -> ArgumentSchema:
+        """`tool` is what errors call it; two `server`s may each have one of this name, for different callers."""
+        known = self._schemas.get((server, tool))
         if known is None or known[0] != schema:
-            known = self._schemas[tool] = schema, ArgumentSchema(schema, tool)
+            known = self._schemas[server, tool] = schema, ArgumentSchema(schema, tool)
         return known[1]
 
 
-def _compile(schema: bytes, tool: str) -> Validator | None:
+def _compile(schema: bytes, tool: str, side: str) -> Validator | None:
     try:
         parsed = json.loads(schema) if schema else {}
         kind = validator_for(parsed, default=Draft202012Validator)
         kind.check_schema(parsed)
         return kind(parsed, registry=Registry())
     except (ValueError, SchemaError, Unresolvable, RecursionError) as error:
-        _log.warning("input schema of tool %s is not valid, its arguments are not checked: %s", tool, error)
+        _log.warning("%s schema of tool %s is not valid, nothing is held against it: %s", side, tool, error)
         return None
 
 

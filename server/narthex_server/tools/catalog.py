@@ -1,13 +1,15 @@
 """All tools, resources and prompts under one roof: our own tools and what the upstreams have."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from narthex_server.errors import (
+    AlreadyExists,
     Cancelled,
     DeadlineExceeded,
     FailedPrecondition,
@@ -24,34 +26,36 @@ from narthex_server.principal import Principal
 from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
 from narthex_server.tools.completion import Completion, PromptReference, Reference, TemplateReference, Typed
 from narthex_server.tools.log_levels import LogLevels
-from narthex_server.tools.offers.named import NamedOffers, Offer
-from narthex_server.tools.offers.prompts import PromptOffers
-from narthex_server.tools.offers.resources import ResourceOffers
+from narthex_server.tools.names import Renamed
+from narthex_server.tools.offers.inspection import Inspection
+from narthex_server.tools.offers.named import Offer
+from narthex_server.tools.offers.sight import Sight
+from narthex_server.tools.offers.view import Shared, Versions, View
+from narthex_server.tools.offers.views import Views
 from narthex_server.tools.offers.watches import Watches
 from narthex_server.tools.prompt import FilledPrompt
 from narthex_server.tools.report import Admission, CallReport, CatalogObserver, Kind, Outcome
 from narthex_server.tools.resource import Contents
-from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
+from narthex_server.tools.search.searching import CALL, SEARCH, Searching
+from narthex_server.tools.search.tools import CallTool, SearchTool
+from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer, Vitals
 from narthex_server.tools.step import Invocation, Step, Trail, chained
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
+from narthex_server.tools.visibility import EVERYTHING, Visibility
 
 AT_ONCE_BYTES = 32 * 1024
 """Arguments up to this are held against their schema right away; larger ones in a thread."""
 
 _Answer = TypeVar("_Answer")
 
+OFF = Searching()
 
-@dataclass(frozen=True, slots=True)
-class Versions:
-    """Of each list, and of all together."""
 
-    tools: int
-    resources: int
-    prompts: int
+class Companion(Protocol):
+    """Runs beside the catalog from its start to its stop."""
 
-    @property
-    def catalog(self) -> int:
-        return self.tools + self.resources + self.prompts
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Works without an end; `changed` is to be called when other things are visible to somebody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,10 @@ class _Asked:
 
 
 class Catalog:
-    """The tools, `resources` and `prompts` of this process; used on the event loop only."""
+    """The tools, resources and prompts of this process; used on the event loop only.
+
+    Callers have what the `view` of their tenant has, and nothing else exists for them.
+    """
 
     def __init__(
         self,
@@ -73,60 +80,97 @@ class Catalog:
         servers: Iterable[UpstreamServer] = (),
         observers: Sequence[CatalogObserver] = (),
         steps: Sequence[Step] = (),
+        visibility: Visibility = EVERYTHING,
+        companions: Sequence[Companion] = (),
+        searching: Searching = OFF,
+        inspection: Inspection | None = None,
         admission: Admission | None = None,
     ) -> None:
-        """Every call passes the `steps` from the first to the last; without `admission` nothing is refused before."""
+        """Every call passes the `steps` from the first to the last; each companion runs from start to stop.
+
+        Without `admission` nothing is refused before the steps.
+        """
         self._natives = {native.tool.name: native for native in natives}
         self._servers = {server.name: server for server in servers}
         self._observers = tuple(observers)
         self._admission = admission
         self._run = chained(steps, self._serve)
+        self._visibility = visibility
+        self._companions = tuple(companions)
+        self._running: list[asyncio.Task[None]] = []
         self._levels = LogLevels()
         self._schemas = ArgumentSchemas()
-        self._tools: NamedOffers[Tool, ToolServer] = NamedOffers("tool", lambda server: server.tools)
-        self.prompts = PromptOffers()
-        self.resources = ResourceOffers()
-        self.watches = Watches(self.resources.places)
+        self._searching = searching
+        self._finders: dict[str, NativeTool] = {
+            finder.tool.name: finder for finder in (SearchTool(self), CallTool(self))
+        }
+        self._views = Views(Shared(inspection or Inspection(), self._found_by))
+        self.watches = Watches(self.sight, lambda principal: self.versions(principal).resources)
         self._changed = asyncio.Event()
+        self._relists = 0
         self._refresh()
 
-    @property
-    def versions(self) -> Versions:
-        """Each grows whenever its list is another."""
-        return Versions(self._tools.version, self.resources.version, self.prompts.version)
+    def view(self, principal: Principal) -> View:
+        """What this caller's tenant can have; hold it no longer than until the next await."""
+        return self._views.of(principal.tenant)
+
+    def sight(self, principal: Principal) -> Sight:
+        """What of that this caller itself has."""
+        return Sight(self._views.of(principal.tenant), self._visibility, principal)
 
     @property
-    def version(self) -> int:
-        """Grows whenever any of the lists is another."""
-        return self.versions.catalog
+    def renamed(self) -> tuple[Renamed, ...]:
+        """The tools that are not called what they would be, or that look like another, to anybody."""
+        return self._views.renamed
 
-    async def wait_changed(self, version: int) -> int:
-        """Returns the version as soon as it is another than `version`."""
-        while self.version == version:
+    def versions(self, principal: Principal) -> Versions:
+        """Each grows whenever that list of this caller's tenant is another."""
+        now, more = self.view(principal).versions, self._relists
+        return Versions(now.tools + more, now.resources + more, now.prompts + more) if more else now
+
+    async def wait_changed(self, principal: Principal, version: int) -> int:
+        """Returns the version of this caller's whole catalog as soon as it is another than `version`."""
+        while (now := self.versions(principal).catalog) == version:
             await self._changed.wait()
-        return self.version
+        return now
 
     async def start(self, patience: float = 5.0) -> None:
         """Connects all upstreams at once; returns when each is ready or has failed once, or after `patience` seconds.
 
         Nothing is raised for an upstream: its status says how it is, and it goes on trying.
         """
+        self._running = [asyncio.create_task(companion.follow(self.relist)) for companion in self._companions]
         for server in self._servers.values():
-            server.start(self._refresh)
+            server.start(partial(self._refresh, server))
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await asyncio.gather(*(server.settled() for server in self._servers.values()))
 
     async def stop(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         await asyncio.gather(*(server.stop() for server in self._servers.values()))
 
     def list(self, principal: Principal) -> tuple[Tool, ...]:
         """The tools that this caller can call now; those of an upstream that is down are left out."""
-        return self._tools.listed(principal.tools)
+        return self.sight(principal).tools
+
+    def listed(self, principal: Principal) -> tuple[Tool, ...]:
+        """What this caller is told of: all that it can call, or our own tools where it searches for the others."""
+        tools = self.list(principal)
+        return tuple(tool for tool in tools if not tool.server) if self._searches(principal, tools) else tools
+
+    def offered(self, principal: Principal) -> tuple[Tool, ...]:
+        """What a model is offered where nobody says which tools: the forwarded ones, or those that find them."""
+        tools = self.list(principal)
+        if self._searches(principal, tools):
+            return tuple(tool for tool in tools if tool.name in (SEARCH, CALL))
+        return tuple(tool for tool in tools if tool.server)
 
     def get(self, name: str, principal: Principal) -> Tool:
         """The tool of this name or alias, also while its upstream is down; raises as `call` does."""
-        return self._tools.find(name, principal.tools).item
+        return self.sight(principal).tool(name).item
 
     async def call(self, name: str, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         """Yields the call's events as they come, the last one a ToolResult, or an InputRequired with a state.
@@ -148,13 +192,13 @@ class Catalog:
         reason, sent, trail = "", 0, Trail()
         try:
             self._admit()
-            offer = self._tools.find(name, context.principal.tools)
+            offer = self.sight(context.principal).tool(name)
             invocation = Invocation(offer.item, arguments or b"{}", parse_arguments(arguments), context, trail)
             async with aclosing(self._run(invocation)) as events:
                 async for event in events:
                     if isinstance(event, ToolResult):
                         outcome = "tool_error" if event.is_error else "ok"
-                        sent = len(event.content) + len(event.structured_content) + len(event.meta)
+                        sent = event.size
                     elif isinstance(event, InputRequired) and event.request_state is not None:
                         outcome = "input_required"
                     yield event
@@ -164,22 +208,22 @@ class Catalog:
         finally:
             found = (offer.item.name, offer.item.server) if offer else ("", "")
             took = perf_counter() - started
-            self._tell(CallReport("tool", name, *found, arguments, context, trail, took, outcome, reason, sent))
+            self._report(CallReport("tool", name, *found, arguments, context, trail, took, outcome, reason, sent))
 
     def refused(self, name: str, arguments: bytes, context: CallContext, error: NarthexError) -> None:
         """Reports a call that was refused before it came here, such as one of a tool that a model was not offered."""
-        found = _outcome(error), _reason(error)
-        self._tell(CallReport("tool", name, "", "", arguments, context, Trail(), 0.0, *found))
+        known, end = self._known("tool", name, context.principal), (_outcome(error), _reason(error))
+        self._report(CallReport("tool", name, *known, arguments, context, Trail(), 0.0, *end))
 
     async def read(self, uri: str, server: str, context: CallContext) -> Contents | InputRequired:
         """As ResourceOffers.read, observed."""
         asked = _Asked("resource", uri, {"server": server} if server else {}, context)
-        return await self._observed(asked, self.resources.read(uri, server, context))
+        return await self._observed(asked, self.sight(context.principal).read(uri, server, context))
 
     async def fill(self, name: str, arguments: Mapping[str, str], context: CallContext) -> FilledPrompt | InputRequired:
         """As PromptOffers.fill, observed."""
         asked = _Asked("prompt", name, arguments, context)
-        return await self._observed(asked, self.prompts.fill(name, arguments, context))
+        return await self._observed(asked, self.sight(context.principal).fill(name, arguments, context))
 
     async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
         """Suggestions from the upstream that has the prompt or the template; raises NotFound, and as `call` does."""
@@ -189,11 +233,32 @@ class Catalog:
 
     def set_log_level(self, principal: Principal, level: str, server: str = "") -> None:
         """The least severe messages that the caller's calls get unless they say otherwise; raises NotFound."""
-        self._levels.set(principal, level, self._server(server).name if server else "")
+        self._levels.set(principal, level, self._server(server, principal).name if server else "")
 
-    def servers(self) -> tuple[ServerStatus, ...]:
-        """How every upstream is, in the order of the configuration."""
-        return tuple(server.status for server in self._servers.values())
+    def vitals(self) -> Mapping[str, Vitals]:
+        """How every upstream has fared."""
+        return {server.name: server.vitals for server in self._servers.values()}
+
+    def servers(self, principal: Principal | None = None) -> tuple[ServerStatus, ...]:
+        """How every upstream is that this caller sees, or all of them, in the order of the configuration."""
+        servers = self._servers.values() if principal is None else self.view(principal).servers
+        return tuple(server.status for server in servers)
+
+    def end_session(self, principal: Principal, session: str) -> None:
+        """This session of the caller is over: what upstreams keep for it goes, calls of it included."""
+        for server in self._servers.values():
+            server.end_session(principal, session)
+
+    def working_directory(self, server: str) -> str:
+        """The folder that the process of this upstream runs in; empty for one that is not ours, or not there."""
+        known = self._servers.get(server)
+        return known.status.working_directory if known is not None else ""
+
+    def relist(self) -> None:
+        """Other things are visible than before: tells those who watch the lists."""
+        self._relists += 1
+        self.watches.refresh()
+        self._tell()
 
     def add_native(self, native: NativeTool) -> None:
         """Adds a tool of our own, in place of one of the same name."""
@@ -204,39 +269,68 @@ class Catalog:
         if self._natives.pop(name, None) is not None:
             self._refresh()
 
-    async def add_server(self, server: UpstreamServer) -> ServerStatus:
-        """Adds an upstream and returns how its first attempt went; raises InvalidRequest for a taken name."""
+    def insert_server(self, server: UpstreamServer) -> None:
+        """Adds an upstream, which begins to connect; raises AlreadyExists for a taken name."""
         if server.name in self._servers:
-            raise InvalidRequest(f"there is an upstream named {server.name!r} already; remove it or use another name")
+            raise AlreadyExists(
+                f"there is an upstream named {server.name!r} already; remove it or use another name",
+                reason="UPSTREAM_EXISTS",
+                metadata={"upstream": server.name},
+            )
         self._servers[server.name] = server
-        server.start(self._refresh)
+        server.start(partial(self._refresh, server))
+
+    async def add_server(self, server: UpstreamServer) -> ServerStatus:
+        """As insert_server; returns how its first attempt went."""
+        self.insert_server(server)
         await server.settled()
         return server.status
 
-    async def remove_server(self, name: str) -> None:
-        """Stops the upstream and forgets its tools; raises NotFound."""
+    async def remove_server(self, name: str, grace: float = 0.0) -> None:
+        """Forgets its tools at once, and stops it when its calls have ended or after `grace` s; raises NotFound."""
         server = self._server(name)
         del self._servers[name]
         self._refresh()
-        await server.stop()
+        await _stop(server, grace)
 
-    async def reconnect(self, name: str) -> ServerStatus:
-        """Makes the upstream connect again at once, and returns how that went; raises NotFound."""
-        server = self._server(name)
-        server.reconnect()
+    async def replace_server(self, server: UpstreamServer, grace: float) -> None:
+        """Puts it in the place of the one of its name as soon as it is up, or has failed; that one is then removed."""
+        server.start(partial(self._refresh, server))
+        before: UpstreamServer | None = None
+        try:
+            await server.settled()
+            if (before := self._servers.get(server.name)) is not None:
+                self._servers[server.name] = server
+                self._refresh()
+        finally:
+            await (_stop(server, 0) if before is None else _stop(before, grace))
+
+    def order_servers(self, names: Iterable[str]) -> None:
+        """These come first, in this order."""
+        first = {name: self._servers[name] for name in names if name in self._servers}
+        self._servers = first | self._servers
+        self._refresh()
+
+    async def reconnect(self, name: str, principal: Principal | None = None) -> ServerStatus:
+        """Makes the upstream connect again at once, and returns how that went; raises NotFound.
+
+        For a caller only the connections of its tenant, where it has its own.
+        """
+        server = self._server(name, principal)
+        server.reconnect(None if principal is None else principal.tenant)
         await server.settled()
         return server.status
 
     async def _serve(self, call: Invocation) -> AsyncGenerator[ToolEvent]:
         """The last step: the arguments are held against the schema, and the tool's owner runs it."""
-        offer = self._tools.find(call.tool.name, call.context.principal.tools)
-        schema = self._schemas.of(offer.item.name, offer.item.input_schema)
+        offer = self.sight(call.context.principal).tool(call.tool.name)
+        schema = self._schemas.of(offer.item.name, offer.item.input_schema, offer.item.server)
         if len(call.raw) <= AT_ONCE_BYTES:
             schema.check(call.arguments)
         else:  # takes seconds for megabytes, and others wait
             await asyncio.to_thread(schema.check, call.arguments)
         if offer.server is None:
-            events = self._natives[offer.item.name].call(call.raw, call.context)
+            events = self._native(offer.item.name).call(call.raw, call.context)
         else:
             context = self._with_level(call.context, offer.server.name)
             events = offer.server.call(offer.own_name, call.arguments, context)
@@ -244,16 +338,20 @@ class Catalog:
             async for event in events:
                 yield event
 
+    def _native(self, name: str) -> NativeTool:
+        return self._natives.get(name) or self._finders[name]
+
     async def _complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
+        sight = self.sight(context.principal)
         match reference:
             case PromptReference(name):
-                server, own_name = self.prompts.owner(name, context.principal)
+                server, own_name = sight.prompt(name)
                 return await self._servers[server.name].complete(PromptReference(own_name), typed, context)
             case TemplateReference(uri_template):
-                place = self.resources.template_place(uri_template)
+                place = sight.template(uri_template)
                 return await self._servers[place.server.name].complete(TemplateReference(place.uri), typed, context)
 
-    async def _observed(self, asked: "_Asked", answer: Coroutine[Any, Any, _Answer]) -> _Answer:
+    async def _observed(self, asked: _Asked, answer: Coroutine[Any, Any, _Answer]) -> _Answer:
         started = perf_counter()
         outcome: Outcome = "cancelled"
         reason = ""
@@ -267,57 +365,80 @@ class Catalog:
             raise
         finally:
             answer.close()  # it was never started where nothing was admitted
-            server = self._server_of(asked)
-            known = asked.name if server else ""
-            took, trail = perf_counter() - started, Trail()
-            self._tell(
-                CallReport(
-                    asked.kind, asked.name, known, server, asked.arguments, asked.context, trail, took, outcome, reason
-                )
-            )
+            kind, name, arguments, context = asked.kind, asked.name, asked.arguments, asked.context
+            known = self._known(kind, name, context.principal, arguments.get("server", ""))
+            took = perf_counter() - started
+            self._report(CallReport(kind, name, *known, arguments, context, Trail(), took, outcome, reason))
 
     def _admit(self) -> None:
         if self._admission is not None:
             self._admission.enter()
 
-    def _tell(self, report: CallReport) -> None:
+    def _report(self, report: CallReport) -> None:
         for observer in self._observers:
             observer.on_call(report)
 
-    def _server_of(self, asked: "_Asked") -> str:
-        """The upstream that is asked, as far as its name can be told; empty otherwise."""
-        try:
-            match asked.kind:
-                case "resource":
-                    return self.resources.holder(asked.name, asked.arguments.get("server", ""))
+    def _known(self, kind: Kind, name: str, principal: Principal, server: str = "") -> tuple[str, str]:
+        """What the catalog calls it and the upstream that has it; empty as far as that is not known to its caller.
+
+        `server` is the one that a resource is asked of, empty for any.
+        """
+        sight = self.sight(principal)
+        with suppress(NarthexError):
+            match kind:
+                case "tool":
+                    tool = sight.tool(name).item
+                    return tool.name, tool.server
                 case "prompt":
-                    return self.prompts.owner(asked.name, asked.context.principal)[0].name
-        except NarthexError:
-            pass
-        return ""
+                    return name, sight.prompt(name)[0].name
+                case "resource" if server:
+                    return name, self._server(server, principal).name
+                case "resource":
+                    return name, sight.template(name).server.name
+        return "", ""
 
     def _with_level(self, context: CallContext, server: str) -> CallContext:
         if context.mcp.log_level is not None:
             return context
-        return replace(context, mcp=replace(context.mcp, log_level=self._levels.get(context.principal, server)))
+        mcp = context.mcp.at_level(self._levels.get(context.principal, server))
+        return replace(context, mcp=mcp)
 
-    def _server(self, name: str) -> UpstreamServer:
-        if (server := self._servers.get(name)) is None:
-            known = ", ".join(self._servers) or "none"
-            raise NotFound(f"there is no upstream named {name!r}; there are: {known}", reason="UPSTREAM_NOT_FOUND")
+    def _searches(self, principal: Principal, tools: Iterable[Tool]) -> bool:
+        """Whether the caller finds tools by searching; one whose scope lacks the search cannot."""
+        return self._searching.lazy_for(principal.name) and any(tool.name == SEARCH for tool in tools)
+
+    def _found_by(self, forwarded: int) -> tuple[Tool, ...]:
+        """Our own tools that find others, where there are so many to find."""
+        return tuple(one.tool for one in self._finders.values()) if self._searching.offered(forwarded) else ()
+
+    def _server(self, name: str, principal: Principal | None = None) -> UpstreamServer:
+        servers = self._servers.values() if principal is None else self.view(principal).servers
+        server = next((one for one in servers if one.name == name), None)
+        if server is None:
+            known = ", ".join(one.name for one in servers) or "none"
+            raise NotFound(
+                f"there is no upstream named {name[:200]!r}; there are: {known}", reason="UPSTREAM_NOT_FOUND"
+            )
         return server
 
-    def _refresh(self) -> None:
-        """Builds the tables again; cheap, as it happens only when an upstream changes."""
-        before = self.versions
-        servers = tuple(self._servers.values())
-        self._tools.refresh([native.tool for native in self._natives.values()], servers)
-        self.prompts.refresh(servers)
-        self.resources.refresh(servers)
-        self.watches.refresh(servers, listed=self.resources.version != before.resources)
-        if self.versions != before:
-            self._changed.set()
-            self._changed = asyncio.Event()
+    def _refresh(self, only: UpstreamServer | None = None) -> None:
+        """Builds the tables again, of those who see `only` this server, or of all."""
+        natives = (native.tool for native in self._natives.values())
+        changed = self._views.refresh(natives, self._servers.values(), only)
+        self.watches.refresh()
+        if changed:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+async def _stop(server: UpstreamServer, grace: float) -> None:
+    try:
+        await server.drain(grace)
+    finally:
+        await server.stop()
 
 
 def _outcome(error: Exception) -> Outcome:

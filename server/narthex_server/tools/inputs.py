@@ -14,11 +14,23 @@ CALL_ID = re.compile(r"[!-~]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to the request `id`: a result, or the JSON-RPC error of a caller that cannot or will not give one."""
+    """The answer to the request `id`: a result, or the JSON-RPC error of a caller that cannot or will not give one.
+
+    To a call that has to be approved it is a yes or no, with a reason for the no.
+    """
 
     id: str
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
+    approved: bool | None = None
+    reason: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Which of them it is."""
+        if self.approved is not None:
+            return "approved"
+        return "result" if self.error is None else "error"
 
 
 Reader = Callable[[Answer], Any]
@@ -77,8 +89,7 @@ class Inputs:
             try:
                 taken[answer.id] = expected.read(answer)
             except ValueError:
-                field = "result" if answer.error is None else "error"
-                raise _misfit(f"responses[{index}].{field}", "does not fit what the request asks for") from None
+                raise _misfit(f"responses[{index}].{answer.kind}", "does not fit what the request asks for") from None
         for name, value in taken.items():
             self._expected.pop(name).answer.set_result(value)
         return self.waiting
@@ -89,6 +100,11 @@ class RunningCalls:
 
     def __init__(self) -> None:
         self._inputs: dict[tuple[str, str], Inputs] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many requests of all calls wait for an answer."""
+        return sum(inputs.waiting for inputs in self._inputs.values())
 
     @contextmanager
     def enter(self, tenant: str, call_id: str, request_id: str) -> Iterator[Inputs]:

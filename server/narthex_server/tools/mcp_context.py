@@ -24,5 +24,9 @@ class McpContext:
         """Whether the request was made before, and ended with a wish for input."""
         return bool(self.input_responses) or self.request_state is not None
 
+    def at_level(self, level: str) -> "McpContext":
+        """The same with this log level."""
+        return McpContext(self.capabilities, level, self.meta, self.input_responses, self.request_state)
+
 
 PLAIN = McpContext()

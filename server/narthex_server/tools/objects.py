@@ -1,9 +1,10 @@
 """JSON objects from callers: parsed and bounded."""
 
 import json
-from typing import Any, NoReturn
+from typing import Any
 
 from narthex_server.errors import InvalidRequest, Violation
+from narthex_server.tools import exact_json
 
 MAX_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 100
@@ -15,10 +16,12 @@ def parse_object(raw: bytes, name: str, field: str = "") -> dict[str, Any]:
     Raises:
         InvalidRequest: not one JSON object, or beyond the limits of size and depth.
     """
+    if not raw:
+        return {}
     if len(raw) > MAX_BYTES:
         raise _invalid(field, f"{name} are {len(raw)} bytes; at most {MAX_BYTES} are accepted")
     try:
-        value = json.loads(raw, parse_constant=_no_constant) if raw.strip() else {}
+        value = exact_json.parse(raw) if raw.strip() else {}
     except RecursionError:
         raise _invalid(field, f"{name} are nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
@@ -66,10 +69,6 @@ def _has_lone_surrogate(value: object) -> bool:
     except UnicodeEncodeError:
         return True
     return False
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _invalid(field: str, description: str) -> InvalidRequest:

@@ -22,6 +22,7 @@ class Prompt:
     icons: bytes = b""
     meta: bytes = b""
     server: str = ""  # the upstream that owns it
+    own_name: str = ""  # what that calls it
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,20 @@
 """What the catalog needs of an upstream, whatever protocol it speaks."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, Self
 
+from narthex_server.principal import Principal
+from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
+
+Scope = Literal["shared", "tenant", "session"]
+"""Who shares a connection: all callers, those of a tenant, or the calls of one session of one caller."""
 
 
 class ServerState(Enum):
@@ -18,9 +24,55 @@ class ServerState(Enum):
     STOPPED = "stopped"
 
 
+class BreakerState(Enum):
+    """Whether calls reach an upstream: all, none, or one at a time to see whether it works again."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How an upstream has fared since it was added; moments in seconds since the epoch, 0 for never.
+
+    `breaker` is None where it has none; it admits a call at `breaker_retry`, if that is not 0.
+    """
+
+    breaker: BreakerState | None = None
+    breaker_retry: float = 0.0
+    trips: int = 0
+    reconnects: int = 0
+    restarts: int = 0  # of its process, those that failed included
+    failed_checks: int = 0
+    last_success: float = 0.0  # of a call
+
+
+def together(vitals: Iterable[Vitals]) -> Vitals:
+    """Those of several connections as one: what happened to all of them, and the worst of their breakers."""
+    all_of_them = list(vitals)
+    worst = max(all_of_them, key=lambda one: _BADNESS.index(one.breaker))
+    return Vitals(
+        worst.breaker,
+        worst.breaker_retry,
+        sum(one.trips for one in all_of_them),
+        sum(one.reconnects for one in all_of_them),
+        sum(one.restarts for one in all_of_them),
+        sum(one.failed_checks for one in all_of_them),
+        max(one.last_success for one in all_of_them),
+    )
+
+
+_BADNESS = (None, BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """How an upstream is: `reason` says why it is not ready, `attempts` counts failed starts since it last was."""
+    """How an upstream is: `reason` says why it is not ready, `attempts` counts failed starts since it last was.
+
+    `working_directory` is where its process runs, empty for one that is not ours. It has been in this state `since`,
+    and is tried again at `next_attempt`, both in seconds since the epoch.
+    """
 
     name: str
     transport: str
@@ -29,6 +81,13 @@ class ServerStatus:
     tools: int = 0
     protocol_version: str = ""
     attempts: int = 0
+    scope: Scope = "shared"
+    connections: int = 0  # that are up; an upstream that does not share one has several
+    working_directory: str = ""
+    server_name: str = ""  # as it calls itself
+    server_version: str = ""
+    since: float = 0.0
+    next_attempt: float = 0.0
 
 
 class Server(Protocol):
@@ -43,11 +102,21 @@ class Server(Protocol):
     def name(self) -> str: ...
 
     @property
-    def prefix(self) -> str | None:
-        """What stands before `_<tool>` in exposed names instead of `<server>__`; None for the usual form."""
+    def presentation(self) -> Presentation:
+        """How what it offers is named and shown; it does not change."""
+
+    @property
+    def tenants(self) -> Audience:
+        """Who sees it; for all others it does not exist."""
 
     @property
     def status(self) -> ServerStatus: ...
+
+    def seen_by(self, tenant: str) -> "UpstreamServer":
+        """What it is to this tenant; the same to all for whom it offers the same."""
+
+    @property
+    def vitals(self) -> Vitals: ...
 
     def start(self, changed: Callable[[], None]) -> None:
         """Begins to connect; `changed` is called on the event loop when its status, or what it offers, is different."""
@@ -55,10 +124,17 @@ class Server(Protocol):
     async def settled(self) -> None:
         """Returns when an attempt to connect has ended, well or not, since the start or the last `reconnect`."""
 
-    def reconnect(self) -> None:
-        """Drops the connection, if there is one, and connects again at once."""
+    def reconnect(self, tenant: str | None = None) -> None:
+        """Drops the connection, if there is one, and connects again at once; of several those of `tenant`, or all."""
 
-    async def stop(self) -> None: ...
+    def end_session(self, principal: Principal, session: str) -> None:
+        """This session of this caller is over, and what was kept for it can go."""
+
+    async def drain(self, grace: float) -> None:
+        """Returns when none of its calls runs any more, or after so many seconds."""
+
+    async def stop(self) -> None:
+        """Ends it; calls that still run raise Unavailable."""
 
 
 class ToolServer(Server, Protocol):
@@ -69,6 +145,19 @@ class ToolServer(Server, Protocol):
 
     def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncIterator[ToolEvent]:
         """Yields the call's events, the result last."""
+
+
+class Line(Protocol):
+    """A connection on which resources are watched."""
+
+    def watch(self, uris: frozenset[str], updated: Callable[[str], None]) -> None:
+        """From now on `updated` is told when one of these, or a part of one, may hold something else, and no others.
+
+        So it is after a time without a connection.
+        """
+
+    async def watching(self) -> None:
+        """Returns when all that is to be watched is, or cannot be for now."""
 
 
 class ResourceServer(Server, Protocol):
@@ -86,14 +175,8 @@ class ResourceServer(Server, Protocol):
     async def read(self, uri: str, context: CallContext) -> Contents | InputRequired:
         """Raises NotFound for a URI that it does not know, and UpstreamRefused for its other errors."""
 
-    def watch(self, uris: frozenset[str], updated: Callable[[str], None]) -> None:
-        """From now on `updated` is told when one of these, or a part of one, may hold something else, and no others.
-
-        So it is after a time without a connection.
-        """
-
-    async def watching(self) -> None:
-        """Returns when all that is to be watched is, or cannot be for now."""
+    def line(self, context: CallContext) -> Line:
+        """Where this caller's resources are watched; raises ResourceExhausted where there are too many connections."""
 
 
 class PromptServer(Server, Protocol):
@@ -115,3 +198,16 @@ class Completer(Server, Protocol):
 
 class UpstreamServer(ToolServer, ResourceServer, PromptServer, Completer, Protocol):
     """All that an MCP server can be."""
+
+
+class SharedServer:
+    """The manners of a server whose callers all share what it has: one connection, and nothing kept for a session."""
+
+    def seen_by(self, tenant: str) -> Self:
+        return self
+
+    def line(self, context: CallContext) -> Self:
+        return self
+
+    def end_session(self, principal: Principal, session: str) -> None:
+        pass

@@ -22,13 +22,15 @@ class Tool:
     server: str = ""  # the upstream that owns it; empty for a native tool
     icons: bytes = b""
     meta: bytes = b""
+    own_name: str = ""  # what its server calls it
 
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
     """Whose call this is; `deadline` is on the event loop's clock, in seconds.
 
-    Without `inputs` nobody can answer while it runs.
+    `session` is the caller's own name for one of its sessions, empty outside of any; two callers' never mean the same.
+    Without `inputs` nobody can answer while it runs; with `answers_approvals` the caller answers ApprovalRequests.
     """
 
     principal: Principal
@@ -36,6 +38,8 @@ class CallContext:
     deadline: float | None = None
     mcp: McpContext = PLAIN
     inputs: Inputs | None = None
+    session: str = ""
+    answers_approvals: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,12 @@ class ToolResult:
     structured_content: bytes = b""
     is_error: bool = False
     meta: bytes = b""  # MCP's `_meta`, a JSON object, or empty
+    faulted: bool = False  # the upstream broke, which is more than that the tool failed
+
+    @property
+    def size(self) -> int:
+        """Of its JSON, in bytes."""
+        return len(self.content) + len(self.structured_content) + len(self.meta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +91,21 @@ class InputRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalRequest:
+    """A person's yes is wanted before the tool is called with these arguments; `reason` is who wants it, for people."""
+
+    id: str
+    name: str
+    arguments: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class InputRequired:
     """The call waits for answers to all requests; with a `request_state` it is over instead, to be made again."""
 
     call_id: str
-    requests: tuple[InputRequest, ...]
+    requests: tuple[InputRequest | ApprovalRequest, ...]
     request_state: str | None = None
 
 

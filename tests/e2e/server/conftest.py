@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,8 +108,18 @@ def nothing(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-async def settled(channel) -> None:
+def upstreams_up() -> Callable[[grpc.aio.Channel], Awaitable[None]]:
     """Waits until every upstream that can come up has."""
+    return _upstreams_up
+
+
+@pytest.fixture
+async def settled(channel) -> None:
+    """As `upstreams_up`, for the module's server."""
+    await _upstreams_up(channel)
+
+
+async def _upstreams_up(channel: grpc.aio.Channel) -> None:
     stub, tools = UpstreamServiceStub(channel), ToolServiceStub(channel)
     async with asyncio.timeout(60):
         async for _ in tools.WatchTools(tool_pb2.WatchToolsRequest()):

@@ -81,18 +81,22 @@ async def test_every_call_is_in_the_record_after_an_ordinary_end(serve, audit):
         for name, arguments in (("rich__echo", b"[]"), ("nothing", b"{}")):
             with pytest.raises(grpc.aio.AioRpcError):
                 await call(channel, name, arguments)
-        await UpstreamServiceStub(channel).ReconnectUpstream(upstream_pb2.ReconnectUpstreamRequest(name="rich"))
+        upstreams = UpstreamServiceStub(channel)
+        await upstreams.ReconnectUpstream(upstream_pb2.ReconnectUpstreamRequest(name="rich"))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await upstreams.RemoveUpstream(upstream_pb2.RemoveUpstreamRequest(name="poor"))
         await asyncio.gather(*(call(channel) for _ in range(100)))
     assert server.metric("narthex_audit_lost_total") == 0
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(30) == 0
     assert audit("verify")[0] == 0
-    first, second, third, act, *rest = exported(audit)
+    first, second, third, act, failed, *rest = exported(audit)
     assert (first["request"], first["trace"]) == ("one", TRACEPARENT.split("-")[1])
     assert (first["name"], first["server"], first["outcome"]) == ("rich__echo", "rich", "ok")
     assert first["arguments"] == {"text": "[redacted]"}
     assert (second["outcome"], third["outcome"], third["asked"]) == ("invalid", "not_found", "nothing")
     assert (act["kind"], act["verb"], act["subject"]) == ("act", "upstream.reconnect", "rich")
+    assert (failed["verb"], failed["subject"], failed["reason"]) == ("upstream.remove", "poor", "UPSTREAM_NOT_FOUND")
     assert len(rest) == 100 and {one["outcome"] for one in rest} == {"ok"}
     assert len(exported(audit, "--outcome", "not_*", "--since", "1h")) == 1
     assert "upstream.reconnect" in audit("show", "--kind", "act")[1]

@@ -29,7 +29,7 @@ def server(launch, demo, key, tmp_path_factory):
     folder = tmp_path_factory.mktemp("asking")
     entry = {"command": sys.executable, "args": [str(ASKING), "stdio"]}
     servers = {
-        "old": {**entry, "protocol": "handshake"},
+        "old": {**entry, "protocol": "handshake", "scope": "shared"},
         "new": entry,
         "own": {**entry, "protocol": "handshake", "sampling": "model"},
     }

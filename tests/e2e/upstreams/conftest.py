@@ -40,7 +40,7 @@ class Gateway:
         """Waits for the catalog to change until the condition holds."""
         async with asyncio.timeout(20):
             while not condition():
-                await self.catalog.wait_changed(self.catalog.version)
+                await self.catalog.wait_changed(LOCAL, self.catalog.versions(LOCAL).catalog)
 
     async def until_ready(self, name: str) -> None:
         await self.until(lambda: self.status(name).state is ServerState.READY)

@@ -86,12 +86,12 @@ async def test_everythings_resources_and_prompts_are_forwarded(gateway, entry):
     async with gateway({"every": entry("server-everything", "stdio")}) as running:
         catalog = running.catalog
         uri = "demo://resource/static/document/features.md"
-        assert uri in [resource.uri for resource in catalog.resources.listed]
-        found = await catalog.resources.read("every+demo://resource/dynamic/text/7", "", context)
+        assert uri in [resource.uri for resource in catalog.view(LOCAL).resources.listed]
+        found = await catalog.view(LOCAL).resources.read("every+demo://resource/dynamic/text/7", "", context)
         assert found.parts[0].uri == "every+demo://resource/dynamic/text/7" and "Resource 7" in found.parts[0].content
         with pytest.raises(NotFound):
-            await catalog.resources.read("demo://resource/static/nothing", "", context)
-        filled = await catalog.prompts.fill("every__args-prompt", {"city": "Ghent"}, context)
+            await catalog.view(LOCAL).resources.read("demo://resource/static/nothing", "", context)
+        filled = await catalog.view(LOCAL).prompts.fill("every__args-prompt", {"city": "Ghent"}, context)
         assert b"Ghent" in filled.messages[0].content
         typed = Typed("department", "E", {})
         assert (await catalog.complete(PromptReference("every__completable-prompt"), typed, context)).values

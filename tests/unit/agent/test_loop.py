@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 from narthex.scopes import ToolScope
 from narthex_server.agent.events import AgentEvent, ToolActivity, ToolCallResult
-from narthex_server.agent.loop import AgentLoop, AgentOptions
+from narthex_server.agent.loop import AgentLoop
+from narthex_server.agent.options import AgentOptions
 from narthex_server.errors import InvalidRequest, NotFound
 from narthex_server.pipelines.chat import ChatPipeline
 from narthex_server.pipelines.events import (

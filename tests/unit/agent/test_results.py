@@ -8,7 +8,10 @@ def test_text_blocks_are_joined_and_others_named() -> None:
         '{"type": "resource", "resource": {"uri": "file:///a", "text": "inside"}},'
         '{"type": "resource_link", "uri": "file:///b", "name": "b"}, {"type": "new"}]'
     )
-    assert result_text(ToolResult(content.encode())) == "é 1\n[image image/png]\ninside\n[resource file:///b]\n[new]"
+    assert (
+        result_text(ToolResult(content.encode()))
+        == "é 1\n[image image/png, 0 bytes]\ninside\n[resource file:///b]\n[new]"
+    )
 
 
 def test_structured_content_stands_in_for_missing_text() -> None:

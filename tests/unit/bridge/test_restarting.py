@@ -31,6 +31,20 @@ async def test_a_session_goes_on_with_all_that_was_agreed(durable, tools):
         assert (await bridge.rpc("initialize", {"protocolVersion": "2025-06-18"}, **session)).status_code == 200
 
 
+async def test_the_server_knows_a_session_by_one_name_from_its_first_call_to_its_end(durable, tools):
+    async with durable() as bridge:
+        session = await bridge.session()
+        await bridge.rpc("tools/call", {"name": "echo"}, **session)
+        await bridge.stop()
+    name = tools.metadata[-1]["x-narthex-session"]
+    assert name and session["mcp-session-id"] not in name, (
+        "who reads the server's metadata cannot take the session over"
+    )
+    async with durable() as bridge:
+        assert (await bridge.http.delete("/mcp", headers=session)).status_code == 204
+        assert await asyncio.wait_for(tools.ended.get(), DEADLINE_S) == name
+
+
 async def test_what_was_sent_before_can_be_had_again(durable):
     async with durable() as bridge:
         session = await bridge.session()

@@ -51,6 +51,7 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
     unwatched: asyncio.Event = field(default_factory=asyncio.Event)
     feed: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
     fed: int = 0
+    ended: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
 
     async def change(self, *names: str) -> None:
         async with self.changed:
@@ -147,6 +148,10 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
     async def Respond(self, request: Any, context: Any) -> Any:
         await self.responses.put(request)
         return tool_pb2.RespondResponse()
+
+    async def EndSession(self, request: Any, context: Any) -> Any:
+        await self.ended.put(dict(context.invocation_metadata()).get("x-narthex-session", ""))
+        return tool_pb2.EndSessionResponse()
 
     async def CallTool(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.arguments.append(request.arguments)

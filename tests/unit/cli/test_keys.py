@@ -8,7 +8,14 @@ def test_a_new_key_says_what_it_is_for(narthex, tmp_path):
     assert made.returncode == 0, made.stderr
     key = KeyRing.from_file(file).principal(made.stdout.strip())
     assert key.tools.globs == ("time__*", "chat")
+    assert not key.admin
     assert (str(key.rate), key.expires.isoformat()) == ("100/minute", "2100-01-31T00:00:00+00:00")
+
+
+def test_an_admin_key_is_made_on_request(narthex, tmp_path):
+    file = tmp_path / "keys.toml"
+    made = narthex("keys", "new", "--name", "chief", "--admin", "--file", str(file))
+    assert KeyRing.from_file(file).principal(made.stdout.strip()).admin
 
 
 def test_what_cannot_be_meant_is_told_and_makes_no_key(narthex, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from narthex.settings import NamedPath, NamedText, NamedUrl, SettingsError
 from narthex_server.config.server import ServerConfig, from_command_line
 from narthex_server.config.tls import Tls
+from narthex_server.tools.upstream.forms import parse_sources
 
 
 def test_nothing_named_serves_the_demo():
@@ -13,6 +14,9 @@ def test_nothing_named_serves_the_demo():
     assert config.models()[0].path.is_file()
     assert [server["name"] for server in config.upstreams()["servers"]] == ["time", "workspace"]
     assert Path(config.upstreams()["servers"][1]["source"]["args"][-1]).is_dir()
+    time, workspace = parse_sources(config.upstreams())
+    assert time.presentation.offers("get_current_time") and workspace.presentation.offers("search_files")
+    assert not workspace.presentation.offers("search_text")
 
 
 def test_a_model_turns_the_demo_off():

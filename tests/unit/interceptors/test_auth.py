@@ -17,17 +17,18 @@ HEALTH = "/grpc.health.v1.Health/Check"
 SECRET, KEY = new_key("ci", "acme")
 SCOPED, SCOPED_KEY = new_key("clock", tools=ToolScope(("time__*",)))
 LAPSED, LAPSED_KEY = new_key("old", expires=datetime(2020, 1, 1, tzinfo=UTC))
+CHIEF, CHIEF_KEY = new_key("chief", admin=True)
 DELEGATE = "the bridge's own token"
-RING = KeyRing([KEY, SCOPED_KEY, LAPSED_KEY]).with_delegate(DELEGATE)
+RING = KeyRing([KEY, SCOPED_KEY, LAPSED_KEY, CHIEF_KEY]).with_delegate(DELEGATE)
 
 
 class Who(grpc.GenericRpcHandler):
-    """Answers every unary method with the name, the tenant and the tools of its caller."""
+    """Answers every unary method with its caller: name, tenant, tools, and whether it is an admin."""
 
     def service(self, details):
         async def answer(request, context):
             caller = CALLER.get()
-            return json.dumps([caller.name, caller.tenant, caller.tools.globs]).encode()
+            return json.dumps([caller.name, caller.tenant, caller.tools.globs, caller.admin]).encode()
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
@@ -43,8 +44,8 @@ async def ask(request):
 
         async def who(method=ECHO, **metadata):
             pairs = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
-            name, tenant, globs = json.loads(await channel.unary_unary(method)(b"", metadata=pairs))
-            return Principal(name, tenant, ToolScope(tuple(globs)))
+            name, tenant, globs, admin = json.loads(await channel.unary_unary(method)(b"", metadata=pairs))
+            return Principal(name, tenant, ToolScope(tuple(globs)), admin)
 
         yield who
     await server.stop(None)
@@ -75,6 +76,13 @@ async def test_without_a_key_file_everyone_is_local(ask):
 async def test_a_delegate_speaks_for_its_caller(ask):
     asserted = json.dumps({"name": "ann", "tenant": "blue"})
     assert await ask(authorization=f"Bearer {DELEGATE}", x_narthex_principal=asserted) == Principal("ann", "blue")
+
+
+async def test_an_admin_is_one_only_where_it_speaks_for_itself(ask):
+    assert (await ask(authorization=f"Bearer {CHIEF}")).admin
+    claimed = json.dumps({"name": "ann", "tenant": "blue", "admin": True})
+    for key in (CHIEF, DELEGATE):
+        assert not (await ask(authorization=f"Bearer {key}", x_narthex_principal=claimed)).admin
 
 
 async def test_nobody_else_does(ask):

@@ -90,6 +90,11 @@ async def test_a_limit_says_when_to_try_again(serve):
     assert detail(rich(caught), error_details_pb2.RetryInfo).retry_delay.seconds > 0
 
 
+async def test_an_error_that_knows_when_to_try_again_says_so():
+    found = status(errors.Unavailable("broken", retry_after=2.5))
+    assert detail(found, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() == 2500
+
+
 async def test_an_unknown_error_shows_only_an_id_that_the_log_has_too(serve, caplog):
     stub = await serve(Failing(lambda: ValueError("secret path")), [ErrorInterceptor()])
     with caplog.at_level(logging.ERROR):

@@ -6,18 +6,21 @@ import pytest
 from narthex.settings import Address
 from narthex_server.embedding.loop import BatchReport
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
+from narthex_server.metrics.agent import AgentMetrics
+from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
 from narthex_server.metrics.models import ModelMetrics
 from narthex_server.metrics.registry import new_registry, served
 from narthex_server.metrics.remote import RemoteMetrics
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
-from narthex_server.pipelines.events import Usage
+from narthex_server.pipelines.events import Budget, Finished, FinishReason, Usage
 from narthex_server.pipelines.library import Listed, State
 from narthex_server.pipelines.models import Kind, RemoteModel
 from narthex_server.pipelines.remote.handle import RemoteHandle
 from narthex_server.pipelines.remote.refusals import Refusals
 from narthex_server.principal import LOCAL
+from narthex_server.tools.names import Renamed, RenameReason
 from narthex_server.tools.report import CallReport
 from narthex_server.tools.server import ServerState, ServerStatus
 from narthex_server.tools.step import Trail
@@ -155,6 +158,21 @@ def test_calls_are_counted_by_tool_server_and_outcome(registry):
     assert registry.get_sample_value("narthex_tool_call_seconds_count", labels) == 3
 
 
+def test_tools_that_an_upstream_invents_for_ever_do_not_fill_the_memory(registry, monkeypatch):
+    monkeypatch.setattr("narthex_server.metrics.tools.MAX_SERIES", 3)
+    tools = ToolMetrics(registry)
+    for number in (0, 1, 2, 3, 4, 0):
+        tools.on_call(report("tool", f"a__x{number}", "a", "ok"))
+    series = registry.collect()
+    counted = {
+        sample.labels["tool"]: sample.value
+        for metric in series
+        for sample in metric.samples
+        if sample.name == "narthex_tool_calls_total"
+    }
+    assert counted == {"a__x0": 2, "a__x1": 1, "a__x2": 1, "other": 2}
+
+
 def test_reads_prompts_and_completions_are_counted_by_outcome(registry):
     offers = ToolMetrics(registry)
     for outcome in ("ok", "ok", "not_found"):
@@ -165,11 +183,24 @@ def test_reads_prompts_and_completions_are_counted_by_outcome(registry):
 
 
 def test_upstreams_show_whether_they_are_up(registry):
-    states = (ServerStatus("a", "stdio", ServerState.READY, tools=3), ServerStatus("b", "http", ServerState.UNHEALTHY))
+    states = (
+        ServerStatus("a", "stdio", ServerState.READY, tools=3, connections=2),
+        ServerStatus("b", "http", ServerState.UNHEALTHY),
+    )
     UpstreamMetrics(registry, lambda: states)
     assert registry.get_sample_value("narthex_upstream_up", {"server": "a"}) == 1
     assert registry.get_sample_value("narthex_upstream_up", {"server": "b"}) == 0
     assert registry.get_sample_value("narthex_upstream_tools", {"server": "a"}) == 3
+    assert registry.get_sample_value("narthex_upstream_connections", {"server": "a"}) == 2
+
+
+def test_renamed_tools_hidden_characters_and_misfits_are_counted(registry):
+    renamed = [Renamed("a", name, name + "_1", RenameReason.TAKEN, name) for name in ("x", "y")]
+    OfferMetrics(registry, lambda: renamed, lambda: {("a", "prompt"): 4})
+    assert registry.get_sample_value("narthex_upstream_renamed_tools", {"server": "a", "reason": "taken"}) == 2
+    assert registry.get_sample_value("narthex_upstream_hidden_characters", {"server": "a", "kind": "prompt"}) == 4
+    MisfitMetrics(registry).on_misfit("a__x", "a")
+    assert registry.get_sample_value("narthex_tool_result_misfits_total", {"tool": "a__x", "server": "a"}) == 1
 
 
 def test_they_are_served_over_http_until_the_end(registry):
@@ -181,3 +212,19 @@ def test_they_are_served_over_http_until_the_end(registry):
             pass
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+
+
+def test_a_run_is_counted_by_how_it_ended(registry):
+    metrics = AgentMetrics(registry, lambda: 2)
+    metrics.on_run(Finished(FinishReason.BUDGET, Usage(), budget=Budget.SECONDS), 3, 5)
+    metrics.on_run(Finished(FinishReason.REPETITION, Usage()), 6, 6)
+    metrics.on_run(None, 1, 0)
+
+    def ended(outcome):
+        return registry.get_sample_value("narthex_agent_runs_total", {"outcome": outcome})
+
+    assert [ended(outcome) for outcome in ("max_seconds", "repetition", "failed", "stop")] == [1, 1, 1, 0]
+    assert ended("budget") is None
+    assert registry.get_sample_value("narthex_agent_rounds_sum") == 10
+    assert registry.get_sample_value("narthex_agent_tool_calls_sum") == 11
+    assert registry.get_sample_value("narthex_inputs_waiting") == 2

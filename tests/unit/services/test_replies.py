@@ -41,7 +41,7 @@ def test_log_probabilities_have_their_place_on_the_wire():
         (ToolCall("1", "t", "{}"), "tool_call"),
         (ToolActivity("1", Progress(1, 2, "half")), "tool_activity"),
         (ToolActivity("1", Log("warning", "here", b'"x"')), "tool_activity"),
-        (ToolCallResult("1", "t", ToolResult(b"[]")), "tool_result"),
+        (ToolCallResult("1", "t", ToolResult(b"[]"), ""), "tool_result"),
         (Finished(FinishReason.TOOL_ROUNDS, Usage(3, 2, 1)), "finished"),
     ],
 )

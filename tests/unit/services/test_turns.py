@@ -9,7 +9,7 @@ from narthex_server.tools.tool import ToolResult
 
 def test_rounds_become_messages_in_order():
     call = ToolCall("1", "clock", "{}")
-    result = ToolCallResult("1", "clock", ToolResult(b'[{"type": "text", "text": "noon"}]'))
+    result = ToolCallResult("1", "clock", ToolResult(b'[{"type": "text", "text": "noon"}]'), "noon")
     turns = Turns()
     for number, event in [
         (1, Started((1,))), (1, TextDelta("Let me ")), (1, TextDelta("look.")), (1, call), (1, result),

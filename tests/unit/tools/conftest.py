@@ -10,10 +10,12 @@ from narthex_server.errors import NotFound
 from narthex_server.loading import LoadOptions, load
 from narthex_server.pipelines.models import Models, TextModel
 from narthex_server.principal import LOCAL
+from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt, PromptArgument
 from narthex_server.tools.resource import Contents, Part, Resource, ResourceTemplate
-from narthex_server.tools.server import ServerState, ServerStatus
+from narthex_server.tools.server import ServerState, ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent, ToolResult
 
 DEMO = Path(__file__).parents[3] / "models" / "demo" / "model"
@@ -29,12 +31,20 @@ class Echo:
         yield ToolResult(b"[]", arguments)
 
 
-class Server:
+class Server(SharedServer):
     """An in-process server, by the same protocol as an upstream; its state, and what it offers, are set by hand."""
 
-    def __init__(self, name: str, *tools: str, prefix: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *tools: str,
+        prefix: str | None = None,
+        presentation: Presentation | None = None,
+        tenants: tuple[str, ...] = ("*",),
+    ) -> None:
         self.name = name
-        self.prefix = prefix
+        self.presentation = presentation or Presentation(prefix)
+        self.tenants = Audience(tenants)
         self.status = ServerStatus(name, "test", ServerState.STARTING)
         self.tools = tuple(Tool(tool, "", "", b"{}") for tool in tools)
         self.cancelled = asyncio.Event()
@@ -46,6 +56,8 @@ class Server:
         self.failure: Exception | None = None  # of all that is read
         self.watched: frozenset[str] = frozenset()
         self.updated: Callable[[str], None] = lambda uri: None
+        self.vitals = Vitals()
+        self.drained: float | None = None
         self._changed: Callable[[], None] = lambda: None
 
     def start(self, changed: Callable[[], None]) -> None:
@@ -93,8 +105,11 @@ class Server:
     async def settled(self) -> None:
         pass
 
-    def reconnect(self) -> None:
+    def reconnect(self, tenant: str | None = None) -> None:
         self.become(ServerState.READY)
+
+    async def drain(self, grace: float) -> None:
+        self.drained = grace
 
     async def stop(self) -> None:
         self.become(ServerState.STOPPED)

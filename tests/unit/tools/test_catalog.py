@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 from narthex.scopes import ToolScope
-from narthex_server.errors import InvalidRequest, InvalidToolArguments, NotFound, Unavailable
+from narthex_server.errors import AlreadyExists, InvalidToolArguments, NotFound, Unavailable
 from narthex_server.principal import LOCAL, Principal
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.server import ServerState
@@ -68,20 +68,20 @@ async def test_the_version_grows_only_when_the_list_is_another(server):
     one = server("a", "x")
     catalog = Catalog(servers=[one])
     await catalog.start()
-    version = catalog.version
+    version = catalog.versions(LOCAL).catalog
     one.offer("x")
-    assert catalog.version == version
-    waiting = asyncio.create_task(catalog.wait_changed(version))
+    assert catalog.versions(LOCAL).catalog == version
+    waiting = asyncio.create_task(catalog.wait_changed(LOCAL, version))
     one.offer("x", "y")
     async with asyncio.timeout(5):
-        assert await waiting == catalog.version > version
+        assert await waiting == catalog.versions(LOCAL).catalog > version
 
 
 async def test_servers_come_and_go_while_running(server, context):
     catalog = Catalog(servers=[server("a", "x")])
     await catalog.start()
     assert (await catalog.add_server(server("b", "y"))).state is ServerState.READY
-    with pytest.raises(InvalidRequest, match="already"):
+    with pytest.raises(AlreadyExists, match="already"):
         await catalog.add_server(server("b"))
     assert names(catalog) == ["a__x", "b__y"]
     await catalog.remove_server("a")

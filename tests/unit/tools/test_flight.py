@@ -51,4 +51,19 @@ async def test_a_slow_reader_gets_the_first_events_and_no_more(flight):
     for number in range(MAX_WAITING):
         assert flight.put(TextDelta(str(number)))
     assert not flight.put(Log("info", "", b"1"))
-    assert flight.events.qsize() == MAX_WAITING
+    flight.end()
+    read = []
+    while (event := await flight.event()) is not None:
+        read.append(event)
+    assert [event.text for event in read] == [str(number) for number in range(MAX_WAITING)]
+
+
+async def test_a_reader_that_is_ahead_waits_for_the_next_event_and_for_the_end(flight):
+    reading = asyncio.create_task(flight.event())
+    await asyncio.sleep(0)
+    flight.put(TextDelta("now"))
+    assert await reading == TextDelta("now")
+    reading = asyncio.create_task(flight.event())
+    await asyncio.sleep(0)
+    flight.end()
+    assert await reading is None

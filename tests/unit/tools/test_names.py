@@ -1,6 +1,7 @@
 import re
 
-from narthex_server.tools.names import LIMIT, aliases, exposed_name
+from narthex_server.tools.names import LIMIT, aliases, distinct_name, exposed_name
+from narthex_server.tools.presentation import Presentation
 
 
 def test_names_have_the_letters_that_every_client_accepts():
@@ -9,8 +10,22 @@ def test_names_have_the_letters_that_every_client_accepts():
 
 
 def test_a_prefix_stands_before_one_underscore():
-    assert exposed_name("server", "read", "fs") == "fs_read"
-    assert exposed_name("server", "read", "") == "read"
+    assert exposed_name("server", "read", Presentation("fs")) == "fs_read"
+    assert exposed_name("server", "read", Presentation("")) == "read"
+
+
+def test_a_tool_may_be_named_by_the_configuration():
+    presentation = Presentation("fs", rename={"read": "look"})
+    assert exposed_name("server", "read", presentation) == "look"
+    assert exposed_name("server", "write", presentation) == "fs_write"
+
+
+def test_what_has_no_name_gets_one():
+    assert re.fullmatch(r"_[0-9a-f]{8}", exposed_name("server", "", Presentation("")))
+
+
+def test_a_second_attempt_is_another_name():
+    assert distinct_name("a", "s", "t") != distinct_name("a", "s", "t", 1)
 
 
 def test_long_names_are_cut_to_the_same_distinct_name_every_time():

@@ -14,7 +14,7 @@ TYPED = Typed("x", "", {})
 
 
 def uris(catalog: Catalog) -> list[str]:
-    return [resource.uri for resource in catalog.resources.listed]
+    return [resource.uri for resource in catalog.view(LOCAL).resources.listed]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ async def catalog(one, two) -> Catalog:
 @pytest.fixture
 def read(catalog, context):
     async def text(uri: str, server: str = "") -> str:
-        return (await catalog.resources.read(uri, server, context)).parts[0].content
+        return (await catalog.view(LOCAL).resources.read(uri, server, context)).parts[0].content
 
     return text
 
@@ -94,7 +94,7 @@ async def test_the_owner_of_a_uri_speaks_for_it(catalog, one, two, read):
 async def test_templates_are_told_apart_and_completed_by_their_server(catalog, one, two, context):
     one.hold(templates=("a:{x}",))
     two.hold("a:r", templates=("a:{x}", "a:{y}"))
-    assert [one.uri_template for one in catalog.resources.templates] == ["a:{x}", "t-wo+a:{x}", "a:{y}"]
+    assert [one.uri_template for one in catalog.view(LOCAL).resources.templates] == ["a:{x}", "t-wo+a:{x}", "a:{y}"]
 
     async def suggested(reference) -> str:
         return (await catalog.complete(reference, TYPED, context)).values[0]
@@ -110,20 +110,20 @@ async def test_templates_are_told_apart_and_completed_by_their_server(catalog, o
 async def test_prompts_are_named_as_tools_are(catalog, one, two, context):
     one.prompt("ask", "ask")
     two.prompt("ask", needs=("who", "how"))
-    assert [prompt.name for prompt in catalog.prompts.list(LOCAL)] == ["one__ask", "t_wo__ask"]
-    filled = await catalog.prompts.fill("t_wo.ask", {"who": "x", "how": "y"}, context)
+    assert [prompt.name for prompt in catalog.view(LOCAL).prompts.list(LOCAL)] == ["one__ask", "t_wo__ask"]
+    filled = await catalog.view(LOCAL).prompts.fill("t_wo.ask", {"who": "x", "how": "y"}, context)
     assert filled.description == "t_wo/ask {'who': 'x', 'how': 'y'}"
     with pytest.raises(InvalidRequest) as caught:
-        await catalog.prompts.fill("t_wo__ask", {"other": "x"}, context)
+        await catalog.view(LOCAL).prompts.fill("t_wo__ask", {"other": "x"}, context)
     assert [v.field for v in caught.value.violations] == ["arguments.who", "arguments.how"]
     found = await catalog.complete(PromptReference("t_wo__ask"), TYPED, context)
     assert found.values == ("t_wo: PromptReference(name='ask')",)
     two.become(ServerState.UNHEALTHY, "it exploded")
-    assert [prompt.name for prompt in catalog.prompts.list(LOCAL)] == ["one__ask"]
+    assert [prompt.name for prompt in catalog.view(LOCAL).prompts.list(LOCAL)] == ["one__ask"]
     with pytest.raises(Unavailable, match="it exploded"):
-        await catalog.prompts.fill("t_wo__never_seen", {}, context)
+        await catalog.view(LOCAL).prompts.fill("t_wo__never_seen", {}, context)
     with pytest.raises(NotFound):
-        await catalog.prompts.fill("one__never_seen", {}, context)
+        await catalog.view(LOCAL).prompts.fill("one__never_seen", {}, context)
 
 
 async def test_prompts_outside_a_callers_scope_are_not_there_for_it(catalog, one, two):
@@ -132,7 +132,7 @@ async def test_prompts_outside_a_callers_scope_are_not_there_for_it(catalog, one
     one.hold("a:b")
     ann = Principal("ann", "t", ToolScope(("one__a*",)))
     limited = CallContext(ann, "test")
-    assert [prompt.name for prompt in catalog.prompts.list(ann)] == ["one__ask"]
+    assert [prompt.name for prompt in catalog.view(LOCAL).prompts.list(ann)] == ["one__ask"]
     assert (await catalog.fill("one.ask", {}, limited)).description == "one/ask {}"
     two.become(ServerState.UNHEALTHY, "a secret of its owner")
     for name in ("one__tell", "one::tell", "t_wo__ask", "t_wo__never_seen"):
@@ -164,6 +164,10 @@ async def test_every_request_is_observed_with_its_outcome(server, context):
             await catalog.read("a:b", "", context)
     with pytest.raises(InvalidRequest):
         await catalog.fill("one__ask", {}, context)
+    one.failure = None
+    await catalog.read("a:b", "one", context)
+    with pytest.raises(NotFound):
+        await catalog.read("a:b", "two", context)
     assert requests == [
         ("resource", "one", "ok"),
         ("prompt", "one", "ok"),
@@ -172,27 +176,32 @@ async def test_every_request_is_observed_with_its_outcome(server, context):
         ("resource", "one", "error"),
         ("resource", "one", "deadline"),
         ("prompt", "one", "invalid"),
+        ("resource", "one", "ok"),
+        ("resource", "", "not_found"),
     ]
 
 
 async def test_each_list_has_a_version_of_its_own(catalog, one):
-    before = catalog.versions
+    before = catalog.versions(LOCAL)
     one.hold("a:b")
     one.hold("a:b")
-    assert catalog.versions.resources == before.resources + 1
+    assert catalog.versions(LOCAL).resources == before.resources + 1
     one.hold("a:b", templates=("a:{x}",))
-    assert catalog.versions.resources == before.resources + 2
+    assert catalog.versions(LOCAL).resources == before.resources + 2
     one.prompt("ask")
-    assert catalog.versions.prompts == before.prompts + 1
+    assert catalog.versions(LOCAL).prompts == before.prompts + 1
     one.offer("x")
-    assert catalog.versions.tools == before.tools + 1
-    assert catalog.version == before.catalog + 4
+    assert catalog.versions(LOCAL).tools == before.tools + 1
+    assert catalog.versions(LOCAL).catalog == before.catalog + 4
 
 
-async def test_what_is_watched_is_watched_once_where_it_is(catalog, one, two):
+async def test_what_is_watched_is_watched_once_where_it_is(catalog, one, two, context):
     one.hold("a:one")
     two.hold(templates=("a:two/{x}",))
-    with catalog.watches.open(["a:one", "t-wo+a:one"]), catalog.watches.open(["a:one", "a:two/5", "a:nobody's"]):
+    with (
+        catalog.watches.open(["a:one", "t-wo+a:one"], context),
+        catalog.watches.open(["a:one", "a:two/5", "a:nobody's"], context),
+    ):
         assert one.watched == {"a:one", "a:nobody's"}
         assert two.watched == {"a:one", "a:two/5", "a:nobody's"}
         two.hold("a:nobody's", templates=("a:two/{x}",))
@@ -200,9 +209,12 @@ async def test_what_is_watched_is_watched_once_where_it_is(catalog, one, two):
     assert one.watched == two.watched == frozenset()
 
 
-async def test_a_change_is_told_to_all_who_watch_it_or_what_it_is_part_of(catalog, one, two):
+async def test_a_change_is_told_to_all_who_watch_it_or_what_it_is_part_of(catalog, one, two, context):
     one.hold("a:dir", "a:dir/file", "a:dirt")
-    with catalog.watches.open(["a:dir"]) as first, catalog.watches.open(["a:dirt", "one+a:dir"]) as second:
+    with (
+        catalog.watches.open(["a:dir"], context) as first,
+        catalog.watches.open(["a:dirt", "one+a:dir"], context) as second,
+    ):
         one.updated("a:dir/file")
         one.updated("a:dir/file")
         two.updated("a:dir")
@@ -212,9 +224,9 @@ async def test_a_change_is_told_to_all_who_watch_it_or_what_it_is_part_of(catalo
         assert [await anext(theirs), await anext(theirs)] == [ResourceUpdated("one+a:dir"), ListChanged()]
 
 
-async def test_a_server_that_goes_takes_what_it_offered_along(catalog, one, read):
+async def test_a_server_that_goes_takes_what_it_offered_along(catalog, one, read, context):
     one.hold("a:b")
-    with catalog.watches.open(["a:b"]):
+    with catalog.watches.open(["a:b"], context):
         await catalog.remove_server("one")
     assert uris(catalog) == []
     with pytest.raises(NotFound):

@@ -1,5 +1,12 @@
+import json
+import re
+from pathlib import Path
+
 import pytest
+from narthex_server.tools.presentation import Presentation
+from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.forms import parse_sources
+from narthex_server.tools.upstream.health import HealthSettings
 from narthex_server.tools.upstream.node import SourceError
 from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
 
@@ -29,10 +36,14 @@ ENVIRONMENT = {"ROOT": "/data", "TOKEN": "s3cret"}
 def test_mistral_rs_form():
     local, far, socket = parse_sources(MISTRAL, environ=ENVIRONMENT)
     assert local == ServerSource(
-        "Filesystem", Process("npx", ("fs", "/data"), {}, "/tmp"), "fs", call_timeout=12, concurrency=5
+        "Filesystem",
+        Process("npx", ("fs", "/data"), {}, "/tmp"),
+        Presentation("fs"),
+        call_timeout=12,
+        concurrency=5,
     )
     assert far.transport == Http("https://far.example/mcp", {"X-A": "b", "Authorization": "Bearer s3cret"})
-    assert far.call_timeout == 60 and far.prefix is None
+    assert far.call_timeout == 60 and far.presentation.prefix is None
     assert isinstance(socket.transport, Unsupported) and "not supported yet" in socket.transport.reason
 
 
@@ -53,12 +64,71 @@ def test_common_form():
     assert isinstance(e.transport, Unsupported)
 
 
+@pytest.mark.parametrize("form", ["servers", "mcpServers"])
+def test_how_tools_are_named_and_chosen(form):
+    servers = {
+        "plain": {},
+        "named": {"tool_prefix": "n"},
+        "prefixed": {"namespace": "prefix"},
+        "chosen": {
+            "rename": {"read": "look"}, "describe": {"read": "Look at a file"}, "include": ["r*"], "exclude": ["*x"],
+            "scan": "refuse",
+        },
+    }  # fmt: skip
+    if form == "servers":
+        process = {"type": "Process", "command": "x"}
+        document = {"servers": [{"name": name, "source": process, **keys} for name, keys in servers.items()]}
+    else:
+        document = {"mcpServers": {name: {"command": "x", **keys} for name, keys in servers.items()}}
+    plain, named, prefixed, chosen = (one.presentation for one in parse_sources(document | {"namespace": "flat"}))
+    assert [one.prefix for one in (plain, named, prefixed, chosen)] == ["", "n", None, ""]
+    assert chosen == Presentation("", {"read": "look"}, {"read": "Look at a file"}, ("r*",), ("*x",), "refuse")
+    assert parse_sources(document)[0].presentation == Presentation()
+
+
+PAGES = ("upstreams.md", "builtin-servers.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_documented_configurations_are_understood(page):
+    text = (Path(__file__).parents[3] / "docs" / page).read_text("utf-8")
+    blocks = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
+    assert blocks
+    for block in blocks:
+        assert len(parse_sources(block, environ={})) == len(block.get("servers") or block["mcpServers"])
+
+
 def test_nothing_is_no_servers():
     assert parse_sources({}) == ()
 
 
 def test_secrets_are_not_in_the_representation():
     assert "s3cret" not in repr(parse_sources(MISTRAL, environ=ENVIRONMENT))
+
+
+@pytest.mark.parametrize("form", ["servers", "mcpServers"])
+def test_breaker_and_health_are_settings_of_a_server_in_both_forms(form):
+    def parsed(**own):
+        entry = {"name": "a", "source": {"type": "Process", "command": "x"}} if form == "servers" else {"command": "x"}
+        document = {form: [entry | own] if form == "servers" else {"a": entry | own}}
+        return parse_sources(document, "f.json", {})[0]
+
+    usual = parsed()
+    assert (usual.breaker, usual.health) == (BreakerSettings(5, 30.0, 10.0), HealthSettings(30.0, 10.0, 2))
+    assert parsed(breaker=True, health={}) == usual
+    other = parsed(breaker={"failures": 2, "window_secs": 5, "open_secs": 1.5}, health={"interval_secs": 9})
+    assert (other.breaker, other.health) == (BreakerSettings(2, 5, 1.5), HealthSettings(9, 10.0, 2))
+    off = parsed(breaker=False, health=False)
+    assert (off.breaker, off.health) == (None, None)
+    for wrong, where in (
+        ({"breaker": {"failure": 1}}, "a.breaker.failure: is not known"),
+        ({"breaker": {"failures": 1.5}}, "a.breaker.failures: must be a whole number"),
+        ({"breaker": 3}, "a.breaker: must be an object"),
+        ({"health": {"timeout_secs": float("inf")}}, "a.health.timeout_secs: must be a number above 0"),
+    ):
+        with pytest.raises(SourceError) as caught:
+            parsed(**wrong)
+        assert where in str(caught.value).replace("servers[0]", "a").replace("mcpServers.", "")
 
 
 @pytest.mark.parametrize(
@@ -70,9 +140,24 @@ def test_secrets_are_not_in_the_representation():
         ({"servers": [{"name": "a", "source": {"type": "Pipe"}}]}, "f.json.servers[0].source.type: is 'Pipe'; known"),
         (
             {"servers": [{"name": "a", "sorce": 1}]},
-            "f.json.servers[0].sorce: is not known; known are bearer_token, enabled",
+            "f.json.servers[0].sorce: is not known; known are bearer_token, breaker, describe",
         ),
         ({"servers": [{"source": {"type": "Process", "command": "x"}}]}, "f.json.servers[0].name: is missing"),
+        ({"servers": [], "namespace": "deep"}, "f.json.namespace: is 'deep'; known are prefix, flat"),
+        (
+            {"mcpServers": {"a": {"command": "x", "namespace": "flat", "tool_prefix": "p"}}},
+            "f.json.mcpServers.a.namespace: cannot stand beside tool_prefix",
+        ),
+        (
+            {"mcpServers": {"a": {"command": "x", "rename": {"read": "a/b"}}}},
+            "f.json.mcpServers.a.rename.read: must be 1 to 64 letters",
+        ),
+        (
+            {"mcpServers": {"a": {"command": "x", "rename": {"read": "x", "write": "x"}}}},
+            "f.json.mcpServers.a.rename: gives two tools the same name",
+        ),
+        ({"mcpServers": {"a": {"command": "x", "include": "*"}}}, "f.json.mcpServers.a.include: must be an array"),
+        ({"mcpServers": {"a": {"command": "x", "scan": "hard"}}}, "f.json.mcpServers.a.scan: is 'hard'; known are"),
         ({"servers": [], "tool_timeout_secs": -1}, "f.json.tool_timeout_secs: must be a number above 0"),
         ({"mcpServers": {"a": {}}}, "f.json.mcpServers.a.command: is missing"),
         ({"mcpServers": {"a": {"command": "x", "args": "y"}}}, "f.json.mcpServers.a.args: must be an array of strings"),

@@ -25,6 +25,7 @@ _REASONS = {
     common.FINISH_REASON_LENGTH: "max_tokens",
     common.FINISH_REASON_TOOL_CALLS: "tool_use",
     common.FINISH_REASON_TOOL_ROUNDS: "pause_turn",
+    common.FINISH_REASON_BUDGET: "pause_turn",
 }
 
 

@@ -56,7 +56,7 @@ def read(request: Fields, upstreams: Upstreams) -> MessageRequest:
     _execution(spec, request, upstreams)
     server_runs = spec.tool_execution == wire.TOOL_EXECUTION_SERVER
     if single and server_runs:
-        raise request.fault("tool_choice.disable_parallel_tool_use", "is for calls that you run yourself")
+        spec.parallel_tool_calls, single = False, False
     _sampling(spec, request)
     spec.adapters.extend(adapters(request))
     spec.stopping.max_tokens = _max_tokens(request)

@@ -150,7 +150,7 @@ def _message(turns: list[wire.ChatMessage], tools: Tools) -> dict[str, Any]:
     calls = [call for turn in said for call in turn.tool_calls]
     text = "".join(part.text for turn in said for part in turn.content)
     thoughts = "".join(turn.reasoning for turn in said)
-    mine = [call for call in calls if tools.theirs(call.name)][: 1 if tools.single else None]
+    mine = [call for call in calls if tools.theirs(call.name)][: 1 if tools.one_call else None]
     served = [call for call in calls if call.id in results and not tools.theirs(call.name)]
     message: dict[str, Any] = {"role": "assistant", "content": text or (None if mine else ""), "refusal": None}
     if thoughts:

@@ -54,7 +54,7 @@ class ChatChunks:
 
     def _tell(self, kind: str | None, index: int, events: Sequence[wire.ChatStreamResponse]) -> bytes:
         """Of events of one kind for one answer."""
-        if index >= self._answers or (self._tools.single and index in self._calls and kind != "finished"):
+        if index >= self._answers or (self._tools.one_call and index in self._calls and kind != "finished"):
             return b""  # one call is all that was asked for
         if kind == "text_delta":
             text = events[0].text_delta.text
@@ -120,7 +120,7 @@ class ChatChunks:
             self._running[call.id] = call
             return b""
         number = self._calls.get(index, 0)
-        if self._tools.single and number:
+        if self._tools.one_call and number:
             return b""
         self._calls[index] = number + 1
         return self._delta(index, orjson.dumps({"tool_calls": [{"index": number, **tool_call(call)}]}))

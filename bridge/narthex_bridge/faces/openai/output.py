@@ -21,6 +21,8 @@ _SERVICE = "narthex"
 _UNFINISHED: Mapping[int, str] = {
     common.FINISH_REASON_LENGTH: "max_output_tokens",
     common.FINISH_REASON_TOOL_ROUNDS: "max_tool_rounds",
+    common.FINISH_REASON_BUDGET: "max_tool_calls",
+    common.FINISH_REASON_REPETITION: "repetition",
 }
 
 
@@ -100,7 +102,7 @@ class Output:
 
     def _tell(self, kind: str | None, number: int, events: Sequence[wire.ChatStreamResponse]) -> bytes:
         """Of events of one kind and round."""
-        if self._tools.single and self._called and kind != "finished":
+        if self._tools.one_call and self._called and kind != "finished":
             return b""  # one call is all that was asked for
         if kind == "text_delta":
             return self._text(number, [event.text_delta for event in events])
@@ -189,7 +191,7 @@ class Output:
         )
 
     def _call(self, call: wire.ToolCall) -> bytes:
-        if self._tools.single and self._called:
+        if self._tools.one_call and self._called:
             return b""
         self._called = True
         index, arguments = len(self._items), call.arguments.decode("utf-8", "replace")

@@ -15,7 +15,10 @@ _MODES = {
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The caller's own tools and those of the server's catalog; `single` means that only the first call counts."""
+    """The caller's own tools and those of the server's catalog.
+
+    `single` means that only the first call of an answer counts, or where the server runs tools, of each of its rounds.
+    """
 
     own: Sequence[wire.ToolSpec] = ()
     choice: wire.ToolChoice | None = None
@@ -23,6 +26,7 @@ class Tools:
     catalog: Sequence[str] = ()
     rounds: int | None = None
     single: bool = False
+    calls: int | None = None
 
     def fill(self, spec: wire.ChatSpec) -> None:
         """Puts them into a chat."""
@@ -33,6 +37,15 @@ class Tools:
         spec.catalog_tools.extend(self.catalog)
         if self.rounds is not None:
             spec.max_tool_rounds = self.rounds
+        if self.calls is not None:
+            spec.agent.max_tool_calls = self.calls
+        if self.single and self.execution == wire.TOOL_EXECUTION_SERVER:
+            spec.parallel_tool_calls = False
+
+    @property
+    def one_call(self) -> bool:
+        """Whether the answer is over after its first call."""
+        return self.single and self.execution == wire.TOOL_EXECUTION_CLIENT
 
     def theirs(self, name: str) -> bool:
         """Whether it is the caller who runs calls of this name."""
@@ -53,17 +66,16 @@ def with_catalog(
     """With the tools that the server runs, `more` of them found elsewhere in the request."""
     execution = fields.one_of("tool_execution", "client", "server")
     catalog, rounds = fields.texts("catalog_tools"), fields.whole("max_tool_rounds")
+    calls = fields.whole("max_tool_calls")
     served = execution == "server" or (execution is None and bool(more))
-    for name in ("catalog_tools", "max_tool_rounds"):
+    for name in ("catalog_tools", "max_tool_rounds", "max_tool_calls"):
         if not served and name in fields:
             raise fields.fault(name, 'needs "tool_execution": "server"')
     if more and not served:
         raise fields.fault("tool_execution", "cannot be client where the server's tools are asked for")
     single = fields.flag("parallel_tool_calls") is False
-    if served and single:
-        raise fields.fault("parallel_tool_calls", "cannot be false where the server runs the tools")
     runner = wire.TOOL_EXECUTION_SERVER if served else wire.TOOL_EXECUTION_CLIENT
-    return Tools(own, choice, runner, (*catalog, *more), rounds, single)
+    return Tools(own, choice, runner, (*catalog, *more), rounds, single, calls)
 
 
 def choose(fields: Fields, own: Sequence[wire.ToolSpec]) -> tuple[Sequence[wire.ToolSpec], wire.ToolChoice | None]:

@@ -11,6 +11,7 @@ FINISH_REASONS: Mapping[int, str] = MappingProxyType(
     {
         common.FINISH_REASON_STOP: "stop", common.FINISH_REASON_LENGTH: "length",
         common.FINISH_REASON_TOOL_CALLS: "tool_calls", common.FINISH_REASON_TOOL_ROUNDS: "length",
+        common.FINISH_REASON_BUDGET: "length", common.FINISH_REASON_REPETITION: "length",
         common.FINISH_REASON_CANCELLED: "abort",
     }
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """`narthex chat`: a conversation in the terminal, streamed, with the server's tools."""
 
 import argparse
+import asyncio
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from narthex.v1.generation_pb2 import (
     Constraint,
     StoppingOptions,
 )
+from narthex.v1.tool_pb2 import InputRequired, McpContext
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
@@ -31,6 +33,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, metavar="N", help="per answer; without it, what fits the context")
     parser.add_argument("--json-schema", type=_content, metavar="FILE", help="answer with JSON that fits this schema")
     parser.add_argument("--no-tools", action="store_true", help="answer without tools")
+    parser.add_argument(
+        "--approve", action="append", default=[], metavar="GLOB", help="ask before tools of this name run; repeatable"
+    )
     add_connection_flags(parser)
 
 
@@ -74,13 +79,26 @@ async def _turn(client: Client, arguments: argparse.Namespace, history: list[Cha
         adapters=[AdapterUse(name=name) for name in arguments.adapter],
         constraint=Constraint(json_schema=arguments.json_schema) if arguments.json_schema is not None else None,
     )
+    spec.agent.approvals.tools.extend(arguments.approve)
     transcript = Transcript()
-    async for event in client.chat_stream(spec):
+    async for event in client.chat_stream(spec, mcp=McpContext() if arguments.approve else None):
         transcript.add(event)
         _show(event)
+        if event.tool_activity.HasField("input_required"):
+            await _approve(client, event.tool_activity.input_required)
     history += transcript.messages
     print()
     return Exit.OK
+
+
+async def _approve(client: Client, wish: InputRequired) -> None:
+    """Asks the person; whatever is no clear yes is a no."""
+    for request in wish.requests:
+        try:
+            said = await asyncio.to_thread(input, f"run {request.approval.name}? [y/N] ")
+        except EOFError:
+            said = ""
+        await client.approve(wish, said.strip().lower() in ("y", "yes"))
 
 
 def _show(event: ChatStreamResponse) -> None:

@@ -40,6 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--name", required=True, help="who will hold it")
     new.add_argument("--tenant", default="default", help="whose work it does (default: %(default)s)")
     new.add_argument("--delegate", action="store_true", help="it may speak for other callers, as a bridge does")
+    new.add_argument("--admin", action="store_true", help="it may add, remove and reconnect upstreams")
     new.add_argument(
         "--tools", action="append", metavar="GLOB", help="a tool it may use, such as time__now or 'time__*'; repeatable"
     )
@@ -49,7 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    given: dict[str, Any] = {"delegate": arguments.delegate}
+    given: dict[str, Any] = {"delegate": arguments.delegate, "admin": arguments.admin}
     for flag, read in _READERS.items():
         if (value := getattr(arguments, flag)) is not None:
             try:

@@ -19,12 +19,14 @@ COMMANDS = {  # each is a module here with `add(parser)` and `run(arguments) -> 
     "mcp": "speak MCP on standard input and output, for clients that start a program",
     "chat": "talk to a served model in the terminal",
     "tools": "list the tools of a server, or call one",
+    "upstreams": "list the MCP servers behind a server, add, remove or reconnect one",
     "models": "list the models of a server, load or unload one",
     "adapters": "list the adapters of a server, load or unload one",
     "quantize": "write a model folder with quantised weights",
     "doctor": "look at this machine and say what to do",
     "config": "check a narthex.toml",
     "keys": "make API keys",
+    "policy": "check a policy of tool calls, and say what it does with a call",
     "audit": "look at the record of calls, and whether it is whole",
 }
 

@@ -18,6 +18,7 @@ from narthex.cli.supervisor import Backoff, StartFailed, Supervised
 
 GRACE = 15.0
 TOKEN = "NARTHEX_DELEGATE_TOKEN"
+ALONE = "--connections-single-tenant"
 
 OWN = """\
 With any of these a server is started for this client alone, and ends with it; every other flag of `narthex server` is
@@ -59,7 +60,7 @@ async def _with_own_server(passed: Sequence[str]) -> int:
     def command(known: Mapping[str, str]) -> Sequence[str]:
         free = "127.0.0.1:0"
         addresses = ["--grpc", known.get("grpc", free), "--metrics", known.get("metrics", free)]
-        return python_module(f"{installed('server')}.main", *addresses, "--log-level", "warning", *passed)
+        return python_module(f"{installed('server')}.main", *addresses, "--log-level", "warning", ALONE, *passed)
 
     server = Supervised("server", command, server_environment(environ))
     running = asyncio.create_task(server.run(Backoff()))

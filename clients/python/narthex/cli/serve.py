@@ -36,6 +36,23 @@ class BridgeSide:
 
 
 @dataclass(frozen=True, slots=True)
+class Oauth:
+    issuers: tuple[str, ...] = option((), "authorization servers whose access tokens are taken")
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """By what the bridge can tell its callers apart."""
+
+    api_key_file: Path | None = option(None, "accept only these keys")
+    oauth: Oauth = Oauth()
+
+    @property
+    def are_one(self) -> bool:
+        return self.api_key_file is None and not self.oauth.issuers
+
+
+@dataclass(frozen=True, slots=True)
 class EitherSide:
     """In the section of each of the two; one flag for both."""
 
@@ -122,12 +139,14 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         for known in (PASSED_ON, TO_BRIDGE, TO_BOTH)
     )
     to_bridge += ["--allow-anyone"] if bridge.allow_anyone else []
+    callers = load(Callers, "bridge", flags, file=file, partial=True)
+    alone = ["--connections-single-tenant"] if callers.are_one and server.api_key_file is None else []
     given = arguments.shutdown_grace
     grace = max(load(EitherSide, section, flags, file=file, partial=True).shutdown_grace for section in SECTIONS)
     common = ["--config", str(file)] if file else []
     common += to_both
     common += ["--shutdown-grace", str(given)] if given is not None else []
-    code = asyncio.run(_serve(server, bridge, common, [*passed, *rest], to_bridge, grace + MARGIN))
+    code = asyncio.run(_serve(server, bridge, common, [*alone, *passed, *rest], to_bridge, grace + MARGIN))
     if code == Exit.USAGE and rest:
         print(f"narthex serve: {' '.join(rest)} went to the server; {ELSEWHERE}", file=sys.stderr)
     return code

@@ -23,7 +23,7 @@ class Transcript:
                 self._assistant(event.round).tool_calls.append(event.tool_call)
             case "tool_result":
                 done = event.tool_result
-                self.messages.append(tool(done.tool_call_id, done.name, result_text(done.result)))
+                self.messages.append(tool(done.tool_call_id, done.name, done.text or result_text(done.result)))
 
     @property
     def text(self) -> str:

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 
+from narthex.scopes import ALL_TOOLS
+
 from narthex_server.errors import InvalidRequest, Violation
 from narthex_server.principal import Principal
+from narthex_server.tools.offers.inspection import Inspection
 from narthex_server.tools.offers.named import NamedOffers
+from narthex_server.tools.once import Once
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.server import PromptServer
 from narthex_server.tools.tool import CallContext, InputRequired
@@ -13,12 +17,19 @@ from narthex_server.tools.tool import CallContext, InputRequired
 class PromptOffers:
     """Prompts by name, listed and filled in; which ones a caller has, its scope of tools says too."""
 
-    def __init__(self) -> None:
-        self._offers: NamedOffers[Prompt, PromptServer] = NamedOffers("prompt", lambda server: server.prompts)
+    def __init__(self, inspection: Inspection | None = None, told: Once | None = None) -> None:
+        looked = inspection or Inspection()
+        self._offers: NamedOffers[Prompt, PromptServer] = NamedOffers(
+            "prompt",
+            lambda server: looked.prompts(server, server.prompts),
+            lambda server: server.presentation.without_tools(),
+            told,
+        )
 
     @property
-    def version(self) -> int:
-        return self._offers.version
+    def all(self) -> tuple[Prompt, ...]:
+        """The prompts of all servers that are up."""
+        return self._offers.listed(ALL_TOOLS)
 
     def list(self, principal: Principal) -> tuple[Prompt, ...]:
         """The prompts that this caller can have now; those of an upstream that is down are left out."""
@@ -26,6 +37,10 @@ class PromptOffers:
 
     def refresh(self, servers: Iterable[PromptServer]) -> None:
         self._offers.refresh((), servers)
+
+    def get(self, name: str, principal: Principal) -> Prompt:
+        """The prompt of this name or alias; raises NotFound or Unavailable."""
+        return self._offers.find(name, principal.tools).item
 
     def owner(self, name: str, principal: Principal) -> tuple[PromptServer, str]:
         """The server that has this prompt, and what it calls it; raises NotFound or Unavailable."""

@@ -1,11 +1,12 @@
-"""The resources of all upstreams, each under a URI that means one thing."""
+"""The resources of upstreams, each under a URI that means one thing."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from narthex_server.errors import DeadlineExceeded, NotFound, Unavailable, UpstreamRefused
 from narthex_server.tools.names import qualified_uri, unqualified_uri
+from narthex_server.tools.offers.inspection import Inspection
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.server import ResourceServer, ServerState
 from narthex_server.tools.tool import CallContext, InputRequired
@@ -27,19 +28,14 @@ class ResourceOffers:
     it, and the other's is `<server>+<uri>`, as which every resource is understood.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inspection: Inspection | None = None) -> None:
+        self._inspection = inspection or Inspection()
         self._servers: tuple[ResourceServer, ...] = ()
         self._resources: dict[str, Place] = {}
         self._templates: dict[str, Place] = {}
         self._patterns: tuple[tuple[UriPattern, ResourceServer], ...] = ()
         self._listed: tuple[Resource, ...] = ()
         self._listed_templates: tuple[ResourceTemplate, ...] = ()
-        self._version = 1
-
-    @property
-    def version(self) -> int:
-        """Grows whenever `listed` or `templates` is another."""
-        return self._version
 
     @property
     def listed(self) -> tuple[Resource, ...]:
@@ -60,10 +56,14 @@ class ResourceOffers:
         place = self._templates.get(uri_template) or self._resources.get(uri_template)
         if place := place or next(self._qualified(uri_template), None):
             return place
-        raise _not_found(uri_template)
+        raise resource_not_found(uri_template)
 
-    async def read(self, uri: str, server: str, context: CallContext) -> Contents | InputRequired:
+    async def read(
+        self, uri: str, server: str, context: CallContext, may: Callable[[Place], bool] = lambda place: True
+    ) -> Contents | InputRequired:
         """What the resource holds; `server` names the upstream to ask, where several know the URI.
+
+        Asked are only places that `may` be asked.
 
         A URI that is not listed is asked of the server it is qualified with, of those with a template that fits, and
         then of all others, until one knows it.
@@ -73,12 +73,12 @@ class ResourceOffers:
             Unavailable, DeadlineExceeded, UpstreamRefused: its upstream is down, too slow, or fails.
         """
         claims = tuple(dict.fromkeys([self._at(server, uri)] if server else self._claims(uri)))
-        for place in claims:
+        for place in filter(may, claims):
             with suppress(NotFound):
                 return _as_asked(uri, place.uri, await place.server.read(place.uri, context))
         trouble: Unavailable | DeadlineExceeded | None = None
         for place in () if server else self._guesses(uri):
-            if place in claims:
+            if place in claims or not may(place):
                 continue
             try:
                 return await place.server.read(uri, context)
@@ -86,12 +86,7 @@ class ResourceOffers:
                 continue
             except (Unavailable, DeadlineExceeded) as error:
                 trouble = trouble or error
-        raise trouble or _not_found(uri)
-
-    def holder(self, uri: str, server: str) -> str:
-        """The name of the server that lists a URI, or that it is qualified with; else `server`, which may be empty."""
-        listed = self._resources.get(uri) or next(self._qualified(uri), None)
-        return listed.server.name if listed and not server else server
+        raise trouble or resource_not_found(uri)
 
     def refresh(self, servers: Iterable[ResourceServer]) -> None:
         """Builds the tables again."""
@@ -101,19 +96,17 @@ class ResourceOffers:
         patterns = []
         for server in self._servers:
             ready = server.status.state is ServerState.READY
-            for resource in server.resources:
+            for resource in self._inspection.resources(server, server.resources):
                 uri = _take(self._resources, Place(server, resource.uri))
                 if uri and ready:
                     resources.append(replace(resource, uri=uri, server=server.name))
-            for template in server.templates:
+            for template in self._inspection.templates(server, server.templates):
                 patterns.append((UriPattern(template.uri_template), server))
                 uri = _take(self._templates, Place(server, template.uri_template))
                 if uri and ready:
                     templates.append(replace(template, uri_template=uri, server=server.name))
         self._patterns = tuple(patterns)
-        if (tuple(resources), tuple(templates)) != (self._listed, self._listed_templates):
-            self._listed, self._listed_templates = tuple(resources), tuple(templates)
-            self._version += 1
+        self._listed, self._listed_templates = tuple(resources), tuple(templates)
 
     def _claims(self, uri: str) -> Iterator[Place]:
         if (listed := self._resources.get(uri)) is not None:
@@ -159,5 +152,6 @@ def _as_asked(uri: str, own_uri: str, found: Contents | InputRequired) -> Conten
     return replace(found, parts=tuple(replace(part, uri=head + part.uri) for part in found.parts))
 
 
-def _not_found(uri: str) -> NotFound:
+def resource_not_found(uri: str) -> NotFound:
+    """What is said of a URI that nobody knows, or that its caller may not know of."""
     return NotFound(f"there is no resource {uri[:200]!r}", reason="RESOURCE_NOT_FOUND", metadata={"uri": uri[:1000]})

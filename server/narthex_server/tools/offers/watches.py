@@ -3,12 +3,15 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from narthex_server.tools.offers.resources import Place
-from narthex_server.tools.server import ResourceServer
+from narthex_server.errors import NarthexError
+from narthex_server.principal import Principal
+from narthex_server.tools.offers.sight import Sight
+from narthex_server.tools.server import Line
+from narthex_server.tools.tool import CallContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,11 @@ Change = ListChanged | ResourceUpdated
 class Watch:
     """What has changed since its one reader last looked: a change that it has not taken yet is not told twice."""
 
-    def __init__(self, uris: Iterable[str]) -> None:
+    def __init__(self, uris: Iterable[str], context: CallContext, version: int) -> None:
+        """`context` says who watches, `version` which list of resources it knows."""
         self.uris = frozenset(uris)
+        self.context = context
+        self.version = version
         self._changes: dict[Change, None] = {}
         self._news = asyncio.Event()
 
@@ -54,19 +60,22 @@ _Watchers = dict[str, list[tuple[Watch, str]]]
 
 
 class Watches:
-    """All that is watched, each resource once at its server however many watch it."""
+    """All that is watched, each resource once on each connection to its server however many watch it."""
 
-    def __init__(self, places: Callable[[str], Iterable[Place]]) -> None:
-        """`places` says where a resource is; it may answer differently after each `refresh`."""
-        self._places = places
-        self._servers: tuple[ResourceServer, ...] = ()
+    def __init__(self, sight: Callable[[Principal], Sight], version: Callable[[Principal], int]) -> None:
+        """`sight` says what a caller has, and `version` which list of resources that is, until the next `refresh`."""
+        self._sight = sight
+        self._version = version
         self._watches: dict[Watch, None] = {}
-        self._watchers: dict[ResourceServer, _Watchers] = {}
+        self._watchers: dict[Line, _Watchers] = {}
 
     @contextmanager
-    def open(self, uris: Iterable[str]) -> Iterator[Watch]:
-        """Watches these, and the list, inside the block."""
-        watch = Watch(uris)
+    def open(self, uris: Iterable[str], context: CallContext) -> Iterator[Watch]:
+        """Watches these, and the list, inside the block; raises ResourceExhausted where that needs a connection more
+        than there may be."""
+        watch = Watch(uris, context, self._version(context.principal))
+        for _ in self._lines(watch):
+            pass
         self._watches[watch] = None
         self._arrange()
         try:
@@ -77,28 +86,42 @@ class Watches:
 
     async def ready(self, watch: Watch) -> None:
         """Returns when the servers of all its resources watch them, or cannot for now."""
-        servers = {place.server for uri in watch.uris for place in self._places(uri)}
-        await asyncio.gather(*(server.watching() for server in servers))
+        await asyncio.gather(*(line.watching() for line in {line for _, _, line in self._lines(watch)}))
 
-    def refresh(self, servers: Iterable[ResourceServer], listed: bool) -> None:
-        """The servers, or what they have, are others; `listed`: also for who only reads the list."""
-        self._servers = tuple(servers)
+    def refresh(self) -> None:
+        """The servers, or what they have, are others; told also to who only reads the list, if its own list changed."""
         self._arrange()
-        for watch in self._watches if listed else ():
-            watch.tell(ListChanged())
+        for watch in self._watches:
+            if (version := self._version(watch.context.principal)) != watch.version:
+                watch.version = version
+                watch.tell(ListChanged())
+
+    def _lines(self, watch: Watch) -> Iterator[tuple[str, str, Line]]:
+        """The watcher's and the server's own URI, and the connection, of all that it watches."""
+        sight = self._sight(watch.context.principal)
+        for uri in watch.uris:
+            for place in sight.places(uri):
+                yield uri, place.uri, place.server.line(watch.context)
 
     def _arrange(self) -> None:
-        watchers: defaultdict[ResourceServer, _Watchers] = defaultdict(lambda: defaultdict(list))
+        watchers: defaultdict[Line, _Watchers] = defaultdict(lambda: defaultdict(list))
         for watch in self._watches:
-            for uri in watch.uris:
-                for place in self._places(uri):
-                    watchers[place.server][place.uri].append((watch, uri))
+            with suppress(NarthexError):  # no connection to be had now: the next change brings another attempt
+                for uri, own, line in self._lines(watch):
+                    watchers[line][own].append((watch, uri))
+        left = self._watchers.keys() - watchers.keys()
         self._watchers = dict(watchers)
-        for server in self._servers:
-            server.watch(frozenset(self._watchers.get(server, ())), partial(self._updated, server))
+        for line in left:
+            line.watch(frozenset(), _nobody)
+        for line, uris in self._watchers.items():
+            line.watch(frozenset(uris), partial(self._updated, line))
 
-    def _updated(self, server: ResourceServer, uri: str) -> None:
-        for watched, watchers in self._watchers.get(server, {}).items():
+    def _updated(self, line: Line, uri: str) -> None:
+        for watched, watchers in self._watchers.get(line, {}).items():
             if uri == watched or uri.startswith(watched if watched.endswith("/") else f"{watched}/"):
                 for watch, own in watchers:
                     watch.tell(ResourceUpdated(own))
+
+
+def _nobody(uri: str) -> None:
+    pass

@@ -2,24 +2,26 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Any
 
 import mcp_types as types
-from mcp.client import Client, ClientRequestContext
+from mcp.client import ClientRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from narthex_server.errors import DeadlineExceeded, InvalidToolArguments, NarthexError
 from narthex_server.principal import Principal
 from narthex_server.tools.inputs import Inputs, Reader
 from narthex_server.tools.log_levels import DEFAULT, passes
 from narthex_server.tools.tool import CallContext, InputRequest, InputRequired, Log, ToolEvent, ToolResult
+from narthex_server.tools.upstream.client import Client
 from narthex_server.tools.upstream.clock import Clock
 from narthex_server.tools.upstream.convert import convert_result, dump, error_result
 from narthex_server.tools.upstream.declaring import DECLARED
 from narthex_server.tools.upstream.exchange import Exchange
 from narthex_server.tools.upstream.flight import FLIGHT, Flight
+from narthex_server.tools.upstream.guard import Passage
 from narthex_server.tools.upstream.inputs import ELICITATION, ROOTS, SAMPLING, is_lost, lacking, reader
 from narthex_server.tools.upstream.sampler import Sampler
 from narthex_server.tools.upstream.source import ServerSource
@@ -56,24 +58,31 @@ class Calls:
     def disconnect(self) -> None:
         self.client = None
 
-    async def run(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
+    async def run(
+        self,
+        tool: str,
+        arguments: dict[str, Any],
+        context: CallContext,
+        connected: Callable[[CallContext], AbstractContextManager[Passage]],
+    ) -> AsyncGenerator[ToolEvent]:
         """Yields what the server sends for this call, its end last; closing it cancels the call upstream.
 
-        Raises:
-            MCPError: the connection is lost.
-            DeadlineExceeded, InvalidToolArguments, Unavailable: as ToolServer.call says.
+        `connected` says what an MCPError inside it, and no connection, is to the caller. Raises as ToolServer.call.
         """
-        flight = Flight(context, Clock(self._source.call_timeout, context.deadline))
-        request = asyncio.create_task(self._request(flight, tool, arguments))
-        request.add_done_callback(lambda _: flight.events.put_nowait(None))
-        try:
-            while (event := await flight.events.get()) is not None:
-                yield event
-            yield request.result()
-        finally:
-            if not request.done():
-                request.cancel()
-                await asyncio.gather(request, return_exceptions=True)
+        with connected(context) as passage:
+            flight = Flight(context, Clock(self._source.call_timeout, context.deadline))
+            request = asyncio.create_task(self._request(flight, tool, arguments))
+            request.add_done_callback(flight.end)
+            try:
+                while (event := await flight.event()) is not None:
+                    yield event
+                end = request.result()
+                passage.saw(end)
+                yield end
+            finally:
+                if not request.done():
+                    request.cancel()
+                    await asyncio.gather(request, return_exceptions=True)
 
     async def on_log(self, params: types.LoggingMessageNotificationParams) -> None:
         """Goes to the call whose stream it came on; else to all in flight of one tenant, or to nobody."""
@@ -110,6 +119,10 @@ class Calls:
     async def _asked(self, method: str, params: dict[str, Any], read: Reader) -> Any:
         """The answer to a request from the server: a result, or an ErrorData."""
         if (flight := self._asking()) is None:
+            _log.warning(
+                'upstream %s asks its callers, and whom cannot be told; with "scope": "session" it can',
+                self._source.name,
+            )
             why = "calls of several callers are" if self._flights else "no call that it could belong to is"
             return _error(types.INVALID_REQUEST, f"whom to ask cannot be told: {why} in flight")
         if flight.attended >= MAX_INPUTS:
@@ -168,7 +181,7 @@ class Calls:
 
     async def _want_logs(self, client: Client, level: str) -> None:
         """Lets a server of before 2026-07-28 send what this call wants, which it then does on the whole connection."""
-        if client.protocol_version in MODERN_PROTOCOL_VERSIONS or client.server_capabilities.logging is None:
+        if client.is_modern or client.server_capabilities.logging is None:
             return
         if level != "off" and not passes(level, self._level):
             self._level = level
@@ -188,7 +201,8 @@ class Calls:
             raise self._too_late(self._source.call_timeout)
         if error.code == types.INVALID_PARAMS:
             raise InvalidToolArguments(error.message, metadata={"upstream": self._source.name})
-        return error_result(f"{error.message} (JSON-RPC error {error.code} of upstream {self._source.name!r})")
+        text = f"{error.message} (JSON-RPC error {error.code} of upstream {self._source.name!r})"
+        return error_result(text, faulted=error.code == types.INTERNAL_ERROR)
 
     def _too_late(self, limit: float) -> DeadlineExceeded:
         return DeadlineExceeded(

@@ -1,23 +1,15 @@
 """MCP's objects as ours; JSON keeps the order of its keys and the size of its integers."""
 
-import json
 from typing import Any
 
 import mcp_types as types
-import orjson
 
+from narthex_server.tools.exact_json import Dumped
+from narthex_server.tools.exact_json import dump as dump
 from narthex_server.tools.tool import Tool, ToolResult
 
 RESERVED = "io.modelcontextprotocol/"
 """How the keys of `_meta` begin that the protocol itself uses, on each of its hops."""
-
-
-def dump(value: Any) -> bytes:
-    """Compact UTF-8 JSON of what was parsed from JSON."""
-    try:
-        return orjson.dumps(value)
-    except TypeError:  # integers beyond 64 bits and lone surrogates, which JSON allows
-        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def convert_tool(tool: types.Tool) -> Tool:
@@ -39,11 +31,15 @@ def convert_result(raw: dict[str, Any]) -> ToolResult:
     """The result of tools/call as it came."""
     structured = raw.get("structuredContent")
     return ToolResult(
-        content=dump(raw.get("content", [])),
-        structured_content=b"" if structured is None else dump(structured),
+        content=_dumped(raw.get("content", [])),
+        structured_content=b"" if structured is None else _dumped(structured),
         is_error=raw.get("isError") is True,
         meta=convert_meta(raw.get("_meta")),
     )
+
+
+def _dumped(value: Any) -> bytes:
+    return value.raw if isinstance(value, Dumped) else dump(value)
 
 
 def convert_meta(meta: Any) -> bytes:
@@ -52,5 +48,5 @@ def convert_meta(meta: Any) -> bytes:
     return dump(own) if own else b""
 
 
-def error_result(text: str) -> ToolResult:
-    return ToolResult(dump([{"type": "text", "text": text}]), is_error=True)
+def error_result(text: str, faulted: bool = False) -> ToolResult:
+    return ToolResult(dump([{"type": "text", "text": text}]), is_error=True, faulted=faulted)

@@ -7,20 +7,15 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
-import mcp_types as types
-from mcp.client import Client
-from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import TypeAdapter, ValidationError
 
 from narthex_server.errors import FailedPrecondition, InvalidRequest, NarthexError, Unavailable
 from narthex_server.principal import Principal
 from narthex_server.tools.mcp_context import McpContext
 from narthex_server.tools.objects import parse_object
 from narthex_server.tools.tool import CallContext, InputRequest, InputRequired
+from narthex_server.tools.upstream.client import Client
 from narthex_server.tools.upstream.convert import dump
-from narthex_server.tools.upstream.declaring import DECLARED
 from narthex_server.tools.upstream.inputs import (
     ELICITATION,
     SAMPLING,
@@ -33,6 +28,7 @@ from narthex_server.tools.upstream.inputs import (
     urls_of,
 )
 from narthex_server.tools.upstream.sampler import Sampler
+from narthex_server.tools.upstream.session import OnProgress
 from narthex_server.tools.upstream.source import ServerSource
 
 MAX_ROUNDS = 8
@@ -42,12 +38,6 @@ MAX_REQUESTS = 64
 """How many requests one answer may hold."""
 
 _log = logging.getLogger(__name__)
-
-_AS_IT_CAME: TypeAdapter[Any] = TypeAdapter(dict[str, Any])
-
-
-class _Request(types.Request[dict[str, Any], str]):
-    """Any request, its params as they are."""
 
 
 class Exchange:
@@ -69,7 +59,7 @@ class Exchange:
         method: str,
         params: Mapping[str, Any],
         context: CallContext,
-        on_progress: ProgressFnT | None = None,
+        on_progress: OnProgress | None = None,
         pausing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> dict[str, Any] | InputRequired:
         """The result as it came, or what the upstream wants before there is one; our model answers within `pausing`.
@@ -92,10 +82,12 @@ class Exchange:
         method: str,
         params: Mapping[str, Any],
         context: CallContext,
-        on_progress: ProgressFnT | None,
+        on_progress: OnProgress | None,
         pausing: Callable[[], AbstractContextManager[None]],
     ) -> dict[str, Any] | InputRequired:
-        mcp = replace(context.mcp, capabilities=offered(context.mcp.capabilities, self._source.sampling))
+        mcp = context.mcp
+        if (capabilities := offered(mcp.capabilities, self._source.sampling)) is not mcp.capabilities:
+            mcp = replace(mcp, capabilities=capabilities)
         if self._sampler is not None:
             mcp = _opened(mcp)
         for _ in range(MAX_ROUNDS):
@@ -131,23 +123,19 @@ class Exchange:
         method: str,
         params: Mapping[str, Any],
         mcp: McpContext,
-        on_progress: ProgressFnT | None,
+        on_progress: OnProgress | None,
     ) -> dict[str, Any]:
-        modern = client.protocol_version in MODERN_PROTOCOL_VERSIONS
-        request = _Request(method=method, params={**params, **request_params(mcp, modern)})
-        declared = DECLARED.set(mcp.capabilities)
         try:
-            raw: dict[str, Any] = await client.session.send_request(request, _AS_IT_CAME, progress_callback=on_progress)
-            return raw
+            return await client.request(
+                method, {**params, **request_params(mcp, client.is_modern)}, mcp.capabilities, on_progress
+            )
         except MCPError as error:
             if not urls_of(error) and (refused := refusal(error, mcp, self._source.name)) is not None:
                 raise refused from None
             raise
-        except ValidationError as error:
+        except ValueError as error:
             _log.warning("upstream %s answered %s with what is not a result: %s", self._source.name, method, error)
             raise self._invalid(method) from None
-        finally:
-            DECLARED.reset(declared)
 
     def _required(
         self, requests: tuple[InputRequest, ...], mcp: McpContext, context: CallContext, state: str

@@ -1,6 +1,7 @@
 """One call in flight on a connection."""
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine
 from contextvars import ContextVar
 from typing import Any
@@ -25,18 +26,39 @@ class Flight:
         self.context = context
         self.clock = clock
         self.level = context.mcp.log_level or DEFAULT
-        self.events: asyncio.Queue[ToolEvent | None] = asyncio.Queue()
+        self._events: deque[ToolEvent] = deque()
+        self._news: asyncio.Future[None] | None = None  # whoever waits for an event
+        self._ended = False
         self.over = asyncio.Event()
         self.attended = 0
 
     def put(self, event: ToolEvent) -> bool:
         """False if the reader is too slow for it."""
-        if room := self.events.qsize() < MAX_WAITING:
-            self.events.put_nowait(event)
+        if room := len(self._events) < MAX_WAITING:
+            self._events.append(event)
+            self._wake()
         return room
 
-    async def on_progress(self, progress: float, total: float | None, message: str | None) -> None:
+    def end(self, _: object = None) -> None:
+        """Nothing comes after what is there."""
+        self._ended = True
+        self._wake()
+
+    async def event(self) -> ToolEvent | None:
+        """The next event, of which there is one reader; None at the end."""
+        while not self._events:
+            if self._ended:
+                return None
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
+        return self._events.popleft()
+
+    def on_progress(self, progress: float, total: float | None, message: str | None) -> None:
         self.put(Progress(progress, total, message or ""))
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
     async def attend(self, work: Coroutine[Any, Any, Any]) -> Any:
         """What `work` gives, or an error for the upstream when the call or the patience ends before; it stops then."""

@@ -5,7 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast, get_args
 
+from narthex_server.tools.audience import EVERYBODY, Audience
+from narthex_server.tools.server import Scope
+from narthex_server.tools.upstream.breaker import BreakerSettings
+from narthex_server.tools.upstream.health import HealthSettings
 from narthex_server.tools.upstream.node import Node
+from narthex_server.tools.upstream.presenting import NAMESPACE, PRESENTATION, Namespace, namespace_of, presentation_of
 from narthex_server.tools.upstream.source import (
     DEFAULT_CALL_TIMEOUT,
     DEFAULT_CONCURRENCY,
@@ -18,13 +23,14 @@ from narthex_server.tools.upstream.source import (
     Unsupported,
 )
 
-_OWN = ("sampling", "protocol")
+_OWN = ("sampling", "protocol", "scope", "tenants", "breaker", "health", *PRESENTATION)
 """Keys of ours, which either form may have beside its own."""
 
-_MISTRAL_SERVER = {"id", "name", "source", "enabled", "tool_prefix", "bearer_token", "resources", *_OWN}
+_MISTRAL_SERVER = {"id", "name", "source", "enabled", "bearer_token", "resources", *_OWN}
 
 _SAMPLING = cast(tuple[Sampling, ...], get_args(Sampling))
 _PROTOCOL = cast(tuple[Protocol, ...], get_args(Protocol))
+_SCOPE = cast(tuple[Scope, ...], get_args(Scope))
 
 
 def parse_sources(
@@ -53,10 +59,11 @@ def parse_sources(
 
 
 def _mistral(root: Node) -> Iterator[ServerSource]:
-    root.only({"servers", "auto_register_tools", "tool_timeout_secs", "max_concurrent_calls"})
+    root.only({"servers", "auto_register_tools", "tool_timeout_secs", "max_concurrent_calls", NAMESPACE})
     root.flag("auto_register_tools", True)  # forwarding is all we do with a server: nothing else to switch
     call_timeout = root.number("tool_timeout_secs", DEFAULT_CALL_TIMEOUT)
     concurrency = int(root.number("max_concurrent_calls", DEFAULT_CONCURRENCY))
+    namespace = namespace_of(root)
     for server in root.items("servers"):
         server.only(_MISTRAL_SERVER)
         if not server.flag("enabled", True):
@@ -79,12 +86,13 @@ def _mistral(root: Node) -> Iterator[ServerSource]:
                 transport = Unsupported("websocket", "WebSocket is not supported yet; use Http or Process")
             case _:
                 raise source.error(f"is {kind!r}; known are Process, Http and WebSocket", "type")
-        prefix = server.optional("tool_prefix")
-        yield _with_own(server, ServerSource(server.text("name"), transport, prefix, limit, concurrency=concurrency))
+        limited = ServerSource(server.text("name"), transport, call_timeout=limit, concurrency=concurrency)
+        yield _with_own(server, limited, namespace)
 
 
 def _common(root: Node) -> Iterator[ServerSource]:
     # files of this form carry keys of the program they were written for: unknown ones are not ours to judge
+    namespace = namespace_of(root)
     servers = root.child("mcpServers")
     for name in servers.value:
         server = servers.child(name)
@@ -103,12 +111,43 @@ def _common(root: Node) -> Iterator[ServerSource]:
                 transport = Unsupported("websocket", "WebSocket is not supported yet; use http or stdio")
             case _:
                 raise server.error(f"is {kind!r}; known are stdio, http and sse", "type")
-        yield _with_own(server, ServerSource(name, transport))
+        yield _with_own(server, ServerSource(name, transport), namespace)
 
 
-def _with_own(server: Node, source: ServerSource) -> ServerSource:
+def _with_own(server: Node, source: ServerSource, namespace: Namespace) -> ServerSource:
     """The source with what the keys of ours say."""
-    return replace(source, sampling=server.choice("sampling", _SAMPLING), protocol=server.choice("protocol", _PROTOCOL))
+    return replace(
+        source,
+        sampling=server.choice("sampling", _SAMPLING),
+        protocol=server.choice("protocol", _PROTOCOL),
+        scope=server.choice("scope", _SCOPE) if server.value.get("scope") is not None else None,
+        tenants=Audience(server.texts("tenants")) if server.value.get("tenants") is not None else EVERYBODY,
+        presentation=presentation_of(server, namespace),
+        breaker=_breaker(server),
+        health=_health(server),
+    )
+
+
+def _breaker(server: Node) -> BreakerSettings | None:
+    usual = BreakerSettings()
+    if (node := server.switch("breaker", {"failures", "window_secs", "open_secs"})) is None:
+        return None
+    return BreakerSettings(
+        node.count("failures", usual.failures),
+        node.number("window_secs", usual.window),
+        node.number("open_secs", usual.open),
+    )
+
+
+def _health(server: Node) -> HealthSettings | None:
+    usual = HealthSettings()
+    if (node := server.switch("health", {"interval_secs", "timeout_secs", "misses"})) is None:
+        return None
+    return HealthSettings(
+        node.number("interval_secs", usual.interval),
+        node.number("timeout_secs", usual.timeout),
+        node.count("misses", usual.misses),
+    )
 
 
 def _with_token(headers: Mapping[str, str], token: str | None) -> Mapping[str, str]:

@@ -21,7 +21,7 @@ METADATA_BYTES = 200
 """What an error's metadata holds of one value; a longer one is cut, and JSON that is cut says nothing."""
 
 
-def offered(capabilities: Mapping[str, Any], sampling: Sampling) -> dict[str, Any]:
+def offered(capabilities: Mapping[str, Any], sampling: Sampling) -> Mapping[str, Any]:
     """The client capabilities that an upstream may count on in a request whose caller has `capabilities`."""
     others = {name: value for name, value in capabilities.items() if name != "sampling"}
     match sampling:
@@ -30,7 +30,7 @@ def offered(capabilities: Mapping[str, Any], sampling: Sampling) -> dict[str, An
         case "model":
             return {**others, "sampling": {"tools": {}}}
         case "client":
-            return dict(capabilities)
+            return capabilities
 
 
 def lacking(method: str, params: Mapping[str, Any], capabilities: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from enum import Enum, auto
 from typing import Any, TypeVar
 
 import mcp_types as types
-from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from pydantic import TypeAdapter
 
@@ -16,6 +15,7 @@ from narthex_server.tools.prompt import Prompt
 from narthex_server.tools.resource import Resource, ResourceTemplate
 from narthex_server.tools.tool import Tool
 from narthex_server.tools.upstream import answers
+from narthex_server.tools.upstream.client import Client
 from narthex_server.tools.upstream.convert import convert_tool
 from narthex_server.tools.upstream.inputs import is_lost
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -42,6 +43,15 @@ class Node:
         if key not in self.value:
             raise self.error("is missing", key)
         return Node(self.value[key], f"{self._path}.{key}", self._environ)
+
+    def switch(self, key: str, known: set[str]) -> "Node | None":
+        """An object with these keys alone, an empty one where it is left out or `true`; None for `false`."""
+        value = self.value.get(key, True)
+        if value is False:
+            return None
+        node = Node({} if value is True or value is None else value, f"{self._path}.{key}", self._environ)
+        node.only(known)
+        return node
 
     def items(self, key: str) -> Iterator["Node"]:
         values = self.value[key]
@@ -92,8 +102,14 @@ class Node:
         value = self.value.get(key)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
             raise self.error("must be a number above 0", key)
+        return value
+
+    def count(self, key: str, default: int) -> int:
+        value = self.number(key, default)
+        if not isinstance(value, int):
+            raise self.error("must be a whole number", key)
         return value
 
     def choice(self, key: str, known: tuple[Choice, ...]) -> Choice:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import mcp_types as types
-from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
 from narthex_server.errors import DeadlineExceeded, InvalidRequest, NotFound, Unavailable, UpstreamRefused
@@ -14,6 +13,7 @@ from narthex_server.tools.prompt import FilledPrompt
 from narthex_server.tools.resource import Contents
 from narthex_server.tools.tool import CallContext, InputRequired
 from narthex_server.tools.upstream import answers
+from narthex_server.tools.upstream.client import Client
 from narthex_server.tools.upstream.exchange import Exchange
 from narthex_server.tools.upstream.inputs import is_lost
 from narthex_server.tools.upstream.source import ServerSource

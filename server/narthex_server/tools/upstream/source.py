@@ -4,9 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from narthex_server.tools.audience import EVERYBODY, Audience
+from narthex_server.tools.presentation import PLAIN, Presentation
+from narthex_server.tools.server import Scope
+from narthex_server.tools.upstream.breaker import BreakerSettings
+from narthex_server.tools.upstream.health import HealthSettings
+
 DEFAULT_CALL_TIMEOUT = 30.0
 DEFAULT_START_TIMEOUT = 20.0
 DEFAULT_CONCURRENCY = 64
+DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 
 Sampling = Literal["client", "model", "refuse"]
 """Who answers an upstream's sampling requests: the caller of the tool, a model of this server, or nobody."""
@@ -47,13 +54,22 @@ Transport = Process | Http | Unsupported
 
 @dataclass(frozen=True, slots=True)
 class ServerSource:
-    """One upstream; times in seconds, `prefix` as in `tool_prefix` (None where not given)."""
+    """One upstream; times in seconds.
+
+    An answer of more than `max_bytes` fails the call that it is for; callers could not be sent it. Without `breaker`
+    every call is tried, without `health` nothing is asked while no calls come.
+    """
 
     name: str
     transport: Transport
-    prefix: str | None = None
+    presentation: Presentation = PLAIN
     call_timeout: float = DEFAULT_CALL_TIMEOUT
     start_timeout: float = DEFAULT_START_TIMEOUT
     concurrency: int = DEFAULT_CONCURRENCY
+    max_bytes: int = DEFAULT_MAX_BYTES
     sampling: Sampling = "client"
     protocol: Protocol = "auto"
+    scope: Scope | None = None  # as the server's default says
+    tenants: Audience = EVERYBODY
+    breaker: BreakerSettings | None = BreakerSettings()
+    health: HealthSettings | None = HealthSettings()

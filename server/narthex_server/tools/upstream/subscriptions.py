@@ -8,10 +8,10 @@ from contextlib import suppress
 from typing import Any
 
 import mcp_types as types
-from mcp.client import Client
 from mcp.client.subscriptions import SubscriptionLost
 from mcp.shared.exceptions import MCPError
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from narthex_server.tools.upstream.client import Client
 
 PAUSE = 1.0, 3.0
 """Seconds, at least and at most, before a stream that ended is opened again."""
@@ -58,7 +58,7 @@ class Subscriptions:
         self._connected = True
         self._done.clear()
         try:
-            if client.protocol_version in MODERN_PROTOCOL_VERSIONS:
+            if client.is_modern:
                 async with asyncio.TaskGroup() as streams:
                     streams.create_task(self._listen_for_lists(client))
                     streams.create_task(self._listen_for_resources(client))

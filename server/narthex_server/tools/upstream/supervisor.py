@@ -2,34 +2,40 @@
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import (
-    AbstractAsyncContextManager,
     AsyncExitStack,
-    aclosing,
     asynccontextmanager,
     contextmanager,
     suppress,
 )
 from importlib.metadata import version
+from time import time
 from typing import Any
 
 import mcp_types as types
-from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
 from narthex_server.errors import Unavailable
+from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
-from narthex_server.tools.server import ServerState, ServerStatus
+from narthex_server.tools.server import ServerState, ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
+from narthex_server.tools.upstream.breaker import Breaker
 from narthex_server.tools.upstream.calls import Calls
-from narthex_server.tools.upstream.declaring import declaring
+from narthex_server.tools.upstream.client import Client, Connecting, connected, dispatching
 from narthex_server.tools.upstream.exchange import Exchange
+from narthex_server.tools.upstream.guard import Guard, Passage
+from narthex_server.tools.upstream.health import Health
 from narthex_server.tools.upstream.listing import Listing, Part, listed
+from narthex_server.tools.upstream.liveness import ask
 from narthex_server.tools.upstream.reasons import reason_of
+from narthex_server.tools.upstream.redaction import Redaction
 from narthex_server.tools.upstream.requests import Requests
 from narthex_server.tools.upstream.sampler import Sampler
 from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
@@ -39,7 +45,12 @@ from narthex_server.tools.upstream.transports import http, stdio
 FIRST_DELAY, LAST_DELAY = 0.5, 30.0
 STABLE = 10.0
 """Seconds after which a connection counts as good, so that the next failure is retried soon."""
-CHECK_INTERVAL = 30.0
+LOOK_INTERVAL = 30.0
+"""Seconds after which a server behind a URL is listed again, as not every one tells of changes."""
+
+LISTING_PAUSE = 0.5
+"""Seconds between two listings of a server that says again and again that it is another."""
+
 STOP_TIMEOUT = 10.0
 
 VERSION = version("narthex")
@@ -47,12 +58,15 @@ VERSION = version("narthex")
 _log = logging.getLogger(__name__)
 
 
-class Upstream:
+class Upstream(SharedServer):
     """An UpstreamServer over MCP; used on the event loop only."""
 
     def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
         self._source = source
-        self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED)
+        self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED, scope=source.scope or "shared")
+        self._redaction = Redaction(source)
+        self._guard = Guard(source.name, Breaker(source.breaker) if source.breaker else None)
+        self._health = Health(source.health) if source.health else None
         self._listing = Listing()
         self._stale: set[Part] = set()  # to be listed again
         self._changed: Callable[[], None] = _nobody
@@ -64,11 +78,14 @@ class Upstream:
         self._settled = asyncio.Event()
         self._retry = asyncio.Event()
         self._signal = asyncio.Event()  # the connection ended, or something is to be listed again
+        self._over = asyncio.Event()  # the connection ended
         self._ended = ""  # why it did, as far as known
         self._running: asyncio.Task[None] | None = None
         self._stopping = False
         self._came_up = False  # this connection, at least for a while
         self._attempts = 0  # that failed, or did not hold
+        self._starts = 0  # all attempts
+        self._connections = 0  # those that came up
         self._refused = ""  # what the transport knows better than the session
 
     @property
@@ -76,12 +93,29 @@ class Upstream:
         return self._source.name
 
     @property
-    def prefix(self) -> str | None:
-        return self._source.prefix
+    def presentation(self) -> Presentation:
+        return self._source.presentation
+
+    @property
+    def tenants(self) -> Audience:
+        return self._source.tenants
 
     @property
     def status(self) -> ServerStatus:
         return self._status
+
+    @property
+    def vitals(self) -> Vitals:
+        breaker, process = self._guard.breaker, isinstance(self._source.transport, Process)
+        return Vitals(
+            breaker=breaker.state if breaker else None,
+            breaker_retry=time() + wait if breaker and (wait := breaker.retry_after) else 0.0,
+            trips=breaker.trips if breaker else 0,
+            reconnects=max(0, self._connections - 1),
+            restarts=max(0, self._starts - 1) if process else 0,
+            failed_checks=self._health.failures if self._health else 0,
+            last_success=self._guard.last_success,
+        )
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -115,13 +149,19 @@ class Upstream:
     async def settled(self) -> None:
         await self._settled.wait()
 
-    def reconnect(self) -> None:
+    def reconnect(self, tenant: str | None = None) -> None:
         if self._running is None:
             return
         self._settled.clear()
         self._attempts = 0
+        if self._guard.breaker is not None:
+            self._guard.breaker.reset()
         self._retry.set()
         self._end("reconnecting as asked")
+
+    async def drain(self, grace: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._guard.idle(), grace)
 
     async def stop(self) -> None:
         self._stopping = True
@@ -134,24 +174,22 @@ class Upstream:
             for task in pending:
                 task.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        self._settled.set()  # there will be no other attempt
         self._set(ServerState.STOPPED)
 
-    async def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
-        with self._connected():
-            async with aclosing(self._calls.run(tool, arguments, context)) as events:
-                async for event in events:
-                    yield event
+    def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
+        return self._calls.run(tool, arguments, context, self._connected)
 
     async def read(self, uri: str, context: CallContext) -> Contents | InputRequired:
-        with self._connected():
+        with self._connected(context):
             return await self._requests.read(uri, context)
 
     async def fill(self, prompt: str, arguments: dict[str, str], context: CallContext) -> FilledPrompt | InputRequired:
-        with self._connected():
+        with self._connected(context):
             return await self._requests.fill(prompt, arguments, context)
 
     async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
-        with self._connected():
+        with self._connected(context):
             return await self._requests.complete(reference, typed, context)
 
     def watch(self, uris: frozenset[str], updated: Callable[[str], None]) -> None:
@@ -162,12 +200,13 @@ class Upstream:
         await self._subscriptions.settled()
 
     @contextmanager
-    def _connected(self) -> Iterator[None]:
+    def _connected(self, context: CallContext) -> Iterator[Passage]:
         """Raises Unavailable when there is no connection, or when it is lost inside the block."""
         if self._status.state is not ServerState.READY:
             raise self._unavailable()
         try:
-            yield
+            with self._guard.around(self._connections, context) as passage:
+                yield passage
         except MCPError as error:
             self._end(f"the connection was lost: {error.message}")
             raise self._unavailable() from None
@@ -178,7 +217,9 @@ class Upstream:
         while not self._stopping:
             self._retry.clear()
             self._signal.clear()
+            self._over.clear()
             self._stale.clear()
+            self._starts += 1
             self._ended = self._refused = ""
             self._came_up = False
             began = loop.time()
@@ -188,14 +229,14 @@ class Upstream:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
                 _log.debug("upstream %s", self.name, exc_info=error)
-                reason = self._said() or reason_of(error, self._source)
+                reason = self._redaction.of(self._said() or reason_of(error, self._source))
                 if not self._came_up:  # the end of one that did says nothing of the attempt that `reconnect` asks for
                     self._settled.set()
             if self._stopping:
                 return
             self._attempts = 1 if loop.time() - began > STABLE else self._attempts + 1
-            self._set(ServerState.UNHEALTHY, reason)
             delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(self._attempts - 1, 10)) * random.uniform(0.5, 1.0)
+            self._set(ServerState.UNHEALTHY, reason, next_attempt=time() + delay)
             level = logging.DEBUG if reason == told else logging.WARNING  # one line for one trouble
             _log.log(level, "upstream %s is down, next attempt in %.1f s: %s", self.name, delay, reason)
             told = reason
@@ -206,21 +247,20 @@ class Upstream:
         """Lives as long as one connection does; returns why it ended."""
         limit = self._source.start_timeout
         asks = self._calls
-        client = Client(
-            declaring(self._transport()),
-            mode="legacy" if self._source.protocol in ("handshake", "2025-11-25") else "auto",
-            cache=None,
+        connecting = connected(
+            self._dispatcher(),
+            handshake=self._source.protocol in ("handshake", "2025-11-25"),
+            info=types.Implementation(name="narthex", version=VERSION),
             logging_callback=asks.on_log,
             sampling_callback=None if self._source.sampling == "refuse" else asks.on_sampling,
             sampling_capabilities=types.SamplingCapability(tools=types.SamplingToolsCapability()),
             elicitation_callback=asks.on_elicitation,
             list_roots_callback=asks.on_roots,
             message_handler=self._on_message,
-            client_info=types.Implementation(name="narthex", version=VERSION),
         )
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(limit):
-                await stack.enter_async_context(client)
+                client = await stack.enter_async_context(connecting)
                 self._check(client.protocol_version)
                 self._listing = await listed(client, self.name, limit, set(Part), Listing())
             await stack.enter_async_context(_running(self._subscriptions.run(client)))
@@ -228,9 +268,14 @@ class Upstream:
             self._calls.connect(client)
             stack.callback(self._requests.disconnect)
             self._requests.client = client
+            if self._health is not None:
+                await stack.enter_async_context(_running(self._watch(self._health, client)))
+            self._connections += 1
+            info = client.session.server_info
+            named = (info.name, info.version) if info else ("", "")
             _log.info("upstream %s is ready with %d tools", self.name, len(self.tools))
             while True:
-                self._set(ServerState.READY, protocol=client.protocol_version)
+                self._set(ServerState.READY, protocol=client.protocol_version, named=named)
                 self._came_up = True
                 self._settled.set()
                 await self._signalled()
@@ -246,19 +291,27 @@ class Upstream:
         if wanted not in ("auto", "handshake", version):
             raise Unavailable(f"speaks version {version} of the protocol, and is to be spoken to in {wanted} only")
 
+    async def _watch(self, health: Health, client: Client) -> None:
+        self._end(await health.watch(lambda: ask(client), lambda: self._guard.busy))
+
     async def _signalled(self) -> None:
-        """Returns when there is news; a server behind a URL can go without a word, so it is asked now and then."""
-        silence = CHECK_INTERVAL if isinstance(self._source.transport, Http) else None
+        """Returns when there is news, and not twice in a short time unless it is the end."""
+        silence = LOOK_INTERVAL if isinstance(self._source.transport, Http) else None
+        since = asyncio.get_running_loop().time()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._signal.wait(), silence)
+        early = since + LISTING_PAUSE - asyncio.get_running_loop().time()
+        if early > 0 and not self._ended:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), early)
         self._signal.clear()
 
-    def _transport(self) -> AbstractAsyncContextManager[Any]:
+    def _dispatcher(self) -> Connecting:
         match self._source.transport:
             case Process() as process:
-                return stdio.connect(self.name, process, self._end)
+                return stdio.connect(self.name, process, self._source.max_bytes, self._end)
             case Http() as remote:
-                return http.connect(remote, self._refuse)
+                return dispatching(http.connect(remote, self._refuse))
             case Unsupported(_, reason):
                 raise Unavailable(reason)
 
@@ -282,7 +335,9 @@ class Upstream:
         self._updated(uri)
 
     def _end(self, reason: str) -> None:
+        reason = self._redaction.of(reason)
         self._ended = self._ended or reason
+        self._over.set()
         self._signal.set()
         if self._status.state is ServerState.READY:
             self._set(ServerState.UNHEALTHY, reason)
@@ -296,21 +351,48 @@ class Upstream:
             return f"refused the connection: {self._refused}"
         return self._ended
 
-    def _set(self, state: ServerState, reason: str = "", protocol: str = "") -> None:
-        attempts = 0 if state is ServerState.READY else self._attempts
+    def _set(
+        self,
+        state: ServerState,
+        reason: str = "",
+        protocol: str = "",
+        named: tuple[str, str] | None = None,
+        next_attempt: float = 0.0,
+    ) -> None:
+        before = self._status
+        name, release = named or (before.server_name, before.server_version)
         self._status = ServerStatus(
-            self.name, _scheme(self._source), state, reason, len(self.tools), protocol, attempts
+            self.name,
+            before.transport,
+            state,
+            reason,
+            len(self.tools),
+            protocol or before.protocol_version,
+            0 if state is ServerState.READY else self._attempts,
+            self._source.scope or "shared",
+            int(state is ServerState.READY),
+            _place(self._source),
+            name,
+            release,
+            before.since if state is before.state and before.since else time(),
+            next_attempt,
         )
         self._changed()
 
     def _unavailable(self) -> Unavailable:
         status = self._status
         why = f": {status.reason}" if status.reason else ""
+        wait = round((status.next_attempt - time()) * 1000)
         return Unavailable(
             f"upstream {self.name!r} is {status.state.value}{why}",
             reason="UPSTREAM_UNAVAILABLE",
-            metadata={"upstream": self.name},
+            metadata={"upstream": self.name} | ({"retry_after_ms": str(wait)} if wait > 0 else {}),
+            retry_after=wait / 1000 if wait > 0 else None,
         )
+
+
+def _place(source: ServerSource) -> str:
+    return os.path.abspath(source.transport.cwd or ".") if isinstance(source.transport, Process) else ""
 
 
 def _scheme(source: ServerSource) -> str:

@@ -1,15 +1,10 @@
-"""Answers nothing, ignores SIGTERM and the end of its input, and has a child of its own: `stubborn.py PIDFILE`."""
+"""Answers nothing, ignores SIGTERM and the end of its input, and starts others: `stubborn.py PIDFILE`."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
+
+from litter import litter
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen(
-    [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"]
-)
-Path(sys.argv[1]).write_text(f"{os.getpid()} {child.pid}")
+litter()
 time.sleep(600)

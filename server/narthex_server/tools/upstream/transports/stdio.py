@@ -7,41 +7,35 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
-import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.client.stdio import get_default_environment
-from mcp.shared.message import SessionMessage
-from mcp_types import jsonrpc_message_adapter
 
+from narthex_server.tools.upstream.lines import Lines, LongLine
+from narthex_server.tools.upstream.session import Session
 from narthex_server.tools.upstream.source import Process
 
-Incoming = SessionMessage | Exception
-Streams = tuple[MemoryObjectReceiveStream[Incoming], MemoryObjectSendStream[SessionMessage]]
-
-MAX_LINE = 64 * 1024 * 1024
+CHUNK = 256 * 1024
+"""Bytes that are read at once, and that may wait to be read."""
+MAX_WORDS = 2000
+"""Bytes of a line of stderr that are looked at."""
 GRACE = 1.0
 """Seconds that a server gets to go by itself once its input is closed, and again after SIGTERM."""
 
-# Runs in the child before the server does: on Linux the kernel then kills the server when we die, however we die.
-# A `preexec_fn` would fork a process that has threads and gigabytes mapped; an exec of a small interpreter is safe.
-_TIED = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[3:])
-"""
+_WARDEN = str(Path(__file__).with_name("warden.py"))
+_WARDED = sys.platform == "linux"
 
 _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def connect(name: str, source: Process, ended: Callable[[str], None]) -> AsyncGenerator[Streams]:
-    """Starts the server and yields its two streams of messages; the server and its children are gone on exit.
+async def connect(name: str, source: Process, max_bytes: int, ended: Callable[[str], None]) -> AsyncGenerator[Session]:
+    """Starts the server and yields the session with it; the server and its children are gone on exit.
 
-    `ended` is told why, before the streams close, when the server goes by itself.
+    An answer of more than `max_bytes` fails its request. When the server goes by itself `ended` is told why, before the
+    session ends.
 
     Raises:
         OSError: the command cannot be run.
@@ -53,8 +47,8 @@ async def connect(name: str, source: Process, ended: Callable[[str], None]) -> A
     if source.cwd is not None and not os.path.isdir(source.cwd):  # noqa: ASYNC240 (one stat at start)
         raise NotADirectoryError(f"working directory not found: {source.cwd}")
     command = [path, *source.args]
-    if sys.platform == "linux":
-        command = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), path, source.command, *source.args]
+    if _WARDED:  # a small program: a `preexec_fn` would run in a copy of a process with threads and gigabytes mapped
+        command = [sys.executable, "-I", "-S", _WARDEN, str(os.getpid()), path, source.command, *source.args]
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,
@@ -62,88 +56,101 @@ async def connect(name: str, source: Process, ended: Callable[[str], None]) -> A
         stderr=asyncio.subprocess.PIPE,
         cwd=source.cwd,
         env=environment,
-        limit=MAX_LINE,
+        limit=CHUNK,
         start_new_session=True,  # a group of its own, so that its children go with it
     )
-    child = _Child(name, process, ended)
-    tasks = [asyncio.create_task(run()) for run in (child.read, child.write, child.listen)]
+    child = _Child(name, process, max_bytes, ended)
+    listening = asyncio.create_task(child.listen())
     try:
-        yield child.received, child.to_send
+        yield Session(child)
     finally:
         child.leaving = True
-        await child.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        child.close()
+        try:
+            await child.ask_to_go()
+        finally:  # also if that is cancelled
+            await child.end()
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+            child.close()
 
 
 class _Child:
-    def __init__(self, name: str, process: asyncio.subprocess.Process, ended: Callable[[str], None]) -> None:
-        self._name = name
+    """The peer of a session: a process, its output cut into lines."""
+
+    def __init__(
+        self, name: str, process: asyncio.subprocess.Process, longest: int, ended: Callable[[str], None]
+    ) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self.name = name
+        self.longest = longest
         self._process = process
+        self._input = process.stdin
+        self._output = process.stdout
         self._ended = ended
-        self._incoming, self.received = anyio.create_memory_object_stream[Incoming](64)
-        self.to_send, self._outgoing = anyio.create_memory_object_stream[SessionMessage](64)
+        self._lines = Lines(longest)
         self._last_words: deque[str] = deque(maxlen=3)
         self._garbage = ""
         self.leaving = False
 
-    async def read(self) -> None:
-        """Passes messages on; a line that is none is skipped, as a stray `print` must not end a session."""
-        assert self._process.stdout is not None
+    async def read(self) -> Sequence[bytes | LongLine]:
         reason = ""
         try:
-            while line := await self._process.stdout.readline():
-                try:
-                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-                except ValueError:
-                    self._skip(line)
-                    continue
-                await self._incoming.send(SessionMessage(message))
-        except ValueError:
-            reason = f"sent a line longer than {MAX_LINE} bytes"
-        except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            while piece := await self._output.read(CHUNK):
+                if lines := self._lines.feed(piece):
+                    return lines
+        except OSError as error:
             reason = f"its output broke: {type(error).__name__}"
         if not self.leaving:
             self._ended(reason or await self._exit_reason())
-        self._incoming.close()
+        return ()
 
-    async def write(self) -> None:
-        assert self._process.stdin is not None
-        # a child that has gone is reported by `read`, which knows how
-        with suppress(OSError, anyio.ClosedResourceError):
-            async for message in self._outgoing:
-                line = message.message.model_dump_json(by_alias=True, exclude_unset=True)
-                self._process.stdin.write(line.encode() + b"\n")
-                await self._process.stdin.drain()
+    def write(self, line: bytes) -> None:
+        if self._input.is_closing():
+            raise BrokenPipeError
+        self._input.write(line)
+
+    async def drain(self) -> None:
+        await self._input.drain()
+
+    def skip(self, line: bytes) -> None:
+        """A stray `print` must not end a session."""
+        if not self._garbage and line.strip():
+            self._garbage = line[:80].decode("utf-8", "replace").strip()
+            _log.warning("upstream %s prints to stdout what is not JSON-RPC, e.g. %r", self.name, self._garbage)
 
     async def listen(self) -> None:
         """Keeps the last lines of stderr: they mostly say why a server went."""
         assert self._process.stderr is not None
-        with suppress(ValueError, OSError):
-            while line := await self._process.stderr.readline():
-                text = line[:2000].decode("utf-8", "replace").rstrip()
-                if text:
-                    self._last_words.append(text[-300:])
-                    _log.debug("%s: %s", self._name, text)
+        lines = Lines(MAX_WORDS)
+        with suppress(OSError):
+            while piece := await self._process.stderr.read(CHUNK):
+                for line in lines.feed(piece):
+                    words = line.head if isinstance(line, LongLine) else line
+                    if text := words[:MAX_WORDS].decode("utf-8", "replace").rstrip():
+                        self._last_words.append(text[-300:])
+                        _log.debug("%s: %s", self.name, text)
 
-    async def stop(self) -> None:
-        """Closes the input, then SIGTERM, then SIGKILL to the whole group; each step has its time."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        for signal_number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
-            if await self._gone(GRACE):
-                break
-            self._signal(signal_number)
-        # children that outlived the leader still hold its pipes
-        self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+    async def ask_to_go(self) -> None:
+        """Closes its input and, if it is still there after its time, sends SIGTERM and gives it that time again."""
+        self._input.close()
+        if await self._gone(GRACE):
+            return
+        if _WARDED:
+            self._process.terminate()
+        else:
+            self._signal_group(signal.SIGTERM)
+        await self._gone(GRACE)
+
+    async def end(self) -> None:
+        """Kills what is left of it and of all it has started."""
+        if _WARDED and self._process.returncode is None:
+            self._process.send_signal(signal.SIGQUIT)
+            await self._gone(GRACE)
+        self._signal_group(getattr(signal, "SIGKILL", signal.SIGTERM))
         if not await self._gone(GRACE):
-            _log.warning("the process of upstream %s (pid %d) cannot be killed", self._name, self._process.pid)
+            _log.warning("the process of upstream %s (pid %d) cannot be killed", self.name, self._process.pid)
 
     def close(self) -> None:
-        for stream in (self._incoming, self.received, self.to_send, self._outgoing):
-            stream.close()
         self._process._transport.close()  # type: ignore[attr-defined]  # it warns at collection otherwise
 
     async def _gone(self, seconds: float) -> bool:
@@ -151,19 +158,12 @@ class _Child:
             await asyncio.wait_for(self._process.wait(), seconds)
         return self._process.returncode is not None
 
-    def _signal(self, number: int) -> None:
+    def _signal_group(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
                 os.killpg(self._process.pid, number)
             else:
                 self._process.send_signal(number)
-
-    def _skip(self, line: bytes) -> None:
-        if not line.strip():
-            return
-        if not self._garbage:
-            self._garbage = line[:80].decode("utf-8", "replace").strip()
-            _log.warning("upstream %s prints to stdout what is not JSON-RPC, e.g. %r", self._name, self._garbage)
 
     async def _exit_reason(self) -> str:
         await self._gone(GRACE)

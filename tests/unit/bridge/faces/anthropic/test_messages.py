@@ -211,6 +211,12 @@ async def test_a_paused_turn_goes_on_where_it_was(bridge, chats, say):
     assert [turn.role for turn in chats.spec.messages] == [wire.ROLE_USER]
 
 
+async def test_single_calls_of_the_servers_tools_are_the_servers_to_choose(bridge, chats):
+    choice = {"type": "auto", "disable_parallel_tool_use": True}
+    assert (await ask(bridge, tool_execution="server", tool_choice=choice)).status_code == 200
+    assert chats.spec.HasField("parallel_tool_calls") and not chats.spec.parallel_tool_calls
+
+
 async def test_configured_mcp_servers_can_be_named(bridge, chats):
     server = {"type": "url", "name": "time", "url": "https://time.example/mcp"}
     toolset = {"type": "mcp_toolset", "mcp_server_name": "time"}
@@ -269,10 +275,6 @@ async def test_configured_mcp_servers_can_be_named(bridge, chats):
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens is missing"),
         ({"output_config": {"format": {"type": "xml"}}}, 'must be "json_schema"'),
         ({"tool_execution": "client", "catalog_tools": ["chat"]}, 'tool_execution must be "server"'),
-        (
-            {"tool_execution": "server", "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
-            "calls that you run yourself",
-        ),
         ({"container": "c"}, "container is not supported here"),
         ({"thread": {"id": "t"}}, "thread is not supported here: send the whole conversation"),
     ],

@@ -176,6 +176,14 @@ async def test_calls_are_the_callers_to_run(client, models):
     assert [call.id for call in only.choices[0].message.tool_calls] == ["c1"]
 
 
+async def test_single_calls_and_their_number_are_the_servers_to_bound(client, models):
+    models.reply = reply("Hi.")
+    extra = {"tool_execution": "server", "max_tool_calls": 3, "parallel_tool_calls": False}
+    await client.chat.completions.create(model="m", messages=HELLO, extra_body=extra)
+    assert models.spec.agent.max_tool_calls == 3
+    assert models.spec.HasField("parallel_tool_calls") and not models.spec.parallel_tool_calls
+
+
 async def test_the_server_runs_its_own_tools(client, models):
     models.reply = reply("Let me see. ")
     models.reply.messages[0].tool_calls.add(id="c1", name="clock__now", arguments=b"{}")
@@ -290,7 +298,7 @@ async def test_rules_for_the_text_come_in_many_spellings(post, models, given, ex
         ({"tool_choice": "maybe"}, "tool_choice"),
         ({"tool_choice": {"type": "custom"}}, "tool_choice.type"),
         ({"catalog_tools": ["x"]}, "catalog_tools"),
-        ({"tool_execution": "server", "parallel_tool_calls": False}, "parallel_tool_calls"),
+        ({"max_tool_calls": 3}, "max_tool_calls"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "response_format"),

@@ -1,0 +1,1 @@
+"""The policy of tool calls: which rule decides, and what it asks for."""
