@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, cast, get_args
 
 from narthex_server.tools.audience import EVERYBODY, Audience
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import Scope
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.health import HealthSettings
@@ -23,7 +24,7 @@ from narthex_server.tools.upstream.source import (
     Unsupported,
 )
 
-_OWN = ("sampling", "protocol", "scope", "tenants", "breaker", "health", *PRESENTATION)
+_OWN = ("sampling", "protocol", "scope", "tenants", "breaker", "health", "cache", *PRESENTATION)
 """Keys of ours, which either form may have beside its own."""
 
 _MISTRAL_SERVER = {"id", "name", "source", "enabled", "bearer_token", "resources", *_OWN}
@@ -125,6 +126,7 @@ def _with_own(server: Node, source: ServerSource, namespace: Namespace) -> Serve
         presentation=presentation_of(server, namespace),
         breaker=_breaker(server),
         health=_health(server),
+        cache=_cache(server),
     )
 
 
@@ -148,6 +150,18 @@ def _health(server: Node) -> HealthSettings | None:
         node.number("timeout_secs", usual.timeout),
         node.count("misses", usual.misses),
     )
+
+
+def _cache(server: Node) -> CacheRule | None:
+    """None of a server that a model of ours speaks for: that it says the same again is nothing to expect."""
+    node = server.switch("cache", {"tools", "ttl_secs"})
+    sampled = server.choice("sampling", _SAMPLING) == "model"
+    if node is None or (sampled and not node.value):
+        return None
+    if sampled:
+        raise server.error("cannot stand beside sampling by a model, whose answers differ from call to call", "cache")
+    ttl = node.number("ttl_secs", 0.0)
+    return CacheRule(node.texts("tools"), ttl or None)
 
 
 def _with_token(headers: Mapping[str, str], token: str | None) -> Mapping[str, str]:
