@@ -46,7 +46,7 @@ class JointRun:
     @property
     def open(self) -> bool:
         """Whether one can still join."""
-        return not self._shared.done()
+        return not (self._shared.done() or self._task.done())
 
     async def first(self, deadline: float | None) -> AsyncGenerator[ToolEvent]:
         """What happens, the end last; closing it leaves the run to those who joined. Raises TimeoutError."""
@@ -102,14 +102,14 @@ class JointRun:
         return result
 
     def _part(self) -> None:
-        if self.open:
+        if not self._shared.done():
             self._shared.set_exception(Parted())
             self._shared.exception()  # which nobody may be there to hear
 
     def _ended(self, task: "asyncio.Task[ToolResult | None]") -> None:
         self._wake.set()
         self._over()
-        if not self.open:
+        if self._shared.done():
             return
         if task.cancelled() or isinstance(error := task.exception(), Cancelled | NotFound):
             self._part()  # of which another caller knows nothing
