@@ -12,7 +12,7 @@ from narthex.keys import new_key
 from narthex.v1 import common_pb2, tool_pb2, tool_pb2_grpc
 from narthex_server.services import batch
 
-KEY, SECRET = new_key("ci", "acme")
+SECRET, KEY = new_key("ci", "acme")
 
 
 def call(name: str, call_id: str = "", **arguments: str) -> tool_pb2.ToolInvocation:
@@ -78,8 +78,6 @@ async def test_leaving_ends_all_calls(tools, stub):
     rpc.cancel()
     async with asyncio.timeout(10):
         await tools.scenes.cancelled.wait()
-        while tools.relay.working:
-            await asyncio.sleep(0)
 
 
 async def test_the_deadline_is_that_of_the_batch(tools, stub):
@@ -133,8 +131,10 @@ async def test_calls_run_side_by_side_within_bounds(start_tools, monkeypatch):
             assert (await rpc.read()).event.HasField("text_delta")
         assert tools.relay.working == 3
         tools.scenes.release.set()
-        assert sum([event.event.HasField("result") async for event in rpc]) == 9
-        assert tools.relay.working == 0
+        results = 0
+        while (event := await rpc.read()) is not grpc.aio.EOF:
+            results += event.event.HasField("result")
+        assert results == 9
 
 
 async def test_calls_of_batches_count_among_all_that_run(start_tools):

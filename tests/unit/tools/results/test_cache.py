@@ -1,4 +1,4 @@
-"""The cache against the simplest one that could be meant: a list of entries in the order in which they were asked for."""
+"""The cache against the simplest one that could be meant: a list of entries, the one asked for last at its end."""
 
 from dataclasses import dataclass
 

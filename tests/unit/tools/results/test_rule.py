@@ -30,7 +30,8 @@ def test_named_tools_are_kept_whatever_they_say():
 @pytest.mark.parametrize(
     ("annotations", "kept"),
     [
-        (SAME, True), (CLOSED, True), (READS, False), ({"idempotentHint": True}, False), (READS | {"openWorldHint": True}, False),
+        (SAME, True), (CLOSED, True), (READS, False), ({"idempotentHint": True}, False),
+        (READS | {"openWorldHint": True}, False),
         ({"readOnlyHint": "true", "idempotentHint": True}, False), ({"readOnlyHint": 1, "idempotentHint": 1}, False),
         ([], False), (None, False), ({"readOnlyHint": False, "openWorldHint": False}, False),
     ],
