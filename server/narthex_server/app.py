@@ -24,6 +24,7 @@ from narthex_server.interceptors.around import Stack
 from narthex_server.interceptors.auth import AuthInterceptor
 from narthex_server.interceptors.drain import DrainInterceptor
 from narthex_server.interceptors.errors import ErrorInterceptor
+from narthex_server.interceptors.hops import HopInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
 from narthex_server.metrics.embedding import EmbeddingMetrics
@@ -51,6 +52,7 @@ from narthex_server.tools.native.count_tokens import CountTokensTool
 from narthex_server.tools.native.embed import EmbedTool
 from narthex_server.tools.native.generate import GenerateTool
 from narthex_server.tools.native.list_models import ListModelsTool
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.tool import NativeTool
 
 MIN_PING_MS = 1000
@@ -100,7 +102,8 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         except OSError as error:
             raise AddressInUse("--metrics", config.metrics, error.strerror or error) from error
         drain = DrainInterceptor()
-        calls = interceptors(config, registry)
+        reach = Reach()
+        calls = interceptors(config, registry, reach)
         server = grpc_server(config, Stack(drain, calls))
         relay = relaying(config, calls)
         grpc_port = bind(server, config)
@@ -109,7 +112,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
         loading = asyncio.create_task(load_models(config, models))
         stack.callback(loading.cancel)
-        forwarded = await forwarding(config, models, registry)
+        forwarded = await forwarding(config, models, registry, reach)
         catalog = forwarded.catalog
         stack.push_async_callback(catalog.stop)
         stack.push_async_callback(forwarded.fleet.close)
@@ -129,7 +132,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
                 "EmbeddingService": EmbeddingService(models, config.max_message_bytes),
                 "GenerationService": GenerationService(models, catalog, agents),
                 "ModelService": ModelService(models, adapters),
-                "ToolService": ToolService(catalog, relay, host.running, host.kept),
+                "ToolService": ToolService(catalog, relay, reach, host.running, host.kept),
                 "UpstreamService": UpstreamService(catalog, forwarded.fleet),
             },
         )
@@ -183,7 +186,7 @@ def library(config: ServerConfig, registry: CollectorRegistry) -> ModelLibrary:
     return models
 
 
-def interceptors(config: ServerConfig, registry: CollectorRegistry) -> Stack:
+def interceptors(config: ServerConfig, registry: CollectorRegistry, reach: Reach) -> Stack:
     """What stands around every call, whether it has a stream of its own or not."""
     keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else KeyRing(())
     if token := os.environ.get(DELEGATE_TOKEN_VARIABLE):
@@ -192,6 +195,7 @@ def interceptors(config: ServerConfig, registry: CollectorRegistry) -> Stack:
         RequestInterceptor(),
         MetricsInterceptor(registry, contract()),
         ErrorInterceptor(),
+        HopInterceptor(reach.instance),
         AuthInterceptor(keys, required=config.api_key_file is not None),
     )
 

@@ -24,6 +24,7 @@ from narthex_server.tools.model_sampler import ModelSampler
 from narthex_server.tools.offers.inspection import Inspection
 from narthex_server.tools.policy.live import LivePolicy
 from narthex_server.tools.policy.step import PolicyStep
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.result_check import ResultCheck
 from narthex_server.tools.results.cache import CacheLimits, ResultCache
 from narthex_server.tools.results.rule import Keeping
@@ -48,12 +49,12 @@ class Forwarding:
     reloads: Reloads | None
 
 
-async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry) -> Forwarding:
+async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry, reach: Reach) -> Forwarding:
     """All that forwarding is made of; raises SettingsError."""
     sampler = ModelSampler(models)
 
     async def build(source: "ServerSource") -> UpstreamServer:
-        return await in_thread(upstream, timed(source, config), config, sampler)
+        return await in_thread(upstream, timed(source, config), config, sampler, reach)
 
     file = WatchedFile(config.mcp_config) if config.mcp_config else None
     sources = await in_thread(configured, config, None if file is None else _read(file))
@@ -127,11 +128,25 @@ def timed(source: "ServerSource", config: ServerConfig) -> "ServerSource":
     return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
 
 
-def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler) -> UpstreamServer:
-    """One upstream, not started, with as many connections as its scope wants.
+def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler, reach: Reach) -> UpstreamServer:
+    """One upstream, not started: by what it speaks; what that needs is imported only where there are upstreams."""
+    from narthex_server.tools.upstream.source import Narthex, OpenApi
 
-    The client that it needs is imported only where there are upstreams.
-    """
+    match source.transport:
+        case Narthex() as other:
+            from narthex_server.cascade.server import Cascade
+
+            return Cascade(source, other, reach)
+        case OpenApi() as api:
+            from narthex_server.tools.upstream.openapi.server import OpenApiServer
+
+            return OpenApiServer(source, api)
+        case _:
+            return mcp_upstream(source, config, sampler)
+
+
+def mcp_upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler) -> UpstreamServer:
+    """One that speaks MCP, and so may remember its callers: with as many connections as its scope wants."""
     from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
     from narthex_server.tools.upstream.supervisor import Upstream
 

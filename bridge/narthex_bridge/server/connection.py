@@ -14,6 +14,7 @@ from narthex.scopes import ALL_TOOLS
 from narthex_bridge.caller import Caller
 from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.protocol.failures import BackendError, Violation, default_text
+from narthex_bridge.upstream_tokens import HEADER, current
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class Connection:
         await self.channel.close()
 
     def metadata(self, caller: Caller | None, request_id: str) -> tuple[tuple[str, str], ...]:
-        """The bridge's credential, and for whom it calls."""
+        """The bridge's credential, for whom it calls, and what that caller brought for upstreams."""
         metadata = [("x-request-id", request_id)] if request_id else []
         if self._credential:
             metadata.append(("authorization", f"Bearer {self._credential}"))
@@ -121,6 +122,8 @@ class Connection:
             metadata.append(("x-narthex-principal", caller.assertion))
         if caller and caller.session:
             metadata.append(("x-narthex-session", caller.session))
+        if caller:
+            metadata += [(f"{HEADER}{name}", token) for name, token in current().items()]
         return tuple(metadata)
 
 

@@ -16,6 +16,7 @@ from narthex.v1 import tool_pb2, tool_pb2_grpc
 from narthex_bridge.caller import Caller
 from narthex_bridge.protocol.failures import BackendError, default_text
 from narthex_bridge.server.connection import Connection, failure, from_status
+from narthex_bridge.upstream_tokens import current
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Relay:
                 timeout_ms=round(self._connection.call_timeout_s * 1000),
                 window=WINDOW_BYTES,
                 max_event_bytes=self._connection.max_message_bytes - 64,
+                upstream_tokens=current(),
             )
             try:
                 async with aclosing(self._stream().call(next(self._numbers), start)) as events:

@@ -20,6 +20,7 @@ from narthex_bridge.protocol.failures import BackendError
 from narthex_bridge.transport.body import BodyReader
 from narthex_bridge.transport.departure import Departure
 from narthex_bridge.transport.incoming import Incoming, Receive, Scope, Send
+from narthex_bridge.upstream_tokens import UPSTREAM_TOKENS, tokens_in
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Front:
                 await self._bodies.read(incoming)
                 return route.face.refuse(refused.refusal)
             told = admitted.headers
+            UPSTREAM_TOKENS.set(tokens_in(incoming.headers))
             body = await self._bodies.read(incoming)
         except Refused as refused:  # while its body was read
             self._metrics.refused(refused.reason)

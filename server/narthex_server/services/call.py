@@ -12,6 +12,7 @@ from narthex_server.principal import CALLER, REQUEST_ID, SESSION
 from narthex_server.services.mcp_context import mcp_context
 from narthex_server.tools.inputs import Inputs
 from narthex_server.tools.tool import CallContext
+from narthex_server.tools.upstream.tokens import tokens_in
 
 PLAIN = tool_pb2.McpContext()
 
@@ -26,8 +27,9 @@ def call_context(
     remaining = context.time_remaining()
     deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
     return CallContext(
-        CALLER.get(), REQUEST_ID.get(), deadline, mcp_context(mcp), inputs, SESSION.get(), answers_approvals
-    )
+        CALLER.get(), REQUEST_ID.get(), deadline, mcp_context(mcp), inputs, SESSION.get(), answers_approvals,
+        tokens_in(context.invocation_metadata() or ()),
+    )  # fmt: skip
 
 
 def check_options(options: common.CallOptions) -> None:

@@ -11,6 +11,7 @@ from grpc.aio import AbortError, ServicerContext
 from narthex.v1 import tool_pb2 as wire
 
 from narthex_server.errors import InvalidRequest, NarthexError, ResourceExhausted, Unavailable, Unimplemented
+from narthex_server.tools.upstream.tokens import HEADER
 
 CALL_TOOL = "/narthex.v1.ToolService/CallTool"
 BATCH_BYTES = 32 * 1024
@@ -69,7 +70,11 @@ class Relay:
             raise Unimplemented(
                 f"calls are relayed where messages may have {MIN_MESSAGE_BYTES} bytes; make each by itself"
             )
-        shared = tuple((key, value) for key, value in context.invocation_metadata() or () if key not in _OWN)
+        shared = tuple(
+            (key, value)
+            for key, value in context.invocation_metadata() or ()
+            if key not in _OWN and not key.startswith(HEADER)
+        )
         stream = _Stream(self, handler, shared)
         self._streams.add(stream)
         try:
@@ -229,6 +234,7 @@ class _Stream:
     async def _run(self, number: int, call: _Call, start: wire.RelayedStart, handler: Handler) -> None:
         limit_s = start.timeout_ms / 1000 if start.timeout_ms else None
         metadata = (*self._metadata, *zip(_OWN, (start.request_id, start.principal, start.session), strict=True))
+        metadata += tuple((f"{HEADER}{name.lower()}", token) for name, token in start.upstream_tokens.items())
         own = RelayedContext(metadata, limit_s)
         context = cast(Context, own)
         timer = None if limit_s is None else asyncio.get_running_loop().call_later(limit_s, call.cancel)

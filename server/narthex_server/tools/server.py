@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, Protocol, Self, cast
+from typing import Any, Literal, Protocol, Self
 
 from narthex_server.principal import Principal
 from narthex_server.tools.audience import Audience
@@ -69,10 +69,11 @@ _BADNESS = (None, BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """How an upstream is: `reason` says why it is not ready, `attempts` counts failed starts since it last was.
+    """How an upstream is: `reason` says why it is not ready, or what is wrong although it is.
 
-    `working_directory` is where its process runs, empty for one that is not ours. It has been in this state `since`,
-    and is tried again at `next_attempt`, both in seconds since the epoch.
+    `attempts` counts failed starts since it was ready last. `working_directory` is where its process runs, empty for
+    one that is not ours. It has been in this state `since`, and is tried again at `next_attempt`, both in seconds since
+    the epoch.
     """
 
     name: str
@@ -217,13 +218,6 @@ class SharedServer:
 
     def seen_by(self, tenant: str) -> Self:
         return self
-
-    @property
-    def cache(self) -> CacheRule | None:
-        return CacheRule()
-
-    def edition(self, context: CallContext) -> Hashable:
-        return cast(Server, self).status.since
 
     def line(self, context: CallContext) -> Self:
         return self

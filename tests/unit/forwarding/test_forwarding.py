@@ -6,6 +6,7 @@ from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
 from narthex_server.forwarding import default_scope, upstream
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.model_sampler import ModelSampler
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
 from narthex_server.tools.upstream.source import Process, ServerSource
 from narthex_server.tools.upstream.supervisor import Upstream
@@ -19,7 +20,7 @@ def without_a_bridge(monkeypatch):
 
 
 def made(config=KEYED, **more):
-    return upstream(ServerSource("a", Process("true"), **more), config, ModelSampler({}))
+    return upstream(ServerSource("a", Process("true"), **more), config, ModelSampler({}), Reach())
 
 
 def test_tenants_share_nothing_where_callers_can_be_told_apart(monkeypatch):

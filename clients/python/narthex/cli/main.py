@@ -33,7 +33,7 @@ EPILOG = """\
 server and bridge, one process each: `narthex server --help`, `narthex bridge --help`
 
 exit codes: 0 ok, 1 internal error, 2 usage or configuration, 3 a model cannot be loaded, 4 a port is in use,
-130 interrupted
+5 a policy does not allow what `policy explain` was asked about, 130 interrupted
 """
 
 

@@ -21,6 +21,8 @@ def digest(call: Invocation) -> bytes | None:
         return None
     mcp = call.context.mcp
     told: list[object] = [call.arguments, call.context.inputs is not None]
+    if (token := call.context.upstream_tokens.get(call.tool.server.lower())) is not None:
+        told.append({"token": token})  # whoever shows it may see other things
     if mcp.capabilities or mcp.meta:
         told += [mcp.capabilities, {key: value for key, value in mcp.meta.items() if key not in _OF_ONE_CALL}]
     try:

@@ -81,6 +81,14 @@ def test_what_the_tool_is_told_of_its_caller_counts():
     assert of("{}", meta={"progressToken": 1}) == of("{}", meta={"progressToken": 2})
 
 
+def test_callers_who_bring_other_tokens_are_told_other_things():
+    def with_tokens(**tokens: str) -> bytes | None:
+        return digest(Invocation(TOOL, b"{}", {}, CallContext(LOCAL, "test", upstream_tokens=tokens)))
+
+    assert len({of("{}"), with_tokens(s="one"), with_tokens(s="two")}) == 3
+    assert with_tokens(other="x") == of("{}"), "it is not for this server"
+
+
 def test_some_have_no_key():
     assert of('{"a":1e999}') is None
     assert of(json.dumps({"a": "x" * MAX_BYTES})) is None

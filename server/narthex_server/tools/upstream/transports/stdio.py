@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mcp.client.stdio import get_default_environment
 from narthex_server.tools.upstream.lines import Lines, LongLine
 from narthex_server.tools.upstream.session import Session
 from narthex_server.tools.upstream.source import Process
+from narthex_server.tools.upstream.transports.link import Link
 
 CHUNK = 256 * 1024
 """Bytes that are read at once, and that may wait to be read."""
@@ -31,16 +32,17 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def connect(name: str, source: Process, max_bytes: int, ended: Callable[[str], None]) -> AsyncGenerator[Session]:
+async def connect(source: Process, max_bytes: int, link: Link) -> AsyncGenerator[Session]:
     """Starts the server and yields the session with it; the server and its children are gone on exit.
 
-    An answer of more than `max_bytes` fails its request. When the server goes by itself `ended` is told why, before the
-    session ends.
+    An answer of more than `max_bytes` fails its request. When the server goes by itself `link.ended` is told why,
+    before the session ends.
 
     Raises:
         OSError: the command cannot be run.
+        Unavailable: a secret of its environment cannot be read.
     """
-    environment = get_default_environment() | dict(source.env)
+    environment = get_default_environment() | link.secrets.reveal_all(source.env)
     path = shutil.which(source.command, path=environment.get("PATH"))
     if path is None:
         raise FileNotFoundError(f"command not found: {source.command}")
@@ -59,7 +61,7 @@ async def connect(name: str, source: Process, max_bytes: int, ended: Callable[[s
         limit=CHUNK,
         start_new_session=True,  # a group of its own, so that its children go with it
     )
-    child = _Child(name, process, max_bytes, ended)
+    child = _Child(process, max_bytes, link)
     listening = asyncio.create_task(child.listen())
     try:
         yield Session(child)
@@ -77,16 +79,15 @@ async def connect(name: str, source: Process, max_bytes: int, ended: Callable[[s
 class _Child:
     """The peer of a session: a process, its output cut into lines."""
 
-    def __init__(
-        self, name: str, process: asyncio.subprocess.Process, longest: int, ended: Callable[[str], None]
-    ) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, longest: int, link: Link) -> None:
         assert process.stdin is not None and process.stdout is not None
-        self.name = name
+        self.name = link.name
         self.longest = longest
         self._process = process
         self._input = process.stdin
         self._output = process.stdout
-        self._ended = ended
+        self._ended = link.ended
+        self._secrets = link.secrets
         self._lines = Lines(longest)
         self._last_words: deque[str] = deque(maxlen=3)
         self._garbage = ""
@@ -115,7 +116,7 @@ class _Child:
     def skip(self, line: bytes) -> None:
         """A stray `print` must not end a session."""
         if not self._garbage and line.strip():
-            self._garbage = line[:80].decode("utf-8", "replace").strip()
+            self._garbage = self._secrets.hide(line[:MAX_WORDS].decode("utf-8", "replace"))[:80].strip()
             _log.warning("upstream %s prints to stdout what is not JSON-RPC, e.g. %r", self.name, self._garbage)
 
     async def listen(self) -> None:
@@ -126,7 +127,7 @@ class _Child:
             while piece := await self._process.stderr.read(CHUNK):
                 for line in lines.feed(piece):
                     words = line.head if isinstance(line, LongLine) else line
-                    if text := words[:MAX_WORDS].decode("utf-8", "replace").rstrip():
+                    if text := self._secrets.hide(words[:MAX_WORDS].decode("utf-8", "replace").rstrip()):
                         self._last_words.append(text[-300:])
                         _log.debug("%s: %s", self.name, text)
 
