@@ -59,7 +59,7 @@ class Server(SharedServer):
         self.updated: Callable[[str], None] = lambda uri: None
         self.vitals = Vitals()
         self.cache: CacheRule | None = CacheRule()
-        self.number: object = 1  # of what it is now, for all
+        self.now: object = object()  # its edition, the same for all
         self.drained: float | None = None
         self._changed: Callable[[], None] = lambda: None
 
@@ -86,7 +86,7 @@ class Server(SharedServer):
         self._changed()
 
     def edition(self, context: CallContext) -> object:
-        return self.number
+        return self.now
 
     async def read(self, uri: str, context: CallContext) -> Contents:
         if self.failure is not None:
