@@ -288,7 +288,7 @@ def test_who_samples_and_what_is_spoken_is_set_in_both_forms():
 @pytest.mark.parametrize(
     ("said", "rule"),
     [
-        ({}, CacheRule()), ({"cache": True}, CacheRule()), ({"cache": False}, None), ({"sampling": "model"}, None),
+        ({}, CacheRule()), ({"cache": True}, CacheRule()), ({"cache": False}, None),
         ({"cache": {"tools": ["glob", "read_*"], "ttl_secs": 2.5}}, CacheRule(("glob", "read_*"), 2.5)),
         ({"cache": {"tools": ["glob"]}}, CacheRule(("glob",))),
     ],

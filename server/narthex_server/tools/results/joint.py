@@ -11,7 +11,7 @@ from narthex_server.tools.log_levels import passes
 from narthex_server.tools.tool import InputRequired, Log, ToolEvent, ToolResult
 
 MAX_NEWS = 256
-"""Events that wait for the first caller to take them; of more the oldest go, as no caller may hold up the others."""
+"""Events that wait for the first caller to take them; further ones are dropped, as no caller may hold up the others."""
 
 
 class Parted(Exception):
@@ -34,7 +34,7 @@ class JointRun:
         """
         self._keep = keep
         self._over = over
-        self._news: deque[ToolEvent] = deque(maxlen=MAX_NEWS)
+        self._news: deque[ToolEvent] = deque()
         self._wake = asyncio.Event()
         self._waiting = 0
         self._first_left = False
@@ -95,8 +95,9 @@ class JointRun:
                     if self._first_left:
                         return None
                 self._warned |= isinstance(event, Log) and passes(event.level, "warning")
-                self._news.append(event)
-                self._wake.set()
+                if len(self._news) < MAX_NEWS or isinstance(event, InputRequired):
+                    self._news.append(event)
+                    self._wake.set()
         if result is not None and not (result.is_error or result.faulted or self._asked or self._warned):
             self._keep(result)
         return result

@@ -172,12 +172,10 @@ def _health(server: Node) -> HealthSettings | None:
 
 
 def _cache(server: Node) -> CacheRule | None:
-    """None of a server that a model of ours speaks for: that it says the same again is nothing to expect."""
     node = server.switch("cache", {"tools", "ttl_secs"})
-    sampled = server.choice("sampling", _SAMPLING) == "model"
-    if node is None or (sampled and not node.value):
+    if node is None:
         return None
-    if sampled:
+    if node.value and server.choice("sampling", _SAMPLING) == "model":
         raise server.error("cannot stand beside sampling by a model, whose answers differ from call to call", "cache")
     ttl = node.number("ttl_secs", 0.0)
     return CacheRule(node.texts("tools"), ttl or None)

@@ -131,7 +131,7 @@ class Upstream(SharedServer):
 
     @property
     def cache(self) -> CacheRule | None:
-        return self._source.cache
+        return self._source.cache if self._source.sampling != "model" else None  # which may say anything
 
     @property
     def has_resources(self) -> bool:
