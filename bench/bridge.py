@@ -71,7 +71,7 @@ async def serve_tools() -> None:
     reach = Reach()
     around = interceptors(config, registry, reach)
     server = grpc_server(config, Stack(DrainInterceptor(), around))
-    catalog = Catalog(natives=(Echo(), Paced()), observer=ToolMetrics(registry))
+    catalog = Catalog(natives=(Echo(), Paced()), observers=[ToolMetrics(registry)])
     register(server, {"ToolService": ToolService(catalog, relaying(config, around), reach)})
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import grpc
+from narthex.tracing.context import TRACE
 from narthex.v1 import tool_pb2, tool_pb2_grpc
 
 from narthex_bridge.caller import Caller
@@ -73,6 +74,8 @@ class Relay:
                 max_event_bytes=self._connection.max_message_bytes - 64,
                 upstream_tokens=current(),
             )
+            if (trace := TRACE.get()) is not None:
+                start.traceparent, start.tracestate = trace.traceparent, trace.state
             try:
                 async with aclosing(self._stream().call(next(self._numbers), start)) as events:
                     async for event in events:

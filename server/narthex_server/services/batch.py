@@ -9,6 +9,7 @@ from typing import cast
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 from grpc.aio import AbortError
+from narthex.tracing.context import TRACE, TRACEPARENT, TRACESTATE
 from narthex.v1 import tool_pb2 as wire
 
 from narthex_server.errors import Violation
@@ -62,7 +63,11 @@ class _Batch:
             lambda: asyncio.Semaphore(AT_ONCE_PER_SERVER)
         )
         metadata = context.invocation_metadata() or ()
-        self._shared = tuple((key, value) for key, value in metadata if key != REQUEST_ID_KEY)
+        trace = TRACE.get()  # of the batch: its calls are parts of it
+        self._shared = (
+            *((key, value) for key, value in metadata if key not in (REQUEST_ID_KEY, TRACEPARENT, TRACESTATE)),
+            *(trace.carried().items() if trace else ()),
+        )
 
     async def responses(self, servers: list[str]) -> AsyncGenerator[wire.CallToolsResponse, None]:
         """`servers` are those of the calls, in their order."""

@@ -27,6 +27,7 @@ COMMANDS = {  # each is a module here with `add(parser)` and `run(arguments) -> 
     "config": "check a narthex.toml",
     "keys": "make API keys",
     "policy": "check a policy of tool calls, and say what it does with a call",
+    "audit": "look at the record of calls, and whether it is whole",
 }
 
 EPILOG = """\
