@@ -254,6 +254,10 @@ class Catalog:
         known = self._servers.get(server)
         return known.status.working_directory if known is not None else ""
 
+    def server(self, name: str) -> UpstreamServer | None:
+        """The upstream of this name, whoever sees it."""
+        return self._servers.get(name)
+
     def relist(self) -> None:
         """Other things are visible than before: tells those who watch the lists."""
         self._relists += 1

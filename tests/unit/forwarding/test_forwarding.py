@@ -7,6 +7,7 @@ from narthex_server.forwarding import default_scope, upstream
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.model_sampler import ModelSampler
 from narthex_server.tools.reach import Reach
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
 from narthex_server.tools.upstream.source import Process, ServerSource
 from narthex_server.tools.upstream.supervisor import Upstream
@@ -50,3 +51,10 @@ def test_an_upstream_has_the_connections_that_its_scope_wants(more, kind, scope)
 def test_an_upstream_of_one_has_the_limits_that_are_set():
     config = ServerConfig(api_key_file=Path("keys.toml"), connections=Connections(False, 3, 2, 5.0, 7.0))
     assert made(config)._limits == ScopeLimits(3, 2, 5.0, 7.0)
+
+
+def test_an_upstream_that_a_model_of_ours_speaks_for_keeps_nothing():
+    assert made(scope="shared").cache == CacheRule() == made().cache
+    assert made(scope="shared", cache=CacheRule(("*",))).cache == CacheRule(("*",))
+    assert made(scope="shared", sampling="model").cache is None is made(sampling="model").cache
+    assert made(cache=None).cache is None

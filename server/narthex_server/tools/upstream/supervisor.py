@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterator
 from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
@@ -25,6 +25,7 @@ from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import ServerState, ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 from narthex_server.tools.upstream.breaker import Breaker
@@ -73,6 +74,7 @@ class Upstream(SharedServer):
         self._guard = Guard(source.name, Breaker(source.breaker) if source.breaker else None)
         self._health = Health(source.health) if source.health else None
         self._listing = Listing()
+        self._edition: Hashable = object()
         self._stale: set[Part] = set()  # to be listed again
         self._changed: Callable[[], None] = _nobody
         self._updated: Callable[[str], None] = _nobody
@@ -128,6 +130,10 @@ class Upstream(SharedServer):
         return self._listing.tools
 
     @property
+    def cache(self) -> CacheRule | None:
+        return self._source.cache if self._source.sampling != "model" else None  # which may say anything
+
+    @property
     def has_resources(self) -> bool:
         return self._listing.has_resources
 
@@ -142,6 +148,9 @@ class Upstream(SharedServer):
     @property
     def prompts(self) -> tuple[Prompt, ...]:
         return self._listing.prompts
+
+    def edition(self, context: CallContext) -> Hashable:
+        return self._edition
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -286,7 +295,10 @@ class Upstream(SharedServer):
                 if not self._ended:
                     async with asyncio.timeout(limit):
                         stale, self._stale = self._stale or set(Part), set()
-                        self._listing = await listed(client, self.name, limit, stale, self._listing)
+                        listing = await listed(client, self.name, limit, stale, self._listing)
+                    if listing.tools != self._listing.tools:
+                        self._edition = object()
+                    self._listing = listing
                 if self._ended:  # possibly while they were listed
                     return self._ended
 
@@ -325,6 +337,7 @@ class Upstream(SharedServer):
     async def _on_message(self, message: object) -> None:
         match message:
             case types.ToolListChangedNotification():
+                self._edition = object()
                 self._missed(Part.TOOLS)
             case types.ResourceListChangedNotification():
                 self._missed(Part.RESOURCES)
@@ -370,6 +383,8 @@ class Upstream(SharedServer):
         next_attempt: float = 0.0,
     ) -> None:
         before = self._status
+        if before.state is ServerState.READY is not state:
+            self._edition = object()  # what comes next may be another, whatever it says of itself
         name, release = named or (before.server_name, before.server_version)
         self._status = ServerStatus(
             self.name,
