@@ -71,7 +71,7 @@ async def forwarding(
     sampler = ModelSampler(models)
 
     async def build(source: "ServerSource") -> UpstreamServer:
-        return await in_thread(upstream, timed(source, config), config, sampler, reach)
+        return await in_thread(upstream, limited(source, config), config, sampler, reach)
 
     file = WatchedFile(config.mcp_config) if config.mcp_config else None
     sources = await in_thread(configured, config, None if file is None else _read(file))
@@ -146,13 +146,11 @@ def configured(config: ServerConfig, content: bytes | None) -> Sequence["ServerS
         raise SettingsError(error.message) from error
 
 
-def timed(source: "ServerSource", config: ServerConfig) -> "ServerSource":
-    """With the server's own limits of time, where the source has none."""
-    from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT
-
-    own = source.call_timeout != DEFAULT_CALL_TIMEOUT
-    call = source.call_timeout if own else config.tool_timeout
-    return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
+def limited(source: "ServerSource", config: ServerConfig) -> "ServerSource":
+    """With the server's own limits, where the source has none."""
+    call = config.tool_timeout if source.call_timeout is None else source.call_timeout
+    start, size = config.upstream_start_timeout, config.max_message_bytes
+    return replace(source, call_timeout=call, start_timeout=start, max_bytes=size)
 
 
 def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler, reach: Reach) -> UpstreamServer:

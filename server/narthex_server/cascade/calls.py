@@ -9,7 +9,8 @@ from narthex.v1 import tool_pb2 as wire
 
 from narthex_server.cascade import convert
 from narthex_server.cascade.wire import Wire
-from narthex_server.errors import DeadlineExceeded, FailedPrecondition, InvalidRequest, NotFound, Unavailable
+from narthex_server.errors import FailedPrecondition, InvalidRequest, NotFound, Unavailable
+from narthex_server.tools.failures import late
 from narthex_server.tools.inputs import Answer, Inputs
 from narthex_server.tools.tool import CallContext, InputRequest, InputRequired, ToolEvent
 from narthex_server.tools.upstream.clock import Clock
@@ -71,11 +72,8 @@ class Flight:
                     async for response in responses:
                         over = await self._take(response) or over
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"upstream {self._name!r} did not answer within {self._seconds:g} s; the call was cancelled there",
-                reason="UPSTREAM_DEADLINE_EXCEEDED",
-                metadata={"upstream": self._name},
-            ) from None
+            what = f"did not answer within {self._seconds:g} s; the call was cancelled there"
+            raise late(self._name, what) from None
         if not over:
             raise Unavailable(
                 f"upstream {self._name!r} ended the call without a result",

@@ -13,19 +13,13 @@ from narthex_server.cascade.calls import Flight
 from narthex_server.cascade.listing import Listing, listed
 from narthex_server.cascade.watched import Watched
 from narthex_server.cascade.wire import Identity, Wire
-from narthex_server.errors import DeadlineExceeded, Unavailable
-from narthex_server.tools.audience import Audience
+from narthex_server.errors import Unavailable
 from narthex_server.tools.completion import Completion, PromptReference, Reference, Typed
-from narthex_server.tools.kept import Kept
-from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.reach import Reach
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
-from narthex_server.tools.results.rule import CacheRule
-from narthex_server.tools.server import ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
-from narthex_server.tools.upstream.guard import Guard
-from narthex_server.tools.upstream.secrets import Secrets
+from narthex_server.tools.upstream.kept import KeptServer
 from narthex_server.tools.upstream.source import Narthex, ServerSource
 
 PROTOCOL = "narthex.v1"
@@ -35,50 +29,25 @@ _Sent = TypeVar("_Sent")
 _Answer = TypeVar("_Answer")
 
 
-class Cascade(SharedServer):
+class Cascade(KeptServer):
     """An UpstreamServer over the contract; on the event loop only.
 
     A server that reaches this one, or a call that has been here, is refused, so that there is no circle.
     """
 
     def __init__(self, source: ServerSource, narthex: Narthex, reach: Reach) -> None:
-        self._source = source
+        super().__init__(source, None)  # the other server has a breaker for each of its upstreams
         self._narthex = narthex
         self._reach = reach
-        self._secrets = Secrets()
         self._listing = Listing()
         self._edition: Hashable = object()
-        self._watched = Watched(source.name, source.call_timeout)
+        self._watched = Watched(source.name, source.call_seconds)
         self._turns = asyncio.Semaphore(source.concurrency)
         self._wire: Wire | None = None
-        guard = Guard(source.name, None)  # the other server has a breaker for each of its upstreams
-        self._kept = Kept(
-            source.name, narthex.scheme, self._connection, lambda: len(self._listing.tools), guard, self._secrets.hide
-        )
-
-    @property
-    def name(self) -> str:
-        return self._source.name
-
-    @property
-    def presentation(self) -> Presentation:
-        return self._source.presentation
-
-    @property
-    def tenants(self) -> Audience:
-        return self._source.tenants
-
-    @property
-    def status(self) -> ServerStatus:
-        return self._kept.status
 
     @property
     def tools(self) -> tuple[Tool, ...]:
         return self._listing.tools
-
-    @property
-    def cache(self) -> CacheRule | None:
-        return self._source.cache
 
     @property
     def has_resources(self) -> bool:
@@ -96,33 +65,14 @@ class Cascade(SharedServer):
     def prompts(self) -> tuple[Prompt, ...]:
         return self._listing.prompts
 
-    @property
-    def vitals(self) -> Vitals:
-        return self._kept.vitals
-
     def edition(self, context: CallContext) -> Hashable:
         """Where the other server is told who calls, it may answer each otherwise."""
         caller = (context.principal.name, context.principal.tenant) if self._narthex.delegate else None
-        return self._kept.status.since, self._edition, caller
-
-    def start(self, changed: Callable[[], None]) -> None:
-        self._kept.start(changed)
-
-    async def settled(self) -> None:
-        await self._kept.settled()
-
-    def reconnect(self, tenant: str | None = None) -> None:
-        self._kept.reconnect()
-
-    async def drain(self, grace: float) -> None:
-        await self._kept.drain(grace)
-
-    async def stop(self) -> None:
-        await self._kept.stop()
+        return self._keeper.status.since, self._edition, caller
 
     async def call(self, tool: str, arguments: dict[str, object], context: CallContext) -> AsyncGenerator[ToolEvent]:
-        flight = Flight(self.name, self._other(), context, self._source.call_timeout)
-        with self._kept.passing(context):
+        flight = Flight(self.name, self._other(), context, self._source.call_seconds)
+        with self._keeper.passing(context):
             async with aclosing(flight.run(self._turns, tool, arguments)) as events:
                 async for event in events:
                     yield event
@@ -155,26 +105,16 @@ class Cascade(SharedServer):
         await self._watched.settled()
 
     def _other(self) -> Wire:
-        if self._wire is None or not self._kept.up:
-            raise self._kept.unavailable()
+        if self._wire is None or not self._keeper.up:
+            raise self._keeper.unavailable()
         return self._wire
 
     async def _ask(
         self, method: UnaryUnaryMultiCallable[_Sent, _Answer], request: _Sent, other: Wire, context: CallContext
     ) -> _Answer:
-        limit = self._source.call_timeout
-        if context.deadline is not None:
-            limit = min(limit, context.deadline - asyncio.get_running_loop().time())
-        try:
-            with self._kept.passing(context):
-                async with asyncio.timeout(limit), self._turns:
-                    return await other.ask(method, request, other.metadata(context), max(limit, 0.001))
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"upstream {self.name!r} did not answer within {max(limit, 0):g} s",
-                reason="UPSTREAM_DEADLINE_EXCEEDED",
-                metadata={"upstream": self.name},
-            ) from None
+        with self._keeper.passing(context):
+            async with self._in_time(context) as seconds, self._turns:
+                return await other.ask(method, request, other.metadata(context), max(seconds, 0.001))
 
     async def _connection(self) -> None:
         """One connection, from the first look at the other server until it is lost."""
@@ -183,17 +123,17 @@ class Cascade(SharedServer):
         watching: asyncio.Task[None] | None = None
         try:
             async with aclosing(other.stream(other.tools.WatchTools, _NOTHING, other.metadata())) as changes:
-                async with self._in_time():
+                async with self._starting():
                     before = await anext(changes, None)
                     await self._list(other)
                 self._wire = other
                 watching = asyncio.create_task(self._watched.run(other))
-                self._kept.ready(PROTOCOL)
+                self._keeper.ready(PROTOCOL)
                 async for versions in changes:
                     if _lists(versions) != _lists(before):
-                        async with self._in_time():
+                        async with self._starting():
                             await self._list(other)
-                        self._kept.ready(PROTOCOL)
+                        self._keeper.ready(PROTOCOL)
                     before = versions
         finally:
             self._wire = None
@@ -204,7 +144,7 @@ class Cascade(SharedServer):
             await other.close()
 
     @asynccontextmanager
-    async def _in_time(self) -> AsyncGenerator[None]:
+    async def _starting(self) -> AsyncGenerator[None]:
         limit = self._source.start_timeout
         try:
             async with asyncio.timeout(limit):

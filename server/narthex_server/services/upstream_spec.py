@@ -53,7 +53,7 @@ def source_from(spec: wire.UpstreamSpec) -> ServerSource:
     return replace(
         usual,
         presentation=Presentation(spec.tool_prefix) if spec.HasField("tool_prefix") else usual.presentation,
-        call_timeout=_seconds(spec, "call_timeout", usual.call_timeout),
+        call_timeout=_length(spec.call_timeout) if spec.HasField("call_timeout") else None,
         concurrency=spec.max_concurrent_calls or usual.concurrency,
         sampling=_SAMPLING[spec.sampling],
         protocol=_PROTOCOLS[spec.protocol],

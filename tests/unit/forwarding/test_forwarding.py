@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from narthex_server.config.connections import Connections
 from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
-from narthex_server.forwarding import default_scope, upstream
+from narthex_server.forwarding import default_scope, limited, upstream
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.model_sampler import ModelSampler
 from narthex_server.tools.reach import Reach
@@ -58,3 +58,10 @@ def test_an_upstream_that_a_model_of_ours_speaks_for_keeps_nothing():
     assert made(scope="shared", cache=CacheRule(("*",))).cache == CacheRule(("*",))
     assert made(scope="shared", sampling="model").cache is None is made(sampling="model").cache
     assert made(cache=None).cache is None
+
+
+def test_an_upstream_has_the_limits_of_the_server_where_it_has_none_of_its_own():
+    config = ServerConfig(tool_timeout=45.0, upstream_start_timeout=5.0, max_message_bytes=4096)
+    limits = limited(ServerSource("a", Process("true")), config)
+    assert (limits.call_seconds, limits.start_timeout, limits.max_bytes) == (45.0, 5.0, 4096)
+    assert limited(ServerSource("a", Process("true"), call_timeout=60.0), config).call_seconds == 60.0

@@ -7,7 +7,7 @@ from narthex_server.tools.audience import EVERYBODY, Audience
 from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.health import HealthSettings
-from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT, DEFAULT_CONCURRENCY, Http, Process
+from narthex_server.tools.upstream.source import DEFAULT_CONCURRENCY, Http, Process
 
 PROCESS = wire.ProcessSource(command="run", arguments=["-v"], environment={"A": "1"}, working_directory="/srv")
 
@@ -16,7 +16,7 @@ def test_a_process_with_defaults():
     source = source_from(wire.UpstreamSpec(name="one", process=PROCESS))
     assert source.transport == Process("run", ("-v",), {"A": "1"}, "/srv")
     assert (source.presentation.prefix, source.sampling, source.protocol) == (None, "client", "auto")
-    assert (source.call_timeout, source.concurrency) == (DEFAULT_CALL_TIMEOUT, DEFAULT_CONCURRENCY)
+    assert (source.call_timeout, source.concurrency) == (None, DEFAULT_CONCURRENCY)
     assert (source.breaker, source.health) == (BreakerSettings(), HealthSettings())
     assert (source.scope, source.tenants) == (None, EVERYBODY)
 

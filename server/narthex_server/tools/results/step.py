@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Literal, Protocol
 
-from narthex_server.errors import DeadlineExceeded
+from narthex_server.tools.failures import late
 from narthex_server.tools.results.cache import ResultCache
 from narthex_server.tools.results.changes import Changes
 from narthex_server.tools.results.joint import JointRun, Parted
@@ -81,7 +81,7 @@ class CacheStep:
             try:
                 result = await joint.joined(call.context.deadline)
             except TimeoutError:
-                raise _too_late(call) from None
+                raise late(call.tool.server, "did not answer within the call's time") from None
             except Parted:
                 events = run(call)
             else:
@@ -110,12 +110,4 @@ class CacheStep:
                 async for event in events:
                     yield event
         except TimeoutError:
-            raise _too_late(call) from None
-
-
-def _too_late(call: Invocation) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"upstream {call.tool.server!r} did not answer within the call's time",
-        reason="UPSTREAM_DEADLINE_EXCEEDED",
-        metadata={"upstream": call.tool.server},
-    )
+            raise late(call.tool.server, "did not answer within the call's time") from None

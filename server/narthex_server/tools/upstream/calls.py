@@ -12,6 +12,7 @@ from mcp.shared.exceptions import MCPError
 
 from narthex_server.errors import DeadlineExceeded, InvalidToolArguments, NarthexError
 from narthex_server.principal import Principal
+from narthex_server.tools.failures import late
 from narthex_server.tools.inputs import Inputs, Reader
 from narthex_server.tools.log_levels import DEFAULT, passes
 from narthex_server.tools.tool import CallContext, InputRequest, InputRequired, Log, ToolEvent, ToolResult
@@ -74,7 +75,7 @@ class Calls:
         `connected` says what an MCPError inside it, and no connection, is to the caller. Raises as ToolServer.call.
         """
         with connected(context) as passage:
-            flight = Flight(context, Clock(self._source.call_timeout, context.deadline))
+            flight = Flight(context, Clock(self._source.call_seconds, context.deadline))
             request = asyncio.create_task(self._request(flight, tool, arguments))
             request.add_done_callback(flight.end)
             try:
@@ -156,7 +157,7 @@ class Calls:
         return types.CreateMessageResultWithTools.model_validate(result, by_name=False)
 
     async def _request(self, flight: Flight, tool: str, arguments: dict[str, Any]) -> ToolResult | InputRequired:
-        limit = self._source.call_timeout
+        limit = self._source.call_seconds
         if flight.context.deadline is not None:
             limit = min(limit, flight.context.deadline - asyncio.get_running_loop().time())
         try:
@@ -203,18 +204,14 @@ class Calls:
         if is_lost(error):
             raise error
         if error.code == types.REQUEST_TIMEOUT:
-            raise self._too_late(self._source.call_timeout)
+            raise self._too_late(self._source.call_seconds)
         if error.code == types.INVALID_PARAMS:
             raise InvalidToolArguments(error.message, metadata={"upstream": self._source.name})
         text = f"{error.message} (JSON-RPC error {error.code} of upstream {self._source.name!r})"
         return error_result(text, faulted=error.code == types.INTERNAL_ERROR)
 
     def _too_late(self, limit: float) -> DeadlineExceeded:
-        return DeadlineExceeded(
-            f"upstream {self._source.name!r} did not answer within {max(limit, 0):g} s; the call was cancelled there",
-            reason="UPSTREAM_DEADLINE_EXCEEDED",
-            metadata={"upstream": self._source.name},
-        )
+        return late(self._source.name, f"did not answer within {max(limit, 0):g} s; the call was cancelled there")
 
 
 def _dumped(params: types.CreateMessageRequestParams | types.ElicitRequestParams) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """The time that an upstream has for a call."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Self
+
+from narthex_server.tools.failures import late
 
 
 class Clock:
@@ -53,3 +55,15 @@ class Clock:
     def _ring(self, when: float) -> None:
         if not self._over and not self._timer.expired():
             self._timer.reschedule(None if when == float("inf") else when)
+
+
+@asynccontextmanager
+async def in_time(upstream: str, seconds: float, deadline: float | None, question: str = "") -> AsyncGenerator[float]:
+    """The block has `seconds`, and ends at `deadline` in any case; yields how many it has. Raises DeadlineExceeded."""
+    left = seconds if deadline is None else min(seconds, deadline - asyncio.get_running_loop().time())
+    try:
+        async with asyncio.timeout(left):
+            yield left
+    except TimeoutError:
+        what = f"did not answer {question}".rstrip()
+        raise late(upstream, f"{what} within {max(left, 0):g} s") from None

@@ -15,7 +15,6 @@ from narthex_server.tools.upstream.node import Node
 from narthex_server.tools.upstream.presenting import NAMESPACE, PRESENTATION, Namespace, namespace_of, presentation_of
 from narthex_server.tools.upstream.secrets import SecretFile, Text
 from narthex_server.tools.upstream.source import (
-    DEFAULT_CALL_TIMEOUT,
     DEFAULT_CONCURRENCY,
     Narthex,
     OpenApi,
@@ -64,7 +63,7 @@ def parse_sources(
 def _mistral(root: Node) -> Iterator[ServerSource]:
     root.only({"servers", "auto_register_tools", "tool_timeout_secs", "max_concurrent_calls", NAMESPACE})
     root.flag("auto_register_tools", True)  # forwarding is all we do with a server: nothing else to switch
-    call_timeout = root.number("tool_timeout_secs", DEFAULT_CALL_TIMEOUT)
+    call_timeout = _seconds(root, "tool_timeout_secs", None)
     concurrency = int(root.number("max_concurrent_calls", DEFAULT_CONCURRENCY))
     namespace = namespace_of(root)
     for server in root.items("servers"):
@@ -86,11 +85,11 @@ def _mistral(root: Node) -> Iterator[ServerSource]:
             case "Http":
                 source.only({"type", "url", "timeout_secs", *kinds.REACHED})
                 transport = kinds.http(source, headers)
-                limit = source.number("timeout_secs", call_timeout)
+                limit = _seconds(source, "timeout_secs", call_timeout)
             case "WebSocket":
                 source.only({"type", "url", "timeout_secs", *kinds.REACHED})
                 transport = kinds.websocket(source, headers)
-                limit = source.number("timeout_secs", call_timeout)
+                limit = _seconds(source, "timeout_secs", call_timeout)
             case "Narthex":
                 source.only({"type", "url", "api_key", "tls", "auth", "delegate"})
                 transport = kinds.narthex(source)
@@ -179,6 +178,10 @@ def _cache(server: Node) -> CacheRule | None:
         raise server.error("cannot stand beside sampling by a model, whose answers differ from call to call", "cache")
     ttl = node.number("ttl_secs", 0.0)
     return CacheRule(node.texts("tools"), ttl or None)
+
+
+def _seconds(node: Node, key: str, usual: float | None) -> float | None:
+    return node.number(key, 0.0) if node.value.get(key) is not None else usual
 
 
 def _bearer(token: Text) -> Text:

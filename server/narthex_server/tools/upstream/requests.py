@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
-from narthex_server.errors import DeadlineExceeded, InvalidRequest, NotFound, Unavailable, UpstreamRefused
+from narthex_server.errors import InvalidRequest, NotFound, Unavailable, UpstreamRefused
 from narthex_server.tools.completion import Completion, PromptReference, Reference, Typed
 from narthex_server.tools.prompt import FilledPrompt
 from narthex_server.tools.resource import Contents
 from narthex_server.tools.tool import CallContext, InputRequired
 from narthex_server.tools.upstream import answers
 from narthex_server.tools.upstream.client import Client
+from narthex_server.tools.upstream.clock import in_time
 from narthex_server.tools.upstream.exchange import Exchange
 from narthex_server.tools.upstream.inputs import is_lost
 from narthex_server.tools.upstream.source import ServerSource
@@ -75,20 +76,11 @@ class Requests:
     async def _ask(
         self, method: str, params: Mapping[str, Any], context: CallContext
     ) -> dict[str, Any] | InputRequired:
-        limit = self._source.call_timeout
-        if context.deadline is not None:
-            limit = min(limit, context.deadline - asyncio.get_running_loop().time())
-        try:
-            async with asyncio.timeout(limit), self._turns:
-                if self.client is None:
-                    raise MCPError(types.CONNECTION_CLOSED, "connection closed")
-                return await self._exchange.make(self.client, method, params, context)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"upstream {self._source.name!r} did not answer {method} within {max(limit, 0):g} s",
-                reason="UPSTREAM_DEADLINE_EXCEEDED",
-                metadata={"upstream": self._source.name},
-            ) from None
+        source = self._source
+        async with in_time(source.name, source.call_seconds, context.deadline, method), self._turns:
+            if self.client is None:
+                raise MCPError(types.CONNECTION_CLOSED, "connection closed")
+            return await self._exchange.make(self.client, method, params, context)
 
     def _refused(self, error: MCPError) -> Exception:
         if is_lost(error):

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from narthex_server.errors import DeadlineExceeded
 from narthex_server.principal import Principal
+from narthex_server.tools.failures import late
 from narthex_server.tools.server import ServerState, UpstreamServer
 from narthex_server.tools.tool import CallContext
 
@@ -44,11 +44,7 @@ class Seat:
             async with asyncio.timeout_at(context.deadline):
                 await self.server.settled()
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"upstream {self.server.name!r} did not connect within the call's time",
-                reason="UPSTREAM_DEADLINE_EXCEEDED",
-                metadata={"upstream": self.server.name},
-            ) from None
+            raise late(self.server.name, "did not connect within the call's time") from None
 
     def watch(self, uris: frozenset[str], updated: Callable[[str], None]) -> None:
         if not uris and self._watched:

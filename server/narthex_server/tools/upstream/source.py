@@ -14,8 +14,8 @@ from narthex_server.tools.upstream.health import HealthSettings
 from narthex_server.tools.upstream.secrets import Text
 from narthex_server.tools.upstream.tls import USUAL, Tls
 
-DEFAULT_CALL_TIMEOUT = 30.0
-DEFAULT_START_TIMEOUT = 20.0
+DEFAULT_CALL_TIMEOUT = 60.0
+DEFAULT_START_TIMEOUT = 30.0
 DEFAULT_CONCURRENCY = 64
 DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 
@@ -123,7 +123,7 @@ class ServerSource:
     name: str
     transport: Transport
     presentation: Presentation = PLAIN
-    call_timeout: float = DEFAULT_CALL_TIMEOUT
+    call_timeout: float | None = None  # as the server's default says
     start_timeout: float = DEFAULT_START_TIMEOUT
     concurrency: int = DEFAULT_CONCURRENCY
     max_bytes: int = DEFAULT_MAX_BYTES
@@ -134,6 +134,11 @@ class ServerSource:
     breaker: BreakerSettings | None = BreakerSettings()
     health: HealthSettings | None = HealthSettings()
     cache: CacheRule | None = field(default_factory=CacheRule)
+
+    @property
+    def call_seconds(self) -> float:
+        """How long one call may take."""
+        return DEFAULT_CALL_TIMEOUT if self.call_timeout is None else self.call_timeout
 
     @property
     def auth(self) -> Auth | None:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import random
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterator
 from contextlib import (
     AsyncExitStack,
@@ -22,22 +21,24 @@ from mcp.shared.exceptions import MCPError
 from narthex_server.errors import NarthexError, Unavailable
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
+from narthex_server.tools.failures import down
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
 from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import ServerState, ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
+from narthex_server.tools.upstream.backoff import STABLE, pause
 from narthex_server.tools.upstream.breaker import Breaker
 from narthex_server.tools.upstream.calls import Calls
 from narthex_server.tools.upstream.client import Client, Connecting, connected, dispatching
+from narthex_server.tools.upstream.configured import Configured
 from narthex_server.tools.upstream.exchange import Exchange
 from narthex_server.tools.upstream.guard import Guard, Passage
 from narthex_server.tools.upstream.health import Health
 from narthex_server.tools.upstream.listing import Listing, Part, listed
 from narthex_server.tools.upstream.liveness import ask
 from narthex_server.tools.upstream.reasons import reason_of
-from narthex_server.tools.upstream.redaction import Redaction
 from narthex_server.tools.upstream.requests import Requests
 from narthex_server.tools.upstream.sampler import Sampler
 from narthex_server.tools.upstream.secrets import Secrets
@@ -46,9 +47,6 @@ from narthex_server.tools.upstream.subscriptions import Subscriptions
 from narthex_server.tools.upstream.transports import http, stdio, websocket
 from narthex_server.tools.upstream.transports.link import Link
 
-FIRST_DELAY, LAST_DELAY = 0.5, 30.0
-STABLE = 10.0
-"""Seconds after which a connection counts as good, so that the next failure is retried soon."""
 LOOK_INTERVAL = 30.0
 """Seconds after which a server behind a URL is listed again, as not every one tells of changes."""
 
@@ -70,7 +68,7 @@ class Upstream(SharedServer):
         self._status = ServerStatus(
             source.name, source.transport.scheme, ServerState.STOPPED, scope=source.scope or "shared"
         )
-        self._redaction = Redaction(source)
+        self._configured = Configured(source)
         self._guard = Guard(source.name, Breaker(source.breaker) if source.breaker else None)
         self._health = Health(source.health) if source.health else None
         self._listing = Listing()
@@ -82,7 +80,7 @@ class Upstream(SharedServer):
         exchange = Exchange(source, self._secrets, sampler)  # one for all: it knows whom the server may ask
         self._calls = Calls(source, exchange, self._secrets, sampler)
         self._requests = Requests(source, exchange)
-        self._subscriptions = Subscriptions(source.name, source.call_timeout, self._missed, self._on_updated)
+        self._subscriptions = Subscriptions(source.name, source.call_seconds, self._missed, self._on_updated)
         self._settled = asyncio.Event()
         self._retry = asyncio.Event()
         self._signal = asyncio.Event()  # the connection ended, or something is to be listed again
@@ -214,13 +212,13 @@ class Upstream(SharedServer):
     def _connected(self, context: CallContext) -> Iterator[Passage]:
         """Raises Unavailable when there is no connection, or when it is lost inside the block."""
         if self._status.state is not ServerState.READY:
-            raise self._unavailable()
+            raise down(self._status)
         try:
             with self._guard.around(self._connections, context) as passage:
                 yield passage
         except MCPError as error:
             self._end(f"the connection was lost: {error.message}")
-            raise self._unavailable() from None
+            raise down(self._status) from None
         except NarthexError as error:
             raise self._secrets.hide_in(error) from None
 
@@ -248,7 +246,7 @@ class Upstream(SharedServer):
             if self._stopping:
                 return
             self._attempts = 1 if loop.time() - began > STABLE else self._attempts + 1
-            delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(self._attempts - 1, 10)) * random.uniform(0.5, 1.0)
+            delay = pause(self._attempts)
             self._set(ServerState.UNHEALTHY, reason, next_attempt=time() + delay)
             level = logging.DEBUG if reason == told else logging.WARNING  # one line for one trouble
             _log.log(level, "upstream %s is down, next attempt in %.1f s: %s", self.name, delay, reason)
@@ -366,7 +364,7 @@ class Upstream(SharedServer):
         self._refused = status
 
     def _told(self, reason: str) -> str:
-        return self._redaction.of(self._secrets.hide(reason))
+        return self._configured.hide(self._secrets.hide(reason))
 
     def _said(self) -> str:
         """What the transport gave as the reason of the end, if it did."""
@@ -403,17 +401,6 @@ class Upstream(SharedServer):
             next_attempt,
         )
         self._changed()
-
-    def _unavailable(self) -> Unavailable:
-        status = self._status
-        why = f": {status.reason}" if status.reason else ""
-        wait = round((status.next_attempt - time()) * 1000)
-        return Unavailable(
-            f"upstream {self.name!r} is {status.state.value}{why}",
-            reason="UPSTREAM_UNAVAILABLE",
-            metadata={"upstream": self.name} | ({"retry_after_ms": str(wait)} if wait > 0 else {}),
-            retry_after=wait / 1000 if wait > 0 else None,
-        )
 
 
 def _place(source: ServerSource) -> str:

@@ -9,25 +9,19 @@ from urllib.parse import urljoin
 
 import httpx2
 
-from narthex_server.errors import DeadlineExceeded, NotFound, Unavailable
-from narthex_server.tools.audience import Audience
+from narthex_server.errors import NotFound, Unavailable
 from narthex_server.tools.completion import Completion, Reference, Typed
-from narthex_server.tools.kept import Kept
-from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
-from narthex_server.tools.results.rule import CacheRule
-from narthex_server.tools.server import ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent, ToolResult
 from narthex_server.tools.upstream.breaker import Breaker
 from narthex_server.tools.upstream.grant import granted
-from narthex_server.tools.upstream.guard import Guard
+from narthex_server.tools.upstream.kept import KeptServer
 from narthex_server.tools.upstream.openapi.answer import MOST_BYTES, result_of, too_large
 from narthex_server.tools.upstream.openapi.document import MOST_BYTES as MOST_DOCUMENT
 from narthex_server.tools.upstream.openapi.document import Document
 from narthex_server.tools.upstream.openapi.operation import Choice, Operation, operations
 from narthex_server.tools.upstream.openapi.request import Request, request_of
-from narthex_server.tools.upstream.secrets import Secrets
 from narthex_server.tools.upstream.source import OpenApi, ServerSource
 from narthex_server.tools.upstream.urls import origin
 from narthex_server.tools.upstream.web.client import opened
@@ -39,7 +33,7 @@ AGAIN = 600.0
 MOST_REDIRECTS = 3
 
 
-class OpenApiServer(SharedServer):
+class OpenApiServer(KeptServer):
     """An UpstreamServer of tools alone; on the event loop only.
 
     There is no connection that could be lost: it is up while its document is known, and a call says itself when the API
@@ -47,42 +41,17 @@ class OpenApiServer(SharedServer):
     """
 
     def __init__(self, source: ServerSource, api: OpenApi) -> None:
-        self._source = source
+        super().__init__(source, Breaker(source.breaker) if source.breaker else None)
         self._api = api
-        self._secrets = Secrets()
         self._operations: dict[str, Operation] = {}
         self._client: httpx2.AsyncClient | None = None
         self._base = ""
         self._edition: Hashable = object()
         self._turns = asyncio.Semaphore(source.concurrency)
-        guard = Guard(source.name, Breaker(source.breaker) if source.breaker else None)
-        self._kept = Kept(
-            source.name, api.scheme, self._connection, lambda: len(self._operations), guard, self._secrets.hide
-        )
-
-    @property
-    def name(self) -> str:
-        return self._source.name
-
-    @property
-    def presentation(self) -> Presentation:
-        return self._source.presentation
-
-    @property
-    def tenants(self) -> Audience:
-        return self._source.tenants
-
-    @property
-    def status(self) -> ServerStatus:
-        return self._kept.status
 
     @property
     def tools(self) -> tuple[Tool, ...]:
         return tuple(operation.tool for operation in self._operations.values())
-
-    @property
-    def cache(self) -> CacheRule | None:
-        return self._source.cache
 
     @property
     def has_resources(self) -> bool:
@@ -100,52 +69,21 @@ class OpenApiServer(SharedServer):
     def prompts(self) -> tuple[Prompt, ...]:
         return ()
 
-    @property
-    def vitals(self) -> Vitals:
-        return self._kept.vitals
-
     def edition(self, context: CallContext) -> Hashable:
-        return self._kept.status.since, self._edition
-
-    def start(self, changed: Callable[[], None]) -> None:
-        self._kept.start(changed)
-
-    async def settled(self) -> None:
-        await self._kept.settled()
-
-    def reconnect(self, tenant: str | None = None) -> None:
-        self._kept.reconnect()
-
-    async def drain(self, grace: float) -> None:
-        await self._kept.drain(grace)
-
-    async def stop(self) -> None:
-        await self._kept.stop()
+        return self._keeper.status.since, self._edition
 
     async def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncGenerator[ToolEvent]:
         if self._client is None:
-            raise self._kept.unavailable()
+            raise self._keeper.unavailable()
         if (operation := self._operations.get(tool)) is None:  # since the caller's list of them
             raise NotFound(f"upstream {self.name!r} has no tool {tool!r} any more", reason="TOOL_NOT_FOUND")
         request = request_of(operation, arguments)
-        with self._kept.passing(context) as passage:
-            result = self._secrets.hide_in_result(await self._answer(request, context))
+        with self._keeper.passing(context) as passage:
+            async with self._in_time(context), self._turns:
+                answer = await self._send(request, context)
+            result = self._secrets.hide_in_result(answer)
             passage.saw(result)
             yield result
-
-    async def _answer(self, request: Request, context: CallContext) -> ToolResult:
-        limit = self._source.call_timeout
-        if context.deadline is not None:
-            limit = min(limit, context.deadline - asyncio.get_running_loop().time())
-        try:
-            async with asyncio.timeout(limit), self._turns:
-                return await self._send(request, context)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"upstream {self.name!r} did not answer within {max(limit, 0):g} s",
-                reason="UPSTREAM_DEADLINE_EXCEEDED",
-                metadata={"upstream": self.name},
-            ) from None
 
     async def read(self, uri: str, context: CallContext) -> Contents | InputRequired:
         raise NotFound(f"upstream {self.name!r} has no resources", reason="RESOURCE_NOT_FOUND", metadata={"uri": uri})
@@ -171,18 +109,18 @@ class OpenApiServer(SharedServer):
             await self._take(data)
             base = self._base
             self._client = await stack.enter_async_context(
-                opened(self._api, base, self._secrets, self._source.call_timeout)
+                opened(self._api, base, self._secrets, self._source.call_seconds)
             )
             stack.callback(self._forget)
-            self._kept.ready()
+            self._keeper.ready()
             while self._base == base:
                 try:
                     data = await (file.changed() if file is not None else self._refetched(place, data))
                     await self._take(data)
                 except Unavailable as error:
-                    self._kept.ready(trouble=f"keeps the operations it has: {error.message}")
+                    self._keeper.ready(trouble=f"keeps the operations it has: {error.message}")
                 else:
-                    self._kept.ready()
+                    self._keeper.ready()
 
     async def _refetched(self, url: str, before: bytes) -> bytes:
         while True:
@@ -227,7 +165,7 @@ class OpenApiServer(SharedServer):
 
     async def _send(self, request: Request, context: CallContext) -> ToolResult:
         if (client := self._client) is None:  # it was lost while this call waited for its turn
-            raise self._kept.unavailable()
+            raise self._keeper.unavailable()
         with granted(self.name, self._source.auth, context, self._secrets):
             try:
                 return await self._followed(client, request)

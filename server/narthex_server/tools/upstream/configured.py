@@ -1,25 +1,25 @@
-"""What an upstream was configured with stays out of what is said about it."""
+"""What an upstream was configured with stays out of what is said about it, as reasons of states and log lines are."""
 
 from collections.abc import Iterator
 from typing import TypeGuard
 
-from narthex_server.tools.upstream.secrets import Text
+from narthex_server.tools.upstream.secrets import HIDDEN, SHORTEST, Text
 from narthex_server.tools.upstream.source import Http, Process, ServerSource, WebSocket
 
-SHORTEST = 6
-"""Shorter values are words and numbers that any text may hold."""
 
+class Configured:
+    """Values of headers, variables and arguments, and the URL, of one upstream.
 
-class Redaction:
-    """Takes values of headers, variables and arguments, and the URL, out of texts about one upstream."""
+    Among them are, unlike in Secrets, words that a tool may well use towards its callers, such as folders.
+    """
 
     def __init__(self, source: ServerSource) -> None:
         found = {value for value in _values(source) if len(value) >= SHORTEST}
         self._values = sorted(found, key=len, reverse=True)  # one may be a part of another
 
-    def of(self, text: str) -> str:
+    def hide(self, text: str) -> str:
         for value in self._values:
-            text = text.replace(value, "***")
+            text = text.replace(value, HIDDEN)
         return text
 
 

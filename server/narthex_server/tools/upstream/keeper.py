@@ -1,25 +1,22 @@
-"""A connection that is kept: made, watched over by whoever makes it, and made again when it is lost."""
+"""Keeps a connection: has it made, and made again when it is lost."""
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, suppress
 from time import time
 
 from narthex_server.errors import NarthexError, Unavailable
+from narthex_server.tools.failures import down
 from narthex_server.tools.server import ServerState, ServerStatus, Vitals
 from narthex_server.tools.tool import CallContext
+from narthex_server.tools.upstream.backoff import STABLE, pause
 from narthex_server.tools.upstream.guard import Guard, Passage
-
-FIRST_DELAY, LAST_DELAY = 0.5, 30.0
-STABLE = 10.0
-"""Seconds after which a connection counts as good, so that the next failure is retried soon."""
 
 _log = logging.getLogger(__name__)
 
 
-class Kept:
+class Keeper:
     """Runs `connection` again and again with growing pauses, and says how it is; on the event loop only.
 
     `connection` calls `ready` when it is up, and returns or raises NarthexError or OSError when it is over, with the
@@ -36,19 +33,19 @@ class Kept:
         hide: Callable[[str], str] = str,
     ) -> None:
         """`guard` stands around every call."""
-        self._guard = guard
-        self._connections = 0  # that came up
         self._connection = connection
         self._tools = tools
+        self._guard = guard
         self._hide = hide
         self.status = ServerStatus(name, scheme, ServerState.STOPPED)
         self._changed: Callable[[], None] = _nobody
         self._settled = asyncio.Event()
         self._again = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._current: asyncio.Future[None] | None = None
         self._protocol = ""
         self._attempts = 0  # that failed, or did not hold
+        self._connections = 0  # that came up
 
     @property
     def up(self) -> bool:
@@ -77,7 +74,7 @@ class Kept:
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._set(ServerState.STARTING)
-        self._keeper = asyncio.create_task(self._keep(), name=f"upstream {self.status.name}")
+        self._task = asyncio.create_task(self._keep(), name=f"upstream {self.status.name}")
 
     async def settled(self) -> None:
         await self._settled.wait()
@@ -101,20 +98,15 @@ class Kept:
             self._current.cancel()
 
     async def stop(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._settled.set()  # there will be no other attempt
         self._set(ServerState.STOPPED)
 
     def unavailable(self) -> Unavailable:
         """What a call is answered with while there is no connection."""
-        status = self.status
-        why = f": {status.reason}" if status.reason else ""
-        return Unavailable(
-            f"upstream {status.name!r} is {status.state.value}{why}",
-            reason="UPSTREAM_UNAVAILABLE",
-            metadata={"upstream": status.name},
-        )
+        return down(self.status)
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -128,7 +120,7 @@ class Kept:
             if asked:
                 self._set(ServerState.UNHEALTHY, reason)
                 continue
-            delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(self._attempts - 1, 10)) * random.uniform(0.5, 1.0)
+            delay = pause(self._attempts)
             self._set(ServerState.UNHEALTHY, reason, time() + delay)
             self._settled.set()
             level = logging.DEBUG if reason == told else logging.WARNING  # one line for one trouble
