@@ -13,7 +13,7 @@ from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
 from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
 from narthex_server.metrics.policy import PolicyMetrics
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
-from narthex_server.metrics.upstreams import ReloadMetrics, VitalsMetrics
+from narthex_server.metrics.upstreams import ProcessMetrics, ReloadMetrics, VitalsMetrics
 from narthex_server.pipelines.models import Models
 from narthex_server.reloading import Reloads
 from narthex_server.tools.catalog import Catalog, Companion
@@ -48,7 +48,7 @@ async def forwarding(config: ServerConfig, models: Models, registry: CollectorRe
     sampler = ModelSampler(models)
 
     async def build(source: "ServerSource") -> UpstreamServer:
-        return await in_thread(upstream, timed(source, config), config, sampler)
+        return await in_thread(upstream, confined(timed(source, config), config), config, sampler)
 
     file = WatchedFile(config.mcp_config) if config.mcp_config else None
     sources = await in_thread(configured, config, None if file is None else _read(file))
@@ -87,6 +87,7 @@ async def _catalog(config: ServerConfig, servers: Sequence[UpstreamServer], regi
     )
     UpstreamMetrics(registry, catalog.servers)
     VitalsMetrics(registry, catalog.vitals)
+    ProcessMetrics(registry, catalog.vitals)
     OfferMetrics(registry, lambda: catalog.renamed, lambda: inspection.suspects)
     return catalog
 
@@ -111,6 +112,20 @@ def timed(source: "ServerSource", config: ServerConfig) -> "ServerSource":
     own = source.call_timeout != DEFAULT_CALL_TIMEOUT
     call = source.call_timeout if own else config.tool_timeout
     return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
+
+
+def confined(source: "ServerSource", config: ServerConfig) -> "ServerSource":
+    """With the usual limits and sandbox of a process, where the source has none of its own."""
+    from narthex_server.tools.upstream.limits import Limits
+    from narthex_server.tools.upstream.source import Process
+
+    process, own = source.transport, config.upstream
+    if not isinstance(process, Process):
+        return source
+    usual = Limits(own.memory_mb, own.cpu_secs, own.open_files, own.processes, own.file_mb)
+    limits = None if process.limits is None else process.limits.over(usual)
+    sandbox = replace(process.sandbox, mode=process.sandbox.mode or own.sandbox)
+    return replace(source, transport=replace(process, limits=limits, sandbox=sandbox))
 
 
 def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler) -> UpstreamServer:

@@ -166,7 +166,7 @@ async def test_so_are_they_when_it_is_cancelled_while_it_stops(script, tmp_path,
     entry = script("stubborn", str(pids))
 
     async def run() -> None:
-        async with connect("silent", Process(entry["command"], tuple(entry["args"])), print):
+        async with connect("silent", Process(entry["command"], tuple(entry["args"])), 1 << 20, print):
             await _written(pids)
             leaving.set()
 

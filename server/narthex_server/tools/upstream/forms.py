@@ -9,8 +9,10 @@ from narthex_server.tools.audience import EVERYBODY, Audience
 from narthex_server.tools.server import Scope
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.health import HealthSettings
+from narthex_server.tools.upstream.limits import MOST, Limits
 from narthex_server.tools.upstream.node import Node
 from narthex_server.tools.upstream.presenting import NAMESPACE, PRESENTATION, Namespace, namespace_of, presentation_of
+from narthex_server.tools.upstream.sandbox import Sandbox, SandboxMode
 from narthex_server.tools.upstream.source import (
     DEFAULT_CALL_TIMEOUT,
     DEFAULT_CONCURRENCY,
@@ -26,9 +28,13 @@ from narthex_server.tools.upstream.source import (
 _OWN = ("sampling", "protocol", "scope", "tenants", "breaker", "health", *PRESENTATION)
 """Keys of ours, which either form may have beside its own."""
 
+_CONFINEMENT = ("env_allow", "limits", "sandbox")
+"""Those of a process, which stand beside its command."""
+
 _MISTRAL_SERVER = {"id", "name", "source", "enabled", "bearer_token", "resources", *_OWN}
 
 _SAMPLING = cast(tuple[Sampling, ...], get_args(Sampling))
+_SANDBOX = cast(tuple[SandboxMode, ...], get_args(SandboxMode))
 _PROTOCOL = cast(tuple[Protocol, ...], get_args(Protocol))
 _SCOPE = cast(tuple[Scope, ...], get_args(Scope))
 
@@ -74,10 +80,8 @@ def _mistral(root: Node) -> Iterator[ServerSource]:
         transport: Transport
         match kind := source.text("type"):
             case "Process":
-                source.only({"type", "command", "args", "env", "work_dir"})
-                transport = Process(
-                    source.text("command"), source.texts("args"), source.mapping("env"), source.optional("work_dir")
-                )
+                source.only({"type", "command", "args", "env", "work_dir", *_CONFINEMENT})
+                transport = _process(source, "work_dir")
             case "Http":
                 source.only({"type", "url", "headers", "timeout_secs"})
                 transport = Http(source.url("url"), _with_token(source.mapping("headers"), token))
@@ -102,9 +106,7 @@ def _common(root: Node) -> Iterator[ServerSource]:
         transport: Transport
         match kind.lower().replace("_", "-"):
             case "stdio":
-                transport = Process(
-                    server.text("command"), server.texts("args"), server.mapping("env"), server.optional("cwd")
-                )
+                transport = _process(server, "cwd")
             case "http" | "streamable-http" | "streamablehttp" | "sse" as scheme:
                 transport = Http(server.url("url"), server.mapping("headers"), sse=scheme == "sse")
             case "ws" | "websocket":
@@ -112,6 +114,47 @@ def _common(root: Node) -> Iterator[ServerSource]:
             case _:
                 raise server.error(f"is {kind!r}; known are stdio, http and sse", "type")
         yield _with_own(server, ServerSource(name, transport), namespace)
+
+
+def _process(node: Node, folder: str) -> Process:
+    return Process(
+        node.text("command"),
+        node.texts("args"),
+        node.mapping("env"),
+        node.optional(folder),
+        node.texts("env_allow") if node.value.get("env_allow") is not None else None,
+        _limits(node),
+        _sandbox(node),
+    )
+
+
+def _limits(node: Node) -> Limits | None:
+    keys = ("memory_mb", "cpu_secs", "open_files", "processes", "file_mb")
+    if (limits := node.switch("limits", set(keys))) is None:
+        return None
+    given = {key: limits.count(key, 0) for key in keys}
+    for key, value in given.items():
+        if value > MOST:
+            raise limits.error(f"must be at most {MOST}", key)
+    return Limits(**given)
+
+
+def _sandbox(node: Node) -> Sandbox:
+    match node.value.get("sandbox"):
+        case None:
+            return Sandbox()
+        case bool(on):
+            return Sandbox("on" if on else "off")
+        case str():
+            return Sandbox(node.choice("sandbox", _SANDBOX))
+    sandbox = node.child("sandbox")
+    sandbox.only({"mode", "network", "writable", "readable"})
+    return Sandbox(
+        "on" if sandbox.value.get("mode") is None else sandbox.choice("mode", _SANDBOX),
+        sandbox.flag("network", False),
+        sandbox.texts("writable"),
+        sandbox.texts("readable"),
+    )
 
 
 def _with_own(server: Node, source: ServerSource, namespace: Namespace) -> ServerSource:
