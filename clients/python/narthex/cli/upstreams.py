@@ -124,17 +124,23 @@ def spec_from(arguments: argparse.Namespace) -> wire.UpstreamSpec:
         given = [one if "=" in one else f"{one}={_variable(one, '--env')}" for one in arguments.env]
         spec.process.environment.update(_pairs(given, "=", "--env"))
         spec.process.environment_allow.extend(arguments.env_allow)
-        for limit in LIMITS:
-            setattr(spec.process.limits, limit, getattr(arguments, limit))
-        if arguments.sandbox:
-            spec.process.sandbox.mode = SANDBOXES[arguments.sandbox]
-        spec.process.sandbox.writable.extend(arguments.writable)
-        spec.process.sandbox.network = arguments.network
+        limits = {limit: value for limit in LIMITS if (value := getattr(arguments, limit))}
+        if limits:
+            spec.process.limits.CopyFrom(wire.ProcessLimits(**limits))
+        _sandbox(spec.process, arguments)
     if arguments.call_timeout is not None:
         spec.call_timeout.FromTimedelta(timedelta(seconds=arguments.call_timeout))
     spec.breaker.disabled = arguments.no_breaker
     spec.health.disabled = arguments.no_health
     return spec
+
+
+def _sandbox(process: wire.ProcessSource, arguments: argparse.Namespace) -> None:
+    if arguments.sandbox:
+        process.sandbox.mode = SANDBOXES[arguments.sandbox]
+    if arguments.writable or arguments.network:
+        process.sandbox.writable.extend(arguments.writable)
+        process.sandbox.network = arguments.network
 
 
 def _flag(name: str) -> str:

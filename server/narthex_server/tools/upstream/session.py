@@ -167,7 +167,7 @@ class Session(Dispatcher[TransportContext]):
             params = {**(params or {}), "_meta": {**((params or {}).get("_meta") or {}), "progressToken": number}}
         asked = self._asked[key] = _Asked(asyncio.get_running_loop().create_future(), on_progress, cuts)
         try:
-            await self._send(jsonrpc.request(number, method, params))
+            await self._send(partial(jsonrpc.request, number, method, params))
             response = await asked.answer
         except asyncio.CancelledError:
             if can_cancel:
@@ -205,7 +205,7 @@ class Session(Dispatcher[TransportContext]):
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         try:
-            await self._send(jsonrpc.notification(method, params))
+            await self._send(partial(jsonrpc.notification, method, params))
         except MCPError:
             _log.debug("upstream %s has gone, %s is not sent", self._peer.name, method)
 
@@ -329,13 +329,14 @@ class Session(Dispatcher[TransportContext]):
             metadata={"upstream": self._peer.name, "bytes": str(line.length), "max_bytes": str(self._peer.longest)},
         )
 
-    async def _send(self, line: bytes) -> None:
+    async def _send(self, make: Callable[[], bytes]) -> None:
+        """The line is made when there is room for it."""
         if self._closed:
             raise _closed()
         try:
             async with self._writing:  # one after the other: of what does not fit into the pipe there is one line
                 await self._peer.drain()
-                self._peer.write(line)
+                self._peer.write(make())
         except (OSError, RuntimeError):
             raise _closed() from None
 

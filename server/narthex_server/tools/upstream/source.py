@@ -37,8 +37,8 @@ class Process:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     cwd: str | None = None
     env_allow: tuple[str, ...] | None = None
-    limits: Limits | None = Limits()
-    sandbox: Sandbox = Sandbox()
+    limits: Limits | None = field(default_factory=Limits)
+    sandbox: Sandbox = field(default_factory=Sandbox)
 
 
 @dataclass(frozen=True, slots=True)

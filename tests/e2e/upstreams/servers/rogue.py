@@ -11,7 +11,7 @@ import threading
 import time
 
 MB = 1 << 20
-held: list[object] = []
+held: list = []
 
 
 def send(**message: object) -> None:
@@ -86,9 +86,10 @@ def write(number: object) -> None:
 def files(number: object) -> None:
     try:
         for _ in range(5000):
-            held.append(open(os.devnull))
+            held.append(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
-        held.clear()
+        for descriptor in held:
+            os.close(descriptor)
         say(number, f"{error.strerror}")
 
 

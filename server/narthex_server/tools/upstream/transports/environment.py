@@ -13,7 +13,7 @@ OURS = "NARTHEX_"
 
 
 def environment_of(source: Process, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Those that the source names, and of `environ` what it allows: a few that every program needs, if it says nothing."""
+    """Those that the source names, and those of `environ` that it allows; a few that all need, if it says nothing."""
     if source.env_allow is None:
         return get_default_environment() | dict(source.env)
     allowed = {

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from narthex_server.errors import Unavailable
-from narthex_server.tools.upstream.lines import Lines, LongLine
 from narthex_server.tools.upstream.limits import MB, Limits
+from narthex_server.tools.upstream.lines import Lines, LongLine
 from narthex_server.tools.upstream.session import Session
 from narthex_server.tools.upstream.source import Process
 from narthex_server.tools.upstream.transports import bubblewrap

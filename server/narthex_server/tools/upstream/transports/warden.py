@@ -7,7 +7,7 @@ becomes its child, and so the warden finds them all. Its end is the upstream's: 
 SIGTERM is passed on to the upstream's group. SIGQUIT, which also comes when PARENT dies, ends everything at once.
 
 LIMITS are `memory=BYTES`, `processes=N` for all of them together, looked at every PAUSE seconds, and `cpu=SECONDS`,
-`files=N`, `size=BYTES` for each, kept by the kernel; commas stand between. Why one of them ended the upstream is written
+`files=N`, `size=BYTES` for each, kept by the kernel; commas stand between. Which of them ended the upstream is written
 to the descriptor REPORT.
 """
 
@@ -95,9 +95,7 @@ def _become(path: str, arguments: list[str], limits: Mapping[str, int]) -> None:
 def _limit(kind: int, limit: int | None, more: int = 0) -> None:
     if limit is not None:
         highest = resource.getrlimit(kind)[1]
-        soft, hard = (
-            one if highest == resource.RLIM_INFINITY else min(one, highest) for one in (limit, limit + more)
-        )
+        soft, hard = (one if highest == resource.RLIM_INFINITY else min(one, highest) for one in (limit, limit + more))
         resource.setrlimit(kind, (soft, hard))
 
 
@@ -175,7 +173,7 @@ def _children(pid: int) -> list[int]:
 
 def _try(call: Callable[[int, int], None], pid: int, argument: int) -> None:
     """For a process, or a group, that may be gone."""
-    try:
+    try:  # noqa: SIM105 (what is not imported takes no memory, and there are many of us)
         call(pid, argument)
     except (ProcessLookupError, PermissionError):
         pass
