@@ -47,6 +47,7 @@ async def serve_tools() -> None:
     from narthex_server.services.registration import register
     from narthex_server.services.tool import ToolService
     from narthex_server.tools.catalog import Catalog
+    from narthex_server.tools.reach import Reach
     from narthex_server.tools.tool import CallContext, TextDelta, Tool, ToolEvent, ToolResult
 
     result = ToolResult(json.dumps(ECHO).encode())
@@ -67,10 +68,11 @@ async def serve_tools() -> None:
             yield result
 
     config, registry = ServerConfig(), new_registry()
-    around = interceptors(config, registry)
+    reach = Reach()
+    around = interceptors(config, registry, reach)
     server = grpc_server(config, Stack(DrainInterceptor(), around))
-    catalog = Catalog(natives=(Echo(), Paced()), observer=ToolMetrics(registry))
-    register(server, {"ToolService": ToolService(catalog, relaying(config, around))})
+    catalog = Catalog(natives=(Echo(), Paced()), observers=[ToolMetrics(registry)])
+    register(server, {"ToolService": ToolService(catalog, relaying(config, around), reach)})
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"ready grpc=127.0.0.1:{port}", flush=True)

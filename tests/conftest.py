@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from urllib.parse import parse_qs
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+# As narthex-server does, before gRPC is imported: tests that serve in their own process fork upstreams off, too.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 PRIVATE = {
     "RS256": lambda: rsa.generate_private_key(65537, 2048),

@@ -47,11 +47,12 @@ class Bridge:
     def __init__(self, config: BridgeConfig) -> None:
         self._config = config
         self._metrics = Metrics()
+        self._tracer = config.otel.tracer("narthex-bridge")
         self._stores = kept = stores(config)
         self._sessions = SessionStore(config.max_sessions, config.session_idle_s, kept.records, kept.events, kept.bus)
         self._streams = Streams(config, kept.events, kept.bus, self._metrics)
         self._metrics.sessions.set_function(lambda: len(self._sessions))
-        self._core = Core(config, _credential(config), self._metrics, self._sessions.tell)
+        self._core = Core(config, _credential(config), self._metrics, self._sessions.tell, self._tracer)
         self._core.changes.listen(self._sessions.list_changed)
         self._sessions.follow(self._core.restored, self._core.ended)
         self._work = Work(config.max_calls)
@@ -96,7 +97,7 @@ class Bridge:
             name = f"{route.method} {rule}"
             app.add_url_rule(rule, name, _no_head, methods=[route.method], provide_automatic_options=False)
         bodies = BodyReader(self._config.max_body_bytes, self._config.body_timeout_s)
-        return Front(self._routes, cast(Application, app), self._gate, bodies, self._metrics)
+        return Front(self._routes, cast(Application, app), self._gate, bodies, self._metrics, self._tracer)
 
     def _faces(self) -> list[Route]:
         """What is answered under which path, as far as it is switched on."""
@@ -187,6 +188,7 @@ class Bridge:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self._core.close()
+        await asyncio.to_thread(self._tracer.close)
         await self._gate.close()
         await self._stores.events.close()
 

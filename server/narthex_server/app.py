@@ -13,9 +13,11 @@ from grpc_reflection.v1alpha import reflection
 from narthex import certificates
 from narthex.keys import KeyRing
 from narthex.settings import Address, NamedPath
+from narthex.tracing.span import PassOn, Tracer
 from prometheus_client import CollectorRegistry
 
 from narthex_server.agents import agent_host, chat_agents
+from narthex_server.auditing import auditing
 from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
 from narthex_server.config.tls import Tls
 from narthex_server.errors import NarthexError
@@ -24,8 +26,10 @@ from narthex_server.interceptors.around import Stack
 from narthex_server.interceptors.auth import AuthInterceptor
 from narthex_server.interceptors.drain import DrainInterceptor
 from narthex_server.interceptors.errors import ErrorInterceptor
+from narthex_server.interceptors.hops import HopInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
+from narthex_server.interceptors.tracing import TraceInterceptor
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
 from narthex_server.metrics.models import ModelMetrics
@@ -51,7 +55,9 @@ from narthex_server.tools.native.count_tokens import CountTokensTool
 from narthex_server.tools.native.embed import EmbedTool
 from narthex_server.tools.native.generate import GenerateTool
 from narthex_server.tools.native.list_models import ListModelsTool
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.tool import NativeTool
+from narthex_server.worker import in_thread
 
 MIN_PING_MS = 1000
 UPSTREAM_PATIENCE = 8.0
@@ -60,6 +66,7 @@ UPSTREAM_PATIENCE = 8.0
 REMOTE_PATIENCE = 3.0
 """How long readiness waits, in seconds, for remote engines that do not say what they are."""
 
+PASS_ON = PassOn()
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -99,8 +106,9 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
             metrics_port = stack.enter_context(served(registry, config.metrics))
         except OSError as error:
             raise AddressInUse("--metrics", config.metrics, error.strerror or error) from error
-        drain = DrainInterceptor()
-        calls = interceptors(config, registry)
+        drain, reach, tracer = DrainInterceptor(), Reach(), config.otel.tracer("narthex-server")
+        stack.push_async_callback(in_thread, tracer.close)
+        calls = interceptors(config, registry, reach, tracer)
         server = grpc_server(config, Stack(drain, calls))
         relay = relaying(config, calls)
         grpc_port = bind(server, config)
@@ -109,7 +117,8 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
         loading = asyncio.create_task(load_models(config, models))
         stack.callback(loading.cancel)
-        forwarded = await forwarding(config, models, registry)
+        auditor = await stack.enter_async_context(auditing(config.audit, registry))
+        forwarded = await forwarding(config, models, registry, reach, tracer, auditor)
         catalog = forwarded.catalog
         stack.push_async_callback(catalog.stop)
         stack.push_async_callback(forwarded.fleet.close)
@@ -129,8 +138,8 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
                 "EmbeddingService": EmbeddingService(models, config.max_message_bytes),
                 "GenerationService": GenerationService(models, catalog, agents),
                 "ModelService": ModelService(models, adapters),
-                "ToolService": ToolService(catalog, relay, host.running, host.kept),
-                "UpstreamService": UpstreamService(catalog, forwarded.fleet),
+                "ToolService": ToolService(catalog, relay, reach, host.running, host.kept),
+                "UpstreamService": UpstreamService(catalog, forwarded.fleet, forwarded.acts),
             },
         )
         with suppress(TimeoutError):
@@ -183,7 +192,7 @@ def library(config: ServerConfig, registry: CollectorRegistry) -> ModelLibrary:
     return models
 
 
-def interceptors(config: ServerConfig, registry: CollectorRegistry) -> Stack:
+def interceptors(config: ServerConfig, registry: CollectorRegistry, reach: Reach, tracer: Tracer = PASS_ON) -> Stack:
     """What stands around every call, whether it has a stream of its own or not."""
     keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else KeyRing(())
     if token := os.environ.get(DELEGATE_TOKEN_VARIABLE):
@@ -192,6 +201,8 @@ def interceptors(config: ServerConfig, registry: CollectorRegistry) -> Stack:
         RequestInterceptor(),
         MetricsInterceptor(registry, contract()),
         ErrorInterceptor(),
+        HopInterceptor(reach.instance),
+        *(() if isinstance(tracer, PassOn) else (TraceInterceptor(tracer),)),
         AuthInterceptor(keys, required=config.api_key_file is not None),
     )
 

@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from narthex.settings import SettingsError
+from narthex.tracing.span import Tracer
 from prometheus_client import CollectorRegistry
 
+from narthex_server.audit.auditor import Auditor
+from narthex_server.audit.redaction import Redaction
 from narthex_server.config.document import parse_document
 from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
 from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
@@ -16,16 +19,20 @@ from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
 from narthex_server.metrics.upstreams import ProcessMetrics, ReloadMetrics, VitalsMetrics
 from narthex_server.pipelines.models import Models
 from narthex_server.reloading import Reloads
+from narthex_server.tools.acts import Acts, Unrecorded
 from narthex_server.tools.catalog import Catalog, Companion
 from narthex_server.tools.fleet import Fleet
 from narthex_server.tools.model_sampler import ModelSampler
 from narthex_server.tools.offers.inspection import Inspection
 from narthex_server.tools.policy.live import LivePolicy
 from narthex_server.tools.policy.step import PolicyStep
+from narthex_server.tools.reach import Reach
+from narthex_server.tools.report import CatalogObserver
 from narthex_server.tools.result_check import ResultCheck
 from narthex_server.tools.search.searching import Searching
 from narthex_server.tools.server import Scope, UpstreamServer
 from narthex_server.tools.step import Step
+from narthex_server.tools.traced import tracing
 from narthex_server.tools.visibility import EVERYTHING, Visibility
 from narthex_server.watched_file import WatchedFile
 from narthex_server.worker import in_thread
@@ -36,34 +43,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """The catalog, not started and without native tools; its upstreams; and their file, where there is one."""
+    """The catalog, not started and without native tools; its upstreams; and their file, where there is one.
+
+    `acts` are to be told of what is done to them.
+    """
 
     catalog: Catalog
     fleet: Fleet
     reloads: Reloads | None
+    acts: Acts
 
 
-async def forwarding(config: ServerConfig, models: Models, registry: CollectorRegistry) -> Forwarding:
+async def forwarding(
+    config: ServerConfig,
+    models: Models,
+    registry: CollectorRegistry,
+    reach: Reach,
+    tracer: Tracer,
+    auditor: Auditor | None,
+) -> Forwarding:
     """All that forwarding is made of; raises SettingsError."""
     sampler = ModelSampler(models)
 
     async def build(source: "ServerSource") -> UpstreamServer:
-        return await in_thread(upstream, confined(timed(source, config), config), config, sampler)
+        return await in_thread(upstream, confined(timed(source, config), config), config, sampler, reach)
 
     file = WatchedFile(config.mcp_config) if config.mcp_config else None
     sources = await in_thread(configured, config, None if file is None else _read(file))
-    catalog = await _catalog(config, [await build(source) for source in sources], registry)
-    fleet = Fleet(catalog, sources, build, config.upstream.drain)
+    servers = [await build(source) for source in sources]
+    catalog = await _catalog(config, servers, registry, tracer, auditor)
+    fleet, acts = Fleet(catalog, sources, build, config.upstream.drain), auditor or Unrecorded()
     if file is None:
-        return Forwarding(catalog, fleet, None)
+        return Forwarding(catalog, fleet, None, acts)
     observer = ReloadMetrics(registry)
-    reloads = Reloads(file, lambda content: configured(config, content), fleet, observer, config.upstream.follow)
-    return Forwarding(catalog, fleet, reloads)
+    reloads = Reloads(file, lambda content: configured(config, content), fleet, observer, acts, config.upstream.follow)
+    return Forwarding(catalog, fleet, reloads, acts)
 
 
-async def _catalog(config: ServerConfig, servers: Sequence[UpstreamServer], registry: CollectorRegistry) -> Catalog:
+async def _catalog(
+    config: ServerConfig,
+    servers: Sequence[UpstreamServer],
+    registry: CollectorRegistry,
+    tracer: Tracer,
+    auditor: Auditor | None,
+) -> Catalog:
     """The catalog with the steps around its calls, the outermost first."""
-    steps: list[Step] = []
+    observers: list[CatalogObserver] = [ToolMetrics(registry), *([auditor] if auditor else [])]
+    written = Redaction(config.audit.redact).written if config.otel.arguments else None
+    steps: list[Step] = [tracing(tracer, written)]  # which sees what the others note about a call
     companions: list[Companion] = []
     visibility: Visibility = EVERYTHING
     if config.policy is not None:
@@ -78,12 +105,13 @@ async def _catalog(config: ServerConfig, servers: Sequence[UpstreamServer], regi
     inspection = Inspection(shown.scan)
     catalog = Catalog(
         servers=servers,
-        observer=ToolMetrics(registry),
+        observers=observers,
         steps=steps,
         visibility=visibility,
         companions=companions,
         searching=Searching(shown.search, shown.search_above, shown.lazy),
         inspection=inspection,
+        admission=auditor,
     )
     UpstreamMetrics(registry, catalog.servers)
     VitalsMetrics(registry, catalog.vitals)
@@ -128,11 +156,25 @@ def confined(source: "ServerSource", config: ServerConfig) -> "ServerSource":
     return replace(source, transport=replace(process, limits=limits, sandbox=sandbox))
 
 
-def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler) -> UpstreamServer:
-    """One upstream, not started, with as many connections as its scope wants.
+def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler, reach: Reach) -> UpstreamServer:
+    """One upstream, not started: by what it speaks; what that needs is imported only where there are upstreams."""
+    from narthex_server.tools.upstream.source import Narthex, OpenApi
 
-    The client that it needs is imported only where there are upstreams.
-    """
+    match source.transport:
+        case Narthex() as other:
+            from narthex_server.cascade.server import Cascade
+
+            return Cascade(source, other, reach)
+        case OpenApi() as api:
+            from narthex_server.tools.upstream.openapi.server import OpenApiServer
+
+            return OpenApiServer(source, api)
+        case _:
+            return mcp_upstream(source, config, sampler)
+
+
+def mcp_upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler) -> UpstreamServer:
+    """One that speaks MCP, and so may remember its callers: with as many connections as its scope wants."""
     from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
     from narthex_server.tools.upstream.supervisor import Upstream
 

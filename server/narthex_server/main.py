@@ -14,6 +14,9 @@ from narthex_server.config.server import ServerConfig, from_command_line
 
 log = logging.getLogger("narthex_server.main")  # also when run by `python -m`
 
+TALKATIVE = ("mcp", "httpx2", "httpcore2", "websockets")
+"""They log what upstreams send, which may repeat what these were told; what matters of it we say ourselves."""
+
 
 class Exit(IntEnum):
     """How the process ends."""
@@ -37,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # asked for each line, never shown
     # Ours alone: what libraries say below a warning helps nobody here.
     logging.getLogger("narthex_server").setLevel(config.log_level.upper())
+    for library in TALKATIVE:
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when grpc is imported, which app does
     # Upstreams are forked off while gRPC runs. What gRPC does in a fork, so that the child could use it, ends the child
     # with SIGSEGV or SIGABRT now and then, before it becomes the upstream.

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from narthex.settings import SettingsError
 
+from narthex_server.tools.acts import SYSTEM, Acts, acting
 from narthex_server.tools.fleet import Fleet
 from narthex_server.tools.upstream.source import ServerSource
 from narthex_server.watched_file import WatchedFile
@@ -33,6 +34,7 @@ class Reloads:
         parse: Callable[[bytes], Sequence[ServerSource]],
         fleet: Fleet,
         observer: ReloadObserver,
+        acts: Acts,
         follow: bool = True,
     ) -> None:
         """`parse` raises SettingsError; without `follow` the file is read when asked alone."""
@@ -40,6 +42,7 @@ class Reloads:
         self._parse = parse
         self._fleet = fleet
         self._observer = observer
+        self._acts = acts
         self._follow = follow
         self._asked = asyncio.Event()
 
@@ -69,7 +72,8 @@ class Reloads:
             if content is None:
                 content = await asyncio.to_thread(self._file.read)
             sources = await asyncio.to_thread(self._parse, content)
-            outcome = "applied" if await self._fleet.apply(sources) else "unchanged"
+            with acting(self._acts, "upstream.reload", str(self._file.path), SYSTEM):
+                outcome = "applied" if await self._fleet.apply(sources) else "unchanged"
         except (SettingsError, OSError) as error:
             outcome = "invalid"
             why = error if isinstance(error, SettingsError) else f"{self._file.path}: cannot be read: {error.strerror}"

@@ -62,9 +62,13 @@ class Stack:
 
     async def call(self, stub, key: str, name: str, answer: bool | None = None, **arguments) -> list:
         """The events of a call; `answer` is what is said to a question."""
+        return await self.call_raw(stub, key, name, json.dumps(arguments).encode(), answer)
+
+    async def call_raw(self, stub, key: str, name: str, arguments: bytes, answer: bool | None = None) -> list:
+        """As `call`, with the arguments as they go over the wire."""
         call_id = uuid4().hex
         asking = wire.CallToolRequest(
-            name=name, arguments=json.dumps(arguments).encode(), call_id=call_id, answers_approvals=answer is not None
+            name=name, arguments=arguments, call_id=call_id, answers_approvals=answer is not None
         )
         events = []
         async for event in stub.CallTool(asking, **self.bearer(key)):
@@ -102,26 +106,27 @@ class Stack:
 
 @asynccontextmanager
 async def policed(root: Path, servers: dict[str, Any], policy: str, wanted: set[str]) -> AsyncIterator[Stack]:
-    """Runs the upstreams `servers` under a policy, with keys of ann and bob of acme and eve of another tenant.
+    """Runs the upstreams `servers` under a policy, with keys for four people of two tenants.
 
     It is there as soon as ann sees the tools `wanted`.
     """
     secrets, keys = {}, ""
-    for name, tenant in (("ann", "acme"), ("bob", "acme"), ("eve", "other")):
+    for name, tenant in (("ann", "acme"), ("bob", "acme"), ("deploy-7", "acme"), ("eve", "other")):
         secrets[name], key = new_key(name, tenant)
         keys += key.toml
-    (root / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    shared = {name: {"scope": "shared"} | entry for name, entry in servers.items()}  # one process each, for all tenants
+    (root / "mcp.json").write_text(json.dumps({"mcpServers": shared}))
     (root / "keys.toml").write_text(keys)
     (root / "policy.toml").write_text(policy)
-    shared = {"NARTHEX_DELEGATE_TOKEN": "the secret that bridge and server share"}
+    token = {"NARTHEX_DELEGATE_TOKEN": "the secret that bridge and server share"}
     server = [
         "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--mcp-config", root / "mcp.json",
         "--policy", root / "policy.toml", "--api-key-file", root / "keys.toml",
     ]  # fmt: skip
     bridge = ["--http", "127.0.0.1:0", "--api-key-file", root / "keys.toml"]
     async with (
-        started("narthex_server.main", *server, log=root / "server.log", **shared) as ready,
-        started("narthex_bridge.main", *bridge, "--server", ready["grpc"], log=root / "bridge.log", **shared) as http,
+        started("narthex_server.main", *server, log=root / "server.log", **token) as ready,
+        started("narthex_bridge.main", *bridge, "--server", ready["grpc"], log=root / "bridge.log", **token) as http,
     ):
         stack = Stack(root, ready["grpc"], http["http"], ready["metrics"], secrets)
         async with stack.stub() as stub:

@@ -22,6 +22,7 @@ from narthex_server.services.relay import Relay
 from narthex_server.services.tool import ToolService
 from narthex_server.text.assets import TextAssets
 from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.tool import CallContext, TextDelta, Tool, ToolEvent, ToolResult
 from narthex_server.weights.formats import FORMATS
 from narthex_server.weights.tensors import StoredTensor
@@ -226,13 +227,14 @@ def start_tools() -> StartTools:
     @asynccontextmanager
     async def start(port: int = 0, **settings: object) -> AsyncIterator[RunningTools]:
         config, registry, scenes = ServerConfig(**settings), CollectorRegistry(), Scenes()
-        around = interceptors(config, registry)
+        reach = Reach()
+        around = interceptors(config, registry, reach)
         server, relay = grpc_server(config, Stack(DrainInterceptor(), around)), relaying(config, around)
         tools = [
             SceneTool(scenes, "echo", "text"), SceneTool(scenes, "who"), SceneTool(scenes, "hang"),
             SceneTool(scenes, "flood", "count", "size"), SceneTool(scenes, "broken"),
         ]  # fmt: skip
-        register(server, {"ToolService": ToolService(Catalog(natives=tools), relay)})
+        register(server, {"ToolService": ToolService(Catalog(natives=tools), relay, reach)})
         bound = server.add_insecure_port(f"127.0.0.1:{port}")
         await server.start()
         try:

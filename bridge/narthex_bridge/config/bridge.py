@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from narthex.settings import Address, SettingsError, option
+from narthex.tracing.settings import Otel
 
 from narthex_bridge.config.events import EventsConfig
 from narthex_bridge.config.limits import LimitsConfig
@@ -67,6 +68,7 @@ class BridgeConfig:
     oauth: OauthConfig = field(default_factory=OauthConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
+    otel: Otel = field(default_factory=Otel)
     events: EventsConfig = field(default_factory=EventsConfig)
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 
 from narthex.settings import SettingsError
+from narthex.tracing.span import Tracer
 
 from narthex_bridge.caller import LOCAL
 from narthex_bridge.config.bridge import BridgeConfig
@@ -14,6 +15,7 @@ from narthex_bridge.mcp.changes import Changes
 from narthex_bridge.mcp.dispatcher import Dispatcher
 from narthex_bridge.mcp.held_calls import HeldCalls
 from narthex_bridge.mcp.subscriptions import Subscriptions, Tell
+from narthex_bridge.mcp.tracing import PASS_ON, RequestSpans
 from narthex_bridge.mcp.watches import Watches
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.protocol.seal import Seal
@@ -28,7 +30,9 @@ ENDING_S = 2.0
 class Core:
     """The composition below the transports, which follows the server's changes from `start` until `close`."""
 
-    def __init__(self, config: BridgeConfig, credential: str, metrics: Metrics, tell: Tell) -> None:
+    def __init__(
+        self, config: BridgeConfig, credential: str, metrics: Metrics, tell: Tell, tracer: Tracer = PASS_ON
+    ) -> None:
         """`credential` is the bearer token that the server knows the bridge, or its user, by; it may be empty. `tell`
         sends the client of a session a message that answers no request."""
         self.connection = Connection(config, credential)
@@ -41,7 +45,7 @@ class Core:
         calls = Calls(self.backend, seal, self._held)
         self.subscriptions = Subscriptions(self._watches, tell)
         answers = Answers(self.backend, self.catalog, calls, self.changes, self._watches, self.subscriptions)
-        self.dispatcher = Dispatcher(answers, metrics, config.max_calls)
+        self.dispatcher = Dispatcher(answers, metrics, config.max_calls, RequestSpans(tracer))
         self._ending: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:

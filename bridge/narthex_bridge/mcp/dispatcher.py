@@ -3,8 +3,11 @@
 import asyncio
 import logging
 
+from narthex.tracing.context import TRACE
+
 from narthex_bridge.mcp.answers import Answers
 from narthex_bridge.mcp.calls import Origin
+from narthex_bridge.mcp.tracing import RequestSpans
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.protocol import jsonrpc
 from narthex_bridge.protocol.failures import BackendError, rpc_error
@@ -21,8 +24,9 @@ _WORK = frozenset({"tools/call", "resources/read", "prompts/get", "subscriptions
 class Dispatcher:
     """Takes requests while there is capacity and the process is not draining."""
 
-    def __init__(self, answers: Answers, metrics: Metrics, max_calls: int) -> None:
+    def __init__(self, answers: Answers, metrics: Metrics, max_calls: int, spans: RequestSpans) -> None:
         self._answers = answers
+        self._spans = spans
         self._metrics = metrics
         self._max_calls = max_calls
         self._running: set[asyncio.Task[None]] = set()
@@ -50,6 +54,15 @@ class Dispatcher:
             await asyncio.wait(self._running)
 
     async def _run(self, origin: Origin) -> None:
+        with self._spans.of(origin) as span:
+            TRACE.set(span.context)
+            failure, response = await self._outcome(origin)
+            if failure is not None:
+                span.fail(str(failure.code))
+                span.note("rpc.response.status_code", str(failure.code))
+        self._respond(origin, failure, response)
+
+    async def _outcome(self, origin: Origin) -> tuple[RpcError | None, bytes]:
         failure: RpcError | None = None
         response = b""
         try:
@@ -65,7 +78,7 @@ class Dispatcher:
             logger.exception("request %s failed", origin.request_id)
             text = f"The bridge failed to do this; its log has more under request id {origin.request_id}."
             failure = RpcError(jsonrpc.INTERNAL_ERROR, text)
-        self._respond(origin, failure, response)
+        return failure, response
 
     async def _refuse(self, origin: Origin) -> None:
         text = f"A request with id {origin.request.id!r} is already in work."

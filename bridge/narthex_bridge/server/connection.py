@@ -10,10 +10,12 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from narthex import certificates
 from narthex.scopes import ALL_TOOLS
+from narthex.tracing.context import TRACE
 
 from narthex_bridge.caller import Caller
 from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.protocol.failures import BackendError, Violation, default_text
+from narthex_bridge.upstream_tokens import HEADER, current
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +114,7 @@ class Connection:
         await self.channel.close()
 
     def metadata(self, caller: Caller | None, request_id: str) -> tuple[tuple[str, str], ...]:
-        """The bridge's credential, and for whom it calls."""
+        """The bridge's credential, for whom it calls and in which trace, and what that caller brought for upstreams."""
         metadata = [("x-request-id", request_id)] if request_id else []
         if self._credential:
             metadata.append(("authorization", f"Bearer {self._credential}"))
@@ -121,6 +123,10 @@ class Connection:
             metadata.append(("x-narthex-principal", caller.assertion))
         if caller and caller.session:
             metadata.append(("x-narthex-session", caller.session))
+        if caller:
+            metadata += [(f"{HEADER}{name}", token) for name, token in current().items()]
+        if caller and (trace := TRACE.get()) is not None:
+            metadata.extend(trace.carried().items())
         return tuple(metadata)
 
 

@@ -11,11 +11,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import grpc
+from narthex.tracing.context import TRACE
 from narthex.v1 import tool_pb2, tool_pb2_grpc
 
 from narthex_bridge.caller import Caller
 from narthex_bridge.protocol.failures import BackendError, default_text
 from narthex_bridge.server.connection import Connection, failure, from_status
+from narthex_bridge.upstream_tokens import current
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,10 @@ class Relay:
                 timeout_ms=round(self._connection.call_timeout_s * 1000),
                 window=WINDOW_BYTES,
                 max_event_bytes=self._connection.max_message_bytes - 64,
+                upstream_tokens=current(),
             )
+            if (trace := TRACE.get()) is not None:
+                start.traceparent, start.tracestate = trace.traceparent, trace.state
             try:
                 async with aclosing(self._stream().call(next(self._numbers), start)) as events:
                     async for event in events:

@@ -11,6 +11,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from narthex.tracing.context import TRACE, TraceContext
+from narthex.tracing.span import Tracer
+
 from narthex_bridge.gate import Arrival, Gate
 from narthex_bridge.http.messages import HttpRequest, HttpResponse
 from narthex_bridge.http.refusal import Headers, Refusal, Refused
@@ -20,8 +23,12 @@ from narthex_bridge.protocol.failures import BackendError
 from narthex_bridge.transport.body import BodyReader
 from narthex_bridge.transport.departure import Departure
 from narthex_bridge.transport.incoming import Incoming, Receive, Scope, Send
+from narthex_bridge.upstream_tokens import UPSTREAM_TOKENS, tokens_in
 
 logger = logging.getLogger(__name__)
+
+SERVER_ERROR = 500
+"""The first status that says the fault is here."""
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -32,12 +39,15 @@ class Front:
     A client that goes away cancels the work on its request at once.
     """
 
-    def __init__(self, routes: Routes, behind: Application, gate: Gate, bodies: BodyReader, metrics: Metrics) -> None:
+    def __init__(
+        self, routes: Routes, behind: Application, gate: Gate, bodies: BodyReader, metrics: Metrics, tracer: Tracer
+    ) -> None:
         self._routes = routes
         self._behind = behind
         self._gate = gate
         self._bodies = bodies
         self._metrics = metrics
+        self._tracer = tracer
         self._counted = {route.pattern: metrics.route(route.pattern) for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,16 +72,23 @@ class Front:
 
     async def _serve(self, found: Found, scope: Scope, receive: Receive, send: Send) -> None:
         departure, incoming = Departure(), Incoming.of(scope, receive, send)
-        try:
-            answer = await self._admit(found, incoming, departure)
-            await self._send(found.route, answer, incoming, departure)
-        except ConnectionError:
-            pass  # gone while its body was read
-        except asyncio.CancelledError:
-            if not departure.gone:
-                raise
-        finally:
-            departure.close()
+        parent = TraceContext.of(incoming.headers)
+        attributes = {"http.request.method": incoming.method, "http.route": found.route.pattern}
+        with self._tracer.span(f"{incoming.method} {found.route.pattern}", "server", parent, attributes) as span:
+            TRACE.set(span.context)
+            try:
+                answer = await self._admit(found, incoming, departure)
+                span.note("http.response.status_code", answer.status)
+                if answer.status >= SERVER_ERROR:
+                    span.fail(str(answer.status))
+                await self._send(found.route, answer, incoming, departure)
+            except ConnectionError:
+                pass  # gone while its body was read
+            except asyncio.CancelledError:
+                if not departure.gone:
+                    raise
+            finally:
+                departure.close()
 
     async def _admit(self, found: Found, incoming: Incoming, departure: Departure) -> HttpResponse:
         """The answer to a request, whether it may pass or not. Raises ConnectionError."""
@@ -84,6 +101,7 @@ class Front:
                 await self._bodies.read(incoming)
                 return route.face.refuse(refused.refusal)
             told = admitted.headers
+            UPSTREAM_TOKENS.set(tokens_in(incoming.headers))
             body = await self._bodies.read(incoming)
         except Refused as refused:  # while its body was read
             self._metrics.refused(refused.reason)

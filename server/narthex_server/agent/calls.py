@@ -62,6 +62,9 @@ class Calls:
         with self.running.enter(principal.tenant, "", f"{self.context.request_id}/call") as inputs:
             yield inputs
 
+    def refused(self, name: str, arguments: bytes, context: CallContext, error: NarthexError) -> None:
+        """Told of a call that the agent does not make."""
+
 
 class _Call:
     """One call from its approval to its result."""
@@ -82,10 +85,9 @@ class _Call:
         result = error_result("the tool ended without a result")
         seconds = self._calls.options.tool_seconds
         try:
-            tool, meant = self._calls.offer.meant(self._call)
             with self._calls.inputs() as inputs:
                 async with asyncio.timeout_at(self._calls.context.deadline):
-                    await approve(self._calls.options.approvals, tool, meant, inputs, self._tell)
+                    await self._allowed(inputs)
                     async with self._turns:
                         result = await self._made(inputs, seconds)
         except NarthexError as error:
@@ -98,6 +100,15 @@ class _Call:
         finally:
             # Also when a tool cancels itself: nobody may wait for a result that never comes.
             self._put(ToolCallEnded(self._call, result))
+
+    async def _allowed(self, inputs: Inputs | None) -> None:
+        """Raises why the call is not made, which the catalog is told, as it hears of other calls itself."""
+        try:
+            tool, meant = self._calls.offer.meant(self._call)
+            await approve(self._calls.options.approvals, tool, meant, inputs, self._tell)
+        except NarthexError as error:
+            self._calls.offer.refused(self._call, replace(self._calls.context, inputs=inputs), error)
+            raise
 
     async def _made(self, inputs: Inputs | None, seconds: float) -> ToolResult:
         """The result, also of a call that ends with a wish for input and is made again."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Protocol
 
-from narthex_server.errors import NotFound
+from narthex_server.errors import NarthexError, NotFound
 from narthex_server.principal import Principal
 from narthex_server.text.messages import ToolCall, ToolSpec
 from narthex_server.tools.arguments import parse_arguments
@@ -23,6 +23,8 @@ class ToolBox(Protocol):
     def get(self, name: str, principal: Principal) -> Tool: ...
 
     def call(self, name: str, arguments: bytes, context: CallContext) -> AsyncIterator[ToolEvent]: ...
+
+    def refused(self, name: str, arguments: bytes, context: CallContext, error: NarthexError) -> None: ...
 
 
 class Offer:
@@ -71,7 +73,8 @@ class Offer:
     def find(self, name: str) -> Tool:
         """Raises NotFound in words for the model."""
         if (tool := self._tools.get(name)) is None:
-            raise NotFound(f"there is no tool {name!r}; there are: {', '.join(sorted(self._tools)) or 'none'}")
+            known = ", ".join(sorted(self._tools)) or "none"
+            raise NotFound(f"there is no tool {name!r}; there are: {known}", reason="TOOL_NOT_FOUND")
         return tool
 
     def meant(self, call: ToolCall) -> tuple[Tool, ToolCall]:
@@ -90,3 +93,7 @@ class Offer:
         if (native := self._natives.get(name)) is not None:
             return native.call(arguments, context)
         return self._box.call(name, arguments, context)
+
+    def refused(self, call: ToolCall, context: CallContext, error: NarthexError) -> None:
+        """Reports a call that is not made."""
+        self._box.refused(call.name, call.arguments.encode("utf-8", "replace"), context, error)

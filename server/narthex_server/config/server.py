@@ -10,6 +10,7 @@ from typing import Any, Literal
 from narthex.settings import Address, NamedPath, NamedText, NamedUrl, SettingsError, option, parse
 
 from narthex_server.config.agent import Agent
+from narthex_server.config.audit import Audit
 from narthex_server.config.catalog import CatalogSettings
 from narthex_server.config.connections import Connections
 from narthex_server.config.demo import DEMO_MODEL, demo_folder, demo_upstreams
@@ -17,6 +18,7 @@ from narthex_server.config.document import read_document
 from narthex_server.config.remote import Remote
 from narthex_server.config.sessions import Sessions
 from narthex_server.config.tls import Tls
+from narthex_server.config.tracing import Tracing
 from narthex_server.config.upstream import UpstreamSettings
 
 Compute = Literal["auto", "float32", "block8", "int8", "float16", "bfloat16"]
@@ -108,6 +110,8 @@ class ServerConfig:
     agent: Agent = Agent()
     sessions: Sessions = Sessions()
     upstream: UpstreamSettings = UpstreamSettings()
+    audit: Audit = Audit()
+    otel: Tracing = Tracing()
 
     def __post_init__(self) -> None:
         if (self.tls.cert is None) != (self.tls.key is None):

@@ -11,6 +11,7 @@ from typing import Any
 
 from grpc import StatusCode
 from grpc.aio import ServicerContext
+from narthex.tracing.context import TRACE, sent
 
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
 from narthex_server.principal import CALLER, REQUEST_ID
@@ -30,7 +31,7 @@ def request_id(metadata: Any) -> str | None:
 
 
 class RequestInterceptor(AroundInterceptor):
-    """Gives every call an id, echoes it in the initial metadata, and logs how the call ended."""
+    """Gives every call an id and its trace, echoes the id in the initial metadata, and logs how the call ended."""
 
     def __init__(self) -> None:
         # a number for each process and one for each call: asking the kernel each time costs more than the rest here
@@ -39,7 +40,9 @@ class RequestInterceptor(AroundInterceptor):
     def around(
         self, method: str, context: ServicerContext[Any, Any], traffic: Traffic
     ) -> AbstractAsyncContextManager[None]:
-        REQUEST_ID.set(request_id(context.invocation_metadata()) or next(self._ids))
+        metadata = context.invocation_metadata()
+        REQUEST_ID.set(request_id(metadata) or next(self._ids))
+        TRACE.set(sent(metadata))
         return _Logging(method, context, traffic)
 
 
@@ -54,16 +57,18 @@ class _Logging(AbstractAsyncContextManager[None]):
         await self._context.send_initial_metadata(((HEADER, REQUEST_ID.get()),))
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if log.isEnabledFor(logging.INFO) and self._method.startswith("/narthex."):
+            trace = TRACE.get()
             log.info(
-                "%s %s %.1f ms, %d sent, request=%s caller=%s",
+                "%s %s %.1f ms, %d sent, request=%s%s caller=%s",
                 self._method,
                 self._outcome(error),
                 1e3 * (time.perf_counter() - self._started),
                 self._traffic.sent,
                 REQUEST_ID.get(),
+                f" trace={trace.trace_id}" if trace is not None else "",
                 CALLER.get().name,
             )
 

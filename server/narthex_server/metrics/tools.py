@@ -10,6 +10,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from narthex_server.tools.report import CallReport, Outcome
 from narthex_server.tools.server import ServerState, ServerStatus
 
 TOOL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -21,7 +22,7 @@ OTHER = "other"
 
 
 class ToolMetrics:
-    """The catalog's observer."""
+    """An observer of the catalog."""
 
     def __init__(self, target: CollectorRegistry) -> None:
         labels = ("tool", "server")
@@ -38,13 +39,16 @@ class ToolMetrics:
         )
         self._bound: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
 
-    def on_request(self, kind: str, seconds: float, outcome: str) -> None:
-        """Counts one read, prompt or completion."""
-        self._requests.labels(kind, outcome).inc()
-        self._request_seconds.labels(kind).observe(seconds)
+    def on_call(self, report: CallReport) -> None:
+        """Counts one call, read, prompt or completion."""
+        if report.kind == "tool":
+            self._count_call(report.name, report.server, report.seconds, report.outcome)
+        else:
+            self._requests.labels(report.kind, report.outcome).inc()
+            self._request_seconds.labels(report.kind).observe(report.seconds)
 
-    def on_call(self, tool: str, server: str, seconds: float, outcome: str) -> None:
-        """Counts one call; `tool` is a name of the catalog or empty, so the series are as many as the tools."""
+    def _count_call(self, tool: str, server: str, seconds: float, outcome: Outcome) -> None:
+        # `tool` is a name of the catalog or empty, so the series are as many as the tools
         key = tool, server, outcome
         if (bound := self._bound.get(key)) is None:
             known = len(self._bound) < MAX_SERIES

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from grpc.aio import ServicerContext
+from narthex.tracing.context import TRACE, TRACEPARENT, TraceContext, sent
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import tool_pb2
 
@@ -12,6 +13,8 @@ from narthex_server.principal import CALLER, REQUEST_ID, SESSION
 from narthex_server.services.mcp_context import mcp_context
 from narthex_server.tools.inputs import Inputs
 from narthex_server.tools.tool import CallContext
+from narthex_server.tools.traced import carrying
+from narthex_server.tools.upstream.tokens import tokens_in
 
 PLAIN = tool_pb2.McpContext()
 
@@ -25,9 +28,19 @@ def call_context(
     """Whose call this is, when its time is over on the event loop's clock, and what an MCP client brings besides."""
     remaining = context.time_remaining()
     deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
-    return CallContext(
-        CALLER.get(), REQUEST_ID.get(), deadline, mcp_context(mcp), inputs, SESSION.get(), answers_approvals
-    )
+    made = CallContext(
+        CALLER.get(), REQUEST_ID.get(), deadline, mcp_context(mcp), inputs, SESSION.get(), answers_approvals,
+        tokens_in(context.invocation_metadata() or ()),
+    )  # fmt: skip
+    return carrying(made, _trace(context, made))
+
+
+def _trace(context: ServicerContext[Any, Any], call: CallContext) -> TraceContext | None:
+    """The trace of a call: where its metadata names none, the one that MCP's `_meta` does."""
+    said = TraceContext.of(call.mcp.meta) if TRACEPARENT in call.mcp.meta else None
+    if said is not None and sent(context.invocation_metadata()) is None:
+        TRACE.set(said)
+    return TRACE.get()
 
 
 def check_options(options: common.CallOptions) -> None:

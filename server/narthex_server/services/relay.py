@@ -8,9 +8,11 @@ from typing import Any, NoReturn, TypeAlias, cast
 
 from grpc import StatusCode
 from grpc.aio import AbortError, ServicerContext
+from narthex.tracing.context import TRACEPARENT, TRACESTATE
 from narthex.v1 import tool_pb2 as wire
 
 from narthex_server.errors import InvalidRequest, NarthexError, ResourceExhausted, Unavailable, Unimplemented
+from narthex_server.tools.upstream.tokens import HEADER
 
 CALL_TOOL = "/narthex.v1.ToolService/CallTool"
 BATCH_BYTES = 32 * 1024
@@ -27,7 +29,7 @@ MAX_UNSENT = 1000
 
 _OVERHEAD = 64  # what a relayed event has besides the event, at most
 _STATUS = "grpc-status-details-bin"
-_OWN = ("x-request-id", "x-narthex-principal", "x-narthex-session")
+_OWN = ("x-request-id", "x-narthex-principal", "x-narthex-session", TRACEPARENT, TRACESTATE)
 """Metadata that each call has for itself."""
 
 Context: TypeAlias = ServicerContext[Any, Any]
@@ -68,7 +70,11 @@ class Relay:
             raise Unimplemented(
                 f"calls are relayed where messages may have {MIN_MESSAGE_BYTES} bytes; make each by itself"
             )
-        shared = tuple((key, value) for key, value in context.invocation_metadata() or () if key not in _OWN)
+        shared = tuple(
+            (key, value)
+            for key, value in context.invocation_metadata() or ()
+            if key not in _OWN and not key.startswith(HEADER)
+        )
         stream = _Stream(self, handler, shared)
         self._streams.add(stream)
         try:
@@ -223,9 +229,11 @@ class _Stream:
 
     async def _run(self, number: int, call: _Call, start: wire.RelayedStart, handler: Handler) -> None:
         limit_s = start.timeout_ms / 1000 if start.timeout_ms else None
-        metadata = (*self._metadata, *zip(_OWN, (start.request_id, start.principal, start.session), strict=True))
-        own = RelayedContext(metadata, limit_s)
-        context = cast(Context, own)
+        own = start.request_id, start.principal, start.session, start.traceparent, start.tracestate
+        metadata = (*self._metadata, *zip(_OWN, own, strict=True))
+        metadata += tuple((f"{HEADER}{name.lower()}", token) for name, token in start.upstream_tokens.items())
+        relayed = RelayedContext(metadata, limit_s)
+        context = cast(Context, relayed)
         timer = None if limit_s is None else asyncio.get_running_loop().call_later(limit_s, call.cancel)
         largest = min(start.max_event_bytes or self._relay.max_event_bytes, self._relay.max_event_bytes)
         end = _end(StatusCode.UNKNOWN)
@@ -239,9 +247,9 @@ class _Stream:
                     self._send(number, response, size)
             end = _end(StatusCode.OK)
         except AbortError:
-            end = own.aborted()
+            end = relayed.aborted()
         except asyncio.CancelledError:
-            end = own.cancelled()
+            end = relayed.cancelled()
         finally:
             if timer is not None:
                 timer.cancel()

@@ -30,6 +30,7 @@ from narthex_server.tools.completion import Typed
 from narthex_server.tools.inputs import RunningCalls
 from narthex_server.tools.kept_results import KeptResults
 from narthex_server.tools.offers.watches import ResourceUpdated
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.resource import Contents, Part
 from narthex_server.tools.tool import InputRequired, Log, Progress, TextDelta, Tool, ToolEvent, ToolResult
 
@@ -54,11 +55,17 @@ class ToolService:
     """Lists, watches and asks for what the catalog has; arguments and results pass through as bytes of JSON."""
 
     def __init__(
-        self, catalog: Catalog, relay: Relay, running: RunningCalls | None = None, kept: KeptResults | None = None
+        self,
+        catalog: Catalog,
+        relay: Relay,
+        reach: Reach,
+        running: RunningCalls | None = None,
+        kept: KeptResults | None = None,
     ) -> None:
         """`running` are the calls that Respond answers, `kept` results are read like the resources of upstreams."""
         self._catalog = catalog
         self._relay = relay
+        self._reach = reach
         self._running = running or RunningCalls()
         self._kept = kept or KeptResults()
 
@@ -68,7 +75,10 @@ class ToolService:
         tools = _of(self._catalog.list(caller), request.server) if request.server else self._catalog.listed(caller)
         shown, token = page(tools, lambda tool: f"{tool.server}/{tool.name}", request.page_size, request.page_token)
         return wire.ListToolsResponse(
-            tools=[tool_to_wire(tool) for tool in shown], next_page_token=token, catalog_version=version
+            tools=[tool_to_wire(tool) for tool in shown],
+            next_page_token=token,
+            catalog_version=version,
+            instances=self._reach.instances,
         )
 
     async def WatchTools(

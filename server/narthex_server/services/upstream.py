@@ -14,6 +14,7 @@ from narthex_server.errors import PermissionDenied
 from narthex_server.principal import CALLER, LOCAL, Principal
 from narthex_server.services.complete import complete
 from narthex_server.services.upstream_spec import source_from
+from narthex_server.tools.acts import Acts, acting
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.fleet import Fleet
 from narthex_server.tools.names import Renamed
@@ -43,23 +44,26 @@ BREAKERS: Mapping[BreakerState | None, wire.BreakerState.ValueType] = MappingPro
 class UpstreamService:
     """Shows the upstreams; adds, removes and connects them anew for those who may."""
 
-    def __init__(self, catalog: Catalog, fleet: Fleet) -> None:
+    def __init__(self, catalog: Catalog, fleet: Fleet, acts: Acts) -> None:
         self._catalog = catalog
         self._fleet = fleet
+        self._acts = acts
 
     async def ListUpstreams(self, request: wire.ListUpstreamsRequest, context: Context) -> wire.ListUpstreamsResponse:
         return wire.ListUpstreamsResponse(upstreams=map(self._upstream, self._catalog.servers(_sees())))
 
     async def AddUpstream(self, request: wire.AddUpstreamRequest, context: Context) -> wire.AddUpstreamResponse:
-        _check_admin(context)
-        status = await self._fleet.add(source_from(request.spec))
+        with acting(self._acts, "upstream.add", request.spec.name):
+            _check_admin(context)
+            status = await self._fleet.add(source_from(request.spec))
         return wire.AddUpstreamResponse(upstream=self._upstream(status))
 
     async def RemoveUpstream(
         self, request: wire.RemoveUpstreamRequest, context: Context
     ) -> wire.RemoveUpstreamResponse:
-        _check_admin(context)
-        await self._fleet.remove(request.name)
+        with acting(self._acts, "upstream.remove", request.name):
+            _check_admin(context)
+            await self._fleet.remove(request.name)
         return wire.RemoveUpstreamResponse()
 
     async def ReconnectUpstream(
@@ -68,9 +72,10 @@ class UpstreamService:
         """Those who may change it connect all of it anew, and others what their own tenant has for itself."""
         caller = CALLER.get()
         shared = any(one.name == request.name and one.scope == "shared" for one in self._catalog.servers(_sees()))
-        if shared:
-            _check_admin(context)
-        status = await self._catalog.reconnect(request.name, None if caller.admin else caller)
+        with acting(self._acts, "upstream.reconnect", request.name):
+            if shared:
+                _check_admin(context)
+            status = await self._catalog.reconnect(request.name, None if caller.admin else caller)
         return wire.ReconnectUpstreamResponse(upstream=self._upstream(status))
 
     def _upstream(self, status: ServerStatus) -> wire.Upstream:

@@ -1,12 +1,12 @@
 """All tools, resources and prompts under one roof: our own tools and what the upstreams have."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Literal, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from narthex_server.errors import (
     AlreadyExists,
@@ -14,9 +14,11 @@ from narthex_server.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     InvalidRequest,
+    NarthexError,
     NotFound,
     PermissionDenied,
     ResourceExhausted,
+    Unauthenticated,
     Unavailable,
     UpstreamRefused,
 )
@@ -32,25 +34,17 @@ from narthex_server.tools.offers.view import Shared, Versions, View
 from narthex_server.tools.offers.views import Views
 from narthex_server.tools.offers.watches import Watches
 from narthex_server.tools.prompt import FilledPrompt
+from narthex_server.tools.report import Admission, CallReport, CatalogObserver, Kind, Outcome
 from narthex_server.tools.resource import Contents
 from narthex_server.tools.search.searching import CALL, SEARCH, Searching
 from narthex_server.tools.search.tools import CallTool, SearchTool
 from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer, Vitals
-from narthex_server.tools.step import Invocation, Step, chained
+from narthex_server.tools.step import Invocation, Step, Trail, chained
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
 from narthex_server.tools.visibility import EVERYTHING, Visibility
 
 AT_ONCE_BYTES = 32 * 1024
 """Arguments up to this are held against their schema right away; larger ones in a thread."""
-
-Outcome = Literal[
-    "ok", "tool_error", "input_required", "invalid", "denied", "not_found", "exhausted", "unavailable", "deadline",
-    "cancelled", "error",
-]  # fmt: skip
-
-
-Kind = Literal["resource", "prompt", "completion"]
-"""What is asked for beside tools."""
 
 _Answer = TypeVar("_Answer")
 
@@ -64,13 +58,14 @@ class Companion(Protocol):
         """Works without an end; `changed` is to be called when other things are visible to somebody."""
 
 
-class CatalogObserver(Protocol):
-    """Told of everything that was asked for when it is over."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request for something beside tools."""
 
-    def on_call(self, tool: str, server: str, seconds: float, outcome: Outcome) -> None:
-        """`tool` and `server` are empty for a name that does not exist."""
-
-    def on_request(self, kind: Kind, seconds: float, outcome: Outcome) -> None: ...
+    kind: Kind
+    name: str
+    arguments: Mapping[str, str]
+    context: CallContext
 
 
 class Catalog:
@@ -83,17 +78,22 @@ class Catalog:
         self,
         natives: Iterable[NativeTool] = (),
         servers: Iterable[UpstreamServer] = (),
-        observer: CatalogObserver | None = None,
+        observers: Sequence[CatalogObserver] = (),
         steps: Sequence[Step] = (),
         visibility: Visibility = EVERYTHING,
         companions: Sequence[Companion] = (),
         searching: Searching = OFF,
         inspection: Inspection | None = None,
+        admission: Admission | None = None,
     ) -> None:
-        """Every call passes the `steps` from the first to the last; each companion runs from start to stop."""
+        """Every call passes the `steps` from the first to the last; each companion runs from start to stop.
+
+        Without `admission` nothing is refused before the steps.
+        """
         self._natives = {native.tool.name: native for native in natives}
         self._servers = {server.name: server for server in servers}
-        self._observer = observer
+        self._observers = tuple(observers)
+        self._admission = admission
         self._run = chained(steps, self._serve)
         self._visibility = visibility
         self._companions = tuple(companions)
@@ -189,35 +189,47 @@ class Catalog:
         started = perf_counter()
         offer: Offer[Tool, ToolServer] | None = None
         outcome: Outcome = "cancelled"  # what a closed iterator and a cancelled task are
+        reason, sent, trail = "", 0, Trail()
         try:
+            self._admit()
             offer = self.sight(context.principal).tool(name)
-            invocation = Invocation(offer.item, arguments or b"{}", parse_arguments(arguments), context)
+            invocation = Invocation(offer.item, arguments or b"{}", parse_arguments(arguments), context, trail)
             async with aclosing(self._run(invocation)) as events:
                 async for event in events:
                     if isinstance(event, ToolResult):
                         outcome = "tool_error" if event.is_error else "ok"
+                        sent = event.size
                     elif isinstance(event, InputRequired) and event.request_state is not None:
                         outcome = "input_required"
                     yield event
         except Exception as error:
-            outcome = _outcome(error)
+            outcome, reason = _outcome(error), _reason(error)
             raise
         finally:
-            if self._observer is not None:
-                tool, server = (offer.item.name, offer.item.server) if offer else ("", "")
-                self._observer.on_call(tool, server, perf_counter() - started, outcome)
+            found = (offer.item.name, offer.item.server) if offer else ("", "")
+            took = perf_counter() - started
+            self._report(CallReport("tool", name, *found, arguments, context, trail, took, outcome, reason, sent))
+
+    def refused(self, name: str, arguments: bytes, context: CallContext, error: NarthexError) -> None:
+        """Reports a call that was refused before it came here, such as one of a tool that a model was not offered."""
+        known, end = self._known("tool", name, context.principal), (_outcome(error), _reason(error))
+        self._report(CallReport("tool", name, *known, arguments, context, Trail(), 0.0, *end))
 
     async def read(self, uri: str, server: str, context: CallContext) -> Contents | InputRequired:
         """As ResourceOffers.read, observed."""
-        return await self._observed("resource", self.sight(context.principal).read(uri, server, context))
+        asked = _Asked("resource", uri, {"server": server} if server else {}, context)
+        return await self._observed(asked, self.sight(context.principal).read(uri, server, context))
 
     async def fill(self, name: str, arguments: Mapping[str, str], context: CallContext) -> FilledPrompt | InputRequired:
         """As PromptOffers.fill, observed."""
-        return await self._observed("prompt", self.sight(context.principal).fill(name, arguments, context))
+        asked = _Asked("prompt", name, arguments, context)
+        return await self._observed(asked, self.sight(context.principal).fill(name, arguments, context))
 
     async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
         """Suggestions from the upstream that has the prompt or the template; raises NotFound, and as `call` does."""
-        return await self._observed("completion", self._complete(reference, typed, context))
+        name = reference.name if isinstance(reference, PromptReference) else reference.uri_template
+        asked = _Asked("completion", name, {typed.argument: typed.value}, context)
+        return await self._observed(asked, self._complete(reference, typed, context))
 
     def set_log_level(self, principal: Principal, level: str, server: str = "") -> None:
         """The least severe messages that the caller's calls get unless they say otherwise; raises NotFound."""
@@ -339,19 +351,51 @@ class Catalog:
                 place = sight.template(uri_template)
                 return await self._servers[place.server.name].complete(TemplateReference(place.uri), typed, context)
 
-    async def _observed(self, kind: Kind, answer: Awaitable[_Answer]) -> _Answer:
+    async def _observed(self, asked: _Asked, answer: Coroutine[Any, Any, _Answer]) -> _Answer:
         started = perf_counter()
         outcome: Outcome = "cancelled"
+        reason = ""
         try:
+            self._admit()
             found = await answer
             outcome = "input_required" if isinstance(found, InputRequired) else "ok"
             return found
         except Exception as error:
-            outcome = _outcome(error)
+            outcome, reason = _outcome(error), _reason(error)
             raise
         finally:
-            if self._observer is not None:
-                self._observer.on_request(kind, perf_counter() - started, outcome)
+            answer.close()  # it was never started where nothing was admitted
+            kind, name, arguments, context = asked.kind, asked.name, asked.arguments, asked.context
+            known = self._known(kind, name, context.principal, arguments.get("server", ""))
+            took = perf_counter() - started
+            self._report(CallReport(kind, name, *known, arguments, context, Trail(), took, outcome, reason))
+
+    def _admit(self) -> None:
+        if self._admission is not None:
+            self._admission.enter()
+
+    def _report(self, report: CallReport) -> None:
+        for observer in self._observers:
+            observer.on_call(report)
+
+    def _known(self, kind: Kind, name: str, principal: Principal, server: str = "") -> tuple[str, str]:
+        """What the catalog calls it and the upstream that has it; empty as far as that is not known to its caller.
+
+        `server` is the one that a resource is asked of, empty for any.
+        """
+        sight = self.sight(principal)
+        with suppress(NarthexError):
+            match kind:
+                case "tool":
+                    tool = sight.tool(name).item
+                    return tool.name, tool.server
+                case "prompt":
+                    return name, sight.prompt(name)[0].name
+                case "resource" if server:
+                    return name, self._server(server, principal).name
+                case "resource":
+                    return name, sight.template(name).server.name
+        return "", ""
 
     def _with_level(self, context: CallContext, server: str) -> CallContext:
         if context.mcp.log_level is not None:
@@ -403,7 +447,7 @@ def _outcome(error: Exception) -> Outcome:
             return "error"
         case InvalidRequest() | FailedPrecondition():
             return "invalid"
-        case PermissionDenied():
+        case PermissionDenied() | Unauthenticated():
             return "denied"
         case NotFound():
             return "not_found"
@@ -417,3 +461,7 @@ def _outcome(error: Exception) -> Outcome:
             return "cancelled"
         case _:
             return "error"
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, NarthexError) else "INTERNAL"

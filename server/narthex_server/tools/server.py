@@ -70,10 +70,11 @@ _BADNESS = (None, BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """How an upstream is: `reason` says why it is not ready, `attempts` counts failed starts since it last was.
+    """How an upstream is: `reason` says why it is not ready, or what is wrong although it is.
 
-    `working_directory` is where its process runs, empty for one that is not ours. It has been in this state `since`,
-    and is tried again at `next_attempt`, both in seconds since the epoch.
+    `attempts` counts failed starts since it was ready last. `working_directory` is where its process runs, empty for
+    one that is not ours. It has been in this state `since`, and is tried again at `next_attempt`, both in seconds since
+    the epoch.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """A tool, a call of it, and what a call yields."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from narthex_server.principal import Principal
@@ -31,6 +31,7 @@ class CallContext:
 
     `session` is the caller's own name for one of its sessions, empty outside of any; two callers' never mean the same.
     Without `inputs` nobody can answer while it runs; with `answers_approvals` the caller answers ApprovalRequests.
+    `upstream_tokens` are the caller's own, by upstream.
     """
 
     principal: Principal
@@ -40,6 +41,7 @@ class CallContext:
     inputs: Inputs | None = None
     session: str = ""
     answers_approvals: bool = False
+    upstream_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

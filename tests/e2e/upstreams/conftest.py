@@ -1,4 +1,5 @@
 import asyncio
+import ipaddress
 import json
 import os
 import socket
@@ -10,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from narthex_server.config.server import ServerConfig
+from narthex_server.forwarding import upstream
 from narthex_server.principal import LOCAL
 from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.server import ServerState
 from narthex_server.tools.tool import CallContext, ToolEvent
 from narthex_server.tools.upstream.forms import parse_sources
-from narthex_server.tools.upstream.supervisor import Upstream
+
+from tests.e2e.authority import Authority
 
 SERVERS = Path(__file__).parent / "servers"
 
@@ -69,8 +75,9 @@ def gateway():
 
     @asynccontextmanager
     async def run(servers: dict[str, Any], sampler: Any = None, **changes: Any) -> AsyncIterator[Gateway]:
-        sources = [replace(source, **changes) for source in parse_sources({"mcpServers": servers})]
-        catalog = Catalog(servers=[Upstream(source, sampler) for source in sources])
+        document = servers if "servers" in servers else {"mcpServers": servers}
+        sources = [replace(source, **changes) for source in parse_sources(document)]
+        catalog = Catalog(servers=[upstream(source, ServerConfig(), sampler, Reach()) for source in sources])
         try:
             await catalog.start(20)
             yield Gateway(catalog)
@@ -110,6 +117,16 @@ def http_server(free_port: int):
             await drain
 
     return run
+
+
+@pytest.fixture
+def authority(tmp_path) -> Authority:
+    """Certificates for this machine (`server`, and `elsewhere` for another name) and a client."""
+    made = Authority(tmp_path)
+    made.issue("server", x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost"))
+    made.issue("elsewhere", x509.DNSName("inner.example"))
+    made.issue("client")
+    return made
 
 
 @pytest.fixture

@@ -13,8 +13,10 @@ from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.server import ServerState
 from narthex_server.tools.tool import CallContext, Log, Progress, ToolResult
 from narthex_server.tools.upstream.forms import parse_sources
+from narthex_server.tools.upstream.secrets import Secrets
 from narthex_server.tools.upstream.source import Process
 from narthex_server.tools.upstream.supervisor import Upstream
+from narthex_server.tools.upstream.transports.link import Link
 from narthex_server.tools.upstream.transports.stdio import connect
 
 
@@ -146,7 +148,7 @@ async def test_servers_that_cannot_start_say_why_and_stop_nobody(gateway, script
         assert "nowhere_to_be_found" in reasons["broken"]
         assert "working directory not found" in reasons["nowhere"]
         assert "did not answer within 5 s" in reasons["silent"]
-        assert "not supported yet" in reasons["socket"]
+        assert "Connect call failed" in reasons["socket"]
         with pytest.raises(Unavailable, match="command not found"):
             await running.call("missing__anything")
 
@@ -166,7 +168,9 @@ async def test_so_are_they_when_it_is_cancelled_while_it_stops(script, tmp_path,
     entry = script("stubborn", str(pids))
 
     async def run() -> None:
-        async with connect("silent", Process(entry["command"], tuple(entry["args"])), 1 << 20, print):
+        async with connect(
+            Process(entry["command"], tuple(entry["args"])), 1 << 20, Link("silent", Secrets(), print, print)
+        ):
             await _written(pids)
             leaving.set()
 
@@ -185,10 +189,13 @@ async def test_they_die_with_a_parent_that_is_killed(script, tmp_path, gone):
     program, pids = tmp_path / "parent.py", tmp_path / "pids"
     program.write_text(
         "import asyncio, sys\n"
+        "from narthex_server.tools.upstream.secrets import Secrets\n"
         "from narthex_server.tools.upstream.source import Process\n"
+        "from narthex_server.tools.upstream.transports.link import Link\n"
         "from narthex_server.tools.upstream.transports.stdio import connect\n"
         "async def main():\n"
-        "    async with connect('x', Process(sys.argv[1], tuple(sys.argv[2:])), 1 << 20, print):\n"
+        "    link = Link('x', Secrets(), print, print)\n"
+        "    async with connect(Process(sys.argv[1], tuple(sys.argv[2:])), 1 << 20, link):\n"
         "        await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )

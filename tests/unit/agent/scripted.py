@@ -20,6 +20,7 @@ from narthex_server.principal import Principal
 from narthex_server.text.messages import Message
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.mcp_context import McpContext
+from narthex_server.tools.report import CallReport
 from narthex_server.tools.search.searching import Searching
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent, ToolResult
 
@@ -86,6 +87,10 @@ class Agent:
 
     host: Host = field(default_factory=Host)
     searching: Searching = field(default_factory=Searching)
+    reports: list[CallReport] = field(default_factory=list)
+
+    def on_call(self, report: CallReport) -> None:
+        self.reports.append(report)
 
     @staticmethod
     def call(name: str, arguments: str = '{"a": 1}') -> str:
@@ -106,7 +111,8 @@ class Agent:
     ) -> AsyncGenerator[AgentEvent]:  # fmt: skip
         stop = partial(model.handle.abort, request.request_id)
         reader = Reader(model.max_context, serving.tokenize(model))
-        loop = AgentLoop(ChatPipeline(model), Catalog(tools, searching=self.searching), self.host, reader, stop)
+        catalog = Catalog(tools, observers=[self], searching=self.searching)
+        loop = AgentLoop(ChatPipeline(model), catalog, self.host, reader, stop)
         return loop.run(request, principal, options, None, mcp)
 
     async def run(

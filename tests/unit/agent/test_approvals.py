@@ -55,6 +55,9 @@ async def test_a_refused_call_is_not_made_and_the_model_reads_why(serve, agent):
         ran = await answer(agent, model, [tool], needing("t"), give)
     assert not tool.seen and ran.results[0].result.is_error
     assert "ask Bob first" in ran.results[0].text and ran.end.reason is FinishReason.STOP
+    (report,) = agent.reports
+    assert (report.name, report.arguments, report.outcome) == ("t", b'{"a": 1}', "denied")
+    assert report.context.inputs.call_id == ran.wanted[0].call_id
 
 
 async def test_nobody_to_ask_is_a_refusal_in_words(serve, agent):

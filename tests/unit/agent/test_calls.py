@@ -1,4 +1,4 @@
-"""How many calls run at once."""
+"""How many calls run at once, and what is told of those that are not made."""
 
 import asyncio
 
@@ -32,3 +32,16 @@ async def test_bounds_out_of_range_are_refused(serve, agent, bound):
     async with serve("Hi.") as model:
         with pytest.raises(InvalidRequest, match=r"agent\.max_parallel_tool_calls"):
             await agent.run(model, [agent.tool("t")], AgentOptions(("t",), parallel=bound))
+
+
+async def test_a_call_that_was_not_offered_is_reported_all_the_same(serve, agent):
+    tools = [agent.tool("t"), agent.tool("hidden")]
+    calls = agent.call("t") + agent.call("hidden") + agent.call("nothing")
+    async with serve(calls, "Done.") as model:
+        ran = await agent.run(model, tools, AgentOptions(("t",)))
+    assert not tools[1].seen and [one.result.is_error for one in ran.results].count(True) == 2
+    assert {(one.asked, one.name, one.outcome, one.reason) for one in agent.reports} == {
+        ("t", "t", "ok", ""),
+        ("hidden", "hidden", "not_found", "TOOL_NOT_FOUND"),
+        ("nothing", "", "not_found", "TOOL_NOT_FOUND"),
+    }

@@ -7,6 +7,7 @@ from narthex_server.config.upstream import UpstreamSettings
 from narthex_server.forwarding import confined, default_scope, upstream
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.model_sampler import ModelSampler
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.upstream.limits import Limits
 from narthex_server.tools.upstream.sandbox import Sandbox
 from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
@@ -22,7 +23,7 @@ def without_a_bridge(monkeypatch):
 
 
 def made(config=KEYED, **more):
-    return upstream(ServerSource("a", Process("true"), **more), config, ModelSampler({}))
+    return upstream(ServerSource("a", Process("true"), **more), config, ModelSampler({}), Reach())
 
 
 def test_tenants_share_nothing_where_callers_can_be_told_apart(monkeypatch):

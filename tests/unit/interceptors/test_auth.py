@@ -55,7 +55,9 @@ async def test_a_known_key_is_its_principal(ask):
     assert await ask(authorization=f"Bearer {SECRET}") == Principal("ci", "acme")
 
 
-@pytest.mark.parametrize("authorization", [None, "Bearer wrong", f"Basic {SECRET}", "Bearer"])
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer wrong", f"Basic {SECRET}", "Bearer"], ids=["none", "wrong", "basic", "empty"]
+)
 async def test_anything_else_is_refused(ask, authorization):
     with pytest.raises(AioRpcError) as caught:
         await ask(**({"authorization": authorization} if authorization else {}))

@@ -30,6 +30,7 @@ async def test_a_sane_id_of_the_caller_is_kept_and_echoed(serve, method):
     stub = await serve(servicer, [RequestInterceptor()])
     call = getattr(stub, method)(REQUEST, metadata=((HEADER, "order-7"),))
     assert dict(await call.initial_metadata())[HEADER] == "order-7"
+    await (call if method == "Check" else call.read())
     assert servicer.seen == "order-7"
 
 

@@ -23,8 +23,12 @@ from narthex_server.pipelines.library import Listed, State
 from narthex_server.pipelines.models import Kind, RemoteModel
 from narthex_server.pipelines.remote.handle import RemoteHandle
 from narthex_server.pipelines.remote.refusals import Refusals
+from narthex_server.principal import LOCAL
 from narthex_server.tools.names import Renamed, RenameReason
+from narthex_server.tools.report import CallReport
 from narthex_server.tools.server import ServerState, ServerStatus, Vitals
+from narthex_server.tools.step import Trail
+from narthex_server.tools.tool import CallContext
 
 DEMO = {"model_name": "demo"}
 
@@ -145,10 +149,14 @@ def test_embedders_count_what_they_encode(registry):
     assert outcomes == [1, 1, 0]
 
 
+def report(kind, name, server, outcome):
+    return CallReport(kind, name, name, server, b"{}", CallContext(LOCAL, "r"), Trail(), 0.1, outcome)
+
+
 def test_calls_are_counted_by_tool_server_and_outcome(registry):
     tools = ToolMetrics(registry)
     for outcome in ("ok", "ok", "tool_error"):
-        tools.on_call("a__x", "a", 0.1, outcome)
+        tools.on_call(report("tool", "a__x", "a", outcome))
     labels = {"tool": "a__x", "server": "a"}
     assert registry.get_sample_value("narthex_tool_calls_total", labels | {"outcome": "ok"}) == 2
     assert registry.get_sample_value("narthex_tool_call_seconds_count", labels) == 3
@@ -158,7 +166,7 @@ def test_tools_that_an_upstream_invents_for_ever_do_not_fill_the_memory(registry
     monkeypatch.setattr("narthex_server.metrics.tools.MAX_SERIES", 3)
     tools = ToolMetrics(registry)
     for number in (0, 1, 2, 3, 4, 0):
-        tools.on_call(f"a__x{number}", "a", 0.1, "ok")
+        tools.on_call(report("tool", f"a__x{number}", "a", "ok"))
     series = registry.collect()
     counted = {
         sample.labels["tool"]: sample.value
@@ -172,7 +180,7 @@ def test_tools_that_an_upstream_invents_for_ever_do_not_fill_the_memory(registry
 def test_reads_prompts_and_completions_are_counted_by_outcome(registry):
     offers = ToolMetrics(registry)
     for outcome in ("ok", "ok", "not_found"):
-        offers.on_request("resource", 0.1, outcome)
+        offers.on_call(report("resource", "", "", outcome))
     counted = registry.get_sample_value("narthex_offer_requests_total", {"kind": "resource", "outcome": "ok"})
     assert counted == 2
     assert registry.get_sample_value("narthex_offer_request_seconds_count", {"kind": "resource"}) == 3

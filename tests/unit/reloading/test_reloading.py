@@ -8,6 +8,7 @@ import pytest
 from narthex_server.config.server import ServerConfig
 from narthex_server.forwarding import configured
 from narthex_server.reloading import HangUp, Reloads
+from narthex_server.tools.acts import SYSTEM, Act
 from narthex_server.watched_file import WatchedFile
 
 ONE = json.dumps({"mcpServers": {"one": {"command": "run"}}})
@@ -33,15 +34,25 @@ class Outcomes:
         self.told.put_nowait(outcome)
 
 
+class Told:
+    """A record of acts."""
+
+    def __init__(self) -> None:
+        self.acts: list[Act] = []
+
+    def on_act(self, act: Act) -> None:
+        self.acts.append(act)
+
+
 class Running:
     def __init__(self, path, follow: bool) -> None:
         path.write_text(ONE)
         self.file = WatchedFile(path, interval=0.001)
         self.file.read()
-        self.fleet, self.outcomes = Applied(), Outcomes()
+        self.fleet, self.outcomes, self.told = Applied(), Outcomes(), Told()
         config = ServerConfig(mcp_config=path)
         self.reloads = Reloads(
-            self.file, lambda content: configured(config, content), self.fleet, self.outcomes, follow
+            self.file, lambda content: configured(config, content), self.fleet, self.outcomes, self.told, follow
         )
         self.task = asyncio.create_task(self.reloads.run())
 
@@ -67,13 +78,14 @@ async def test_another_content_is_applied(running):
     running.write(TWO)
     assert await running.outcome() == "applied"
     assert running.fleet.names == [["one", "two"]]
+    assert running.told.acts == [Act("upstream.reload", str(running.file.path), SYSTEM, "")]
 
 
 @pytest.mark.parametrize("broken", ["{", '{"mcpServers": {"one": {}}}', "[]", '{"mcpServers": {"one": 3}}', "\0"])
 async def test_a_broken_file_changes_nothing_and_the_next_one_counts(running, caplog, broken):
     running.write(broken)
     assert await running.outcome() == "invalid"
-    assert not running.fleet.names and "the upstreams stay as they are" in caplog.text
+    assert not running.fleet.names and not running.told.acts and "the upstreams stay as they are" in caplog.text
     running.write(TWO)
     assert await running.outcome() == "applied"
 

@@ -18,6 +18,7 @@ from narthex_server.services.agents import Agents
 from narthex_server.services.generation import GenerationService
 from narthex_server.services.tool import ToolService
 from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.reach import Reach
 from narthex_server.tools.tool import Tool, ToolResult
 
 ANN, EVE = Principal("ann", "t"), Principal("ann", "u")
@@ -27,11 +28,14 @@ CALL = '<tool_call>\n{"name": "t", "arguments": {}}\n</tool_call>'
 class Call:
     """A call without a deadline."""
 
-    def time_remaining(self) -> None:
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def time_remaining(self) -> float | None:
         return None
 
 
-class Late:
+class Late(Call):
     """A call whose deadline is now."""
 
     def time_remaining(self) -> float:
@@ -85,7 +89,9 @@ def stack(serve):
             CALLER.set(ANN)
             REQUEST_ID.set("r")
             service = GenerationService(models, catalog, agents)
-            yield Stack(service, ToolService(catalog, None, agents.host.running, agents.host.kept), tool, agents)
+            yield Stack(
+                service, ToolService(catalog, None, Reach(), agents.host.running, agents.host.kept), tool, agents
+            )
             await agents.runs.stop()
 
     return stack

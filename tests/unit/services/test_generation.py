@@ -15,10 +15,13 @@ Serve = Callable[..., AbstractAsyncContextManager[TextModel]]
 
 
 class Call:
-    """A call without a deadline."""
+    """A call without a deadline and without metadata."""
 
     def time_remaining(self) -> None:
         return None
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
 
 
 async def test_abort_before_the_engine_has_anything_ends_every_answer(serve: Serve) -> None:

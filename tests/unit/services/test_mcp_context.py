@@ -51,16 +51,16 @@ def test_a_state_is_there_or_not_and_may_be_empty(state):
     assert (message.requests[0].id, message.requests[0].mcp.method) == ("1", "roots/list")
 
 
-def test_answers_are_results_or_errors():
-    good = [wire.InputResponse(id="1", result=b'{"a":1}'), wire.InputResponse(id="2", error=b'{"code":1}')]
-    good.append(wire.InputResponse(id="3", approved=False, reason="no"))
-    answers = answers_of(wire.RespondRequest(responses=good))
-    assert answers == [
-        Answer("1", result={"a": 1}),
-        Answer("2", error={"code": 1}),
-        Answer("3", approved=False, reason="no"),
+def test_answers_are_results_errors_or_approvals():
+    good = [
+        wire.InputResponse(id="1", result=b'{"a":1}'),
+        wire.InputResponse(id="2", error=b'{"code":1}'),
+        wire.InputResponse(id="3", approved=False, reason="no"),
     ]
-    for bad in ({"result": b"3"}, {"error": b"x"}, {}):
+    answers = answers_of(wire.RespondRequest(responses=good))
+    assert answers[:2] == [Answer("1", result={"a": 1}), Answer("2", error={"code": 1})]
+    assert answers[2] == Answer("3", approved=False, reason="no")
+    for bad in ({"result": b"3"}, {"error": b"x"}, {"reason": "none"}, {}):
         with pytest.raises(InvalidRequest) as caught:
             answers_of(wire.RespondRequest(responses=[*good, wire.InputResponse(id="4", **bad)]))
         assert caught.value.violations[0].field.startswith("responses[3]")

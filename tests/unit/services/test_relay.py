@@ -285,7 +285,9 @@ async def test_an_open_server_relays_for_the_local_caller_alone(tools, line):
     assert line.text(1) == "local/default r"
 
 
-@pytest.mark.parametrize(("token", "code"), [(PLAIN, "PERMISSION_DENIED"), ("unknown", "UNAUTHENTICATED")])
+@pytest.mark.parametrize(
+    ("token", "code"), [(PLAIN, "PERMISSION_DENIED"), ("unknown", "UNAUTHENTICATED")], ids=["plain", "unknown"]
+)
 async def test_whoever_may_not_speak_for_others_is_refused(secured, token, code):
     async with lined(secured, token) as line:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

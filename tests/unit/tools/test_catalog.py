@@ -102,11 +102,11 @@ async def test_every_call_is_observed_with_its_outcome(echo, server, context):
     calls = []
 
     class Observer:
-        def on_call(self, tool, server, seconds, outcome):
-            calls.append((tool, server, outcome))
+        def on_call(self, report):
+            calls.append((report.asked, report.name, report.server, report.outcome, report.reason))
 
     down = server("a", "x")
-    catalog = Catalog([echo("one", b'{"required":["n"]}')], [down, server("b", "wait")], Observer())
+    catalog = Catalog([echo("one", b'{"required":["n"]}')], [down, server("b", "wait")], [Observer()])
     await catalog.start()
     await answer(catalog, "one", context, b'{"n":1}')
     with pytest.raises(InvalidToolArguments):
@@ -121,11 +121,11 @@ async def test_every_call_is_observed_with_its_outcome(echo, server, context):
     with pytest.raises(Unavailable):
         await answer(catalog, "a__x", context)
     assert calls == [
-        ("one", "", "ok"),
-        ("one", "", "invalid"),
-        ("", "", "not_found"),
-        ("b__wait", "b", "ok"),
-        ("", "", "unavailable"),
+        ("one", "one", "", "ok", ""),
+        ("one", "one", "", "invalid", "INVALID_TOOL_ARGUMENTS"),
+        ("nothing", "", "", "not_found", "TOOL_NOT_FOUND"),
+        ("b__wait", "b__wait", "b", "ok", ""),
+        ("a__x", "", "", "unavailable", "UPSTREAM_UNAVAILABLE"),
     ]
 
 

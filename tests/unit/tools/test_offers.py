@@ -147,11 +147,11 @@ async def test_every_request_is_observed_with_its_outcome(server, context):
     requests = []
 
     class Observer:
-        def on_request(self, kind, seconds, outcome):
-            requests.append((kind, outcome))
+        def on_call(self, report):
+            requests.append((report.kind, report.server, report.outcome))
 
     one = server("one")
-    catalog = Catalog(servers=[one], observer=Observer())
+    catalog = Catalog(servers=[one], observers=[Observer()])
     await catalog.start()
     one.hold("a:b")
     one.prompt("ask", needs=("who",))
@@ -164,14 +164,20 @@ async def test_every_request_is_observed_with_its_outcome(server, context):
             await catalog.read("a:b", "", context)
     with pytest.raises(InvalidRequest):
         await catalog.fill("one__ask", {}, context)
+    one.failure = None
+    await catalog.read("a:b", "one", context)
+    with pytest.raises(NotFound):
+        await catalog.read("a:b", "two", context)
     assert requests == [
-        ("resource", "ok"),
-        ("prompt", "ok"),
-        ("completion", "ok"),
-        ("resource", "not_found"),
-        ("resource", "error"),
-        ("resource", "deadline"),
-        ("prompt", "invalid"),
+        ("resource", "one", "ok"),
+        ("prompt", "one", "ok"),
+        ("completion", "", "ok"),
+        ("resource", "one", "not_found"),
+        ("resource", "one", "error"),
+        ("resource", "one", "deadline"),
+        ("prompt", "one", "invalid"),
+        ("resource", "one", "ok"),
+        ("resource", "", "not_found"),
     ]
 
 

@@ -4,13 +4,24 @@ from pathlib import Path
 
 import pytest
 from narthex_server.tools.presentation import Presentation
+from narthex_server.tools.upstream.auth import ClientCredentials, Passthrough
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.forms import parse_sources
 from narthex_server.tools.upstream.health import HealthSettings
 from narthex_server.tools.upstream.limits import Limits
 from narthex_server.tools.upstream.node import SourceError
 from narthex_server.tools.upstream.sandbox import Sandbox
-from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
+from narthex_server.tools.upstream.secrets import SecretFile
+from narthex_server.tools.upstream.source import (
+    Http,
+    Narthex,
+    OpenApi,
+    Process,
+    ServerSource,
+    Transport,
+    WebSocket,
+)
+from narthex_server.tools.upstream.tls import Tls
 
 MISTRAL = {
     "servers": [
@@ -46,7 +57,7 @@ def test_mistral_rs_form():
     )
     assert far.transport == Http("https://far.example/mcp", {"X-A": "b", "Authorization": "Bearer s3cret"})
     assert far.call_timeout == 60 and far.presentation.prefix is None
-    assert isinstance(socket.transport, Unsupported) and "not supported yet" in socket.transport.reason
+    assert socket.transport == WebSocket("wss://far.example")
 
 
 def test_common_form():
@@ -63,7 +74,53 @@ def test_common_form():
     assert a.transport == Process("x", ("-y",), {"K": "v"}, "/tmp")
     assert b.transport == Http("http://localhost:1/mcp", {"H": "1"})
     assert c.transport == Http("http://localhost:1/sse", sse=True)
-    assert isinstance(e.transport, Unsupported)
+    assert e.transport == WebSocket("ws://localhost")
+
+
+def far(url: str = "https://far.example/mcp", **more: object) -> dict:
+    return {"mcpServers": {"a": {"url": url, **more}}}
+
+
+CLIENT = {"type": "client_credentials", "client_id": "i", "client_secret": "s3cret"}
+
+
+def test_other_servers_apis_and_who_shows_what_to_whom():
+    def one(document: dict) -> Transport:
+        (source,) = parse_sources(document, environ=ENVIRONMENT)
+        return source.transport
+
+    tls = {"ca": "ca.pem", "cert": "c.pem", "key": "c.key", "server_name": "far"}
+    other = one(far("grpcs://far.example:7411", api_key={"file": "/run/key"}, tls=tls, delegate=True))
+    assert other == Narthex(
+        "far.example:7411", True, SecretFile("/run/key"), Tls("ca.pem", "c.pem", "c.key", True, "far"), delegate=True
+    )
+    assert one(far("grpc://far.example:7411", auth={"type": "passthrough"})) == Narthex(
+        "far.example:7411", passthrough=True
+    )
+    api = one(
+        far(
+            "https://api.example/v1",
+            type="openapi",
+            document="api.yaml",
+            operations={"include": ["tag:a"], "exclude": ["b"]},
+        )
+    )
+    assert api == OpenApi("api.yaml", "https://api.example/v1", include=("tag:a",), exclude=("b",))
+    auth = ClientCredentials("i", "s3cret", "https://as.example/token", scope="a b", method="post")
+    stated = CLIENT | {"token_url": "https://as.example/token", "scope": "a b", "method": "post"}
+    assert one(far(auth=stated)) == Http("https://far.example/mcp", auth=auth)
+    for source, expected in (
+        ({"type": "Narthex", "url": "grpc://h:1", "api_key": "${TOKEN}"}, Narthex("h:1", api_key="s3cret")),
+        ({"type": "OpenApi", "document": "x", "auth": {"type": "passthrough"}}, OpenApi("x", auth=Passthrough())),
+        (
+            {"type": "WebSocket", "url": "ws://h", "headers": {"H": {"file": "f"}}},
+            WebSocket("ws://h", {"H": SecretFile("f")}),
+        ),
+    ):
+        assert one({"servers": [{"name": "a", "source": source}]}) == expected
+    token = {"servers": [{"name": "a", "source": {"type": "Http", "url": "http://h"}, "bearer_token": {"file": "f"}}]}
+    assert one(token) == Http("http://h", {"Authorization": SecretFile("f", "Bearer ")})
+    assert "s3cret" not in repr([one(far(auth=stated)), one(far("grpc://h:1", api_key="s3cret"))])
 
 
 @pytest.mark.parametrize("form", ["servers", "mcpServers"])
@@ -200,6 +257,28 @@ def test_what_a_limit_does_not_say_is_as_usual():
         ({"mcpServers": {"a": {"url": "file:///x"}}}, "f.json.mcpServers.a.url: must be a URL"),
         ({"mcpServers": {"a": {"command": "${GONE}"}}}, "f.json.mcpServers.a.command: needs the environment variable"),
         ({"mcpServers": {"a": 3}}, "f.json.mcpServers.a: must be an object"),
+        (far(headers={"H": {"fil": "x"}}), "f.json.mcpServers.a.headers.H.fil: is not known; known are file"),
+        (far(headers={"H": {"file": ""}}), "f.json.mcpServers.a.headers.H.file: is missing or empty"),
+        (far(headers={"H": 3}), "f.json.mcpServers.a.headers: must be an object of strings, or of"),
+        (far(tls={"certs": "x"}), "f.json.mcpServers.a.tls.certs: is not known; known are ca, cert, key"),
+        (far(tls={"key": "x"}), "f.json.mcpServers.a.tls.cert: is missing, and key belongs to it"),
+        (far(tls={"ca": "x", "verify": False}), "f.json.mcpServers.a.tls.verify: says to trust anybody, and ca"),
+        (far(auth={"type": "oauth"}), "f.json.mcpServers.a.auth.type: is 'oauth'; known are client_credentials"),
+        (far(auth={"type": "passthrough", "scope": "x"}), "f.json.mcpServers.a.auth.scope: is not known"),
+        (far(auth=CLIENT | {"client_secret": None}), "f.json.mcpServers.a.auth.client_secret: is missing"),
+        (far(auth=CLIENT | {"method": "jwt"}), "f.json.mcpServers.a.auth.method: is 'jwt'; known are basic, post"),
+        (far(auth=CLIENT, headers={"authorization": "x"}), "f.json.mcpServers.a.auth: says what authorization is sent"),
+        (far("wss://far.example", auth=CLIENT), "f.json.mcpServers.a.auth: is not for WebSockets; give a header"),
+        (far("grpc://far.example"), "f.json.mcpServers.a.url: must be grpc://HOST:PORT or grpcs://HOST:PORT"),
+        (far("grpc://far.example:1", tls={"ca": "x"}), "f.json.mcpServers.a.tls: needs a URL that starts with grpcs"),
+        (far("grpcs://far.example:1", tls={"verify": False}), "f.json.mcpServers.a.tls: verify cannot be false"),
+        (far("grpc://far.example:1", auth=CLIENT), "f.json.mcpServers.a.auth: can only be passthrough for a narthex"),
+        ({"mcpServers": {"a": {"type": "openapi"}}}, "f.json.mcpServers.a.document: is missing"),
+        (far("https://x.example/?k=1", type="openapi", document="x"), "f.json.mcpServers.a.url: must end with a path"),
+        (
+            far(type="openapi", document="x", include="GET *"),
+            "f.json.mcpServers.a.include: must be an array of strings",
+        ),
     ],
 )
 def test_mistakes_are_told_by_file_and_key(document, text):

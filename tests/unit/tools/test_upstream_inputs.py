@@ -1,9 +1,11 @@
 import json
 
+import mcp_types as types
 import pytest
 from mcp.shared.exceptions import MCPError
+from narthex_server.tools.inputs import Answer
 from narthex_server.tools.mcp_context import McpContext
-from narthex_server.tools.upstream.inputs import lacking, lacks, offered, refusal, request_params, requests_of
+from narthex_server.tools.upstream.inputs import lacking, lacks, offered, reader, refusal, request_params, requests_of
 
 FORM, URL, SAMPLE, ROOTS = "elicitation/create", "elicitation/create", "sampling/createMessage", "roots/list"
 
@@ -67,3 +69,9 @@ def test_an_error_is_about_the_answers_only_where_there_were_some():
     assert refusal(MCPError(-32602, "bad state"), again, "u").reason == "INVALID_REQUEST_STATE"
     assert refusal(MCPError(-32000, "closed"), again, "u") is None, "the connection, not the answers"
     assert lacks({"roots": {}}, "u").metadata["required_capabilities"] == '{"roots":{}}'
+
+
+@pytest.mark.parametrize("answer", [Answer("1", approved=True), Answer("1", result={}), Answer("1", error={})])
+def test_an_approval_is_no_answer_to_an_upstream(answer):
+    with pytest.raises(ValueError):
+        reader(types.ElicitResult)(answer)

@@ -12,4 +12,6 @@ class Exit(IntEnum):
     """A model cannot be loaded."""
     PORT = 4
     """A port is in use."""
+    REFUSED = 5
+    """A policy does not simply allow what was asked about."""
     INTERRUPTED = 130

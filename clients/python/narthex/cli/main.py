@@ -27,13 +27,14 @@ COMMANDS = {  # each is a module here with `add(parser)` and `run(arguments) -> 
     "config": "check a narthex.toml",
     "keys": "make API keys",
     "policy": "check a policy of tool calls, and say what it does with a call",
+    "audit": "look at the record of calls, and whether it is whole",
 }
 
 EPILOG = """\
 server and bridge, one process each: `narthex server --help`, `narthex bridge --help`
 
 exit codes: 0 ok, 1 internal error, 2 usage or configuration, 3 a model cannot be loaded, 4 a port is in use,
-130 interrupted
+5 a policy does not allow what `policy explain` was asked about, 130 interrupted
 """
 
 

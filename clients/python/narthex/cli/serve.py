@@ -103,6 +103,11 @@ TO_BRIDGE = {  # flags of the bridge that are passed on; the others are in its s
     "--limits-principal": ("N/UNIT", "HTTP requests per key or token subject"),
 }
 
+TO_BOTH = {  # flags that server and bridge have alike
+    "--otel-endpoint": ("URL", "where both send traces, such as http://127.0.0.1:4317"),
+    "--otel-sample-ratio": ("SHARE", "of the traces begun here, how many are kept: 0 to 1"),
+}
+
 
 ELSEWHERE = "options of the bridge that are not here belong into [bridge] of a narthex.toml, or NARTHEX_* variables"
 
@@ -114,7 +119,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, BridgeSide)
     add_flags(parser, EitherSide)
     parser.add_argument("--mcp-http-port", "--http-mcp-port", type=int, metavar="N", help="the port of --http alone")
-    for flag, (metavar, help) in (PASSED_ON | TO_BRIDGE).items():
+    for flag, (metavar, help) in (PASSED_ON | TO_BRIDGE | TO_BOTH).items():
         parser.add_argument(flag, metavar=metavar, help=help, action="append")
 
 
@@ -129,9 +134,9 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         if problem := port_problem(address):
             print(f"narthex serve: {flag} {address}: {problem}; choose another with {flag}", file=sys.stderr)
             return Exit.PORT
-    passed, to_bridge = (
+    passed, to_bridge, to_both = (
         [part for flag in known for value in flags[_dest(flag)] or () for part in (flag, value)]
-        for known in (PASSED_ON, TO_BRIDGE)
+        for known in (PASSED_ON, TO_BRIDGE, TO_BOTH)
     )
     to_bridge += ["--allow-anyone"] if bridge.allow_anyone else []
     callers = load(Callers, "bridge", flags, file=file, partial=True)
@@ -139,6 +144,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     given = arguments.shutdown_grace
     grace = max(load(EitherSide, section, flags, file=file, partial=True).shutdown_grace for section in SECTIONS)
     common = ["--config", str(file)] if file else []
+    common += to_both
     common += ["--shutdown-grace", str(given)] if given is not None else []
     code = asyncio.run(_serve(server, bridge, common, [*alone, *passed, *rest], to_bridge, grace + MARGIN))
     if code == Exit.USAGE and rest:

@@ -44,6 +44,11 @@ class Condition:
             return all(self._suffices(verdict) for verdict in verdicts)
         return any(self._suffices(verdict) for verdict in verdicts)
 
+    def is_unclear(self, arguments: dict[str, Any], directory: str) -> bool:
+        """Whether nobody can tell, of some value, if it fulfils it."""
+        values = self._selection.of(arguments)
+        return len(values) > MOST_VALUES or any(self._judge(value, directory) is None for value in values)
+
     def _suffices(self, verdict: Verdict) -> bool:
         return verdict is True if self._granting else verdict is not False
 

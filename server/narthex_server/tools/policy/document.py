@@ -16,7 +16,7 @@ from narthex_server.tools.policy.observer import Effect
 from narthex_server.tools.policy.policy import DEFAULT, Policy
 from narthex_server.tools.policy.rule import NO_LIMITS, Limits, Per, Rule, Test, is_authenticated
 from narthex_server.tools.policy.subject import KINDS, Kind, Subject
-from narthex_server.tools.policy.uris import is_plain
+from narthex_server.tools.policy.uris import is_plain, readings
 
 MAX_BYTES = 1024 * 1024
 MAX_RULES = 1000
@@ -97,7 +97,10 @@ def _tests(table: Mapping[str, Any], effect: str) -> Iterator[tuple[str, Test]]:
         yield "servers", lambda principal, subject: servers(subject.server)
     for kind in KINDS:
         if kind in table:
-            yield kind, _named(kind, _globs(table, kind), with_own="servers" in table)
+            fits = _globs(table, kind)
+            if kind == "resources" and effect == "deny":
+                fits = _however_read(fits)
+            yield kind, _named(kind, fits, with_own="servers" in table)
     if "resources" in kinds and effect != "deny":
         yield "resources", lambda principal, subject: subject.kind != "resources" or is_plain(subject.name)
     if "annotations" in table:
@@ -122,6 +125,10 @@ def _named(kind: Kind, fits: NameTest, *, with_own: bool) -> Test:
         return fits(subject.name) or (with_own and bool(subject.own_name) and fits(subject.own_name))
 
     return test
+
+
+def _however_read(fits: NameTest) -> NameTest:
+    return lambda uri: any(map(fits, readings(uri)))
 
 
 def _annotated(wanted: Mapping[str, Any]) -> Test:

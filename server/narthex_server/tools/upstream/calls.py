@@ -24,6 +24,7 @@ from narthex_server.tools.upstream.flight import FLIGHT, Flight
 from narthex_server.tools.upstream.guard import Passage
 from narthex_server.tools.upstream.inputs import ELICITATION, ROOTS, SAMPLING, is_lost, lacking, reader
 from narthex_server.tools.upstream.sampler import Sampler
+from narthex_server.tools.upstream.secrets import Secrets
 from narthex_server.tools.upstream.source import ServerSource
 
 MAX_INPUTS = 64
@@ -42,9 +43,12 @@ class Calls:
     `on_log`, `on_sampling`, `on_elicitation` and `on_roots` are the client's callbacks.
     """
 
-    def __init__(self, source: ServerSource, exchange: Exchange, sampler: Sampler | None = None) -> None:
+    def __init__(
+        self, source: ServerSource, exchange: Exchange, secrets: Secrets, sampler: Sampler | None = None
+    ) -> None:
         self._source = source
         self._exchange = exchange
+        self._secrets = secrets
         self._sampler = sampler
         self._turns = asyncio.Semaphore(source.concurrency)
         self._flights: dict[Flight, None] = {}  # in the order of their beginning
@@ -157,7 +161,8 @@ class Calls:
             limit = min(limit, flight.context.deadline - asyncio.get_running_loop().time())
         try:
             async with flight.clock, self._turns:
-                return await self._send(flight, tool, arguments)
+                end = await self._send(flight, tool, arguments)
+                return end if isinstance(end, InputRequired) else self._secrets.hide_in_result(end)
         except TimeoutError:
             raise self._too_late(limit) from None
 

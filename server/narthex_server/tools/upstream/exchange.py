@@ -16,6 +16,7 @@ from narthex_server.tools.objects import parse_object
 from narthex_server.tools.tool import CallContext, InputRequest, InputRequired
 from narthex_server.tools.upstream.client import Client
 from narthex_server.tools.upstream.convert import dump
+from narthex_server.tools.upstream.grant import granted
 from narthex_server.tools.upstream.inputs import (
     ELICITATION,
     SAMPLING,
@@ -28,6 +29,7 @@ from narthex_server.tools.upstream.inputs import (
     urls_of,
 )
 from narthex_server.tools.upstream.sampler import Sampler
+from narthex_server.tools.upstream.secrets import Secrets
 from narthex_server.tools.upstream.session import OnProgress
 from narthex_server.tools.upstream.source import ServerSource
 
@@ -43,8 +45,9 @@ _log = logging.getLogger(__name__)
 class Exchange:
     """Makes requests of one upstream; sampling requests in their answers go to `sampler` where the source says so."""
 
-    def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
+    def __init__(self, source: ServerSource, secrets: Secrets, sampler: Sampler | None = None) -> None:
         self._source = source
+        self._secrets = secrets
         self._sampler = sampler if source.sampling == "model" else None
         self._in_flight: list[Principal] = []
 
@@ -69,6 +72,7 @@ class Exchange:
             FailedPrecondition: the caller cannot answer what has to be answered, or our model cannot.
             InvalidRequest: the upstream refuses the request made again with answers, or their state is none.
             Unavailable: the answer is not a result.
+            Unauthenticated: the upstream wants a token of the caller's own, or does not take it.
         """
         self._in_flight.append(context.principal)
         try:
@@ -92,7 +96,8 @@ class Exchange:
             mcp = _opened(mcp)
         for _ in range(MAX_ROUNDS):
             try:
-                raw = await self._send(client, method, params, mcp, on_progress)
+                with granted(self._source.name, self._source.auth, context, self._secrets):
+                    raw = await self._send(client, method, params, mcp, on_progress)
             except MCPError as error:
                 requests = urls_of(error)
                 if not requests or lacking(ELICITATION, {"mode": "url"}, mcp.capabilities):

@@ -7,34 +7,29 @@ from typing import Any, cast, get_args
 
 from narthex_server.tools.audience import EVERYBODY, Audience
 from narthex_server.tools.server import Scope
+from narthex_server.tools.upstream import kinds, processes
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.health import HealthSettings
-from narthex_server.tools.upstream.limits import MOST, Limits
 from narthex_server.tools.upstream.node import Node
 from narthex_server.tools.upstream.presenting import NAMESPACE, PRESENTATION, Namespace, namespace_of, presentation_of
-from narthex_server.tools.upstream.sandbox import Sandbox, SandboxMode
+from narthex_server.tools.upstream.secrets import SecretFile, Text
 from narthex_server.tools.upstream.source import (
     DEFAULT_CALL_TIMEOUT,
     DEFAULT_CONCURRENCY,
-    Http,
-    Process,
+    Narthex,
+    OpenApi,
     Protocol,
     Sampling,
     ServerSource,
     Transport,
-    Unsupported,
 )
 
 _OWN = ("sampling", "protocol", "scope", "tenants", "breaker", "health", *PRESENTATION)
 """Keys of ours, which either form may have beside its own."""
 
-_CONFINEMENT = ("env_allow", "limits", "sandbox")
-"""Those of a process, which stand beside its command."""
-
 _MISTRAL_SERVER = {"id", "name", "source", "enabled", "bearer_token", "resources", *_OWN}
 
 _SAMPLING = cast(tuple[Sampling, ...], get_args(Sampling))
-_SANDBOX = cast(tuple[SandboxMode, ...], get_args(SandboxMode))
 _PROTOCOL = cast(tuple[Protocol, ...], get_args(Protocol))
 _SCOPE = cast(tuple[Scope, ...], get_args(Scope))
 
@@ -75,21 +70,31 @@ def _mistral(root: Node) -> Iterator[ServerSource]:
         if not server.flag("enabled", True):
             continue
         source = server.child("source")
-        token = server.optional("bearer_token")
+        headers = source.secrets("headers")
+        if (token := server.secret("bearer_token")) is not None:
+            headers = {**headers, "Authorization": _bearer(token)}
         limit = call_timeout
         transport: Transport
         match kind := source.text("type"):
             case "Process":
-                source.only({"type", "command", "args", "env", "work_dir", *_CONFINEMENT})
-                transport = _process(source, "work_dir")
+                source.only({"type", "command", "args", "env", "work_dir", *processes.CONFINED})
+                transport = processes.process(source, "work_dir")
             case "Http":
-                source.only({"type", "url", "headers", "timeout_secs"})
-                transport = Http(source.url("url"), _with_token(source.mapping("headers"), token))
+                source.only({"type", "url", "timeout_secs", *kinds.REACHED})
+                transport = kinds.http(source, headers)
                 limit = source.number("timeout_secs", call_timeout)
             case "WebSocket":
-                transport = Unsupported("websocket", "WebSocket is not supported yet; use Http or Process")
+                source.only({"type", "url", "timeout_secs", *kinds.REACHED})
+                transport = kinds.websocket(source, headers)
+                limit = source.number("timeout_secs", call_timeout)
+            case "Narthex":
+                source.only({"type", "url", "api_key", "tls", "auth", "delegate"})
+                transport = kinds.narthex(source)
+            case "OpenApi":
+                source.only({"type", "url", "document", "operations", *kinds.REACHED})
+                transport = kinds.openapi(source, headers)
             case _:
-                raise source.error(f"is {kind!r}; known are Process, Http and WebSocket", "type")
+                raise source.error(f"is {kind!r}; known are Process, Http, WebSocket, Narthex and OpenApi", "type")
         limited = ServerSource(server.text("name"), transport, call_timeout=limit, concurrency=concurrency)
         yield _with_own(server, limited, namespace)
 
@@ -102,68 +107,34 @@ def _common(root: Node) -> Iterator[ServerSource]:
         server = servers.child(name)
         if server.flag("disabled", False) or not server.flag("enabled", True):
             continue
-        kind = server.optional("type") or server.optional("transport") or ("http" if "url" in server.value else "stdio")
+        kind = server.optional("type") or server.optional("transport") or _kind(server)
         transport: Transport
         match kind.lower().replace("_", "-"):
             case "stdio":
-                transport = _process(server, "cwd")
+                transport = processes.process(server, "cwd")
             case "http" | "streamable-http" | "streamablehttp" | "sse" as scheme:
-                transport = Http(server.url("url"), server.mapping("headers"), sse=scheme == "sse")
+                transport = kinds.http(server, server.secrets("headers"), sse=scheme == "sse")
             case "ws" | "websocket":
-                transport = Unsupported("websocket", "WebSocket is not supported yet; use http or stdio")
+                transport = kinds.websocket(server, server.secrets("headers"))
+            case "narthex":
+                transport = kinds.narthex(server)
+            case "openapi":
+                transport = kinds.openapi(server, server.secrets("headers"))
             case _:
-                raise server.error(f"is {kind!r}; known are stdio, http and sse", "type")
+                raise server.error(f"is {kind!r}; known are stdio, http, sse, websocket, narthex and openapi", "type")
         yield _with_own(server, ServerSource(name, transport), namespace)
-
-
-def _process(node: Node, folder: str) -> Process:
-    return Process(
-        node.text("command"),
-        node.texts("args"),
-        node.mapping("env"),
-        node.optional(folder),
-        node.texts("env_allow") if node.value.get("env_allow") is not None else None,
-        _limits(node),
-        _sandbox(node),
-    )
-
-
-def _limits(node: Node) -> Limits | None:
-    keys = ("memory_mb", "cpu_secs", "open_files", "processes", "file_mb")
-    if (limits := node.switch("limits", set(keys))) is None:
-        return None
-    given = {key: limits.count(key, 0) for key in keys}
-    for key, value in given.items():
-        if value > MOST:
-            raise limits.error(f"must be at most {MOST}", key)
-    return Limits(**given)
-
-
-def _sandbox(node: Node) -> Sandbox:
-    match node.value.get("sandbox"):
-        case None:
-            return Sandbox()
-        case bool(on):
-            return Sandbox("on" if on else "off")
-        case str():
-            return Sandbox(node.choice("sandbox", _SANDBOX))
-    sandbox = node.child("sandbox")
-    sandbox.only({"mode", "network", "writable", "readable"})
-    return Sandbox(
-        "on" if sandbox.value.get("mode") is None else sandbox.choice("mode", _SANDBOX),
-        sandbox.flag("network", False),
-        sandbox.texts("writable"),
-        sandbox.texts("readable"),
-    )
 
 
 def _with_own(server: Node, source: ServerSource, namespace: Namespace) -> ServerSource:
     """The source with what the keys of ours say."""
+    scope = server.choice("scope", _SCOPE) if server.value.get("scope") is not None else None
+    if scope not in (None, "shared") and isinstance(source.transport, Narthex | OpenApi):
+        raise server.error("can only be shared for another narthex and for an API, which keep callers apart", "scope")
     return replace(
         source,
         sampling=server.choice("sampling", _SAMPLING),
         protocol=server.choice("protocol", _PROTOCOL),
-        scope=server.choice("scope", _SCOPE) if server.value.get("scope") is not None else None,
+        scope=scope,
         tenants=Audience(server.texts("tenants")) if server.value.get("tenants") is not None else EVERYBODY,
         presentation=presentation_of(server, namespace),
         breaker=_breaker(server),
@@ -193,5 +164,14 @@ def _health(server: Node) -> HealthSettings | None:
     )
 
 
-def _with_token(headers: Mapping[str, str], token: str | None) -> Mapping[str, str]:
-    return headers if token is None else {**headers, "Authorization": f"Bearer {token}"}
+def _bearer(token: Text) -> Text:
+    return replace(token, before="Bearer ") if isinstance(token, SecretFile) else f"Bearer {token}"
+
+
+def _kind(server: Node) -> str:
+    url = server.value.get("url")
+    if isinstance(url, str):
+        return {"ws": "websocket", "wss": "websocket", "grpc": "narthex", "grpcs": "narthex"}.get(
+            url.partition(":")[0].lower(), "http"
+        )
+    return "stdio"

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from narthex_server.errors import InvalidRequest, Violation
+from narthex_server.tools.upstream.secrets import SecretFile, Text
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -30,6 +31,10 @@ class Node:
         if not isinstance(value, Mapping):
             raise self.error("must be an object")
         self.value: Mapping[str, Any] = value
+
+    @property
+    def path(self) -> str:
+        return self._path
 
     def error(self, problem: str, key: str = "") -> SourceError:
         path = f"{self._path}.{key}" if key else self._path
@@ -85,11 +90,33 @@ class Node:
             raise self.error("must be an object of strings", key)
         return MappingProxyType({name: self._expand(v, f"{key}.{name}") for name, v in values.items()})
 
-    def url(self, key: str) -> str:
+    def secret(self, key: str) -> Text | None:
+        """A text, or `{"file": PATH}` for one that is in a file."""
+        value = self.value.get(key)
+        return self._file(key) if isinstance(value, Mapping) else self.optional(key)
+
+    def secrets(self, key: str) -> Mapping[str, Text]:
+        """An object of such texts."""
+        values = self.value.get(key) or {}
+        if not isinstance(values, Mapping) or not all(isinstance(v, str | Mapping) for v in values.values()):
+            raise self.error('must be an object of strings, or of {"file": PATH}', key)
+        node = Node(values, f"{self._path}.{key}", self._environ)
+        return MappingProxyType({name: node.secret(name) or "" for name in values})
+
+    def _file(self, key: str) -> SecretFile:
+        node = self.child(key)
+        node.only({"file"})
+        return SecretFile(node.text("file"))
+
+    def url(self, key: str, schemes: tuple[str, ...] = ("http", "https")) -> str:
         url = self.text(key)
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise self.error("must be a URL that starts with http:// or https://", key)
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise self.error(f"must be a URL that starts with {' or '.join(f'{s}://' for s in schemes)}", key)
         return url
 
     def flag(self, key: str, default: bool) -> bool:

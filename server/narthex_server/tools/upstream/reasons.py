@@ -3,7 +3,7 @@
 from mcp.shared.exceptions import MCPError
 
 from narthex_server.errors import DeadlineExceeded, Unavailable
-from narthex_server.tools.upstream.source import Http, ServerSource
+from narthex_server.tools.upstream.source import Http, ServerSource, WebSocket
 
 
 def reason_of(error: BaseException, source: ServerSource) -> str:
@@ -18,9 +18,6 @@ def reason_of(error: BaseException, source: ServerSource) -> str:
             return str(error)
         case _:
             # the library's own texts name the URL, which may hold a key
-            text = (
-                str(error).replace(source.transport.url, "its URL")
-                if isinstance(source.transport, Http)
-                else str(error)
-            )
+            at = source.transport
+            text = str(error).replace(at.url, "its URL") if isinstance(at, Http | WebSocket) else str(error)
             return f"{type(error).__name__}: {text[:300]}"

@@ -1,8 +1,10 @@
 """What an upstream was configured with stays out of what is said about it."""
 
 from collections.abc import Iterator
+from typing import TypeGuard
 
-from narthex_server.tools.upstream.source import Http, Process, ServerSource
+from narthex_server.tools.upstream.secrets import Text
+from narthex_server.tools.upstream.source import Http, Process, ServerSource, WebSocket
 
 SHORTEST = 6
 """Shorter values are words and numbers that any text may hold."""
@@ -25,9 +27,14 @@ def _values(source: ServerSource) -> Iterator[str]:
     match source.transport:
         case Process(_, args, env):
             yield from args
-            yield from env.values()
-        case Http(url, headers):
+            yield from filter(_is_plain, env.values())
+        case Http(url, headers) | WebSocket(url, headers):
             yield url
-            for value in headers.values():
+            for value in filter(_is_plain, headers.values()):
                 yield value
                 yield value.rpartition(" ")[2]  # behind `Bearer`
+
+
+def _is_plain(value: Text) -> TypeGuard[str]:
+    """What is in a file is hidden by Secrets, once it has been read."""
+    return isinstance(value, str)

@@ -7,10 +7,13 @@ from typing import Literal
 from narthex_server.tools.audience import EVERYBODY, Audience
 from narthex_server.tools.presentation import PLAIN, Presentation
 from narthex_server.tools.server import Scope
+from narthex_server.tools.upstream.auth import Auth
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.health import HealthSettings
 from narthex_server.tools.upstream.limits import Limits
 from narthex_server.tools.upstream.sandbox import Sandbox
+from narthex_server.tools.upstream.secrets import Text
+from narthex_server.tools.upstream.tls import USUAL, Tls
 
 DEFAULT_CALL_TIMEOUT = 30.0
 DEFAULT_START_TIMEOUT = 20.0
@@ -34,11 +37,15 @@ class Process:
 
     command: str
     args: tuple[str, ...] = field(default=(), repr=False)  # tokens are passed there too
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    env: Mapping[str, Text] = field(default_factory=dict, repr=False)
     cwd: str | None = None
     env_allow: tuple[str, ...] | None = None
     limits: Limits | None = field(default_factory=Limits)
     sandbox: Sandbox = field(default_factory=Sandbox)
+
+    @property
+    def scheme(self) -> str:
+        return "stdio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +53,71 @@ class Http:
     """A server behind a URL: Streamable HTTP, or the older HTTP+SSE when `sse`."""
 
     url: str = field(repr=False)  # may hold a key in its query
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, Text] = field(default_factory=dict, repr=False)
     sse: bool = False
+    tls: Tls = USUAL
+    auth: Auth | None = None
+
+    @property
+    def scheme(self) -> str:
+        return "sse" if self.sse else "http"
 
 
 @dataclass(frozen=True, slots=True)
-class Unsupported:
-    """A transport that we cannot speak; such a server is listed with the reason and never started."""
+class WebSocket:
+    """A server behind a ws:// or wss:// URL, one JSON-RPC message in each text frame."""
 
-    kind: str
-    reason: str
+    url: str = field(repr=False)
+    headers: Mapping[str, Text] = field(default_factory=dict, repr=False)
+    tls: Tls = USUAL
+
+    @property
+    def scheme(self) -> str:
+        return "websocket"
 
 
-Transport = Process | Http | Unsupported
+@dataclass(frozen=True, slots=True)
+class Narthex:
+    """Another narthex server by its gRPC contract; `target` is HOST:PORT.
+
+    Where `delegate` its key may speak for others, and it is told whose call each is. Where `passthrough` each caller
+    brings a key of its own.
+    """
+
+    target: str
+    secure: bool = False
+    api_key: Text | None = field(default=None, repr=False)
+    tls: Tls = USUAL
+    delegate: bool = False
+    passthrough: bool = False
+
+    @property
+    def scheme(self) -> str:
+        return "narthex"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenApi:
+    """An HTTP API that a document describes, a file or a URL; each operation is a tool.
+
+    `url` is used instead of the document's own servers. Operations are those whose id, `METHOD /path` or `tag:NAME`
+    fits a pattern of `include` (all, where there is none) and none of `exclude`.
+    """
+
+    document: str = field(repr=False)
+    url: str | None = field(default=None, repr=False)
+    headers: Mapping[str, Text] = field(default_factory=dict, repr=False)
+    tls: Tls = USUAL
+    auth: Auth | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def scheme(self) -> str:
+        return "openapi"
+
+
+Transport = Process | Http | WebSocket | Narthex | OpenApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +141,8 @@ class ServerSource:
     tenants: Audience = EVERYBODY
     breaker: BreakerSettings | None = BreakerSettings()
     health: HealthSettings | None = HealthSettings()
+
+    @property
+    def auth(self) -> Auth | None:
+        """How it is shown who asks, beside fixed headers."""
+        return self.transport.auth if isinstance(self.transport, Http | OpenApi) else None

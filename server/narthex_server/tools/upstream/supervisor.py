@@ -13,12 +13,13 @@ from contextlib import (
 )
 from importlib.metadata import version
 from time import time
+from traceback import format_exception
 from typing import Any
 
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
-from narthex_server.errors import Unavailable
+from narthex_server.errors import NarthexError, Unavailable
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.presentation import Presentation
@@ -38,9 +39,11 @@ from narthex_server.tools.upstream.reasons import reason_of
 from narthex_server.tools.upstream.redaction import Redaction
 from narthex_server.tools.upstream.requests import Requests
 from narthex_server.tools.upstream.sampler import Sampler
-from narthex_server.tools.upstream.source import Http, Process, ServerSource, Unsupported
+from narthex_server.tools.upstream.secrets import Secrets
+from narthex_server.tools.upstream.source import Http, Process, ServerSource, WebSocket
 from narthex_server.tools.upstream.subscriptions import Subscriptions
-from narthex_server.tools.upstream.transports import http, stdio
+from narthex_server.tools.upstream.transports import http, stdio, websocket
+from narthex_server.tools.upstream.transports.link import Link
 
 FIRST_DELAY, LAST_DELAY = 0.5, 30.0
 STABLE = 10.0
@@ -63,7 +66,9 @@ class Upstream(SharedServer):
 
     def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
         self._source = source
-        self._status = ServerStatus(source.name, _scheme(source), ServerState.STOPPED, scope=source.scope or "shared")
+        self._status = ServerStatus(
+            source.name, source.transport.scheme, ServerState.STOPPED, scope=source.scope or "shared"
+        )
         self._redaction = Redaction(source)
         self._guard = Guard(source.name, Breaker(source.breaker) if source.breaker else None)
         self._health = Health(source.health) if source.health else None
@@ -71,8 +76,9 @@ class Upstream(SharedServer):
         self._stale: set[Part] = set()  # to be listed again
         self._changed: Callable[[], None] = _nobody
         self._updated: Callable[[str], None] = _nobody
-        exchange = Exchange(source, sampler)  # one for all: it knows whom the server may ask
-        self._calls = Calls(source, exchange, sampler)
+        self._secrets = Secrets()
+        exchange = Exchange(source, self._secrets, sampler)  # one for all: it knows whom the server may ask
+        self._calls = Calls(source, exchange, self._secrets, sampler)
         self._requests = Requests(source, exchange)
         self._subscriptions = Subscriptions(source.name, source.call_timeout, self._missed, self._on_updated)
         self._settled = asyncio.Event()
@@ -141,12 +147,8 @@ class Upstream(SharedServer):
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        if isinstance(self._source.transport, Unsupported):
-            self._settled.set()
-            self._set(ServerState.UNHEALTHY, self._source.transport.reason)
-        else:
-            self._set(ServerState.STARTING)
-            self._running = asyncio.create_task(self._run(), name=f"upstream {self.name}")
+        self._set(ServerState.STARTING)
+        self._running = asyncio.create_task(self._run(), name=f"upstream {self.name}")
 
     async def settled(self) -> None:
         await self._settled.wait()
@@ -212,6 +214,8 @@ class Upstream(SharedServer):
         except MCPError as error:
             self._end(f"the connection was lost: {error.message}")
             raise self._unavailable() from None
+        except NarthexError as error:
+            raise self._secrets.hide_in(error) from None
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -230,8 +234,8 @@ class Upstream(SharedServer):
             except (Exception, asyncio.CancelledError) as error:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
-                _log.debug("upstream %s", self.name, exc_info=error)
-                reason = self._redaction.of(self._said() or reason_of(error, self._source))
+                _log.debug("upstream %s: %s", self.name, self._secrets.hide("".join(format_exception(error))))
+                reason = self._told(self._said() or reason_of(error, self._source))
                 if not self._came_up:  # the end of one that did says nothing of the attempt that `reconnect` asks for
                     self._settled.set()
             if self._stopping:
@@ -311,7 +315,7 @@ class Upstream(SharedServer):
 
     async def _signalled(self) -> None:
         """Returns when there is news, and not twice in a short time unless it is the end."""
-        silence = LOOK_INTERVAL if isinstance(self._source.transport, Http) else None
+        silence = None if isinstance(self._source.transport, Process) else LOOK_INTERVAL
         since = asyncio.get_running_loop().time()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._signal.wait(), silence)
@@ -322,13 +326,16 @@ class Upstream(SharedServer):
         self._signal.clear()
 
     def _dispatcher(self) -> Connecting:
+        link = Link(self.name, self._secrets, self._end, self._refuse)
         match self._source.transport:
             case Process() as process:
-                return stdio.connect(self.name, process, self._source.max_bytes, self._end, self._runs_as)
+                return stdio.connect(process, self._source.max_bytes, link, self._runs_as)
             case Http() as remote:
-                return dispatching(http.connect(remote, self._refuse))
-            case Unsupported(_, reason):
-                raise Unavailable(reason)
+                return dispatching(http.connect(remote, link))
+            case WebSocket() as socket:
+                return dispatching(websocket.connect(socket, link))
+            case other:
+                raise AssertionError(f"{type(other).__name__} is not MCP")
 
     async def _on_message(self, message: object) -> None:
         match message:
@@ -350,7 +357,7 @@ class Upstream(SharedServer):
         self._updated(uri)
 
     def _end(self, reason: str) -> None:
-        reason = self._redaction.of(reason)
+        reason = self._told(reason)
         self._ended = self._ended or reason
         self._over.set()
         self._signal.set()
@@ -362,6 +369,9 @@ class Upstream(SharedServer):
 
     def _refuse(self, status: str) -> None:
         self._refused = status
+
+    def _told(self, reason: str) -> str:
+        return self._redaction.of(self._secrets.hide(reason))
 
     def _said(self) -> str:
         """What the transport gave as the reason of the end, if it did."""
@@ -411,16 +421,6 @@ class Upstream(SharedServer):
 
 def _place(source: ServerSource) -> str:
     return os.path.abspath(source.transport.cwd or ".") if isinstance(source.transport, Process) else ""
-
-
-def _scheme(source: ServerSource) -> str:
-    match source.transport:
-        case Process():
-            return "stdio"
-        case Http(sse=sse):
-            return "sse" if sse else "http"
-        case Unsupported(kind, _):
-            return kind
 
 
 @asynccontextmanager

@@ -18,10 +18,6 @@ from narthex_server.tools.policy.verdict import Verdict
 SLOW = True  # a disk, or a network
 
 MAX_CHARACTERS = 4096
-MOST_DECODINGS = 4
-
-REPLACEMENT = "\ufffd"
-"""What bytes are decoded to that are no UTF-8, such as a dot in two of them, which old decoders take."""
 
 _EXPANDED = "~$"  # at the beginning these stand for another folder
 
@@ -84,28 +80,21 @@ def _settings(value: object) -> tuple[tuple[str, ...], str]:
 
 def _is_ambiguous(text: str) -> bool:
     """Whether servers would not agree on the file: they expand, trim, decode or normalise."""
-    if not text or len(text) > MAX_CHARACTERS or (os.sep == "/" and "\\" in text):
+    if not text or len(text) > MAX_CHARACTERS or unquote(text) != text or (os.sep == "/" and "\\" in text):
         return True
-    shape, decoded = _shape(text), text
-    for _ in range(MOST_DECODINGS):
-        if any(_misleads(reading, shape) for reading in (decoded, unicodedata.normalize("NFKC", decoded))):
-            return True
-        text, decoded = decoded, unquote(decoded)
-        if decoded == text:
-            return False
-    return True
+    plain = unicodedata.normalize("NFKC", text)
+    return _is_expanded(text) or _is_expanded(plain) or _shape(plain) != _shape(text)
 
 
-def _misleads(reading: str, shape: list[bool]) -> bool:
-    """Whether a server that reads a path like this may leave the place that its `shape` leads to."""
-    if reading != reading.strip() or not reading.isprintable() or REPLACEMENT in reading:
+def _is_expanded(text: str) -> bool:
+    if text != text.strip() or not text.isprintable():
         return True
-    return reading[0] in _EXPANDED or _SCHEME.match(reading) is not None or _shape(reading) != shape
+    return text[0] in _EXPANDED or _SCHEME.match(text) is not None
 
 
-def _shape(path: str) -> list[bool]:
-    """Its parts, and which of them lead upwards."""
-    return [part == ".." for part in re.split(r"[/\\]", path)]
+def _shape(path: str) -> list[str]:
+    """Of each part the dots it begins with: `..` leads upwards, and a dot hides it."""
+    return [part[: len(part) - len(part.lstrip("."))] for part in re.split(r"[/\\]", path)]
 
 
 def _is_inside(path: str, roots: set[_Identity]) -> bool:

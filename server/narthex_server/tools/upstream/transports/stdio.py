@@ -19,6 +19,7 @@ from narthex_server.tools.upstream.session import Session
 from narthex_server.tools.upstream.source import Process
 from narthex_server.tools.upstream.transports import bubblewrap
 from narthex_server.tools.upstream.transports.environment import environment_of
+from narthex_server.tools.upstream.transports.link import Link
 from narthex_server.tools.upstream.transports.report import Report
 
 if sys.platform == "linux":
@@ -39,22 +40,19 @@ _log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def connect(
-    name: str,
-    source: Process,
-    max_bytes: int,
-    ended: Callable[[str], None],
-    running: Callable[[int], None] = lambda pid: None,
+    source: Process, max_bytes: int, link: Link, running: Callable[[int], None] = lambda pid: None
 ) -> AsyncGenerator[Session]:
     """Starts the server and yields the session with it; the server and its children are gone on exit.
 
-    An answer of more than `max_bytes` fails its request. When the server goes by itself `ended` is told why, before the
-    session ends. `running` is told the process below which all of it is, and 0 when that is gone.
+    An answer of more than `max_bytes` fails its request. When the server goes by itself `link.ended` is told why,
+    before the session ends. `running` is told the process below which all of it is, and 0 when that is gone.
 
     Raises:
         OSError: the command cannot be run.
-        Unavailable: it is to have limits or a sandbox that cannot be had here.
+        Unavailable: a secret of its environment cannot be read, or it is to have limits or a sandbox that cannot be
+            had here.
     """
-    environment = environment_of(source)
+    environment = environment_of(source.env_allow, link.secrets.reveal_all(source.env))
     path = shutil.which(source.command, path=environment.get("PATH"))
     if path is None:
         raise FileNotFoundError(f"command not found: {source.command}")
@@ -78,7 +76,7 @@ async def connect(
         raise
     finally:
         report.given()
-    child = _Child(name, process, max_bytes, ended, report)
+    child = _Child(process, max_bytes, link, report)
     listening = asyncio.create_task(child.listen())
     running(process.pid)
     try:
@@ -133,21 +131,15 @@ def _kept(limits: Limits) -> str:
 class _Child:
     """The peer of a session: a process, its output cut into lines."""
 
-    def __init__(
-        self,
-        name: str,
-        process: asyncio.subprocess.Process,
-        longest: int,
-        ended: Callable[[str], None],
-        report: Report,
-    ) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, longest: int, link: Link, report: Report) -> None:
         assert process.stdin is not None and process.stdout is not None
-        self.name = name
+        self.name = link.name
         self.longest = longest
         self._process = process
         self._input = process.stdin
         self._output = process.stdout
-        self._ended = ended
+        self._ended = link.ended
+        self._secrets = link.secrets
         self._report = report
         self._lines = Lines(longest)
         self._last_words: deque[str] = deque(maxlen=3)
@@ -177,7 +169,7 @@ class _Child:
     def skip(self, line: bytes) -> None:
         """A stray `print` must not end a session."""
         if not self._garbage and line.strip():
-            self._garbage = line[:80].decode("utf-8", "replace").strip()
+            self._garbage = self._secrets.hide(line[:MAX_WORDS].decode("utf-8", "replace"))[:80].strip()
             _log.warning("upstream %s prints to stdout what is not JSON-RPC, e.g. %r", self.name, self._garbage)
 
     async def listen(self) -> None:
@@ -188,7 +180,7 @@ class _Child:
             while piece := await self._process.stderr.read(CHUNK):
                 for line in lines.feed(piece):
                     words = line.head if isinstance(line, LongLine) else line
-                    if text := words[:MAX_WORDS].decode("utf-8", "replace").rstrip():
+                    if text := self._secrets.hide(words[:MAX_WORDS].decode("utf-8", "replace").rstrip()):
                         self._last_words.append(text[-300:])
                         _log.debug("%s: %s", self.name, text)
 

@@ -39,9 +39,8 @@ def data(tmp_path):
         "./a.txt",
         "sub//a",
         "100%",
-        "a%20b",
-        "%61",
         "a~$1",
+        "\uff52",
     ],
 )
 def test_what_is_inside_may_also_be_yet_to_come(data, path):
@@ -105,6 +104,10 @@ def test_what_leads_out_is_outside(data, path):
         "a.txt%00.png",
         "a.txt%0a",
         "%20a.txt",
+        "a%20b",
+        "%2ehidden",
+        "\uff0ehidden",
+        "sub/\u2024hidden",
         "%7e/a.txt",
         "%66ile:///etc/passwd",
         "$HOME/a.txt",

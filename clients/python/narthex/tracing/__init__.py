@@ -1,0 +1,1 @@
+"""Traces of requests, by W3C Trace Context and OpenTelemetry."""

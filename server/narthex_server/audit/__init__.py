@@ -1,0 +1,1 @@
+"""A record of every call that cannot be changed without notice."""

@@ -1,0 +1,221 @@
+"""Another narthex as an upstream: its tools, resources and prompts are also ours."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import TypeVar
+
+from grpc.aio import UnaryUnaryMultiCallable
+from narthex.v1 import tool_pb2 as wire
+
+from narthex_server.cascade import convert
+from narthex_server.cascade.calls import Flight
+from narthex_server.cascade.listing import Listing, listed
+from narthex_server.cascade.watched import Watched
+from narthex_server.cascade.wire import Identity, Wire
+from narthex_server.errors import DeadlineExceeded, Unavailable
+from narthex_server.tools.audience import Audience
+from narthex_server.tools.completion import Completion, PromptReference, Reference, Typed
+from narthex_server.tools.kept import Kept
+from narthex_server.tools.presentation import Presentation
+from narthex_server.tools.prompt import FilledPrompt, Prompt
+from narthex_server.tools.reach import Reach
+from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
+from narthex_server.tools.server import ServerStatus, SharedServer, Vitals
+from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
+from narthex_server.tools.upstream.guard import Guard
+from narthex_server.tools.upstream.secrets import Secrets
+from narthex_server.tools.upstream.source import Narthex, ServerSource
+
+PROTOCOL = "narthex.v1"
+
+_NOTHING = wire.WatchToolsRequest()
+_Sent = TypeVar("_Sent")
+_Answer = TypeVar("_Answer")
+
+
+class Cascade(SharedServer):
+    """An UpstreamServer over the contract; on the event loop only.
+
+    A server that reaches this one, or a call that has been here, is refused, so that there is no circle.
+    """
+
+    def __init__(self, source: ServerSource, narthex: Narthex, reach: Reach) -> None:
+        self._source = source
+        self._narthex = narthex
+        self._reach = reach
+        self._secrets = Secrets()
+        self._listing = Listing()
+        self._watched = Watched(source.name, source.call_timeout)
+        self._turns = asyncio.Semaphore(source.concurrency)
+        self._wire: Wire | None = None
+        guard = Guard(source.name, None)  # the other server has a breaker for each of its upstreams
+        self._kept = Kept(
+            source.name, narthex.scheme, self._connection, lambda: len(self._listing.tools), guard, self._secrets.hide
+        )
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    @property
+    def presentation(self) -> Presentation:
+        return self._source.presentation
+
+    @property
+    def tenants(self) -> Audience:
+        return self._source.tenants
+
+    @property
+    def status(self) -> ServerStatus:
+        return self._kept.status
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        return self._listing.tools
+
+    @property
+    def has_resources(self) -> bool:
+        return True  # of its upstreams, which may know more than they list
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        return self._listing.resources
+
+    @property
+    def templates(self) -> tuple[ResourceTemplate, ...]:
+        return self._listing.templates
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return self._listing.prompts
+
+    @property
+    def vitals(self) -> Vitals:
+        return self._kept.vitals
+
+    def start(self, changed: Callable[[], None]) -> None:
+        self._kept.start(changed)
+
+    async def settled(self) -> None:
+        await self._kept.settled()
+
+    def reconnect(self, tenant: str | None = None) -> None:
+        self._kept.reconnect()
+
+    async def drain(self, grace: float) -> None:
+        await self._kept.drain(grace)
+
+    async def stop(self) -> None:
+        await self._kept.stop()
+
+    async def call(self, tool: str, arguments: dict[str, object], context: CallContext) -> AsyncGenerator[ToolEvent]:
+        flight = Flight(self.name, self._other(), context, self._source.call_timeout)
+        with self._kept.passing(context):
+            async with aclosing(flight.run(self._turns, tool, arguments)) as events:
+                async for event in events:
+                    yield event
+
+    async def read(self, uri: str, context: CallContext) -> Contents | InputRequired:
+        other = self._other()
+        request = wire.ReadResourceRequest(uri=uri, mcp=convert.mcp_context(context.mcp))
+        found = await self._ask(other.tools.ReadResource, request, other, context)
+        return self._wanted(found.input_required, context) or convert.contents(found)
+
+    async def fill(self, prompt: str, arguments: dict[str, str], context: CallContext) -> FilledPrompt | InputRequired:
+        other = self._other()
+        request = wire.GetPromptRequest(name=prompt, arguments=arguments, mcp=convert.mcp_context(context.mcp))
+        found = await self._ask(other.tools.GetPrompt, request, other, context)
+        return self._wanted(found.input_required, context) or convert.filled(found)
+
+    async def complete(self, reference: Reference, typed: Typed, context: CallContext) -> Completion:
+        other = self._other()
+        request = wire.CompleteRequest(argument=typed.argument, value=typed.value, context=dict(typed.known))
+        if isinstance(reference, PromptReference):
+            request.prompt = reference.name
+        else:
+            request.uri_template = reference.uri_template
+        return convert.completion(await self._ask(other.tools.Complete, request, other, context))
+
+    def watch(self, uris: frozenset[str], updated: Callable[[str], None]) -> None:
+        self._watched.want(uris, updated)
+
+    async def watching(self) -> None:
+        await self._watched.settled()
+
+    def _other(self) -> Wire:
+        if self._wire is None or not self._kept.up:
+            raise self._kept.unavailable()
+        return self._wire
+
+    async def _ask(
+        self, method: UnaryUnaryMultiCallable[_Sent, _Answer], request: _Sent, other: Wire, context: CallContext
+    ) -> _Answer:
+        limit = self._source.call_timeout
+        if context.deadline is not None:
+            limit = min(limit, context.deadline - asyncio.get_running_loop().time())
+        try:
+            with self._kept.passing(context):
+                async with asyncio.timeout(limit), self._turns:
+                    return await other.ask(method, request, other.metadata(context), max(limit, 0.001))
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"upstream {self.name!r} did not answer within {max(limit, 0):g} s",
+                reason="UPSTREAM_DEADLINE_EXCEEDED",
+                metadata={"upstream": self.name},
+            ) from None
+
+    async def _connection(self) -> None:
+        """One connection, from the first look at the other server until it is lost."""
+        identity = Identity(self.name, self._reach.instance)
+        other = Wire.opened(identity, self._narthex, self._secrets)
+        watching: asyncio.Task[None] | None = None
+        try:
+            async with aclosing(other.stream(other.tools.WatchTools, _NOTHING, other.metadata())) as changes:
+                async with self._in_time():
+                    before = await anext(changes, None)
+                    await self._list(other)
+                self._wire = other
+                watching = asyncio.create_task(self._watched.run(other))
+                self._kept.ready(PROTOCOL)
+                async for versions in changes:
+                    if _lists(versions) != _lists(before):
+                        async with self._in_time():
+                            await self._list(other)
+                        self._kept.ready(PROTOCOL)
+                    before = versions
+        finally:
+            self._wire = None
+            self._reach.shrink(self.name)
+            if watching is not None:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+            await other.close()
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncGenerator[None]:
+        limit = self._source.start_timeout
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except TimeoutError:
+            raise Unavailable(f"did not answer within {limit:g} s") from None
+
+    async def _list(self, other: Wire) -> None:
+        listing = await listed(other, self._source.start_timeout)
+        if not self._reach.extend(self.name, listing.instances):
+            self._listing = Listing()
+            raise Unavailable("reaches this server itself; its tools would be forwarded in a circle")
+        self._listing = listing
+
+    def _wanted(self, wanted: wire.InputRequired, context: CallContext) -> InputRequired | None:
+        if not wanted.requests and not wanted.HasField("request_state"):
+            return None
+        call_id = context.request_id if context.inputs is None else context.inputs.call_id
+        return InputRequired(call_id, tuple(map(convert.request, wanted.requests)), convert.state(wanted))
+
+
+def _lists(versions: wire.WatchToolsResponse | None) -> tuple[int, ...]:
+    if versions is None:
+        return ()
+    return versions.catalog_version, versions.tools_version, versions.resources_version, versions.prompts_version

@@ -1,0 +1,1 @@
+"""HTTP APIs by the documents that describe them."""

@@ -1,0 +1,1 @@
+"""HTTP as our upstreams need it: TLS, secrets, tokens."""
