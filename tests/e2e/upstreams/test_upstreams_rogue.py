@@ -1,6 +1,7 @@
 """Upstreams that take more than they should, or break the protocol: others do not notice, and nothing is left."""
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -30,6 +31,7 @@ def held() -> tuple[list[int], int, int]:
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left():
+    gc.collect()  # what tests before held
     before = held()
     yield
     assert held() == before
@@ -118,13 +120,15 @@ async def test_open_files_end_at_the_limit(rogues):
         assert text(await running.call("one__files")) == "Too many open files"
 
 
-@pytest.mark.parametrize("kind", ["notifications", "logs", "requests", "garbage", "one_line", "stderr"])
-async def test_one_that_floods_us_slows_itself_down_alone(rogues, kind):
+@pytest.mark.parametrize("kind", ["notifications", "logs", "requests", "malformed", "garbage", "one_line", "stderr"])
+async def test_one_that_floods_us_slows_itself_down_alone(rogues, kind, caplog):
     async with rogues({"call_timeout": 1.0}) as running:
         with pytest.raises((DeadlineExceeded, Unavailable)):
             await running.call(f"one__{kind}")
         assert await others_answer(running) < 0.1
         assert running.catalog.vitals()["two"].restarts == 0
+    told = [record for record in caplog.records if record.name.startswith("narthex") and record.levelname != "DEBUG"]
+    assert len(told) < 10  # the log is not flooded either
 
 
 async def test_an_answer_counts_by_its_id_and_once(rogues):

@@ -130,6 +130,21 @@ def requests(number: object) -> None:
     for_ever(1, b'{"jsonrpc":"2.0","id":"again","method":"roots/list"}\n' * 64)
 
 
+def malformed(number: object) -> None:
+    """Messages of JSON-RPC whose members are of other types than those of MCP."""
+    lines = [
+        {"method": "notifications/message", "params": {"level": 3}},
+        {"method": "notifications/resources/updated", "params": {"uri": {}}},
+        {"method": "notifications/progress", "params": {"progressToken": [], "progress": "far"}},
+        {"method": "notifications/none/such", "params": {}},
+        {"method": "elicitation/create", "params": {"message": 3}, "id": "e"},
+        {"method": "sampling/createMessage", "params": {"messages": "many"}, "id": "s"},
+        {"method": "none/such", "id": "n"},
+        {"id": number, "result": 3},
+    ]
+    for_ever(1, b"".join(json.dumps({"jsonrpc": "2.0", **line}).encode() + b"\n" for line in lines) * 16)
+
+
 def garbage(number: object) -> None:
     for_ever(1, b'oops\n\x00\xff\xfe\n{"jsonrpc":\n[[[[\n"text"\nnull\n{}\n' * 64)
 
@@ -167,7 +182,7 @@ def echo(number: object) -> None:
 
 TOOLS = (
     fork, eat, eat_together, share, burn, burn_deaf, write, files, misplace, repeat, close, sleep, notifications, logs,
-    requests, garbage, one_line, stderr, environment, world, echo,
+    requests, malformed, garbage, one_line, stderr, environment, world, echo,
 )  # fmt: skip
 
 for line in sys.stdin:
