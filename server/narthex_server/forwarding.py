@@ -1,7 +1,7 @@
 """From a configuration to the catalog: the upstreams, and what stands around every call of a tool."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from narthex_server.audit.auditor import Auditor
 from narthex_server.audit.redaction import Redaction
+from narthex_server.config.cache import CacheSettings
 from narthex_server.config.document import parse_document
 from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
 from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
 from narthex_server.metrics.policy import PolicyMetrics
+from narthex_server.metrics.results import CacheMetrics
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
 from narthex_server.metrics.upstreams import ProcessMetrics, ReloadMetrics, VitalsMetrics
 from narthex_server.pipelines.models import Models
@@ -29,6 +31,9 @@ from narthex_server.tools.policy.step import PolicyStep
 from narthex_server.tools.reach import Reach
 from narthex_server.tools.report import CatalogObserver
 from narthex_server.tools.result_check import ResultCheck
+from narthex_server.tools.results.cache import CacheLimits, ResultCache
+from narthex_server.tools.results.rule import Keeping
+from narthex_server.tools.results.step import CacheStep, Holder
 from narthex_server.tools.search.searching import Searching
 from narthex_server.tools.server import Scope, UpstreamServer
 from narthex_server.tools.step import Step
@@ -72,7 +77,7 @@ async def forwarding(
     sources = await in_thread(configured, config, None if file is None else _read(file))
     servers = [await build(source) for source in sources]
     catalog = await _catalog(config, servers, registry, tracer, auditor)
-    fleet, acts = Fleet(catalog, sources, build, config.upstream.drain), auditor or Unrecorded()
+    fleet, acts = Fleet(catalog.roster, sources, build, config.upstream.drain), auditor or Unrecorded()
     if file is None:
         return Forwarding(catalog, fleet, None, acts)
     observer = ReloadMetrics(registry)
@@ -96,9 +101,11 @@ async def _catalog(
     if config.policy is not None:
         metrics = PolicyMetrics(registry)
         policy = await in_thread(LivePolicy, WatchedFile(config.policy), metrics)
-        steps.append(PolicyStep(policy, metrics, lambda server: catalog.working_directory(server)))
+        steps.append(PolicyStep(policy, metrics, lambda server: catalog.roster.working_directory(server)))
         companions.append(policy)
         visibility = policy
+    if config.cache.enabled:
+        steps.append(_caching(config.cache, registry, lambda server: catalog.roster.get(server)))
     shown = config.catalog
     if shown.results != "off":
         steps.append(ResultCheck(shown.results, MisfitMetrics(registry).on_misfit))
@@ -114,10 +121,17 @@ async def _catalog(
         admission=auditor,
     )
     UpstreamMetrics(registry, catalog.servers)
-    VitalsMetrics(registry, catalog.vitals)
-    ProcessMetrics(registry, catalog.vitals)
+    VitalsMetrics(registry, catalog.roster.vitals)
+    ProcessMetrics(registry, catalog.roster.vitals)
     OfferMetrics(registry, lambda: catalog.renamed, lambda: inspection.suspects)
     return catalog
+
+
+def _caching(settings: CacheSettings, registry: CollectorRegistry, server: Callable[[str], Holder | None]) -> Step:
+    metrics = CacheMetrics(registry)
+    cache = ResultCache(CacheLimits(settings.max_bytes, settings.max_entries), metrics.on_eviction)
+    metrics.watch(cache)
+    return CacheStep(Keeping(settings.read_only, settings.ttl), cache, server, metrics.on_lookup)
 
 
 def configured(config: ServerConfig, content: bytes | None) -> Sequence["ServerSource"]:

@@ -1,7 +1,7 @@
 """The async client."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
@@ -276,7 +276,32 @@ class Client:
             if again is None:
                 break
             mcp = again
-        raise NarthexError(grpc.StatusCode.INTERNAL, "NO_RESULT", f"the call of {name} ended without a result")
+        raise _no_result(name)
+
+    async def call_tools(
+        self,
+        calls: Iterable[tuple[str, Mapping[str, object] | bytes]],
+        options: CallOptions | None = None,
+    ) -> list[tools.ToolResult | NarthexError]:
+        """Call 1 to 128 tools at once, each by its name and arguments; in the same order what came of each.
+
+        A call that fails is in the list as its NarthexError and leaves the others alone; that a tool itself failed is
+        `is_error` of its result. Raises NarthexError where the batch as a whole fails.
+        """
+        invocations = [tools.ToolInvocation(name=name, arguments=_json(arguments)) for name, arguments in calls]
+        ends: dict[int, tools.ToolResult | NarthexError] = {}
+        async for event in self.call_tools_stream(invocations, options):
+            if event.HasField("failure"):
+                ends[event.index] = NarthexError.from_failure(event.failure)
+            elif event.event.HasField("result"):
+                ends[event.index] = event.event.result
+        return [ends.get(index) or _no_result(call.name) for index, call in enumerate(invocations)]
+
+    def call_tools_stream(
+        self, calls: Iterable[tools.ToolInvocation], options: CallOptions | None = None
+    ) -> AsyncIterator[tools.CallToolsResponse]:
+        """Call several tools at once; events as they come, each with the `index` of its call."""
+        return self._stream(self._tools.CallTools, tools.CallToolsRequest(calls=calls, options=options))
 
     async def _answer(
         self, wish: tools.InputRequired, on_input: OnInput, mcp: tools.McpContext
@@ -310,6 +335,10 @@ class Client:
                     yield response
         finally:
             call.cancel()
+
+
+def _no_result(tool: str) -> NarthexError:
+    return NarthexError(grpc.StatusCode.INTERNAL, "NO_RESULT", f"the call of {tool} ended without a result")
 
 
 def _json(value: Mapping[str, object] | bytes) -> bytes:

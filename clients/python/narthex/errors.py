@@ -9,6 +9,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc.aio import AioRpcError
 
+from narthex.v1.tool_pb2 import ToolFailure
+
 DETAILS_KEY = "grpc-status-details-bin"
 """The trailing metadata in which gRPC carries a serialized google.rpc.Status."""
 
@@ -62,6 +64,12 @@ class NarthexError(Exception):
             MappingProxyType(dict(info.metadata)),
             tuple(Violation(each.field, each.description) for each in request.field_violations),
         )
+
+    @classmethod
+    def from_failure(cls, failure: ToolFailure) -> "NarthexError":
+        """That of one call of a batch."""
+        code = next((code for code in grpc.StatusCode if code.value[0] == failure.code), grpc.StatusCode.UNKNOWN)
+        return cls(code, failure.reason, failure.message)
 
 
 def _status(error: AioRpcError) -> status_pb2.Status:

@@ -1,7 +1,7 @@
 """Another narthex as an upstream: its tools, resources and prompts are also ours."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.reach import Reach
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 from narthex_server.tools.upstream.guard import Guard
@@ -46,6 +47,7 @@ class Cascade(SharedServer):
         self._reach = reach
         self._secrets = Secrets()
         self._listing = Listing()
+        self._edition: Hashable = object()
         self._watched = Watched(source.name, source.call_timeout)
         self._turns = asyncio.Semaphore(source.concurrency)
         self._wire: Wire | None = None
@@ -75,6 +77,10 @@ class Cascade(SharedServer):
         return self._listing.tools
 
     @property
+    def cache(self) -> CacheRule | None:
+        return self._source.cache
+
+    @property
     def has_resources(self) -> bool:
         return True  # of its upstreams, which may know more than they list
 
@@ -93,6 +99,11 @@ class Cascade(SharedServer):
     @property
     def vitals(self) -> Vitals:
         return self._kept.vitals
+
+    def edition(self, context: CallContext) -> Hashable:
+        """Where the other server is told who calls, it may answer each otherwise."""
+        caller = (context.principal.name, context.principal.tenant) if self._narthex.delegate else None
+        return self._kept.status.since, self._edition, caller
 
     def start(self, changed: Callable[[], None]) -> None:
         self._kept.start(changed)
@@ -207,6 +218,7 @@ class Cascade(SharedServer):
             self._listing = Listing()
             raise Unavailable("reaches this server itself; its tools would be forwarded in a circle")
         self._listing = listing
+        self._edition = object()
 
     def _wanted(self, wanted: wire.InputRequired, context: CallContext) -> InputRequired | None:
         if not wanted.requests and not wanted.HasField("request_state"):

@@ -11,6 +11,7 @@ from narthex.settings import Address, NamedPath, NamedText, NamedUrl, SettingsEr
 
 from narthex_server.config.agent import Agent
 from narthex_server.config.audit import Audit
+from narthex_server.config.cache import CacheSettings
 from narthex_server.config.catalog import CatalogSettings
 from narthex_server.config.connections import Connections
 from narthex_server.config.demo import DEMO_MODEL, demo_folder, demo_upstreams
@@ -107,6 +108,7 @@ class ServerConfig:
     remote: Remote = Remote()
     connections: Connections = field(default_factory=Connections)
     catalog: CatalogSettings = CatalogSettings()
+    cache: CacheSettings = field(default_factory=CacheSettings)
     agent: Agent = Agent()
     sessions: Sessions = Sessions()
     upstream: UpstreamSettings = UpstreamSettings()

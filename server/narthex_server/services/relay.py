@@ -29,7 +29,8 @@ MAX_UNSENT = 1000
 
 _OVERHEAD = 64  # what a relayed event has besides the event, at most
 _STATUS = "grpc-status-details-bin"
-_OWN = ("x-request-id", "x-narthex-principal", "x-narthex-session", TRACEPARENT, TRACESTATE)
+REQUEST_ID_KEY = "x-request-id"
+_OWN = (REQUEST_ID_KEY, "x-narthex-principal", "x-narthex-session", TRACEPARENT, TRACESTATE)
 """Metadata that each call has for itself."""
 
 Context: TypeAlias = ServicerContext[Any, Any]
@@ -89,6 +90,10 @@ class Relay:
         """Why no further call is taken now."""
         if self.draining:
             return Unavailable("The server is shutting down.", reason="DRAINING")
+        return self.crowded()
+
+    def crowded(self) -> NarthexError | None:
+        """Why no further call is taken, as far as it is that there are so many."""
         if self.working >= self._max_calls:
             return ResourceExhausted("The server has as many calls in work as it may.", reason="MAX_CONCURRENT_CALLS")
         return None

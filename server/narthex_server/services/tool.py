@@ -8,9 +8,10 @@ from typing import Protocol, TypeVar
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import tool_pb2 as wire
 
-from narthex_server.errors import ResourceExhausted, Violation
+from narthex_server.errors import NarthexError, ResourceExhausted, Violation
 from narthex_server.pipelines.request import refuse
 from narthex_server.principal import CALLER, REQUEST_ID, SESSION
+from narthex_server.services.batch import Batches
 from narthex_server.services.call import call_context, check_options
 from narthex_server.services.complete import complete
 from narthex_server.services.mcp_context import LOG_PREFIX, answers_of, input_required_to_wire, level_of
@@ -68,6 +69,7 @@ class ToolService:
         self._reach = reach
         self._running = running or RunningCalls()
         self._kept = kept or KeptResults()
+        self._batches = Batches(relay, self._call, self._server_of)
 
     async def ListTools(self, request: wire.ListToolsRequest, context: Context) -> wire.ListToolsResponse:
         caller = CALLER.get()
@@ -98,6 +100,9 @@ class ToolService:
 
     def CallTool(self, request: wire.CallToolRequest, context: Context) -> AsyncIterator[wire.CallToolResponse]:
         return self._call(request, context, self._relay.max_event_bytes)
+
+    def CallTools(self, request: wire.CallToolsRequest, context: Context) -> AsyncIterator[wire.CallToolsResponse]:
+        return self._batches.serve(request, context)
 
     async def Respond(self, request: wire.RespondRequest, context: Context) -> wire.RespondResponse:
         waiting = self._running.answer(CALLER.get().tenant, request.call_id, answers_of(request))
@@ -167,6 +172,13 @@ class ToolService:
     async def Complete(self, request: wire.CompleteRequest, context: Context) -> wire.CompleteResponse:
         typed = Typed(request.argument, request.value, dict(request.context))
         return completion_to_wire(await self._catalog.complete(reference_from(request), typed, call_context(context)))
+
+    def _server_of(self, tool: str) -> str:
+        """The upstream that has a tool; empty for our own and for those that the caller has not."""
+        try:
+            return self._catalog.get(tool, CALLER.get()).server
+        except NarthexError:
+            return ""
 
     async def _call(
         self, request: wire.CallToolRequest, context: Context, largest: int

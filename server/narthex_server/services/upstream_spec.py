@@ -14,6 +14,7 @@ from narthex_server.errors import Violation
 from narthex_server.pipelines.request import refuse
 from narthex_server.tools.audience import EVERYBODY, Audience
 from narthex_server.tools.presentation import Presentation
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import Scope
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.health import HealthSettings
@@ -70,6 +71,7 @@ def source_from(spec: wire.UpstreamSpec) -> ServerSource:
         tenants=Audience(tuple(spec.tenants)) if spec.tenants else EVERYBODY,
         breaker=_breaker(spec.breaker),
         health=_health(spec.health),
+        cache=_cache(spec.cache),
     )
 
 
@@ -91,6 +93,9 @@ def _violations(spec: wire.UpstreamSpec) -> Iterator[Violation]:
         yield Violation("spec.protocol", f"must be one of {', '.join(name for name in _PROTOCOLS if name)}")
     yield from _duration_violations(spec, "spec", "call_timeout")
     yield from _duration_violations(spec.breaker, "spec.breaker", "window", "open")
+    yield from _duration_violations(spec.cache, "spec.cache", "ttl")
+    if spec.cache.tools and spec.sampling == wire.UPSTREAM_SAMPLING_MODEL:
+        yield Violation("spec.cache.tools", "cannot stand beside sampling by a model, whose answers differ")
     yield from _duration_violations(spec.health, "spec.health", "interval", "timeout")
 
 
@@ -181,6 +186,11 @@ def _health(spec: wire.HealthSpec) -> HealthSettings | None:
         _seconds(spec, "timeout", usual.timeout),
         spec.misses or usual.misses,
     )
+
+
+def _cache(spec: wire.CacheSpec) -> CacheRule | None:
+    ttl = _length(spec.ttl) if spec.HasField("ttl") else None
+    return None if spec.disabled else CacheRule(tuple(spec.tools), ttl)
 
 
 def _seconds(message: Message, field: str, usual: float) -> float:

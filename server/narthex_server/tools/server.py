@@ -1,6 +1,6 @@
 """What the catalog needs of an upstream, whatever protocol it speaks."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, Protocol, Self
@@ -11,6 +11,7 @@ from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 
 Scope = Literal["shared", "tenant", "session"]
@@ -145,6 +146,17 @@ class ToolServer(Server, Protocol):
 
     @property
     def tools(self) -> tuple[Tool, ...]: ...
+
+    @property
+    def cache(self) -> CacheRule | None:
+        """Which results may be kept; None for none. It does not change."""
+
+    def edition(self, context: CallContext) -> Hashable:
+        """Equal for two calls only if one's result is as good as the other's.
+
+        So it is where both are made on the same connection, for whoever has the same there, and the server has neither
+        come anew in between nor told of other tools. Raises ResourceExhausted as a call would.
+        """
 
     def call(self, tool: str, arguments: dict[str, Any], context: CallContext) -> AsyncIterator[ToolEvent]:
         """Yields the call's events, the result last."""

@@ -100,6 +100,17 @@ class Tools(tool_pb2_grpc.ToolServiceServicer):
         if request.name != "silent":
             yield tool_pb2.CallToolResponse(result=tool_pb2.ToolResult(structured_content=request.arguments))
 
+    async def CallTools(self, request, context):
+        """In the opposite order; a tool that is not there fails alone."""
+        for index, call in reversed(list(enumerate(request.calls))):
+            if call.name in TOOLS:
+                result = tool_pb2.ToolResult(structured_content=call.arguments)
+                event = tool_pb2.CallToolResponse(result=result)
+                yield tool_pb2.CallToolsResponse(index=index, event=event)
+            elif call.name != "silent":
+                failure = tool_pb2.ToolFailure(code=5, reason="TOOL_NOT_FOUND", message=f"no tool {call.name}")
+                yield tool_pb2.CallToolsResponse(index=index, failure=failure)
+
 
 @dataclass
 class Running:

@@ -106,3 +106,13 @@ def test_text_of_a_message_is_its_text():
 def test_importing_the_package_does_not_import_grpc():
     program = "import sys, narthex, narthex.settings; sys.exit('grpc' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+async def test_a_batch_gives_what_came_of_each_call_in_its_order(client):
+    calls = [("chat", {"n": 1}), ("nothing", {}), ("time__now", b'{"n":2}'), ("silent", b"")]
+    first, second, third, fourth = await client.call_tools(calls)
+    assert first.structured_content == b'{"n": 1}' and third.structured_content == b'{"n":2}'
+    assert (second.code, second.reason, second.message) == (
+        grpc.StatusCode.NOT_FOUND, "TOOL_NOT_FOUND", "no tool nothing",
+    )  # fmt: skip
+    assert isinstance(fourth, NarthexError) and fourth.reason == "NO_RESULT"

@@ -8,6 +8,7 @@ from narthex_server.forwarding import confined, default_scope, upstream
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.model_sampler import ModelSampler
 from narthex_server.tools.reach import Reach
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.upstream.limits import Limits
 from narthex_server.tools.upstream.sandbox import Sandbox
 from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
@@ -67,3 +68,10 @@ def test_a_process_has_the_usual_limits_and_sandbox_where_it_has_none_of_its_own
     assert kept(limits=None).limits is None
     remote = ServerSource("a", Http("https://example.com"))
     assert confined(remote, config) is remote
+
+
+def test_an_upstream_that_a_model_of_ours_speaks_for_keeps_nothing():
+    assert made(scope="shared").cache == CacheRule() == made().cache
+    assert made(scope="shared", cache=CacheRule(("*",))).cache == CacheRule(("*",))
+    assert made(scope="shared", sampling="model").cache is None is made(sampling="model").cache
+    assert made(cache=None).cache is None

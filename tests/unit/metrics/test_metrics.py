@@ -16,6 +16,7 @@ from narthex_server.metrics.engine import EngineMetrics
 from narthex_server.metrics.models import ModelMetrics
 from narthex_server.metrics.registry import new_registry, served
 from narthex_server.metrics.remote import RemoteMetrics
+from narthex_server.metrics.results import CacheMetrics
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
 from narthex_server.metrics.upstreams import ProcessMetrics
 from narthex_server.pipelines.events import Budget, Finished, FinishReason, Usage
@@ -26,9 +27,10 @@ from narthex_server.pipelines.remote.refusals import Refusals
 from narthex_server.principal import LOCAL
 from narthex_server.tools.names import Renamed, RenameReason
 from narthex_server.tools.report import CallReport
+from narthex_server.tools.results.cache import OVERHEAD, CacheLimits, ResultCache
 from narthex_server.tools.server import ServerState, ServerStatus, Vitals
 from narthex_server.tools.step import Trail
-from narthex_server.tools.tool import CallContext
+from narthex_server.tools.tool import CallContext, ToolResult
 
 DEMO = {"model_name": "demo"}
 
@@ -249,3 +251,22 @@ def test_a_run_is_counted_by_how_it_ended(registry):
     assert registry.get_sample_value("narthex_agent_rounds_sum") == 10
     assert registry.get_sample_value("narthex_agent_tool_calls_sum") == 11
     assert registry.get_sample_value("narthex_inputs_waiting") == 2
+
+
+def test_kept_results_are_counted_as_they_are_looked_for_and_go(registry):
+    metrics = CacheMetrics(registry)
+    assert registry.get_sample_value("narthex_tool_cache_entries") == 0
+    cache = ResultCache(CacheLimits(max_entries=1), metrics.on_eviction)
+    metrics.watch(cache)
+    for key in "ab":
+        cache.put(key, ToolResult(b"[]"), 60)
+        metrics.on_lookup("files", "miss")
+    metrics.on_lookup("files", "hit")
+    assert registry.get_sample_value("narthex_tool_cache_entries") == 1
+    assert registry.get_sample_value("narthex_tool_cache_bytes") == 2 + OVERHEAD
+    assert registry.get_sample_value("narthex_tool_cache_evictions_total", {"reason": "space"}) == 1
+    counts = [
+        registry.get_sample_value("narthex_tool_cache_total", {"server": "files", "outcome": outcome})
+        for outcome in ("miss", "hit")
+    ]
+    assert counts == [2, 1]

@@ -4,6 +4,7 @@ from narthex.v1 import upstream_pb2 as wire
 from narthex_server.errors import InvalidRequest
 from narthex_server.services.upstream_spec import source_from
 from narthex_server.tools.audience import EVERYBODY, Audience
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.health import HealthSettings
 from narthex_server.tools.upstream.limits import Limits
@@ -116,3 +117,15 @@ def test_what_a_process_may_use():
         "spec.process.sandbox.readable[0]",
         "spec.process.sandbox.mode",
     ]
+
+
+def test_which_results_are_kept():
+    def rule(**fields: object) -> CacheRule | None:
+        return source_from(wire.UpstreamSpec(name="one", process=PROCESS, cache=wire.CacheSpec(**fields))).cache
+
+    assert source_from(wire.UpstreamSpec(name="one", process=PROCESS)).cache == CacheRule()
+    assert rule(disabled=True) is None
+    assert rule(tools=["glob"], ttl=Duration(seconds=5)) == CacheRule(("glob",), 5.0)
+    wrong = wire.CacheSpec(tools=["glob"], ttl=Duration(seconds=-5))
+    spec = wire.UpstreamSpec(name="one", process=PROCESS, cache=wrong, sampling=wire.UPSTREAM_SAMPLING_MODEL)
+    assert without(spec) == ["spec.cache.ttl", "spec.cache.tools"]

@@ -15,6 +15,7 @@ from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt, PromptArgument
 from narthex_server.tools.resource import Contents, Part, Resource, ResourceTemplate
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import ServerState, ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, Tool, ToolEvent, ToolResult
 
@@ -57,6 +58,8 @@ class Server(SharedServer):
         self.watched: frozenset[str] = frozenset()
         self.updated: Callable[[str], None] = lambda uri: None
         self.vitals = Vitals()
+        self.cache: CacheRule | None = CacheRule()
+        self.now: object = object()  # its edition, the same for all
         self.drained: float | None = None
         self._changed: Callable[[], None] = lambda: None
 
@@ -81,6 +84,9 @@ class Server(SharedServer):
         arguments = tuple(PromptArgument(name, required=True) for name in needs)
         self.prompts = tuple(Prompt(prompt, arguments=arguments) for prompt in prompts)
         self._changed()
+
+    def edition(self, context: CallContext) -> object:
+        return self.now
 
     async def read(self, uri: str, context: CallContext) -> Contents:
         if self.failure is not None:

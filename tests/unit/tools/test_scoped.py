@@ -201,3 +201,28 @@ async def test_all_that_is_asked_goes_by_the_callers_connection(scoped, made):
     assert (await upstream.complete(PromptReference("p"), Typed("x", "", {}), context(ANN))).values
     await upstream.stop()
     assert all(one.stopped.is_set() for one in made) and len(made) == 2
+
+
+async def test_results_are_of_one_owner_and_of_one_connection(scoped, made):
+    for scope, same in (("tenant", True), ("session", False)):
+        upstream = scoped(scope)
+        edition = upstream.edition(context(ANN, "1"))
+        assert upstream.edition(context(ANN, "1")) == edition
+        assert (upstream.edition(context(AMY, "1")) == upstream.edition(context(ANN, "2")) == edition) is same
+        assert upstream.edition(context(BOB, "1")) != edition
+        made.clear()
+
+
+async def test_a_session_of_the_same_name_has_no_results_of_the_one_before(scoped, made):
+    upstream = scoped("session")
+    before = upstream.edition(context(ANN, "1"))
+    assert upstream.edition(context(ANN, "1")) == before
+    upstream.end_session(ANN, "1")
+    assert upstream.edition(context(ANN, "1")) != before
+
+
+async def test_results_are_not_kept_over_another_list(scoped, made):
+    upstream = scoped()
+    before = upstream.edition(context(ANN))
+    made[0].now = object()
+    assert upstream.edition(context(ANN)) != before

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from narthex_server.tools.presentation import Presentation
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.upstream.auth import ClientCredentials, Passthrough
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.forms import parse_sources
@@ -232,7 +233,7 @@ def test_what_a_limit_does_not_say_is_as_usual():
         ({"servers": [{"name": "a", "source": {"type": "Pipe"}}]}, "f.json.servers[0].source.type: is 'Pipe'; known"),
         (
             {"servers": [{"name": "a", "sorce": 1}]},
-            "f.json.servers[0].sorce: is not known; known are bearer_token, breaker, describe",
+            "f.json.servers[0].sorce: is not known; known are bearer_token, breaker, cache",
         ),
         ({"servers": [{"source": {"type": "Process", "command": "x"}}]}, "f.json.servers[0].name: is missing"),
         ({"servers": [], "namespace": "deep"}, "f.json.namespace: is 'deep'; known are prefix, flat"),
@@ -250,6 +251,22 @@ def test_what_a_limit_does_not_say_is_as_usual():
         ),
         ({"mcpServers": {"a": {"command": "x", "include": "*"}}}, "f.json.mcpServers.a.include: must be an array"),
         ({"mcpServers": {"a": {"command": "x", "scan": "hard"}}}, "f.json.mcpServers.a.scan: is 'hard'; known are"),
+        (
+            {"mcpServers": {"a": {"command": "x", "cache": {"tool": []}}}},
+            "f.json.mcpServers.a.cache.tool: is not known",
+        ),
+        (
+            {"mcpServers": {"a": {"command": "x", "cache": {"tools": "*"}}}},
+            "f.json.mcpServers.a.cache.tools: must be an array",
+        ),
+        (
+            {"mcpServers": {"a": {"command": "x", "cache": {"ttl_secs": 0}}}},
+            "f.json.mcpServers.a.cache.ttl_secs: must be a number above 0",
+        ),
+        (
+            {"mcpServers": {"a": {"command": "x", "sampling": "model", "cache": {"tools": ["*"]}}}},
+            "f.json.mcpServers.a.cache: cannot stand beside sampling by a model",
+        ),
         ({"servers": [], "tool_timeout_secs": -1}, "f.json.tool_timeout_secs: must be a number above 0"),
         ({"mcpServers": {"a": {}}}, "f.json.mcpServers.a.command: is missing"),
         ({"mcpServers": {"a": {"command": "x", "args": "y"}}}, "f.json.mcpServers.a.args: must be an array of strings"),
@@ -301,6 +318,21 @@ def test_who_samples_and_what_is_spoken_is_set_in_both_forms():
         assert (source.sampling, source.protocol) == ("model", "2025-11-25")
     (source,) = parse_sources({"mcpServers": {"a": {"command": "x"}}})
     assert (source.sampling, source.protocol) == ("client", "auto")
+
+
+@pytest.mark.parametrize(
+    ("said", "rule"),
+    [
+        ({}, CacheRule()), ({"cache": True}, CacheRule()), ({"cache": False}, None),
+        ({"cache": {"tools": ["glob", "read_*"], "ttl_secs": 2.5}}, CacheRule(("glob", "read_*"), 2.5)),
+        ({"cache": {"tools": ["glob"]}}, CacheRule(("glob",))),
+    ],
+)  # fmt: skip
+def test_which_results_are_kept_is_said_in_both_forms(said, rule):
+    stated = {"servers": [{"name": "a", "source": {"type": "Process", "command": "x"}, **said}]}
+    for document in (stated, {"mcpServers": {"a": {"command": "x", **said}}}):
+        (source,) = parse_sources(document)
+        assert source.cache == rule
 
 
 @pytest.mark.parametrize("wrong", [{"sampling": "yes"}, {"protocol": "2024-11-05"}, {"protocol": 3}])

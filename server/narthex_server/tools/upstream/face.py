@@ -1,6 +1,6 @@
 """An upstream as a tenant sees it whose own connection offers other things than the rest see."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import Line, ServerStatus, UpstreamServer, Vitals
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 
@@ -46,6 +47,10 @@ class Face:
         return self._own.tools
 
     @property
+    def cache(self) -> CacheRule | None:
+        return self._whole.cache
+
+    @property
     def has_resources(self) -> bool:
         return self._own.has_resources
 
@@ -63,6 +68,9 @@ class Face:
 
     def seen_by(self, tenant: str) -> UpstreamServer:
         return self._whole.seen_by(tenant)
+
+    def edition(self, context: CallContext) -> Hashable:
+        return self._whole.edition(context)
 
     def start(self, changed: Callable[[], None]) -> None:
         self._whole.start(changed)

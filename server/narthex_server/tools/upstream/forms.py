@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, cast, get_args
 
 from narthex_server.tools.audience import EVERYBODY, Audience
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import Scope
 from narthex_server.tools.upstream import kinds, processes
 from narthex_server.tools.upstream.breaker import BreakerSettings
@@ -24,7 +25,7 @@ from narthex_server.tools.upstream.source import (
     Transport,
 )
 
-_OWN = ("sampling", "protocol", "scope", "tenants", "breaker", "health", *PRESENTATION)
+_OWN = ("sampling", "protocol", "scope", "tenants", "breaker", "health", "cache", *PRESENTATION)
 """Keys of ours, which either form may have beside its own."""
 
 _MISTRAL_SERVER = {"id", "name", "source", "enabled", "bearer_token", "resources", *_OWN}
@@ -139,6 +140,7 @@ def _with_own(server: Node, source: ServerSource, namespace: Namespace) -> Serve
         presentation=presentation_of(server, namespace),
         breaker=_breaker(server),
         health=_health(server),
+        cache=_cache(server),
     )
 
 
@@ -162,6 +164,16 @@ def _health(server: Node) -> HealthSettings | None:
         node.number("timeout_secs", usual.timeout),
         node.count("misses", usual.misses),
     )
+
+
+def _cache(server: Node) -> CacheRule | None:
+    node = server.switch("cache", {"tools", "ttl_secs"})
+    if node is None:
+        return None
+    if node.value and server.choice("sampling", _SAMPLING) == "model":
+        raise server.error("cannot stand beside sampling by a model, whose answers differ from call to call", "cache")
+    ttl = node.number("ttl_secs", 0.0)
+    return CacheRule(node.texts("tools"), ttl or None)
 
 
 def _bearer(token: Text) -> Text:

@@ -1,7 +1,7 @@
 """One upstream with a connection for each tenant, or each session, that uses it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -13,6 +13,7 @@ from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import ServerState, ServerStatus, UpstreamServer, Vitals, together
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 from narthex_server.tools.upstream.face import Face
@@ -93,6 +94,10 @@ class ScopedUpstream:
         return self._lister.tools
 
     @property
+    def cache(self) -> CacheRule | None:
+        return self._lister.cache
+
+    @property
     def has_resources(self) -> bool:
         return self._lister.has_resources
 
@@ -110,6 +115,11 @@ class ScopedUpstream:
 
     def seen_by(self, tenant: str) -> UpstreamServer:
         return self._faces.get(tenant, self)
+
+    def edition(self, context: CallContext) -> Hashable:
+        """That of what offers and that of the caller's own connection, which is started where there is none."""
+        seat = self._seat(context)
+        return self._lister.edition(context), self._owner(context), seat.server.edition(context)
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -166,16 +176,18 @@ class ScopedUpstream:
 
     def _seat(self, context: CallContext) -> Seat:
         """The caller's connection, which is started where there is none; raises ResourceExhausted."""
-        principal = context.principal
-        if self._scope == "tenant":
-            owner = _Owner(principal.tenant)
-        else:
-            owner = _Owner(principal.tenant, principal.name, context.session)
+        owner = self._owner(context)
         if (seat := self._seats.get(owner)) is None:
             self._check(owner)
             seat = self._seats[owner] = Seat(self._connect(), self._idle, lambda: self._leave(owner))
             seat.server.start(lambda: self._news(owner, seat))
         return seat
+
+    def _owner(self, context: CallContext) -> _Owner:
+        principal = context.principal
+        if self._scope == "tenant":
+            return _Owner(principal.tenant)
+        return _Owner(principal.tenant, principal.name, context.session)
 
     def _relisted(self) -> None:
         for owner, seat in self._seats.items():

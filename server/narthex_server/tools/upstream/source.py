@@ -6,6 +6,7 @@ from typing import Literal
 
 from narthex_server.tools.audience import EVERYBODY, Audience
 from narthex_server.tools.presentation import PLAIN, Presentation
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import Scope
 from narthex_server.tools.upstream.auth import Auth
 from narthex_server.tools.upstream.breaker import BreakerSettings
@@ -125,7 +126,7 @@ class ServerSource:
     """One upstream; times in seconds.
 
     An answer of more than `max_bytes` fails the call that it is for; callers could not be sent it. Without `breaker`
-    every call is tried, without `health` nothing is asked while no calls come.
+    every call is tried, without `health` nothing is asked while no calls come, without `cache` no result is kept.
     """
 
     name: str
@@ -141,6 +142,7 @@ class ServerSource:
     tenants: Audience = EVERYBODY
     breaker: BreakerSettings | None = BreakerSettings()
     health: HealthSettings | None = HealthSettings()
+    cache: CacheRule | None = field(default_factory=CacheRule)
 
     @property
     def auth(self) -> Auth | None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterator
 from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
@@ -25,6 +25,7 @@ from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import ServerState, ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent
 from narthex_server.tools.upstream.breaker import Breaker
@@ -73,6 +74,7 @@ class Upstream(SharedServer):
         self._guard = Guard(source.name, Breaker(source.breaker) if source.breaker else None)
         self._health = Health(source.health) if source.health else None
         self._listing = Listing()
+        self._edition: Hashable = object()
         self._stale: set[Part] = set()  # to be listed again
         self._changed: Callable[[], None] = _nobody
         self._updated: Callable[[str], None] = _nobody
@@ -130,6 +132,10 @@ class Upstream(SharedServer):
         return self._listing.tools
 
     @property
+    def cache(self) -> CacheRule | None:
+        return self._source.cache if self._source.sampling != "model" else None  # which may say anything
+
+    @property
     def has_resources(self) -> bool:
         return self._listing.has_resources
 
@@ -144,6 +150,9 @@ class Upstream(SharedServer):
     @property
     def prompts(self) -> tuple[Prompt, ...]:
         return self._listing.prompts
+
+    def edition(self, context: CallContext) -> Hashable:
+        return self._edition
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -299,7 +308,9 @@ class Upstream(SharedServer):
             async with asyncio.timeout(limit):
                 await asyncio.wait({over, listing}, return_when=asyncio.FIRST_COMPLETED)
             if listing.done():
-                self._listing = listing.result()
+                before, self._listing = self._listing, listing.result()
+                if self._listing.tools != before.tools:
+                    self._edition = object()
         finally:
             for task in (over, listing):
                 task.cancel()
@@ -340,6 +351,7 @@ class Upstream(SharedServer):
     async def _on_message(self, message: object) -> None:
         match message:
             case types.ToolListChangedNotification():
+                self._edition = object()
                 self._missed(Part.TOOLS)
             case types.ResourceListChangedNotification():
                 self._missed(Part.RESOURCES)
@@ -388,6 +400,8 @@ class Upstream(SharedServer):
         next_attempt: float = 0.0,
     ) -> None:
         before = self._status
+        if before.state is ServerState.READY is not state:
+            self._edition = object()  # what comes next may be another, whatever it says of itself
         name, release = named or (before.server_name, before.server_version)
         self._status = ServerStatus(
             self.name,

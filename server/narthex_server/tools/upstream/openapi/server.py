@@ -1,7 +1,7 @@
 """An HTTP API as an upstream: each operation of its document is a tool."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from narthex_server.tools.kept import Kept
 from narthex_server.tools.presentation import Presentation
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
+from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import ServerStatus, SharedServer, Vitals
 from narthex_server.tools.tool import CallContext, InputRequired, Tool, ToolEvent, ToolResult
 from narthex_server.tools.upstream.breaker import Breaker
@@ -52,6 +53,7 @@ class OpenApiServer(SharedServer):
         self._operations: dict[str, Operation] = {}
         self._client: httpx2.AsyncClient | None = None
         self._base = ""
+        self._edition: Hashable = object()
         self._turns = asyncio.Semaphore(source.concurrency)
         guard = Guard(source.name, Breaker(source.breaker) if source.breaker else None)
         self._kept = Kept(
@@ -79,6 +81,10 @@ class OpenApiServer(SharedServer):
         return tuple(operation.tool for operation in self._operations.values())
 
     @property
+    def cache(self) -> CacheRule | None:
+        return self._source.cache
+
+    @property
     def has_resources(self) -> bool:
         return False
 
@@ -97,6 +103,9 @@ class OpenApiServer(SharedServer):
     @property
     def vitals(self) -> Vitals:
         return self._kept.vitals
+
+    def edition(self, context: CallContext) -> Hashable:
+        return self._kept.status.since, self._edition
 
     def start(self, changed: Callable[[], None]) -> None:
         self._kept.start(changed)
@@ -187,6 +196,7 @@ class OpenApiServer(SharedServer):
     async def _take(self, data: bytes) -> None:
         """The operations of the document; a thread reads it, as a large one takes a second."""
         self._base, self._operations = await asyncio.to_thread(self._parsed, data)
+        self._edition = object()
 
     def _parsed(self, data: bytes) -> tuple[str, dict[str, Operation]]:
         document = Document.parse(data)

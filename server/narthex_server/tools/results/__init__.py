@@ -1,0 +1,1 @@
+"""Results of tools that are kept, and calls that several make as one."""
