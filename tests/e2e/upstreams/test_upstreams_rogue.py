@@ -11,6 +11,7 @@ from statistics import median
 import pytest
 from narthex_server.errors import DeadlineExceeded, Unavailable
 from narthex_server.tools.server import ServerState
+from narthex_server.tools.upstream.transports import stdio
 from narthex_server.tools.upstream.usage import usage_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits need Linux, and so does reading /proc")
@@ -72,16 +73,16 @@ async def ended(running, tool: str) -> str:
     assert caught.value.reason == "UPSTREAM_UNAVAILABLE"
     await running.until_ready("one")
     assert text(await running.call("one__echo")) == "here"
-    assert running.catalog.vitals()["two"].restarts == 0
+    assert running.catalog.roster.vitals()["two"].restarts == 0
     return caught.value.message
 
 
 async def test_one_that_forks_on_and_on_is_ended_with_all_that_it_started(rogues):
     async with rogues(limits={"processes": 20}) as running:
-        (warden,) = running.catalog.vitals()["one"].processes
+        (warden,) = running.catalog.roster.vitals()["one"].processes
         assert "processes; its limit is 20" in await ended(running, "fork")
         assert children(warden) == []
-        (warden,) = running.catalog.vitals()["one"].processes
+        (warden,) = running.catalog.roster.vitals()["one"].processes
         assert usage_of((warden,)).processes == 1
 
 
@@ -126,7 +127,7 @@ async def test_one_that_floods_us_slows_itself_down_alone(rogues, kind, caplog):
         with pytest.raises((DeadlineExceeded, Unavailable)):
             await running.call(f"one__{kind}")
         assert await others_answer(running) < 0.1
-        assert running.catalog.vitals()["two"].restarts == 0
+        assert running.catalog.roster.vitals()["two"].restarts == 0
     told = [record for record in caplog.records if record.name.startswith("narthex") and record.levelname != "DEBUG"]
     assert len(told) < 10  # the log is not flooded either
 
@@ -140,12 +141,12 @@ async def test_an_answer_counts_by_its_id_and_once(rogues):
         with pytest.raises(DeadlineExceeded):
             await running.call("one__misplace", seconds=0.3)
         assert text(await running.call("one__echo")) == "here"
-        assert running.catalog.vitals()["one"].restarts == 0
+        assert running.catalog.roster.vitals()["one"].restarts == 0
 
 
 async def test_one_that_closes_its_output_and_lives_is_ended(rogues, gone):
     async with rogues() as running:
-        (warden,) = running.catalog.vitals()["one"].processes
+        (warden,) = running.catalog.roster.vitals()["one"].processes
         (pid,) = children(warden)
         assert "closed its output" in await ended(running, "close")
         await gone(pid)
@@ -170,7 +171,7 @@ def resident() -> int:
 
 async def test_an_upstream_that_stops_its_warden_is_gone_all_the_same(rogues, gone):
     async with rogues() as running:
-        (warden,) = running.catalog.vitals()["one"].processes
+        (warden,) = running.catalog.roster.vitals()["one"].processes
         (pid,) = children(warden)
         os.kill(warden, 19)
     await gone(warden)
@@ -198,6 +199,20 @@ async def test_a_sandbox_that_cannot_be_had_is_said_at_the_start(rogues, monkeyp
         assert await others_answer(running, 3) < 0.1
     async with rogues(sandbox="auto") as running:
         assert text(await running.call("one__echo")) == "here"
+
+
+@pytest.mark.parametrize("changed", ["_WARDED", "children"])
+async def test_limits_that_cannot_be_kept_are_said_at_the_start(rogues, monkeypatch, changed):
+    if changed == "_WARDED":  # as on other systems
+        monkeypatch.setattr(stdio, "_WARDED", False)
+    else:  # as on a Linux that was built without
+        monkeypatch.setattr(stdio, "_TELLS_CHILDREN", "/proc/self/absent")
+    async with rogues(limits={"memory_mb": 100}) as running:
+        status = running.status("one")
+        assert status.state is ServerState.UNHEALTHY and "Linux" in status.reason
+        with pytest.raises(Unavailable, match="need"):
+            await running.call("one__echo")
+        assert await others_answer(running, 3) < 0.1
 
 
 @pytest.fixture

@@ -29,11 +29,16 @@ CHUNK = 256 * 1024
 """Bytes that are read at once, and that may wait to be read."""
 MAX_WORDS = 2000
 """Bytes of a line of stderr that are looked at."""
+LAST_LINES = 20
+"""Of what is read of stderr at once those that are looked at, where nobody reads them all."""
+FLOOD, FLOOD_PAUSE = 32 * 1024, 0.05
+"""Bytes of stderr at once after which nothing of it is read for so many seconds."""
 GRACE = 1.0
 """Seconds that a server gets to go by itself once its input is closed, and again after SIGTERM."""
 
 _WARDEN = str(Path(__file__).with_name("warden.py"))
 _WARDED = sys.platform == "linux"
+_TELLS_CHILDREN = "/proc/thread-self/children"
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +112,7 @@ def _command(source: Process, path: str, report: Report) -> list[str]:
         if limits != Limits():
             raise Unavailable("its process has limits, which need Linux", reason="LIMITS_UNAVAILABLE")
         return [program, *command[1:]]
-    if (limits.memory_mb or limits.processes) and not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+    if (limits.memory_mb or limits.processes) and not os.path.exists(_TELLS_CHILDREN):
         raise Unavailable(
             "memory and processes are limited, which needs a Linux whose /proc tells the children of a process",
             reason="LIMITS_UNAVAILABLE",
@@ -178,11 +183,14 @@ class _Child:
         lines = Lines(MAX_WORDS)
         with suppress(OSError):
             while piece := await self._process.stderr.read(CHUNK):
-                for line in lines.feed(piece):
+                told = lines.feed(piece)
+                for line in told if _log.isEnabledFor(logging.DEBUG) else told[-LAST_LINES:]:
                     words = line.head if isinstance(line, LongLine) else line
                     if text := self._secrets.hide(words[:MAX_WORDS].decode("utf-8", "replace").rstrip()):
                         self._last_words.append(text[-300:])
                         _log.debug("%s: %s", self.name, text)
+                if len(piece) > FLOOD:
+                    await asyncio.sleep(FLOOD_PAUSE)
 
     async def ask_to_go(self) -> None:
         """Closes its input and, if it is still there after its time, sends SIGTERM and gives it that time again."""
