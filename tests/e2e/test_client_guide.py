@@ -248,7 +248,8 @@ async def test_a_client_that_drops_its_session_and_reads_one_event_gets_its_answ
         assert "Europe/Rome" in clock["content"][0]["text"]
         said = await ask(4, "tools/call", name="chat", arguments={"messages": [{"role": "user", "content": "hello"}]})
         assert said["content"][0]["text"] and await ask(5, "ping") == {}
-        assert (await ask(6, "resources/list"))["resources"] == []
+        resources = (await ask(6, "resources/list"))["resources"]
+        assert all(one["uri"].startswith("workspace:///") for one in resources) and resources
 
 
 @pytest.mark.parametrize(("name", "version"), [("mistralrs", "2025-11-25"), ("candle-vllm", "2024-11-05")])

@@ -210,4 +210,4 @@ async def test_others_do_not_wait_for_a_hard_request(bridge, connect, rpc, body)
         )
         took.append(time.perf_counter() - began)
     await working
-    assert max(took) < 0.6, max(took)
+    assert max(took) < 1.5, max(took)

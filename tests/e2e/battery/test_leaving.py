@@ -98,9 +98,12 @@ async def test_one_id_is_one_call_and_others_cannot_cancel_it(bridge, connect, w
 
 
 async def test_a_cancellation_at_any_moment_leaves_one_answer(bridge, connect, session, rpc):
-    caller, began = await connect(bridge), time.perf_counter()
-    await caller.post(rpc("tools/call", NOW, "alone"), *session.lines)
-    alone = time.perf_counter() - began
+    caller, took = await connect(bridge), []
+    for number in range(5):
+        began = time.perf_counter()
+        await caller.post(rpc("tools/call", NOW, f"alone {number}"), *session.lines)
+        took.append(time.perf_counter() - began)
+    alone = min(took)
 
     async def race(number):
         chance, caller, canceller = random.Random(number), await connect(bridge), await connect(bridge)

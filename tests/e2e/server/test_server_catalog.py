@@ -52,7 +52,7 @@ async def test_lazy_callers_are_listed_the_search_and_find_the_others(stub, call
     done = await call("tools__call", name="list_directory", arguments={"path": "/"})
     assert "mcp-config.json" in json.loads(done.content)[0]["text"]
     of_one = [tool.name for tool in (await stub.ListTools(tool_pb2.ListToolsRequest(server="files"))).tools]
-    assert of_one[0] == "list_directory"
+    assert "list_directory" in of_one
 
 
 async def test_collisions_are_reported(stub, channel, server):

@@ -276,13 +276,41 @@ async def test_with_keys_only_an_admin_may(launch, tmp_path, failure, nothing):
         for refused in (
             stub.AddUpstream(wire.AddUpstreamRequest(spec=spec("extra")), **with_key(plain)),
             stub.RemoveUpstream(wire.RemoveUpstreamRequest(name="none"), **with_key(plain)),
-            stub.ReconnectUpstream(wire.ReconnectUpstreamRequest(name="none"), **with_key(plain)),
         ):
             caught = await failure(refused)
             assert caught.code is grpc.StatusCode.PERMISSION_DENIED and "--admin" in caught.text
         assert not (await stub.ListUpstreams(LIST, **with_key(plain))).upstreams
-        added = await stub.AddUpstream(wire.AddUpstreamRequest(spec=spec("extra")), **with_key(chief))
+        shared = spec("extra")
+        shared.scope = wire.UPSTREAM_SCOPE_SHARED
+        added = await stub.AddUpstream(wire.AddUpstreamRequest(spec=shared), **with_key(chief))
         assert added.upstream.state == wire.UPSTREAM_STATE_READY
+        again = wire.ReconnectUpstreamRequest(name="extra")
+        assert (
+            await failure(stub.ReconnectUpstream(again, **with_key(plain)))
+        ).code is grpc.StatusCode.PERMISSION_DENIED
+        assert (await stub.ReconnectUpstream(again, **with_key(chief))).upstream.state == wire.UPSTREAM_STATE_READY
+
+
+async def test_a_tenant_reconnects_what_it_has_for_itself(launch, tmp_path, nothing):
+    plain, key = new_key("plain", tenant="a")
+    chief, admin_key = new_key("chief", admin=True)
+    for one in (key, admin_key):
+        append_key(tmp_path / "keys.toml", one)
+    served = launch("--mcp-config", str(nothing), "--api-key-file", str(tmp_path / "keys.toml"))
+    async with grpc.aio.insecure_channel(served.grpc) as channel:
+        stub = UpstreamServiceStub(channel)
+        for scope in (wire.UPSTREAM_SCOPE_UNSPECIFIED, wire.UPSTREAM_SCOPE_SESSION):
+            asked = spec(f"extra{scope}")
+            asked.scope = scope
+            await stub.AddUpstream(
+                wire.AddUpstreamRequest(spec=asked), metadata=(("authorization", f"Bearer {chief}"),), timeout=30
+            )
+            again = await stub.ReconnectUpstream(
+                wire.ReconnectUpstreamRequest(name=asked.name),
+                metadata=(("authorization", f"Bearer {plain}"),),
+                timeout=30,
+            )
+            assert again.upstream.state == wire.UPSTREAM_STATE_READY
 
 
 @pytest.fixture

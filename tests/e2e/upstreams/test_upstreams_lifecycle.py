@@ -10,6 +10,7 @@ from time import time
 
 import pytest
 from narthex_server.errors import Unavailable
+from narthex_server.principal import LOCAL
 from narthex_server.tools.server import BreakerState, ServerState
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.health import HealthSettings
@@ -194,19 +195,19 @@ async def test_a_flapping_server_does_not_touch_the_others(gateway, script):
 async def test_a_server_that_changes_all_the_time_is_listed_now_and_then(gateway, script):
     async with gateway({"flip": script("shaky", "flipping")}) as running:
         start = asyncio.get_running_loop().time()
-        before = running.catalog.version
-        await running.until(lambda: running.catalog.version >= before + 4)
+        before = running.catalog.versions(LOCAL).catalog
+        await running.until(lambda: running.catalog.versions(LOCAL).catalog >= before + 4)
         took = asyncio.get_running_loop().time() - start
         assert json.loads(text(await running.call("flip__counts")))["tools/list"] <= 2 + took / 0.5
 
 
 async def test_a_server_that_only_says_it_changed_is_no_news(gateway, script):
     async with gateway({"one": script("shaky")}) as running:
-        version = running.catalog.version
+        version = running.catalog.versions(LOCAL).catalog
         await running.call("one__poke")
         while json.loads(text(await running.call("one__counts")))["tools/list"] < 2:
             pass
-        assert running.catalog.version == version
+        assert running.catalog.versions(LOCAL).catalog == version
 
 
 async def test_what_a_server_was_configured_with_is_not_in_what_is_said_of_it(gateway, script, caplog):
