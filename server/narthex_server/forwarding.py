@@ -77,7 +77,7 @@ async def forwarding(
     sources = await in_thread(configured, config, None if file is None else _read(file))
     servers = [await build(source) for source in sources]
     catalog = await _catalog(config, servers, registry, tracer, auditor)
-    fleet, acts = Fleet(catalog, sources, build, config.upstream.drain), auditor or Unrecorded()
+    fleet, acts = Fleet(catalog.roster, sources, build, config.upstream.drain), auditor or Unrecorded()
     if file is None:
         return Forwarding(catalog, fleet, None, acts)
     observer = ReloadMetrics(registry)
@@ -101,11 +101,11 @@ async def _catalog(
     if config.policy is not None:
         metrics = PolicyMetrics(registry)
         policy = await in_thread(LivePolicy, WatchedFile(config.policy), metrics)
-        steps.append(PolicyStep(policy, metrics, lambda server: catalog.working_directory(server)))
+        steps.append(PolicyStep(policy, metrics, lambda server: catalog.roster.working_directory(server)))
         companions.append(policy)
         visibility = policy
     if config.cache.enabled:
-        steps.append(_caching(config.cache, registry, lambda server: catalog.server(server)))
+        steps.append(_caching(config.cache, registry, lambda server: catalog.roster.get(server)))
     shown = config.catalog
     if shown.results != "off":
         steps.append(ResultCheck(shown.results, MisfitMetrics(registry).on_misfit))
@@ -121,7 +121,7 @@ async def _catalog(
         admission=auditor,
     )
     UpstreamMetrics(registry, catalog.servers)
-    VitalsMetrics(registry, catalog.vitals)
+    VitalsMetrics(registry, catalog.roster.vitals)
     OfferMetrics(registry, lambda: catalog.renamed, lambda: inspection.suspects)
     return catalog
 

@@ -81,7 +81,7 @@ class UpstreamService:
     def _upstream(self, status: ServerStatus) -> wire.Upstream:
         renamed = self._catalog.renamed if CALLER.get().admin else self._catalog.view(CALLER.get()).tools.renamed
         mine = (one for one in renamed if one.server == status.name)
-        return upstream_to_wire(status, self._catalog.vitals().get(status.name, Vitals()), mine)
+        return upstream_to_wire(status, self._catalog.roster.vitals().get(status.name, Vitals()), mine)
 
 
 def upstream_to_wire(status: ServerStatus, vitals: Vitals, renamed: Iterable[Renamed] = ()) -> wire.Upstream:

@@ -4,23 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from time import perf_counter
 from typing import Any, Protocol, TypeVar, cast
 
 from narthex_server.errors import (
-    AlreadyExists,
-    Cancelled,
-    DeadlineExceeded,
-    FailedPrecondition,
-    InvalidRequest,
     NarthexError,
-    NotFound,
-    PermissionDenied,
-    ResourceExhausted,
-    Unauthenticated,
-    Unavailable,
-    UpstreamRefused,
 )
 from narthex_server.principal import Principal
 from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
@@ -34,11 +22,12 @@ from narthex_server.tools.offers.view import Shared, Versions, View
 from narthex_server.tools.offers.views import Views
 from narthex_server.tools.offers.watches import Watches
 from narthex_server.tools.prompt import FilledPrompt
-from narthex_server.tools.report import Admission, CallReport, CatalogObserver, Kind, Outcome
+from narthex_server.tools.report import Admission, CallReport, CatalogObserver, Kind, Outcome, outcome_of, reason_of
 from narthex_server.tools.resource import Contents
+from narthex_server.tools.roster import Roster, named
 from narthex_server.tools.search.searching import CALL, SEARCH, Searching
 from narthex_server.tools.search.tools import CallTool, SearchTool
-from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer, Vitals
+from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
 from narthex_server.tools.step import Invocation, Step, Trail, chained
 from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
 from narthex_server.tools.visibility import EVERYTHING, Visibility
@@ -91,7 +80,7 @@ class Catalog:
         Without `admission` nothing is refused before the steps.
         """
         self._natives = {native.tool.name: native for native in natives}
-        self._servers = {server.name: server for server in servers}
+        self.roster = Roster(servers, self._refresh)
         self._observers = tuple(observers)
         self._admission = admission
         self._run = chained(steps, self._serve)
@@ -140,17 +129,15 @@ class Catalog:
         Nothing is raised for an upstream: its status says how it is, and it goes on trying.
         """
         self._running = [asyncio.create_task(companion.follow(self.relist)) for companion in self._companions]
-        for server in self._servers.values():
-            server.start(partial(self._refresh, server))
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                await asyncio.gather(*(server.settled() for server in self._servers.values()))
+                await self.roster.start()
 
     async def stop(self) -> None:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        await asyncio.gather(*(server.stop() for server in self._servers.values()))
+        await self.roster.stop()
 
     def list(self, principal: Principal) -> tuple[Tool, ...]:
         """The tools that this caller can call now; those of an upstream that is down are left out."""
@@ -203,7 +190,7 @@ class Catalog:
                         outcome = "input_required"
                     yield event
         except Exception as error:
-            outcome, reason = _outcome(error), _reason(error)
+            outcome, reason = outcome_of(error), reason_of(error)
             raise
         finally:
             found = (offer.item.name, offer.item.server) if offer else ("", "")
@@ -212,7 +199,7 @@ class Catalog:
 
     def refused(self, name: str, arguments: bytes, context: CallContext, error: NarthexError) -> None:
         """Reports a call that was refused before it came here, such as one of a tool that a model was not offered."""
-        known, end = self._known("tool", name, context.principal), (_outcome(error), _reason(error))
+        known, end = self._known("tool", name, context.principal), (outcome_of(error), reason_of(error))
         self._report(CallReport("tool", name, *known, arguments, context, Trail(), 0.0, *end))
 
     async def read(self, uri: str, server: str, context: CallContext) -> Contents | InputRequired:
@@ -233,30 +220,16 @@ class Catalog:
 
     def set_log_level(self, principal: Principal, level: str, server: str = "") -> None:
         """The least severe messages that the caller's calls get unless they say otherwise; raises NotFound."""
-        self._levels.set(principal, level, self._server(server, principal).name if server else "")
-
-    def vitals(self) -> Mapping[str, Vitals]:
-        """How every upstream has fared."""
-        return {server.name: server.vitals for server in self._servers.values()}
+        self._levels.set(principal, level, named(server, self._seen_by(principal)).name if server else "")
 
     def servers(self, principal: Principal | None = None) -> tuple[ServerStatus, ...]:
         """How every upstream is that this caller sees, or all of them, in the order of the configuration."""
-        servers = self._servers.values() if principal is None else self.view(principal).servers
-        return tuple(server.status for server in servers)
+        return tuple(server.status for server in self._seen_by(principal))
 
     def end_session(self, principal: Principal, session: str) -> None:
         """This session of the caller is over: what upstreams keep for it goes, calls of it included."""
-        for server in self._servers.values():
+        for server in self.roster:
             server.end_session(principal, session)
-
-    def working_directory(self, server: str) -> str:
-        """The folder that the process of this upstream runs in; empty for one that is not ours, or not there."""
-        known = self._servers.get(server)
-        return known.status.working_directory if known is not None else ""
-
-    def server(self, name: str) -> UpstreamServer | None:
-        """The upstream of this name, whoever sees it."""
-        return self._servers.get(name)
 
     def relist(self) -> None:
         """Other things are visible than before: tells those who watch the lists."""
@@ -273,54 +246,12 @@ class Catalog:
         if self._natives.pop(name, None) is not None:
             self._refresh()
 
-    def insert_server(self, server: UpstreamServer) -> None:
-        """Adds an upstream, which begins to connect; raises AlreadyExists for a taken name."""
-        if server.name in self._servers:
-            raise AlreadyExists(
-                f"there is an upstream named {server.name!r} already; remove it or use another name",
-                reason="UPSTREAM_EXISTS",
-                metadata={"upstream": server.name},
-            )
-        self._servers[server.name] = server
-        server.start(partial(self._refresh, server))
-
-    async def add_server(self, server: UpstreamServer) -> ServerStatus:
-        """As insert_server; returns how its first attempt went."""
-        self.insert_server(server)
-        await server.settled()
-        return server.status
-
-    async def remove_server(self, name: str, grace: float = 0.0) -> None:
-        """Forgets its tools at once, and stops it when its calls have ended or after `grace` s; raises NotFound."""
-        server = self._server(name)
-        del self._servers[name]
-        self._refresh()
-        await _stop(server, grace)
-
-    async def replace_server(self, server: UpstreamServer, grace: float) -> None:
-        """Puts it in the place of the one of its name as soon as it is up, or has failed; that one is then removed."""
-        server.start(partial(self._refresh, server))
-        before: UpstreamServer | None = None
-        try:
-            await server.settled()
-            if (before := self._servers.get(server.name)) is not None:
-                self._servers[server.name] = server
-                self._refresh()
-        finally:
-            await (_stop(server, 0) if before is None else _stop(before, grace))
-
-    def order_servers(self, names: Iterable[str]) -> None:
-        """These come first, in this order."""
-        first = {name: self._servers[name] for name in names if name in self._servers}
-        self._servers = first | self._servers
-        self._refresh()
-
     async def reconnect(self, name: str, principal: Principal | None = None) -> ServerStatus:
         """Makes the upstream connect again at once, and returns how that went; raises NotFound.
 
         For a caller only the connections of its tenant, where it has its own.
         """
-        server = self._server(name, principal)
+        server = named(name, self._seen_by(principal))
         server.reconnect(None if principal is None else principal.tenant)
         await server.settled()
         return server.status
@@ -350,10 +281,10 @@ class Catalog:
         match reference:
             case PromptReference(name):
                 server, own_name = sight.prompt(name)
-                return await self._servers[server.name].complete(PromptReference(own_name), typed, context)
+                return await self._owner(server.name).complete(PromptReference(own_name), typed, context)
             case TemplateReference(uri_template):
                 place = sight.template(uri_template)
-                return await self._servers[place.server.name].complete(TemplateReference(place.uri), typed, context)
+                return await self._owner(place.server.name).complete(TemplateReference(place.uri), typed, context)
 
     async def _observed(self, asked: _Asked, answer: Coroutine[Any, Any, _Answer]) -> _Answer:
         started = perf_counter()
@@ -365,7 +296,7 @@ class Catalog:
             outcome = "input_required" if isinstance(found, InputRequired) else "ok"
             return found
         except Exception as error:
-            outcome, reason = _outcome(error), _reason(error)
+            outcome, reason = outcome_of(error), reason_of(error)
             raise
         finally:
             answer.close()  # it was never started where nothing was admitted
@@ -396,7 +327,7 @@ class Catalog:
                 case "prompt":
                     return name, sight.prompt(name)[0].name
                 case "resource" if server:
-                    return name, self._server(server, principal).name
+                    return name, named(server, self._seen_by(principal)).name
                 case "resource":
                     return name, sight.template(name).server.name
         return "", ""
@@ -415,20 +346,17 @@ class Catalog:
         """Our own tools that find others, where there are so many to find."""
         return tuple(one.tool for one in self._finders.values()) if self._searching.offered(forwarded) else ()
 
-    def _server(self, name: str, principal: Principal | None = None) -> UpstreamServer:
-        servers = self._servers.values() if principal is None else self.view(principal).servers
-        server = next((one for one in servers if one.name == name), None)
-        if server is None:
-            known = ", ".join(one.name for one in servers) or "none"
-            raise NotFound(
-                f"there is no upstream named {name[:200]!r}; there are: {known}", reason="UPSTREAM_NOT_FOUND"
-            )
-        return server
+    def _seen_by(self, principal: Principal | None) -> Iterable[UpstreamServer]:
+        """The upstreams that this caller sees, or all."""
+        return self.roster if principal is None else self.view(principal).servers
+
+    def _owner(self, name: str) -> UpstreamServer:
+        return named(name, self.roster)
 
     def _refresh(self, only: UpstreamServer | None = None) -> None:
         """Builds the tables again, of those who see `only` this server, or of all."""
         natives = (native.tool for native in self._natives.values())
-        changed = self._views.refresh(natives, self._servers.values(), only)
+        changed = self._views.refresh(natives, self.roster, only)
         self.watches.refresh()
         if changed:
             self._tell()
@@ -436,36 +364,3 @@ class Catalog:
     def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-async def _stop(server: UpstreamServer, grace: float) -> None:
-    try:
-        await server.drain(grace)
-    finally:
-        await server.stop()
-
-
-def _outcome(error: Exception) -> Outcome:
-    match error:
-        case UpstreamRefused():
-            return "error"
-        case InvalidRequest() | FailedPrecondition():
-            return "invalid"
-        case PermissionDenied() | Unauthenticated():
-            return "denied"
-        case NotFound():
-            return "not_found"
-        case ResourceExhausted():
-            return "exhausted"
-        case Unavailable():
-            return "unavailable"
-        case DeadlineExceeded():
-            return "deadline"
-        case Cancelled():
-            return "cancelled"
-        case _:
-            return "error"
-
-
-def _reason(error: Exception) -> str:
-    return error.reason if isinstance(error, NarthexError) else "INTERNAL"

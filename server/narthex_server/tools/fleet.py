@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from narthex_server.tools.catalog import Catalog
+from narthex_server.tools.roster import Roster
 from narthex_server.tools.server import ServerStatus, UpstreamServer
 from narthex_server.tools.upstream.source import ServerSource
 
@@ -17,9 +17,9 @@ _Answer = TypeVar("_Answer")
 class Fleet:
     """Changes one upstream at a time and leaves the others, and their calls, alone; used on the event loop only."""
 
-    def __init__(self, catalog: Catalog, sources: Iterable[ServerSource], build: Build, grace: float) -> None:
-        """`sources` are those that the catalog has; calls of what is taken away have `grace` seconds to end."""
-        self._catalog = catalog
+    def __init__(self, roster: Roster, sources: Iterable[ServerSource], build: Build, grace: float) -> None:
+        """`sources` are those that the roster has; calls of what is taken away have `grace` seconds to end."""
+        self._roster = roster
         self._file = {source.name: source for source in sources}
         self._added: set[str] = set()  # beside the file, which must not take them away
         self._build = build
@@ -30,7 +30,7 @@ class Fleet:
     async def add(self, source: ServerSource) -> ServerStatus:
         """Adds one that no later file takes away; returns how its first attempt went. Raises AlreadyExists."""
         server = await self._build(source)
-        self._catalog.insert_server(server)
+        self._roster.insert(server)
         self._added.add(source.name)
         await server.settled()
         return server.status
@@ -38,7 +38,7 @@ class Fleet:
     async def remove(self, name: str) -> None:
         """Returns when its calls have ended, of themselves or not; raises NotFound."""
         self._added.discard(name)
-        await self._kept(self._catalog.remove_server(name, self._grace))
+        await self._kept(self._roster.remove(name, self._grace))
 
     async def apply(self, sources: Iterable[ServerSource]) -> bool:
         """Makes the upstreams those of another file; False if it means what the last one did.
@@ -51,17 +51,17 @@ class Fleet:
             servers = [await self._build(source) for source in others]  # which may fail, so it comes first
             self._file = now
             self._added -= {source.name for source in others}
-            present = {status.name for status in self._catalog.servers()}
+            present = {server.name for server in self._roster}
             gone = before.keys() - now.keys() - self._added
             work: list[Coroutine[Any, Any, object]] = []
             for server in servers:
                 if server.name in present:
-                    work.append(self._catalog.replace_server(server, self._grace))
+                    work.append(self._roster.replace(server, self._grace))
                 else:
-                    self._catalog.insert_server(server)
+                    self._roster.insert(server)
                     work.append(server.settled())
-            work += [self._catalog.remove_server(name, self._grace) for name in gone & present]
-            self._catalog.order_servers(now)
+            work += [self._roster.remove(name, self._grace) for name in gone & present]
+            self._roster.order(now)
             await self._kept(_all(work))
             return bool(others or gone) or list(before) != list(now)
 

@@ -4,6 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from narthex_server.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidRequest,
+    NarthexError,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    UpstreamRefused,
+)
 from narthex_server.tools.step import Trail
 from narthex_server.tools.tool import CallContext
 
@@ -49,3 +62,31 @@ class Admission(Protocol):
 
     def enter(self) -> None:
         """Raises Unavailable where nothing may run now; whoever is asked is told the end by `on_call` all the same."""
+
+
+def outcome_of(error: Exception) -> Outcome:
+    """How a call ended that raised this."""
+    match error:
+        case UpstreamRefused():
+            return "error"
+        case InvalidRequest() | FailedPrecondition():
+            return "invalid"
+        case PermissionDenied() | Unauthenticated():
+            return "denied"
+        case NotFound():
+            return "not_found"
+        case ResourceExhausted():
+            return "exhausted"
+        case Unavailable():
+            return "unavailable"
+        case DeadlineExceeded():
+            return "deadline"
+        case Cancelled():
+            return "cancelled"
+        case _:
+            return "error"
+
+
+def reason_of(error: Exception) -> str:
+    """As ErrorInfo.reason."""
+    return error.reason if isinstance(error, NarthexError) else "INTERNAL"

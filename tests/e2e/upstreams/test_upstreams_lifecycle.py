@@ -27,7 +27,7 @@ async def echo(running, server: str) -> str:
 
 
 def vitals(running, name: str):
-    return running.catalog.vitals()[name]
+    return running.catalog.roster.vitals()[name]
 
 
 def children(pid: int) -> list[int]:

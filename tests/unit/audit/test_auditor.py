@@ -102,7 +102,7 @@ async def test_a_catalog_records_what_is_refused_as_well(folder, writer):
     with pytest.raises(NotFound):
         await catalog.fill("p", {}, context)
     with pytest.raises(NotFound), acting(auditor, "upstream.remove", "a", context.principal):
-        await catalog.remove_server("a")
+        await catalog.roster.remove("a")
     await auditor.stop()
     assert [(one["kind"], one["outcome"]) for one in records(folder)] == [
         ("tool", "not_found"), ("resource", "not_found"), ("prompt", "not_found"), ("act", "error"),

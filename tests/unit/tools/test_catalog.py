@@ -80,11 +80,11 @@ async def test_the_version_grows_only_when_the_list_is_another(server):
 async def test_servers_come_and_go_while_running(server, context):
     catalog = Catalog(servers=[server("a", "x")])
     await catalog.start()
-    assert (await catalog.add_server(server("b", "y"))).state is ServerState.READY
+    assert (await catalog.roster.add(server("b", "y"))).state is ServerState.READY
     with pytest.raises(AlreadyExists, match="already"):
-        await catalog.add_server(server("b"))
+        await catalog.roster.add(server("b"))
     assert names(catalog) == ["a__x", "b__y"]
-    await catalog.remove_server("a")
+    await catalog.roster.remove("a")
     assert names(catalog) == ["b__y"] and [s.name for s in catalog.servers()] == ["b"]
     with pytest.raises(NotFound, match="there are: b"):
         await catalog.reconnect("a")

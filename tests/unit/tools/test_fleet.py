@@ -21,7 +21,7 @@ class Yard:
         self.built: list = []
         sources = [source("a"), source("b")]
         self.catalog = Catalog(servers=[self.make(one) for one in sources])
-        self.fleet = Fleet(self.catalog, sources, self.build, grace=7.0)
+        self.fleet = Fleet(self.catalog.roster, sources, self.build, grace=7.0)
 
     def make(self, one: ServerSource):
         made = self._server(one.name, "tool")

@@ -227,7 +227,7 @@ async def test_a_change_is_told_to_all_who_watch_it_or_what_it_is_part_of(catalo
 async def test_a_server_that_goes_takes_what_it_offered_along(catalog, one, read, context):
     one.hold("a:b")
     with catalog.watches.open(["a:b"], context):
-        await catalog.remove_server("one")
+        await catalog.roster.remove("one")
     assert uris(catalog) == []
     with pytest.raises(NotFound):
         await read("a:b")
