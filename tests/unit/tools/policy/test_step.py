@@ -174,7 +174,7 @@ async def test_a_call_that_takes_too_long_is_cancelled(catalog, server):
     with pytest.raises(DeadlineExceeded) as late:
         await call(made, "files__wait")
     assert late.value.reason == "POLICY_TIMEOUT" and late.value.metadata == {"rule": "quick"}
-    assert made._servers["files"].cancelled.is_set()
+    assert made.roster.get("files").cancelled.is_set()
     assert (await call(made, "files__read"))[-1].structured_content == b"files/read"
 
 
