@@ -78,7 +78,7 @@ class ServerConfig:
     max_waiting: int = option(256, "requests that may wait for a slot, per model", minimum=0)
     max_message_bytes: int = option(16 * 1024 * 1024, "the largest gRPC message, either way", minimum=1024)
     max_concurrent_calls: int = option(1024, "RPCs in flight; more are answered RESOURCE_EXHAUSTED", minimum=1)
-    tool_timeout: float = option(60.0, "seconds a forwarded call may take, where its upstream does not say", minimum=0.01)
+    tool_timeout: float = option(60.0, "seconds a forwarded call may take, if its upstream does not say", minimum=0.01)
     upstream_start_timeout: float = option(30.0, "seconds an upstream may take to start", minimum=0.01)
     shutdown_grace: float = option(10.0, "seconds running calls have to finish after SIGTERM", minimum=0)
     tokenizer: tuple[NamedPath, ...] = option(
