@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -40,7 +40,7 @@ from narthex_server.pipelines.library import ModelLibrary
 from narthex_server.pipelines.models import Kind, Models, RemoteModel
 from narthex_server.pipelines.order import Order
 from narthex_server.principal import LOCAL
-from narthex_server.reloading import HangUp
+from narthex_server.reloading import HangUp, Reloads
 from narthex_server.services.embedding import EmbeddingService
 from narthex_server.services.generation import GenerationService
 from narthex_server.services.model import ModelService
@@ -102,10 +102,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
     """
     async with AsyncExitStack() as stack:
         registry = new_registry()
-        try:
-            metrics_port = stack.enter_context(served(registry, config.metrics))
-        except OSError as error:
-            raise AddressInUse("--metrics", config.metrics, error.strerror or error) from error
+        metrics_port = stack.enter_context(metrics_served(config, registry))
         drain, reach, tracer = DrainInterceptor(), Reach(), config.otel.tracer("narthex-server")
         stack.push_async_callback(in_thread, tracer.close)
         calls = interceptors(config, registry, reach, tracer)
@@ -142,17 +139,12 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
                 "UpstreamService": UpstreamService(catalog, forwarded.fleet, forwarded.acts),
             },
         )
-        with suppress(TimeoutError):
-            async with asyncio.timeout(UPSTREAM_PATIENCE):
-                await asyncio.shield(connecting)
+        await wait_for_upstreams(connecting)
         await looking
         states = await advertise(server)
         offer = Offer(catalog, states)
         await models.follow(offer.follow)
-        if (reloads := forwarded.reloads) is not None:
-            following = asyncio.create_task(reloads.run())
-            stack.callback(following.cancel)
-            stack.enter_context(HangUp(reloads.ask))
+        stack.enter_context(following(forwarded.reloads))
         await server.start()
         stack.push_async_callback(stop, server, drain, config.shutdown_grace)
         stack.callback(relay.drain)
@@ -163,6 +155,31 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
             tuple(model.name for model in models),
             len(catalog.list(LOCAL)),
         )
+
+
+@contextmanager
+def metrics_served(config: ServerConfig, registry: CollectorRegistry) -> Iterator[int]:
+    """Serves /metrics within the block; gives the port. Raises AddressInUse."""
+    with ExitStack() as stack:
+        try:
+            port = stack.enter_context(served(registry, config.metrics))
+        except OSError as error:
+            raise AddressInUse("--metrics", config.metrics, error.strerror or error) from error
+        yield port
+
+
+@contextmanager
+def following(reloads: Reloads | None) -> Iterator[None]:
+    """The file of upstreams is followed within the block, where there is one, and read again on SIGHUP."""
+    if reloads is None:
+        yield
+        return
+    task = asyncio.create_task(reloads.run())
+    try:
+        with HangUp(reloads.ask):
+            yield
+    finally:
+        task.cancel()
 
 
 async def stop(server: grpc.aio.Server, drain: DrainInterceptor, grace: float) -> None:
@@ -272,6 +289,13 @@ async def look_at_remotes(models: Models) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(REMOTE_PATIENCE):
             await asyncio.gather(*(model.handle.look() for model in models if isinstance(model, RemoteModel)))
+
+
+async def wait_for_upstreams(connecting: asyncio.Task[None]) -> None:
+    """Gives them a moment to come up; those that take longer go on."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(UPSTREAM_PATIENCE):
+            await asyncio.shield(connecting)
 
 
 async def load_adapters(config: ServerConfig, adapters: AdapterLibrary) -> None:

@@ -19,6 +19,9 @@ class Principal:
     admin: bool = False
 
 
+REQUEST_ID_HEADER, ASSERTED_HEADER, SESSION_HEADER = "x-request-id", "x-narthex-principal", "x-narthex-session"
+"""The metadata of a call that say its id, for whom a delegate makes it, and which session of the caller it is of."""
+
 LOCAL = Principal("local", "default", admin=True)
 """The caller of a server that has no API keys configured."""
 

@@ -9,7 +9,7 @@ from grpc.aio import UnaryUnaryMultiCallable
 from narthex.v1 import tool_pb2 as wire
 
 from narthex_server.cascade import convert
-from narthex_server.cascade.calls import Flight
+from narthex_server.cascade.flight import Flight
 from narthex_server.cascade.listing import Listing, listed
 from narthex_server.cascade.watched import Watched
 from narthex_server.cascade.wire import Identity, Wire

@@ -12,7 +12,8 @@ from narthex.v1 import tool_pb2_grpc
 
 from narthex_server.cascade.failures import failure
 from narthex_server.errors import Cancelled, Unavailable
-from narthex_server.tools.reach import VIA
+from narthex_server.principal import ASSERTED_HEADER, REQUEST_ID_HEADER
+from narthex_server.tools.reach import VIA, VIA_HEADER
 from narthex_server.tools.tool import CallContext
 from narthex_server.tools.upstream.secrets import Secrets
 from narthex_server.tools.upstream.source import Narthex
@@ -21,8 +22,6 @@ from narthex_server.tools.upstream.tokens import token_for
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """The largest answer that is taken; how much of it our own callers get is the server's own limit."""
-
-VIA_HEADER = "x-narthex-via"
 
 Metadata = tuple[tuple[str, str], ...]
 Sent = TypeVar("Sent")
@@ -64,10 +63,10 @@ class Wire:
         if key:
             metadata.append(("authorization", f"Bearer {key}"))
         if context is not None:
-            metadata.append(("x-request-id", context.request_id))
+            metadata.append((REQUEST_ID_HEADER, context.request_id))
             if self._source.delegate:
                 caller = {"name": context.principal.name, "tenant": context.principal.tenant}
-                metadata.append(("x-narthex-principal", json.dumps(caller)))
+                metadata.append((ASSERTED_HEADER, json.dumps(caller)))
         return tuple(metadata)
 
     async def ask(

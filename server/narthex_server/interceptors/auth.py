@@ -11,11 +11,9 @@ from narthex.scopes import ALL_TOOLS, ToolScope
 
 from narthex_server.errors import InvalidRequest, PermissionDenied, Unauthenticated, Violation
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
-from narthex_server.principal import CALLER, LOCAL, SESSION, Principal
+from narthex_server.principal import ASSERTED_HEADER, CALLER, LOCAL, SESSION, SESSION_HEADER, Principal
 
 AUTHORIZATION = "authorization"
-ASSERTED = "x-narthex-principal"
-SESSION_HEADER = "x-narthex-session"
 RELAY = "/narthex.v1.ToolService/RelayCalls"
 OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
 
@@ -40,7 +38,7 @@ class AuthInterceptor(AroundInterceptor):
             key = self._key(given.get(AUTHORIZATION, ""))
             if method == RELAY and key is not None and not key.delegate:
                 raise PermissionDenied("Only a delegate key may relay the calls of others; make each call by itself.")
-            CALLER.set(self._caller(key, given.get(ASSERTED, "")))
+            CALLER.set(self._caller(key, given.get(ASSERTED_HEADER, "")))
             SESSION.set(_session(given.get(SESSION_HEADER, "")))
         return nullcontext()
 
@@ -62,7 +60,7 @@ class AuthInterceptor(AroundInterceptor):
         spoken_for = _asserted(asserted)
         if key is not None and key.delegate:
             if spoken_for is None:
-                raise InvalidRequest(f"{ASSERTED} {_FORM.description}", violations=[_FORM])
+                raise InvalidRequest(f"{ASSERTED_HEADER} {_FORM.description}", violations=[_FORM])
             return spoken_for
         if spoken_for is not None and caller.tools == ALL_TOOLS:
             return replace(caller, tools=spoken_for.tools, admin=False)
@@ -70,7 +68,7 @@ class AuthInterceptor(AroundInterceptor):
 
 
 _FORM = Violation(
-    ASSERTED,
+    ASSERTED_HEADER,
     'must be a JSON object with the non-empty strings "name" and "tenant", and the list of strings "tools" or none',
 )
 

@@ -8,9 +8,7 @@ from grpc.aio import ServicerContext
 
 from narthex_server.errors import FailedPrecondition
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
-from narthex_server.tools.reach import INSTANCE, MOST_HOPS, VIA
-
-HEADER = "x-narthex-via"
+from narthex_server.tools.reach import INSTANCE, MOST_HOPS, VIA, VIA_HEADER
 
 
 class HopInterceptor(AroundInterceptor):
@@ -21,7 +19,7 @@ class HopInterceptor(AroundInterceptor):
 
     @asynccontextmanager
     async def around(self, method: str, context: ServicerContext[Any, Any], traffic: Traffic) -> AsyncIterator[None]:
-        if given := next((v for k, v in context.invocation_metadata() or () if k == HEADER), None):
+        if given := next((v for k, v in context.invocation_metadata() or () if k == VIA_HEADER), None):
             via = tuple(part for part in str(given)[:1000].split(",") if INSTANCE.fullmatch(part))
             if self._instance in via:
                 raise FailedPrecondition(

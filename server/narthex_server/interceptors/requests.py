@@ -14,9 +14,8 @@ from grpc.aio import ServicerContext
 from narthex.tracing.context import TRACE, sent
 
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
-from narthex_server.principal import CALLER, REQUEST_ID
+from narthex_server.principal import CALLER, REQUEST_ID, REQUEST_ID_HEADER
 
-HEADER = "x-request-id"
 SANE = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 
 log = logging.getLogger(__name__)
@@ -25,7 +24,7 @@ log = logging.getLogger(__name__)
 def request_id(metadata: Any) -> str | None:
     """The caller's own id where it is short and printable."""
     for key, value in metadata or ():
-        if key == HEADER and isinstance(value, str) and SANE.fullmatch(value):
+        if key == REQUEST_ID_HEADER and isinstance(value, str) and SANE.fullmatch(value):
             return value
     return None
 
@@ -54,7 +53,7 @@ class _Logging(AbstractAsyncContextManager[None]):
         self._started = time.perf_counter()
 
     async def __aenter__(self) -> None:
-        await self._context.send_initial_metadata(((HEADER, REQUEST_ID.get()),))
+        await self._context.send_initial_metadata(((REQUEST_ID_HEADER, REQUEST_ID.get()),))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

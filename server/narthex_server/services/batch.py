@@ -14,8 +14,8 @@ from narthex.v1 import tool_pb2 as wire
 
 from narthex_server.errors import Violation
 from narthex_server.pipelines.request import refuse
-from narthex_server.principal import REQUEST_ID
-from narthex_server.services.relay import REQUEST_ID_KEY, Context, Handler, Relay, RelayedContext
+from narthex_server.principal import REQUEST_ID, REQUEST_ID_HEADER
+from narthex_server.services.relay import Context, Handler, Relay, RelayedContext
 
 MAX_CALLS = 128
 AT_ONCE = 64
@@ -65,7 +65,7 @@ class _Batch:
         metadata = context.invocation_metadata() or ()
         trace = TRACE.get()  # of the batch: its calls are parts of it
         self._shared = (
-            *((key, value) for key, value in metadata if key not in (REQUEST_ID_KEY, TRACEPARENT, TRACESTATE)),
+            *((key, value) for key, value in metadata if key not in (REQUEST_ID_HEADER, TRACEPARENT, TRACESTATE)),
             *(trace.carried().items() if trace else ()),
         )
 
@@ -101,7 +101,7 @@ class _Batch:
         request = wire.CallToolRequest(
             name=call.name, arguments=call.arguments, call_id=call.call_id, options=self._request.options
         )
-        metadata = (*self._shared, (REQUEST_ID_KEY, f"{REQUEST_ID.get()}/{index}"))
+        metadata = (*self._shared, (REQUEST_ID_HEADER, f"{REQUEST_ID.get()}/{index}"))
         own = RelayedContext(metadata, self._context.time_remaining())
         context = cast(Context, own)
         guarded = self._relay.guard(self._handler(request, context, self._relay.max_event_bytes), context)

@@ -12,6 +12,7 @@ from narthex.tracing.context import TRACEPARENT, TRACESTATE
 from narthex.v1 import tool_pb2 as wire
 
 from narthex_server.errors import InvalidRequest, NarthexError, ResourceExhausted, Unavailable, Unimplemented
+from narthex_server.principal import ASSERTED_HEADER, REQUEST_ID_HEADER, SESSION_HEADER
 from narthex_server.tools.upstream.tokens import HEADER
 
 CALL_TOOL = "/narthex.v1.ToolService/CallTool"
@@ -29,8 +30,7 @@ MAX_UNSENT = 1000
 
 _OVERHEAD = 64  # what a relayed event has besides the event, at most
 _STATUS = "grpc-status-details-bin"
-REQUEST_ID_KEY = "x-request-id"
-_OWN = (REQUEST_ID_KEY, "x-narthex-principal", "x-narthex-session", TRACEPARENT, TRACESTATE)
+_OWN = (REQUEST_ID_HEADER, ASSERTED_HEADER, SESSION_HEADER, TRACEPARENT, TRACESTATE)
 """Metadata that each call has for itself."""
 
 Context: TypeAlias = ServicerContext[Any, Any]

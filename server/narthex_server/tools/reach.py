@@ -10,6 +10,9 @@ MOST_HOPS = 8
 
 INSTANCE = re.compile(r"[0-9a-f]{32}")
 
+VIA_HEADER = "x-narthex-via"
+"""The metadata in which servers tell each other of them."""
+
 VIA: ContextVar[tuple[str, ...]] = ContextVar("via", default=())
 """The servers that the running call has passed, by their ids, the first one first; set by an interceptor."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from narthex_server.errors import AlreadyExists, NotFound
-from narthex_server.tools.server import ServerStatus, UpstreamServer, Vitals
+from narthex_server.tools.server import UpstreamServer, Vitals
 
 
 class Roster:
@@ -50,12 +50,6 @@ class Roster:
             )
         self._servers[server.name] = server
         server.start(partial(self._changed, server))
-
-    async def add(self, server: UpstreamServer) -> ServerStatus:
-        """As `insert`; returns how its first attempt went."""
-        self.insert(server)
-        await server.settled()
-        return server.status
 
     async def remove(self, name: str, grace: float = 0.0) -> None:
         """Forgets its tools at once, and stops it when its calls have ended or after `grace` s; raises NotFound."""

@@ -4,8 +4,9 @@ import logging
 
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from narthex_server.interceptors.requests import HEADER, RequestInterceptor, request_id
+from narthex_server.interceptors.requests import RequestInterceptor, request_id
 from narthex_server.principal import REQUEST_ID
+from narthex_server.principal import REQUEST_ID_HEADER as HEADER
 
 REQUEST = health_pb2.HealthCheckRequest()
 

@@ -80,9 +80,9 @@ async def test_the_version_grows_only_when_the_list_is_another(server):
 async def test_servers_come_and_go_while_running(server, context):
     catalog = Catalog(servers=[server("a", "x")])
     await catalog.start()
-    assert (await catalog.roster.add(server("b", "y"))).state is ServerState.READY
+    catalog.roster.insert(server("b", "y"))
     with pytest.raises(AlreadyExists, match="already"):
-        await catalog.roster.add(server("b"))
+        catalog.roster.insert(server("b"))
     assert names(catalog) == ["a__x", "b__y"]
     await catalog.roster.remove("a")
     assert names(catalog) == ["b__y"] and [s.name for s in catalog.servers()] == ["b"]

@@ -137,7 +137,7 @@ async def test_versions_tell_a_tenant_of_its_own_changes_alone(catalog, of_a, al
 
 async def test_a_server_that_comes_or_goes_is_told_to_who_sees_it(catalog, server):
     before = {who: catalog.versions(who) for who in (ANN, BOB, CEC)}
-    await catalog.roster.add(server("new", "tool", tenants=("b",)))
+    catalog.roster.insert(server("new", "tool", tenants=("b",)))
     assert catalog.versions(BOB).tools == before[BOB].tools + 1
     assert catalog.versions(ANN) == before[ANN] and catalog.versions(CEC) == before[CEC]
     seen = catalog.versions(BOB)
@@ -152,7 +152,7 @@ async def test_tenants_who_see_different_things_at_last_never_have_an_old_number
     seen = {who: catalog.versions(who) for who in (ANN, BOB)}
     assert catalog.view(ANN) is catalog.view(BOB), "who sees the same has the same tables"
     own = server("own", "tool", tenants=("a",))
-    await catalog.roster.add(own)
+    catalog.roster.insert(own)
     own.offer("x")
     own.offer("y")
     assert catalog.view(ANN) is not catalog.view(BOB) and catalog.versions(BOB) == seen[BOB]

@@ -11,7 +11,6 @@ TRACESTATE = "tracestate"
 
 _FORM = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _MAX_STATE = 512
-_SAMPLED = 0x01
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +36,6 @@ class TraceContext:
             return None
         kept = isinstance(state, str) and len(state) <= _MAX_STATE and state.isascii() and state.isprintable()
         return cls(trace_id, span_id, int(flags, 16), str(state).strip() if kept else "")
-
-    @property
-    def sampled(self) -> bool:
-        return bool(self.flags & _SAMPLED)
 
     @property
     def traceparent(self) -> str:

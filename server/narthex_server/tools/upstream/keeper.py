@@ -135,9 +135,8 @@ class Keeper:
         try:
             await asyncio.wait({self._current})
         finally:
-            if not self._current.done():
-                self._current.cancel()
-                await asyncio.gather(self._current, return_exceptions=True)
+            self._current.cancel()
+            await asyncio.gather(self._current, return_exceptions=True)
         if self._current.cancelled():
             return "reconnecting as asked"
         match self._current.exception():
