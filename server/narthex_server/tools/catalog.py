@@ -199,6 +199,10 @@ class Catalog:
 
     def refused(self, name: str, arguments: bytes, context: CallContext, error: NarthexError) -> None:
         """Reports a call that was refused before it came here, such as one of a tool that a model was not offered."""
+        try:
+            self._admit()
+        except NarthexError as unrecordable:
+            error = unrecordable
         known, end = self._known("tool", name, context.principal), (outcome_of(error), reason_of(error))
         self._report(CallReport("tool", name, *known, arguments, context, Trail(), 0.0, *end))
 
