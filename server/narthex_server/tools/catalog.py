@@ -16,7 +16,7 @@ from narthex_server.tools.completion import Completion, PromptReference, Referen
 from narthex_server.tools.log_levels import LogLevels
 from narthex_server.tools.names import Renamed
 from narthex_server.tools.offers.inspection import Inspection
-from narthex_server.tools.offers.named import Offer
+from narthex_server.tools.offers.named import Offer, not_found
 from narthex_server.tools.offers.sight import Sight
 from narthex_server.tools.offers.view import Shared, Versions, View
 from narthex_server.tools.offers.views import Views
@@ -263,6 +263,8 @@ class Catalog:
     async def _serve(self, call: Invocation) -> AsyncGenerator[ToolEvent]:
         """The last step: the arguments are held against the schema, and the tool's owner runs it."""
         offer = self.sight(call.context.principal).tool(call.tool.name)
+        if (offer.item.server, offer.item.own_name) != (call.tool.server, call.tool.own_name):
+            raise not_found("tool", call.tool.name)  # the name means another one by now, which no step has judged
         schema = self._schemas.of(offer.item.name, offer.item.input_schema, offer.item.server)
         if len(call.raw) <= AT_ONCE_BYTES:
             schema.check(call.arguments)
