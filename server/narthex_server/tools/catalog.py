@@ -211,6 +211,14 @@ class Catalog:
         asked = _Asked("resource", uri, {"server": server} if server else {}, context)
         return await self._observed(asked, self.sight(context.principal).read(uri, server, context))
 
+    async def read_own(self, uri: str, contents: Contents, context: CallContext) -> Contents:
+        """What this server itself has for the caller under a URI, observed as `read`."""
+
+        async def given() -> Contents:
+            return contents
+
+        return await self._observed(_Asked("resource", uri, {}, context), given())
+
     async def fill(self, name: str, arguments: Mapping[str, str], context: CallContext) -> FilledPrompt | InputRequired:
         """As PromptOffers.fill, observed."""
         asked = _Asked("prompt", name, arguments, context)
