@@ -82,9 +82,12 @@ class UpstreamService:
         return wire.ReconnectUpstreamResponse(upstream=self._upstream(status))
 
     def _upstream(self, status: ServerStatus) -> wire.Upstream:
-        renamed = self._catalog.renamed if CALLER.get().admin else self._catalog.view(CALLER.get()).tools.renamed
+        caller, vitals = CALLER.get(), Vitals()
+        renamed = self._catalog.renamed if caller.admin else self._catalog.view(caller).tools.renamed
         mine = (one for one in renamed if one.server == status.name)
-        return upstream_to_wire(status, self._catalog.roster.vitals().get(status.name, Vitals()), mine)
+        if (server := self._catalog.roster.get(status.name)) is not None:
+            vitals = server.vitals if caller.admin else server.vitals_of(caller.tenant)
+        return upstream_to_wire(status, vitals, mine)
 
 
 def upstream_to_wire(status: ServerStatus, vitals: Vitals, renamed: Iterable[Renamed] = ()) -> wire.Upstream:

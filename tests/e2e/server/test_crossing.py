@@ -161,9 +161,8 @@ async def test_arguments_that_are_refused_are_refused_on_every_way(ann, failure,
 async def test_a_tool_that_is_hidden_is_hidden_on_every_way(ann, failure):
     for name in ("all__write", "all::write", "all.write"):
         for way, raw in ((name, b"{}"), ("tools__call", by_way_of_another(name, b"{}"))):
-            assert (await failure(ann.ask(ann.tools.CallTool, wire.CallToolRequest(name=way, arguments=raw)))).reason == (
-                "TOOL_NOT_FOUND"
-            )
+            hidden = await failure(ann.ask(ann.tools.CallTool, wire.CallToolRequest(name=way, arguments=raw)))
+            assert hidden.reason == "TOOL_NOT_FOUND"
             assert (await ann.batch((way, raw)))[0].failure.reason == "TOOL_NOT_FOUND"
     found = await ann.call("tools__search", b'{"query":"write","limit":50}')
     assert "all__write" not in str(found)
@@ -266,6 +265,16 @@ async def test_nobody_but_an_admin_changes_what_others_have(ann, failure, record
         (act,) = await asyncio.to_thread(records, request_id)
         assert (act["verb"], act["reason"], act["key"]) == (f"upstream.{request_id}", "PERMISSION_DENIED", "ann")
     await ann.ask(ann.upstreams.ReconnectUpstream, upstream_pb2.ReconnectUpstreamRequest(name="each"))
+
+
+async def test_a_tenant_does_not_see_when_another_calls(callers):
+    async def last_success(name: str) -> str:
+        found = await callers[name].ask(callers[name].upstreams.ListUpstreams, upstream_pb2.ListUpstreamsRequest())
+        return str(next(one for one in found.upstreams if one.name == "each").last_success_time)
+
+    before = await last_success("bob")
+    await callers["ann"].call("each__write")
+    assert await last_success("bob") == before != await last_success("ann")
 
 
 async def test_nobody_relays_calls_for_others(ann, failure):

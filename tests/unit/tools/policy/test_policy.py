@@ -103,7 +103,5 @@ def test_plans_of_long_names_are_made_anew_each_time():
     """Callers make up URIs of megabytes."""
     policy = read_policy(b'[[rules]]\nname = "a"\neffect = "allow"\n', "policy.toml")
     uris = ("file:///a", "file:///" + "a" * LONGEST_NAME)
-    short, long = (
-        [policy.plan(Principal("ci", "acme"), Subject("resources", uri)) for _ in range(2)] for uri in uris
-    )
+    short, long = ([policy.plan(Principal("ci", "acme"), Subject("resources", uri)) for _ in range(2)] for uri in uris)
     assert short[0] is short[1] and long[0] is not long[1] and long[0] == long[1] and long[0].visible
