@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 from narthex_server.agent.sessions.session import Owner, Session, Summary
 
-
 MOST_BYTES = 1 << 30
 
 

@@ -13,7 +13,6 @@ from narthex_server.tools.offers.sight import Sight
 from narthex_server.tools.server import Line
 from narthex_server.tools.tool import CallContext
 
-
 MOST_OF_CALLER = 4000
 """Resources that one caller may watch in all: whenever one begins or ends, all are looked at."""
 
