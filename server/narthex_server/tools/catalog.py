@@ -152,7 +152,7 @@ class Catalog:
         """What a model is offered where nobody says which tools: the forwarded ones, or those that find them."""
         tools = self.list(principal)
         if self._searches(principal, tools):
-            return tuple(tool for tool in tools if tool.name in (SEARCH, CALL))
+            return tuple(tool for tool in tools if tool.name in (SEARCH, CALL) and not tool.server)
         return tuple(tool for tool in tools if tool.server)
 
     def get(self, name: str, principal: Principal) -> Tool:
@@ -354,7 +354,7 @@ class Catalog:
 
     def _searches(self, principal: Principal, tools: Iterable[Tool]) -> bool:
         """Whether the caller finds tools by searching; one whose scope lacks the search cannot."""
-        return self._searching.lazy_for(principal.name) and any(tool.name == SEARCH for tool in tools)
+        return self._searching.lazy_for(principal.name) and any(tool.name == SEARCH and not tool.server for tool in tools)
 
     def _found_by(self, forwarded: int) -> tuple[Tool, ...]:
         """Our own tools that find others, where there are so many to find."""
