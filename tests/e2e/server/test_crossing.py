@@ -295,3 +295,19 @@ async def test_no_listing_log_or_metric_has_a_secret(server, ann):
     texts = (str(shown), server.log.read_text(), str(server.metrics()))
     secrets = ("a secret of an upstream", *(secret for secret, _ in KEYS.values()))
     assert not [secret for secret in secrets if any(secret in text for text in texts)]
+
+
+async def test_what_is_kept_is_not_told_to_whom_a_newer_policy_forbids_it(server, callers, folder, failure):
+    amy, raw = callers["amy"], b'{"n":7}'
+    first = await callers["ann"].call("all__named", raw)
+    assert number(await amy.call("all__named", raw)) == number(first)
+    before = server.metric("narthex_policy_reloads_total", outcome="ok")
+    (folder / "policy.toml").write_text('[[rules]]\nname = "amy"\neffect = "deny"\nkeys = ["amy"]\n' + POLICY)
+    async with asyncio.timeout(30):
+        while server.metric("narthex_policy_reloads_total", outcome="ok") == before:
+            await asyncio.sleep(0.05)
+    for way, arguments in (("all__named", raw), ("tools__call", by_way_of_another("all__named", raw))):
+        request = wire.CallToolRequest(name=way, arguments=arguments)
+        assert (await failure(amy.ask(amy.tools.CallTool, request))).code is grpc.StatusCode.NOT_FOUND
+        assert (await amy.batch((way, arguments)))[0].failure.reason == "TOOL_NOT_FOUND"
+    assert not await amy.listed() and number(await callers["ann"].call("all__named", raw)) == number(first)
