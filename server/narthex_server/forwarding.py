@@ -18,7 +18,7 @@ from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
 from narthex_server.metrics.policy import PolicyMetrics
 from narthex_server.metrics.results import CacheMetrics
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
-from narthex_server.metrics.upstreams import ReloadMetrics, VitalsMetrics
+from narthex_server.metrics.upstreams import ProcessMetrics, ReloadMetrics, VitalsMetrics
 from narthex_server.pipelines.models import Models
 from narthex_server.reloading import Reloads
 from narthex_server.tools.acts import Acts, Unrecorded
@@ -71,7 +71,7 @@ async def forwarding(
     sampler = ModelSampler(models)
 
     async def build(source: "ServerSource") -> UpstreamServer:
-        return await in_thread(upstream, timed(source, config), config, sampler, reach)
+        return await in_thread(upstream, confined(timed(source, config), config), config, sampler, reach)
 
     file = WatchedFile(config.mcp_config) if config.mcp_config else None
     sources = await in_thread(configured, config, None if file is None else _read(file))
@@ -122,6 +122,7 @@ async def _catalog(
     )
     UpstreamMetrics(registry, catalog.servers)
     VitalsMetrics(registry, catalog.roster.vitals)
+    ProcessMetrics(registry, catalog.roster.vitals)
     OfferMetrics(registry, lambda: catalog.renamed, lambda: inspection.suspects)
     return catalog
 
@@ -153,6 +154,20 @@ def timed(source: "ServerSource", config: ServerConfig) -> "ServerSource":
     own = source.call_timeout != DEFAULT_CALL_TIMEOUT
     call = source.call_timeout if own else config.tool_timeout
     return replace(source, call_timeout=call, start_timeout=config.upstream_start_timeout)
+
+
+def confined(source: "ServerSource", config: ServerConfig) -> "ServerSource":
+    """With the usual limits and sandbox of a process, where the source has none of its own."""
+    from narthex_server.tools.upstream.limits import Limits
+    from narthex_server.tools.upstream.source import Process
+
+    process, own = source.transport, config.upstream
+    if not isinstance(process, Process):
+        return source
+    usual = Limits(own.memory_mb, own.cpu_secs, own.open_files, own.processes, own.file_mb)
+    limits = None if process.limits is None else process.limits.over(usual)
+    sandbox = replace(process.sandbox, mode=process.sandbox.mode or own.sandbox)
+    return replace(source, transport=replace(process, limits=limits, sandbox=sandbox))
 
 
 def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler, reach: Reach) -> UpstreamServer:

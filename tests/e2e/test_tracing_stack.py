@@ -243,3 +243,19 @@ assert not [name for name in sys.modules if name.startswith(exporting)]
 """
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", check)
     assert await process.wait() == 0
+
+
+async def test_the_calls_of_a_batch_are_parts_of_it(tmp_path, collector, exporting):
+    async with stack(tmp_path, **exporting) as running, grpc.aio.insecure_channel(running.grpc) as channel:
+        request = wire.CallToolsRequest(calls=[wire.ToolInvocation(name="traced__trace")] * 2)
+        metadata = (("traceparent", SAMPLED), ("tracestate", "vendor=1"))
+        async for event in ToolServiceStub(channel).CallTools(request, metadata=metadata, timeout=READY_S):
+            assert event.event.HasField("result")
+    spans = [span for _, span in collector.spans if span.trace_id.hex() == TRACE_ID]
+    (batch,) = (span for span in spans if span.name.endswith("/CallTools"))
+    calls = [span for span in spans if span.name.endswith("/CallTool")]
+    assert batch.parent_span_id.hex() == PARENT_ID
+    assert len(calls) == 2 and {call.parent_span_id for call in calls} == {batch.span_id}
+    assert {span.parent_span_id for span in spans if span.name.startswith("execute_tool")} == {
+        call.span_id for call in calls
+    }

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from narthex_server.tools.server import BreakerState, Vitals
+from narthex_server.tools.upstream.usage import Usage, usage_of
 
 SERVER = ("server",)
 OUTCOMES = ("applied", "unchanged", "invalid")
@@ -44,6 +45,34 @@ class VitalsMetrics(Collector):
             if one.last_success:
                 success.add_metric([name], time() - one.last_success)
         yield from (breaker, trips, reconnects, restarts, failed, success)
+
+
+class ProcessMetrics(Collector):
+    """What upstreams' own processes use, looked at when Prometheus asks."""
+
+    def __init__(self, target: CollectorRegistry, vitals: Callable[[], Mapping[str, Vitals]]) -> None:
+        self._vitals = vitals
+        target.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        return self._families({})
+
+    def collect(self) -> Iterable[Metric]:
+        running = {name: one.processes for name, one in self._vitals().items() if one.processes}
+        used = {name: usage_of(processes) for name, processes in running.items()}
+        return self._families({name: usage for name, usage in used.items() if usage is not None})
+
+    def _families(self, used: Mapping[str, Usage]) -> Iterable[Metric]:
+        def gauge(name: str, text: str, value: Callable[[Usage], float]) -> GaugeMetricFamily:
+            family = GaugeMetricFamily(f"narthex_upstream_process_{name}", text, labels=SERVER)
+            for server, usage in used.items():
+                family.add_metric([server], value(usage))
+            return family
+
+        yield gauge("memory_bytes", "Memory of an upstream's processes.", lambda usage: usage.memory)
+        yield gauge("cpu_seconds", "CPU time of those that run.", lambda usage: usage.cpu)
+        yield gauge("open_fds", "Descriptors that they have open.", lambda usage: usage.open_files)
+        yield gauge("children", "How many processes an upstream has.", lambda usage: usage.processes)
 
 
 class ReloadMetrics:

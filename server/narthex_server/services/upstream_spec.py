@@ -18,6 +18,8 @@ from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import Scope
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.health import HealthSettings
+from narthex_server.tools.upstream.limits import Limits
+from narthex_server.tools.upstream.sandbox import Sandbox, SandboxMode
 from narthex_server.tools.upstream.source import Http, Process, Protocol, Sampling, ServerSource
 
 NAME = re.compile(r"(?!.*__)[A-Za-z0-9_-]{1,32}")
@@ -39,6 +41,14 @@ _SAMPLING: Mapping[int, Sampling] = MappingProxyType(
         wire.UPSTREAM_SAMPLING_CLIENT: "client",
         wire.UPSTREAM_SAMPLING_MODEL: "model",
         wire.UPSTREAM_SAMPLING_REFUSE: "refuse",
+    }
+)
+_SANDBOXES: Mapping[int, SandboxMode | None] = MappingProxyType(
+    {
+        wire.SANDBOX_MODE_UNSPECIFIED: None,
+        wire.SANDBOX_MODE_OFF: "off",
+        wire.SANDBOX_MODE_AUTO: "auto",
+        wire.SANDBOX_MODE_ON: "on",
     }
 )
 _PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
@@ -96,6 +106,8 @@ def _process_violations(process: wire.ProcessSource) -> Iterator[Violation]:
         "command": process.command,
         "working_directory": process.working_directory,
         **{f"arguments[{index}]": text for index, text in enumerate(process.arguments)},
+        **{f"sandbox.writable[{index}]": text for index, text in enumerate(process.sandbox.writable)},
+        **{f"sandbox.readable[{index}]": text for index, text in enumerate(process.sandbox.readable)},
         **{f"environment[{name[:40]!r}]": value for name, value in process.environment.items()},
     }
     for field, text in texts.items():
@@ -104,6 +116,8 @@ def _process_violations(process: wire.ProcessSource) -> Iterator[Violation]:
     for name in process.environment:
         if not name or "=" in name or "\0" in name:
             yield Violation("spec.process.environment", "has a name that is empty or holds `=` or a NUL character")
+    if process.sandbox.mode not in _SANDBOXES:
+        yield Violation("spec.process.sandbox.mode", f"is {process.sandbox.mode}, which is not known")
 
 
 def _http_violations(http: wire.HttpSource) -> Iterator[Violation]:
@@ -131,10 +145,27 @@ def _duration_violations(message: Message, path: str, *fields: str) -> Iterator[
 def _transport(spec: wire.UpstreamSpec) -> Process | Http:
     if spec.WhichOneof("source") == "process":
         process = spec.process
-        environment = MappingProxyType(dict(process.environment))
-        return Process(process.command, tuple(process.arguments), environment, process.working_directory or None)
+        return Process(
+            process.command,
+            tuple(process.arguments),
+            MappingProxyType(dict(process.environment)),
+            process.working_directory or None,
+            tuple(process.environment_allow) or None,
+            _limits(process.limits),
+            _sandbox(process.sandbox),
+        )
     token = {"Authorization": f"Bearer {spec.http.bearer_token}"} if spec.http.bearer_token else {}
     return Http(spec.http.url, MappingProxyType({**spec.http.headers, **token}), spec.http.sse)
+
+
+def _limits(spec: wire.ProcessLimits) -> Limits | None:
+    if spec.disabled:
+        return None
+    return Limits(spec.memory_mb, spec.cpu_secs, spec.open_files, spec.processes, spec.file_mb)
+
+
+def _sandbox(spec: wire.SandboxSpec) -> Sandbox:
+    return Sandbox(_SANDBOXES[spec.mode], spec.network, tuple(spec.writable), tuple(spec.readable))
 
 
 def _breaker(spec: wire.BreakerSpec) -> BreakerSettings | None:

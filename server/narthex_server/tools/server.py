@@ -47,6 +47,7 @@ class Vitals:
     restarts: int = 0  # of its process, those that failed included
     failed_checks: int = 0
     last_success: float = 0.0  # of a call
+    processes: tuple[int, ...] = ()  # of ours, below which all of its own are
 
 
 def together(vitals: Iterable[Vitals]) -> Vitals:
@@ -61,6 +62,7 @@ def together(vitals: Iterable[Vitals]) -> Vitals:
         sum(one.restarts for one in all_of_them),
         sum(one.failed_checks for one in all_of_them),
         max(one.last_success for one in all_of_them),
+        tuple(pid for one in all_of_them for pid in one.processes),
     )
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from narthex import Client
 from narthex.keys import new_key
@@ -12,9 +14,12 @@ from narthex.v1 import tool_pb2, upstream_pb2
 from narthex.v1.tool_pb2_grpc import ToolServiceStub
 from narthex.v1.upstream_pb2_grpc import UpstreamServiceStub
 
+from tests.e2e.processes import started
+
 COUNTING = str(Path(__file__).parents[1] / "upstreams" / "servers" / "counting.py")
 KEYS = {name: new_key(name, tenant) for name, tenant in (("ann", "a"), ("amy", "a"), ("bob", "b"))}
 SAMPLE = "narthex_tool_cache_total"
+DELEGATE = {"NARTHEX_DELEGATE_TOKEN": "what both know"}
 ASKS = b'{"elicitation":{"form":{}}}'
 
 
@@ -41,7 +46,9 @@ def server(launch, tmp_path_factory):
     (folder / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
     files = {"--mcp-config": "mcp.json", "--api-key-file": "keys.toml", "--policy": "policy.toml"}
     options = [text for option, name in files.items() for text in (option, str(folder / name))]
-    return launch(*options, "--cache-read-only", "--cache-ttl", "300")
+    served = launch(*options, "--cache-read-only", "--cache-ttl", "300", env=os.environ | DELEGATE)
+    served.keys = folder / "keys.toml"
+    return served
 
 
 @pytest.fixture
@@ -178,6 +185,32 @@ async def test_the_same_calls_at_once_are_one_and_each_may_leave(server, callers
     await asyncio.gather(calls[0], return_exceptions=True)
     await callers.number("all__release")
     assert len(set(await asyncio.gather(*calls[1:]))) == 1
+
+
+async def test_clients_of_the_bridge_have_what_is_kept(server):
+    headers = {"authorization": f"Bearer {KEYS['ann'][0]}", "accept": "application/json, text/event-stream"}
+    asks = {"elicitation": {}, "roots": {}}
+    begin = {"protocolVersion": "2025-11-25", "capabilities": asks, "clientInfo": {"name": "t", "version": "1"}}
+
+    async def session(client: httpx.AsyncClient) -> list[str]:
+        """What two calls of a new session are told, which have tokens for progress and traces of their own."""
+        opened = await client.post("/mcp", json={"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": begin})
+        within = {"mcp-session-id": opened.headers["mcp-session-id"], "mcp-protocol-version": "2025-11-25"}
+        texts = []
+        for id in (1, 2):
+            meta = {"progressToken": f"p{id}", "traceparent": f"00-{'ab' * 16}-{'cd' * 7}0{id}-01"}
+            params = {"name": "all__look", "arguments": {"bridge": 1}, "_meta": meta}
+            call = {"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}
+            answer = await client.post("/mcp", json=call, headers=within)
+            texts.append(answer.json()["result"]["content"][0]["text"])
+        return texts
+
+    keys = ("--api-key-file", server.keys)
+    async with (
+        started("narthex_bridge.main", "--http", "127.0.0.1:0", "--server", server.grpc, *keys, **DELEGATE) as bridge,
+        httpx.AsyncClient(base_url=f"http://{bridge['http']}", headers=headers, timeout=60) as client,
+    ):
+        assert len({*await session(client), *await session(client)}) == 1
 
 
 async def test_a_batch_uses_what_is_kept_and_fails_in_parts(server):

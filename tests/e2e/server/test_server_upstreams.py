@@ -110,6 +110,23 @@ async def test_one_is_added_used_and_removed(upstreams, stub, call, failure, ser
     assert TOKEN not in server.log.read_text()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits need Linux")
+async def test_one_is_added_with_limits_and_is_seen_to_use_what_it_may(upstreams, call, server):
+    limited = spec("limited")
+    limited.process.limits.CopyFrom(wire.ProcessLimits(memory_mb=200, processes=4, open_files=64))
+    added = (await upstreams.AddUpstream(wire.AddUpstreamRequest(spec=limited))).upstream
+    assert added.state == wire.UPSTREAM_STATE_READY and await call("limited__echo", text="here") == "here"
+    limits = Path(f"/proc/{int(await call('limited__pid'))}/limits").read_text()
+    assert [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files")] == [["64", "64"]]
+    used = {
+        name: await asyncio.to_thread(server.metric, f"narthex_upstream_process_{name}", server="limited")
+        for name in ("children", "memory_bytes", "open_fds", "cpu_seconds")
+    }
+    assert used["children"] == 1 and 1 << 20 < used["memory_bytes"] < 200 << 20
+    assert 3 <= used["open_fds"] <= 64 and used["cpu_seconds"] > 0
+    await upstreams.RemoveUpstream(wire.RemoveUpstreamRequest(name="limited"))
+
+
 async def test_one_that_cannot_be_started_is_added_and_says_why_without_its_token(upstreams, server):
     broken = wire.ProcessSource(
         command=sys.executable, arguments=["-c", f"import sys; sys.exit('bad token {TOKEN}')"], environment={"A": TOKEN}

@@ -31,6 +31,21 @@ def test_a_command_is_all_after_the_dashes(added, monkeypatch):
     assert not spec.breaker.disabled and not spec.health.disabled and not spec.HasField("call_timeout")
 
 
+def test_a_process_has_limits_and_a_sandbox(added):
+    words = ("--memory-mb", "512", "--cpu-secs", "60", "--env-allow", "LC_*", "--sandbox", "auto", "--writable", "/srv")
+    spec = added("files", *words, "--network", "--", "server")
+    assert MessageToDict(spec.process, preserving_proto_field_name=True) == {
+        "command": "server",
+        "environment_allow": ["LC_*"],
+        "limits": {"memory_mb": 512, "cpu_secs": 60},
+        "sandbox": {"mode": "SANDBOX_MODE_AUTO", "network": True, "writable": ["/srv"]},
+    }
+    with pytest.raises(SystemExit):
+        added("files", "--memory-mb", "0", "--", "server")
+    with pytest.raises(SettingsError, match="--open-files: is for a process"):
+        added("files", "https://example.com", "--open-files", "9")
+
+
 def test_a_url_has_headers_and_a_token(added, monkeypatch):
     monkeypatch.setenv("TOKEN", "tok-0123456789")
     words = ("--header", "X-Team: porch", "--bearer-variable", "TOKEN", "--type", "sse", "--call-timeout", "2.5")

@@ -3,13 +3,16 @@ from pathlib import Path
 import pytest
 from narthex_server.config.connections import Connections
 from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
-from narthex_server.forwarding import default_scope, upstream
+from narthex_server.config.upstream import UpstreamSettings
+from narthex_server.forwarding import confined, default_scope, upstream
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.model_sampler import ModelSampler
 from narthex_server.tools.reach import Reach
 from narthex_server.tools.results.rule import CacheRule
+from narthex_server.tools.upstream.limits import Limits
+from narthex_server.tools.upstream.sandbox import Sandbox
 from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
-from narthex_server.tools.upstream.source import Process, ServerSource
+from narthex_server.tools.upstream.source import Http, Process, ServerSource
 from narthex_server.tools.upstream.supervisor import Upstream
 
 KEYED = ServerConfig(api_key_file=Path("keys.toml"))
@@ -51,6 +54,20 @@ def test_an_upstream_has_the_connections_that_its_scope_wants(more, kind, scope)
 def test_an_upstream_of_one_has_the_limits_that_are_set():
     config = ServerConfig(api_key_file=Path("keys.toml"), connections=Connections(False, 3, 2, 5.0, 7.0))
     assert made(config)._limits == ScopeLimits(3, 2, 5.0, 7.0)
+
+
+def test_a_process_has_the_usual_limits_and_sandbox_where_it_has_none_of_its_own():
+    config = ServerConfig(upstream=UpstreamSettings(memory_mb=100, open_files=64, sandbox="auto"))
+
+    def kept(**own):
+        return confined(ServerSource("a", Process("true", **own)), config).transport
+
+    assert (kept().limits, kept().sandbox) == (Limits(memory_mb=100, open_files=64), Sandbox("auto"))
+    own = kept(limits=Limits(memory_mb=500), sandbox=Sandbox("off", network=True))
+    assert (own.limits, own.sandbox) == (Limits(memory_mb=500, open_files=64), Sandbox("off", network=True))
+    assert kept(limits=None).limits is None
+    remote = ServerSource("a", Http("https://example.com"))
+    assert confined(remote, config) is remote
 
 
 def test_an_upstream_that_a_model_of_ours_speaks_for_keeps_nothing():

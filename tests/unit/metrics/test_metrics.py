@@ -1,5 +1,8 @@
 """The server's own metrics: names, labels, and values that follow the engine and the catalog."""
 
+import os
+import subprocess
+import sys
 import urllib.request
 
 import pytest
@@ -15,6 +18,7 @@ from narthex_server.metrics.registry import new_registry, served
 from narthex_server.metrics.remote import RemoteMetrics
 from narthex_server.metrics.results import CacheMetrics
 from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
+from narthex_server.metrics.upstreams import ProcessMetrics
 from narthex_server.pipelines.events import Budget, Finished, FinishReason, Usage
 from narthex_server.pipelines.library import Listed, State
 from narthex_server.pipelines.models import Kind, RemoteModel
@@ -24,7 +28,7 @@ from narthex_server.principal import LOCAL
 from narthex_server.tools.names import Renamed, RenameReason
 from narthex_server.tools.report import CallReport
 from narthex_server.tools.results.cache import OVERHEAD, CacheLimits, ResultCache
-from narthex_server.tools.server import ServerState, ServerStatus
+from narthex_server.tools.server import ServerState, ServerStatus, Vitals
 from narthex_server.tools.step import Trail
 from narthex_server.tools.tool import CallContext, ToolResult
 
@@ -182,6 +186,23 @@ def test_reads_prompts_and_completions_are_counted_by_outcome(registry):
     counted = registry.get_sample_value("narthex_offer_requests_total", {"kind": "resource", "outcome": "ok"})
     assert counted == 2
     assert registry.get_sample_value("narthex_offer_request_seconds_count", {"kind": "resource"}) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_processes_of_upstreams_show_what_they_use(registry):
+    program = "import sys; held = bytearray(b'x' * (50 << 20)); print(flush=True); sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    vitals = {"a": Vitals(processes=(os.getpid(),)), "b": Vitals(), "gone": Vitals(processes=(2**22 + 1,))}
+    ProcessMetrics(registry, lambda: vitals)
+
+    def used(name: str, server: str = "a") -> float | None:
+        return registry.get_sample_value(f"narthex_upstream_process_{name}", {"server": server})
+
+    with child:
+        assert child.stdout is not None and child.stdout.readline()
+        assert 50 << 20 < used("memory_bytes") < 1 << 30
+        assert used("cpu_seconds") > 0 and used("open_fds") >= 3 and used("children") == 1
+    assert [used("children", name) for name in ("a", "b", "gone")] == [0, None, 0]
 
 
 def test_upstreams_show_whether_they_are_up(registry):

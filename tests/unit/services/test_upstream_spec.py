@@ -7,6 +7,8 @@ from narthex_server.tools.audience import EVERYBODY, Audience
 from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.health import HealthSettings
+from narthex_server.tools.upstream.limits import Limits
+from narthex_server.tools.upstream.sandbox import Sandbox
 from narthex_server.tools.upstream.source import DEFAULT_CALL_TIMEOUT, DEFAULT_CONCURRENCY, Http, Process
 
 PROCESS = wire.ProcessSource(command="run", arguments=["-v"], environment={"A": "1"}, working_directory="/srv")
@@ -94,6 +96,27 @@ def test_header_values_are_not_repeated_in_errors():
         "spec.http.bearer_token",
     ]
     assert "secret" not in caught.value.message and "sec ret" not in caught.value.message
+
+
+def test_what_a_process_may_use():
+    process = wire.ProcessSource(
+        command="run",
+        environment_allow=["LC_*"],
+        limits=wire.ProcessLimits(memory_mb=512, open_files=64),
+        sandbox=wire.SandboxSpec(mode=wire.SANDBOX_MODE_ON, network=True, writable=["/srv"]),
+    )
+    transport = source_from(wire.UpstreamSpec(name="one", process=process)).transport
+    assert transport.limits == Limits(memory_mb=512, open_files=64) and transport.env_allow == ("LC_*",)
+    assert transport.sandbox == Sandbox("on", True, ("/srv",))
+    process = wire.ProcessSource(command="run", limits=wire.ProcessLimits(disabled=True))
+    transport = source_from(wire.UpstreamSpec(name="one", process=process)).transport
+    assert (transport.limits, transport.sandbox, transport.env_allow) == (None, Sandbox(), None)
+    process.sandbox.mode = 9
+    process.sandbox.readable.append("a\0b")
+    assert without(wire.UpstreamSpec(name="one", process=process)) == [
+        "spec.process.sandbox.readable[0]",
+        "spec.process.sandbox.mode",
+    ]
 
 
 def test_which_results_are_kept():

@@ -9,7 +9,9 @@ from narthex_server.tools.upstream.auth import ClientCredentials, Passthrough
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.forms import parse_sources
 from narthex_server.tools.upstream.health import HealthSettings
+from narthex_server.tools.upstream.limits import Limits
 from narthex_server.tools.upstream.node import SourceError
+from narthex_server.tools.upstream.sandbox import Sandbox
 from narthex_server.tools.upstream.secrets import SecretFile
 from narthex_server.tools.upstream.source import (
     Http,
@@ -187,6 +189,39 @@ def test_breaker_and_health_are_settings_of_a_server_in_both_forms(form):
         with pytest.raises(SourceError) as caught:
             parsed(**wrong)
         assert where in str(caught.value).replace("servers[0]", "a").replace("mcpServers.", "")
+
+
+@pytest.mark.parametrize("form", ["servers", "mcpServers"])
+def test_what_a_process_may_use_stands_beside_its_command_in_both_forms(form):
+    def parsed(**own):
+        command = {"command": "x", **own}
+        stated = [{"name": "a", "source": {"type": "Process", **command}}] if form == "servers" else {"a": command}
+        return parse_sources({form: stated}, "f.json", {"ROOT": "/data"})[0].transport
+
+    usual = parsed()
+    assert (usual.limits, usual.sandbox, usual.env_allow) == (Limits(), Sandbox(), None)
+    own = parsed(limits={"memory_mb": 512, "processes": 8}, env_allow=["LC_*"], sandbox="auto")
+    assert (own.limits, own.env_allow) == (Limits(memory_mb=512, processes=8), ("LC_*",))
+    assert own.sandbox == Sandbox("auto") and parsed(sandbox=True).sandbox == Sandbox("on")
+    assert parsed(limits=False).limits is None and parsed(env_allow=[]).env_allow == ()
+    boxed = parsed(sandbox={"network": True, "writable": ["${ROOT}"], "readable": ["/tmp/x"]})
+    assert boxed.sandbox == Sandbox("on", True, ("/data",), ("/tmp/x",))
+    for wrong, where in (
+        ({"limits": {"memory": 1}}, "limits.memory: is not known"),
+        ({"limits": {"memory_mb": 0}}, "limits.memory_mb: must be a number above 0"),
+        ({"limits": {"cpu_secs": 0.5}}, "limits.cpu_secs: must be a whole number"),
+        ({"limits": {"file_mb": 1 << 32}}, "limits.file_mb: must be at most 4294967295"),
+        ({"sandbox": "maybe"}, "sandbox: is 'maybe'; known are off, auto, on"),
+        ({"sandbox": {"write": []}}, "sandbox.write: is not known"),
+        ({"env_allow": "PATH"}, "env_allow: must be an array of strings"),
+    ):
+        with pytest.raises(SourceError) as caught:
+            parsed(**wrong)
+        assert where in str(caught.value)
+
+
+def test_what_a_limit_does_not_say_is_as_usual():
+    assert Limits(memory_mb=512).over(Limits(100, 10, 64)) == Limits(512, 10, 64, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,18 @@ from narthex.settings import SettingsError
 from narthex.v1 import upstream_pb2 as wire
 
 TRANSPORTS = ("http", "sse")
+LIMITS = {
+    "memory_mb": "of memory of its processes together, in MB",
+    "cpu_secs": "of CPU time of each of its processes, in seconds",
+    "open_files": "of open files of each",
+    "processes": "of its processes",
+    "file_mb": "of a file that it writes, in MB",
+}
+SANDBOXES = {
+    "off": wire.SANDBOX_MODE_OFF,
+    "auto": wire.SANDBOX_MODE_AUTO,
+    "on": wire.SANDBOX_MODE_ON,
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +51,17 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="a variable of the process, with the value it has here if none is given; repeatable",
     )  # fmt: skip
     adding.add_argument("--cwd", default="", metavar="DIR", help="the folder that the process runs in")
+    adding.add_argument(
+        "--env-allow", action="append", default=[], metavar="PATTERN",
+        help="variables of the server's own that it has too, instead of a few; repeatable",
+    )  # fmt: skip
+    for limit, text in LIMITS.items():
+        adding.add_argument(_flag(limit), type=_count, default=0, metavar="N", help=f"limit {text}")
+    adding.add_argument("--sandbox", choices=SANDBOXES, help="run the process in bubblewrap on the server's machine")
+    adding.add_argument(
+        "--writable", action="append", default=[], metavar="PATH", help="what it may write to there; repeatable"
+    )
+    adding.add_argument("--network", action="store_true", help="it has the network there")
     adding.add_argument("--call-timeout", type=float, metavar="SECONDS", help="how long one call may take")
     adding.add_argument("--no-breaker", action="store_true", help="try every call, whatever became of those before")
     adding.add_argument("--no-health", action="store_true", help="do not ask now and then whether it answers")
@@ -81,7 +104,8 @@ def spec_from(arguments: argparse.Namespace) -> wire.UpstreamSpec:
     spec = wire.UpstreamSpec(name=arguments.name)
     first, *rest = arguments.target
     if first.startswith(("http://", "https://")) and not rest:
-        _check_unused({"--env": arguments.env, "--cwd": arguments.cwd}, "a process")
+        of_a_process = ("env", "cwd", "env_allow", *LIMITS, "sandbox", "writable", "network")
+        _check_unused({_flag(name): getattr(arguments, name) for name in of_a_process}, "a process")
         spec.http.url = first
         spec.http.sse = arguments.type == "sse"
         spec.http.headers.update(_pairs(arguments.header, ":", "--header"))
@@ -99,11 +123,34 @@ def spec_from(arguments: argparse.Namespace) -> wire.UpstreamSpec:
         spec.process.working_directory = arguments.cwd
         given = [one if "=" in one else f"{one}={_variable(one, '--env')}" for one in arguments.env]
         spec.process.environment.update(_pairs(given, "=", "--env"))
+        spec.process.environment_allow.extend(arguments.env_allow)
+        limits = {limit: value for limit in LIMITS if (value := getattr(arguments, limit))}
+        if limits:
+            spec.process.limits.CopyFrom(wire.ProcessLimits(**limits))
+        _sandbox(spec.process, arguments)
     if arguments.call_timeout is not None:
         spec.call_timeout.FromTimedelta(timedelta(seconds=arguments.call_timeout))
     spec.breaker.disabled = arguments.no_breaker
     spec.health.disabled = arguments.no_health
     return spec
+
+
+def _sandbox(process: wire.ProcessSource, arguments: argparse.Namespace) -> None:
+    if arguments.sandbox:
+        process.sandbox.mode = SANDBOXES[arguments.sandbox]
+    if arguments.writable or arguments.network:
+        process.sandbox.writable.extend(arguments.writable)
+        process.sandbox.network = arguments.network
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 32:
+        raise argparse.ArgumentTypeError("must be a whole number above 0")
+    return int(text)
 
 
 def _check_unused(given: Mapping[str, object], kind: str) -> None:

@@ -53,10 +53,12 @@ class Calls:
         self._turns = asyncio.Semaphore(source.concurrency)
         self._flights: dict[Flight, None] = {}  # in the order of their beginning
         self._level = DEFAULT  # what a server of before 2026-07-28 sends, as far as we said
+        self._strayed = False  # a request of this connection, which the log says once
         self.client: Client | None = None
 
     def connect(self, client: Client) -> None:
         self.client = client
+        self._strayed = False
         self._level = DEFAULT
 
     def disconnect(self) -> None:
@@ -123,10 +125,12 @@ class Calls:
     async def _asked(self, method: str, params: dict[str, Any], read: Reader) -> Any:
         """The answer to a request from the server: a result, or an ErrorData."""
         if (flight := self._asking()) is None:
-            _log.warning(
+            _log.log(
+                logging.DEBUG if self._strayed else logging.WARNING,
                 'upstream %s asks its callers, and whom cannot be told; with "scope": "session" it can',
                 self._source.name,
             )
+            self._strayed = True
             why = "calls of several callers are" if self._flights else "no call that it could belong to is"
             return _error(types.INVALID_REQUEST, f"whom to ask cannot be told: {why} in flight")
         if flight.attended >= MAX_INPUTS:

@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 from narthex_server.tools.audience import EVERYBODY, Audience
 from narthex_server.tools.results.rule import CacheRule
 from narthex_server.tools.server import Scope
-from narthex_server.tools.upstream import kinds
+from narthex_server.tools.upstream import kinds, processes
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.health import HealthSettings
 from narthex_server.tools.upstream.node import Node
@@ -19,7 +19,6 @@ from narthex_server.tools.upstream.source import (
     DEFAULT_CONCURRENCY,
     Narthex,
     OpenApi,
-    Process,
     Protocol,
     Sampling,
     ServerSource,
@@ -79,10 +78,8 @@ def _mistral(root: Node) -> Iterator[ServerSource]:
         transport: Transport
         match kind := source.text("type"):
             case "Process":
-                source.only({"type", "command", "args", "env", "work_dir"})
-                transport = Process(
-                    source.text("command"), source.texts("args"), source.secrets("env"), source.optional("work_dir")
-                )
+                source.only({"type", "command", "args", "env", "work_dir", *processes.CONFINED})
+                transport = processes.process(source, "work_dir")
             case "Http":
                 source.only({"type", "url", "timeout_secs", *kinds.REACHED})
                 transport = kinds.http(source, headers)
@@ -115,9 +112,7 @@ def _common(root: Node) -> Iterator[ServerSource]:
         transport: Transport
         match kind.lower().replace("_", "-"):
             case "stdio":
-                transport = Process(
-                    server.text("command"), server.texts("args"), server.secrets("env"), server.optional("cwd")
-                )
+                transport = processes.process(server, "cwd")
             case "http" | "streamable-http" | "streamablehttp" | "sse" as scheme:
                 transport = kinds.http(server, server.secrets("headers"), sse=scheme == "sse")
             case "ws" | "websocket":

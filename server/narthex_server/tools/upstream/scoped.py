@@ -232,7 +232,9 @@ class ScopedUpstream:
 
     def _leave(self, owner: _Owner) -> None:
         if (seat := self._seats.pop(owner, None)) is not None:
-            self._left = together((self._left, replace(seat.server.vitals, breaker=None, breaker_retry=0.0)))
+            self._left = together(
+                (self._left, replace(seat.server.vitals, breaker=None, breaker_retry=0.0, processes=()))
+            )
             closing = asyncio.create_task(seat.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)

@@ -31,10 +31,17 @@ from narthex_server.errors import ResourceExhausted
 from narthex_server.tools.upstream import jsonrpc
 from narthex_server.tools.upstream.cutter import AT_ONCE, Cutter
 from narthex_server.tools.upstream.lines import LongLine
+from narthex_server.tools.upstream.pace import Pace
 from narthex_server.tools.upstream.results import CALL
 
 OnProgress = Callable[[float, float | None, str | None], object]
 """Told of each step as it comes: how far, of how much, and a message."""
+
+UNASKED_RATE, UNASKED_BURST = 1000.0, 1000
+"""Lines a second that answer nothing; whoever floods us waits, and not those who have other peers."""
+
+TURN = 64
+"""Such lines after which others have a turn."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +99,9 @@ class Session(Dispatcher[TransportContext]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._cutter = Cutter()
         self._cutting: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+        self._pace = Pace(UNASKED_RATE, UNASKED_BURST)
+        self._unasked = 0
         self._closed = False
 
     async def run(
@@ -109,11 +119,14 @@ class Session(Dispatcher[TransportContext]):
             while lines := await self._peer.read():
                 for line in lines:
                     if isinstance(line, LongLine):
-                        self._answered(jsonrpc.id_of(line), line)
+                        wanted = self._answered(jsonrpc.id_of(line), line)
                     elif len(line) > AT_ONCE and (asked := self._called(line)) is not None:
                         await self._cut(line, asked)
+                        wanted = True
                     else:
-                        self._received(line, handlers)
+                        wanted = self._received(line, handlers)
+                    if not wanted:
+                        await self._hold()
         finally:
             self._closed = True
             for task in self._tasks:
@@ -154,7 +167,7 @@ class Session(Dispatcher[TransportContext]):
             params = {**(params or {}), "_meta": {**((params or {}).get("_meta") or {}), "progressToken": number}}
         asked = self._asked[key] = _Asked(asyncio.get_running_loop().create_future(), on_progress, cuts)
         try:
-            await self._send(jsonrpc.request(number, method, params))
+            await self._send(partial(jsonrpc.request, number, method, params))
             response = await asked.answer
         except asyncio.CancelledError:
             if can_cancel:
@@ -192,9 +205,15 @@ class Session(Dispatcher[TransportContext]):
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         try:
-            await self._send(jsonrpc.notification(method, params))
+            await self._send(partial(jsonrpc.notification, method, params))
         except MCPError:
             _log.debug("upstream %s has gone, %s is not sent", self._peer.name, method)
+
+    async def _hold(self) -> None:
+        """After a line that answers nothing."""
+        self._unasked += 1
+        if (wait := self._pace.take()) or self._unasked % TURN == 0:
+            await asyncio.sleep(wait)
 
     def _called(self, line: bytes) -> _Asked | None:
         """The call that a large line answers, if its id can be seen without reading it."""
@@ -216,21 +235,25 @@ class Session(Dispatcher[TransportContext]):
         else:
             _settle(asked, response or ValueError(f"{len(line)} bytes that are no response"))
 
-    def _received(self, line: bytes, handlers: "_Handlers") -> None:
+    def _received(self, line: bytes, handlers: "_Handlers") -> bool:
+        """Whether it answers one of our requests."""
         message = jsonrpc.read(line)
+        if message is not None and "method" not in message:
+            return self._answered(message.get("id"), message)
         if message is None:
             self._peer.skip(line)
-        elif "method" not in message:
-            self._answered(message.get("id"), message)
         elif "id" in message:
             self._ask(message, handlers)
         else:
             self._notified(message["method"], message.get("params"), handlers)
+        return False
 
-    def _answered(self, number: object, response: jsonrpc.Message | LongLine) -> None:
+    def _answered(self, number: object, response: jsonrpc.Message | LongLine) -> bool:
         asked = self._asked.get(coerce_request_id(number)) if jsonrpc.is_id(number) else None
-        if asked is None or not _settle(asked, response):
-            _log.debug("upstream %s answers %r, which nobody waits for", self._peer.name, number)
+        if asked is not None and _settle(asked, response):
+            return True
+        _log.debug("upstream %s answers %r, which nobody waits for", self._peer.name, number)
+        return False
 
     def _notified(self, method: str, params: Mapping[str, Any] | None, handlers: "_Handlers") -> None:
         if method == "notifications/progress" and params is not None:
@@ -306,12 +329,14 @@ class Session(Dispatcher[TransportContext]):
             metadata={"upstream": self._peer.name, "bytes": str(line.length), "max_bytes": str(self._peer.longest)},
         )
 
-    async def _send(self, line: bytes) -> None:
+    async def _send(self, make: Callable[[], bytes]) -> None:
+        """The line is made when there is room for it."""
         if self._closed:
             raise _closed()
         try:
-            self._peer.write(line)
-            await self._peer.drain()
+            async with self._writing:  # one after the other: of what does not fit into the pipe there is one line
+                await self._peer.drain()
+                self._peer.write(make())
         except (OSError, RuntimeError):
             raise _closed() from None
 

@@ -11,6 +11,8 @@ from narthex_server.tools.server import Scope
 from narthex_server.tools.upstream.auth import Auth
 from narthex_server.tools.upstream.breaker import BreakerSettings
 from narthex_server.tools.upstream.health import HealthSettings
+from narthex_server.tools.upstream.limits import Limits
+from narthex_server.tools.upstream.sandbox import Sandbox
 from narthex_server.tools.upstream.secrets import Text
 from narthex_server.tools.upstream.tls import USUAL, Tls
 
@@ -28,12 +30,19 @@ Protocol = Literal["auto", "handshake", "2025-11-25", "2026-07-28"]
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A server run as a child and spoken to over its standard input and output."""
+    """A server run as a child and spoken to over its standard input and output.
+
+    Of our variables it has those whose names fit `env_allow`; without it a few that every program needs. `limits` None
+    are none, whatever is usual.
+    """
 
     command: str
     args: tuple[str, ...] = field(default=(), repr=False)  # tokens are passed there too
     env: Mapping[str, Text] = field(default_factory=dict, repr=False)
     cwd: str | None = None
+    env_allow: tuple[str, ...] | None = None
+    limits: Limits | None = field(default_factory=Limits)
+    sandbox: Sandbox = field(default_factory=Sandbox)
 
     @property
     def scheme(self) -> str:

@@ -95,6 +95,7 @@ class Upstream(SharedServer):
         self._starts = 0  # all attempts
         self._connections = 0  # those that came up
         self._refused = ""  # what the transport knows better than the session
+        self._pid = 0  # above all of its processes
 
     @property
     def name(self) -> str:
@@ -123,6 +124,7 @@ class Upstream(SharedServer):
             restarts=max(0, self._starts - 1) if process else 0,
             failed_checks=self._health.failures if self._health else 0,
             last_success=self._guard.last_success,
+            processes=(self._pid,) if self._pid else (),
         )
 
     @property
@@ -293,14 +295,26 @@ class Upstream(SharedServer):
                 self._settled.set()
                 await self._signalled()
                 if not self._ended:
-                    async with asyncio.timeout(limit):
-                        stale, self._stale = self._stale or set(Part), set()
-                        listing = await listed(client, self.name, limit, stale, self._listing)
-                    if listing.tools != self._listing.tools:
-                        self._edition = object()
-                    self._listing = listing
+                    await self._list_again(client, limit)
                 if self._ended:  # possibly while they were listed
                     return self._ended
+
+    async def _list_again(self, client: Client, limit: float) -> None:
+        """Raises TimeoutError; returns at once when the connection ends."""
+        stale, self._stale = self._stale or set(Part), set()
+        over = asyncio.create_task(self._over.wait())
+        listing = asyncio.create_task(listed(client, self.name, limit, stale, self._listing))
+        try:
+            async with asyncio.timeout(limit):
+                await asyncio.wait({over, listing}, return_when=asyncio.FIRST_COMPLETED)
+            if listing.done():
+                before, self._listing = self._listing, listing.result()
+                if self._listing.tools != before.tools:
+                    self._edition = object()
+        finally:
+            for task in (over, listing):
+                task.cancel()
+            await asyncio.gather(over, listing, return_exceptions=True)
 
     def _check(self, version: str) -> None:
         wanted = self._source.protocol
@@ -326,7 +340,7 @@ class Upstream(SharedServer):
         link = Link(self.name, self._secrets, self._end, self._refuse)
         match self._source.transport:
             case Process() as process:
-                return stdio.connect(process, self._source.max_bytes, link)
+                return stdio.connect(process, self._source.max_bytes, link, self._runs_as)
             case Http() as remote:
                 return dispatching(http.connect(remote, link))
             case WebSocket() as socket:
@@ -361,6 +375,9 @@ class Upstream(SharedServer):
         self._signal.set()
         if self._status.state is ServerState.READY:
             self._set(ServerState.UNHEALTHY, reason)
+
+    def _runs_as(self, pid: int) -> None:
+        self._pid = pid
 
     def _refuse(self, status: str) -> None:
         self._refused = status

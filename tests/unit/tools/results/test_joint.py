@@ -1,6 +1,7 @@
 """Several callers of one call: each leaves, waits and fails for itself."""
 
 import asyncio
+from random import Random
 
 import pytest
 from narthex_server.errors import Cancelled, DeadlineExceeded, InvalidToolArguments, NotFound, Unavailable
@@ -195,3 +196,47 @@ async def test_nothing_is_left_of_calls_that_are_over(held):
     await asyncio.gather(*calls, return_exceptions=True)
     await turns()
     assert held.step._runs == {}
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whoever_stays_gets_a_result_whatever_the_others_do(scene, seed):
+    random = Random(seed)
+
+    async def run(call):
+        scene.calls += 1
+        number = scene.calls
+        try:
+            for _ in range(random.randrange(6)):
+                await asyncio.sleep(0)
+            kind = random.choice(["result"] * 6 + ["error", "asks", "cancelled", "down"])
+            if kind == "asks":
+                yield InputRequired("1", ())
+            if kind == "cancelled":
+                raise Cancelled("by whoever ran it")
+            if kind == "down":
+                raise Unavailable("down")
+            yield ToolResult(b'["%d"]' % number, is_error=kind == "error")
+        finally:
+            scene.ended.append(number)
+
+    async def caller():
+        for _ in range(random.randrange(4)):
+            await asyncio.sleep(0)
+        raw = random.choice([b"{}", b'{"n":1}'])
+        return [event async for event in scene.step.around(scene.call(raw), run)][-1]
+
+    for _ in range(30):
+        callers = [asyncio.create_task(caller()) for _ in range(8)]
+        for _ in range(random.randrange(8)):
+            await asyncio.sleep(0)
+        leaving = random.sample(callers, 3)
+        for one in leaving:
+            one.cancel()
+        async with asyncio.timeout(10):
+            ends = await asyncio.gather(*callers, return_exceptions=True)
+        stayed = [end for one, end in zip(callers, ends, strict=True) if one not in leaving]
+        assert all(isinstance(end, ToolResult | Cancelled | Unavailable) for end in stayed)
+        scene.now += random.choice([0, 20])
+    await turns()
+    assert sorted(scene.ended) == list(range(1, scene.calls + 1)) and scene.step._runs == {}
+    assert {"hit", "miss", "coalesced"} == set(scene.lookups)
