@@ -354,7 +354,9 @@ class Catalog:
 
     def _searches(self, principal: Principal, tools: Iterable[Tool]) -> bool:
         """Whether the caller finds tools by searching; one whose scope lacks the search cannot."""
-        return self._searching.lazy_for(principal.name) and any(tool.name == SEARCH and not tool.server for tool in tools)
+        return self._searching.lazy_for(principal.name) and any(
+            tool.name == SEARCH and not tool.server for tool in tools
+        )
 
     def _found_by(self, forwarded: int) -> tuple[Tool, ...]:
         """Our own tools that find others, where there are so many to find."""

@@ -305,7 +305,7 @@ async def test_what_is_kept_is_not_told_to_whom_a_newer_policy_forbids_it(server
     (folder / "policy.toml").write_text('[[rules]]\nname = "amy"\neffect = "deny"\nkeys = ["amy"]\n' + POLICY)
     async with asyncio.timeout(30):
         while server.metric("narthex_policy_reloads_total", outcome="ok") == before:
-            await asyncio.sleep(0.05)
+            await asyncio.to_thread(server.metrics)
     for way, arguments in (("all__named", raw), ("tools__call", by_way_of_another("all__named", raw))):
         request = wire.CallToolRequest(name=way, arguments=arguments)
         assert (await failure(amy.ask(amy.tools.CallTool, request))).code is grpc.StatusCode.NOT_FOUND
