@@ -95,7 +95,7 @@ async def test_everythings_resources_and_prompts_are_forwarded(gateway, entry):
         assert b"Ghent" in filled.messages[0].content
         typed = Typed("department", "E", {})
         assert (await catalog.complete(PromptReference("every__completable-prompt"), typed, context)).values
-        with catalog.watches.open([uri]) as watch:
+        with catalog.watches.open([uri], context) as watch:
             await catalog.watches.ready(watch)
             await running.call("every__toggle-subscriber-updates")
             async with asyncio.timeout(20):
