@@ -150,6 +150,8 @@ async def test_errors_are_in_spans_without_their_texts(tmp_path, collector, expo
             "tools/call",
             {"name": "traced__fail", "arguments": {"a": 1, "token": "x"}, "_meta": {"traceparent": SAMPLED}},
         )
+        uri = "trace://ann:hunter22@host/me?key=hunter22"
+        await running.ask("resources/read", {"uri": uri, "_meta": {"traceparent": SAMPLED}})
         async with grpc.aio.insecure_channel(running.grpc) as channel:
             request = wire.CallToolRequest(name="no such secret", arguments=b"{}")
             with pytest.raises(grpc.aio.AioRpcError):
@@ -163,7 +165,10 @@ async def test_errors_are_in_spans_without_their_texts(tmp_path, collector, expo
     refused = within(collector.spans, HEADER_TRACE)["mine narthex.v1.ToolService/CallTool"]
     assert attributes(refused)["error.type"] == "TOOL_NOT_FOUND"
     assert attributes(refused)["rpc.response.status_code"] == "NOT_FOUND"
-    assert not any(b"no such secret" in span.SerializeToString() for _, span in collector.spans)
+    read = within(collector.spans, TRACE_ID)["narthex-bridge resources/read"]
+    assert attributes(read)["mcp.resource.uri"] == "trace://host/me"
+    for secret in (b"no such secret", b"hunter22"):
+        assert not any(secret in span.SerializeToString() for _, span in collector.spans)
 
 
 def conventions() -> set[str]:

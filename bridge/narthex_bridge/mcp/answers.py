@@ -1,5 +1,7 @@
 """What each request of an MCP client is answered with."""
 
+import asyncio
+
 from orjson import Fragment
 
 from narthex_bridge.mcp.calls import Calls, Origin
@@ -85,6 +87,7 @@ class Answers:
                     )
                 session.subscriptions.add(uri)
                 self._subscriptions.settle(session)
+                await self._watches.watching(session.speaker, uri)
                 return jsonrpc.result(request.id, {})
             case Unsubscribe(uri):
                 session.subscriptions.discard(uri)
@@ -114,6 +117,7 @@ class Answers:
         ends += [self._watches.listen(caller, uri, lambda uri: deliver(updated(uri, id))) for uri in effect.uris]
         self._listening.add(outbox)
         try:
+            await asyncio.gather(*(self._watches.watching(caller, uri) for uri in effect.uris))
             await origin.responder.notify(acknowledged(effect, id))
             while (messages := await outbox.take(_FOR_EVER_S)) is not None:
                 for message in messages:

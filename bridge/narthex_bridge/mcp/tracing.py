@@ -1,5 +1,6 @@
 """A span for each request of an MCP client, by OpenTelemetry's conventions for MCP."""
 
+import re
 from contextlib import AbstractContextManager
 
 from narthex.tracing.context import TRACE, TraceContext
@@ -12,6 +13,8 @@ MAX_NAME = 128
 """Characters of a name or URI in a span."""
 
 PASS_ON = PassOn()
+
+_USER = re.compile(r"(?<=://)[^/#]*@")
 
 _TARGETS = {"tools/call": "gen_ai.tool.name", "prompts/get": "gen_ai.prompt.name"}
 
@@ -49,9 +52,14 @@ def _attributes(origin: Origin, target: str) -> dict[str, Value]:
         made["gen_ai.operation.name"] = "execute_tool"
     if session.id:
         made["mcp.session.id"] = session.id
-    if uri := _text(request, "uri"):
-        made["mcp.resource.uri"] = uri
+    if isinstance(uri := request.params.get("uri"), str) and uri:
+        made["mcp.resource.uri"] = _shown(uri)
     return made
+
+
+def _shown(uri: str) -> str:
+    """A URI without the parts that can hold credentials."""
+    return _USER.sub("", uri.partition("?")[0])[:MAX_NAME]
 
 
 def _text(request: Request, name: str) -> str:

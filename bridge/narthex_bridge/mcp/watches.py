@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from narthex_bridge.caller import Caller
@@ -9,11 +10,15 @@ from narthex_bridge.server.backend import Backend
 
 Listener = Callable[[str], None]
 
+READY_S = 5.0
+"""How long a subscription waits for an upstream that is slow to say that it watches."""
+
 
 @dataclass(slots=True, eq=False)
 class _Watch:
     task: asyncio.Task[None]
     listeners: list[Listener] = field(default_factory=list)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 _Key = tuple[Caller, str, str]
@@ -44,6 +49,12 @@ class Watches:
 
         return end
 
+    async def watching(self, caller: Caller, uri: str) -> None:
+        """Returns when the server watches what is listened to here, or cannot for now: a change after that is told."""
+        if (watch := self._watches.get((caller, caller.session, uri))) is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(watch.ready.wait(), READY_S)
+
     async def close(self) -> None:
         tasks = [watch.task for watch in self._watches.values()]
         self._watches.clear()
@@ -53,6 +64,8 @@ class Watches:
 
     async def _follow(self, key: _Key) -> None:
         caller, _, uri = key
-        async for _ in self._backend.watch_resource(caller, uri):
-            for listener in list(self._watches[key].listeners):
+        async for changed in self._backend.watch_resource(caller, uri):
+            watch = self._watches[key]
+            watch.ready.set()
+            for listener in list(watch.listeners) if changed else ():
                 listener(uri)

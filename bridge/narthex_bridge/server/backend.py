@@ -174,8 +174,11 @@ class Backend:
             await asyncio.sleep(delay)
             delay = min(delay * 2, longest)
 
-    async def watch_resource(self, caller: Caller, uri: str) -> AsyncIterator[None]:
-        """Yields whenever the resource changes, or may have while the server was lost; reconnects for ever."""
+    async def watch_resource(self, caller: Caller, uri: str) -> AsyncIterator[bool]:
+        """Yields True whenever the resource changes, or may have while the server was lost; reconnects for ever.
+
+        Yields False when it is watched from now on, or cannot be for now.
+        """
         delay, longest = WATCH_RETRY_S
         while True:
             request = tool_pb2.WatchResourcesRequest(uris=[uri])
@@ -183,15 +186,15 @@ class Backend:
             try:
                 async for news in call:
                     delay = WATCH_RETRY_S[0]
-                    if news.WhichOneof("change") == "updated_uri":
-                        yield
+                    yield news.WhichOneof("change") == "updated_uri"
             except grpc.aio.AioRpcError as error:
                 logger.info("resource %s cannot be watched: %s %s", uri, error.code().name, error.details())
             finally:
                 call.cancel()
+            yield False
             await asyncio.sleep(delay)
             delay = min(delay * 2, longest)
-            yield
+            yield True
 
     async def _list_tools(self, caller: Caller, request_id: str, cursor: str) -> tuple[tuple[Listed, ...], str]:
         request = tool_pb2.ListToolsRequest(page_token=cursor)

@@ -1,6 +1,7 @@
 """Questions to the caller of a run: for approval, and on behalf of upstreams."""
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from narthex_server.agent.options import Approvals
 from narthex_server.errors import FailedPrecondition, PermissionDenied
 from narthex_server.text.messages import ToolCall
+from narthex_server.tools.arguments import parse_arguments
 from narthex_server.tools.inputs import Answer, Inputs
 from narthex_server.tools.tool import ApprovalRequest, InputRequest, InputRequired, Tool
 
@@ -16,13 +18,16 @@ Tell = Callable[[InputRequired], None]
 
 
 async def approve(approvals: Approvals, tool: Tool, call: ToolCall, inputs: Inputs | None, tell: Tell) -> None:
-    """Returns when the call may be made; raises PermissionDenied, in words for the model, when it may not."""
+    """Returns when the call may be made; raises PermissionDenied, in words for the model, when it may not.
+
+    A person reads what the tool will: of a name that stands twice the value that counts, and no letters unseen.
+    """
     if not (reason := approvals.reason(tool)):
         return
     if inputs is None:
         raise PermissionDenied("this call needs a person's approval, and nobody can be asked here; it was not made")
     with inputs.expect(_verdict) as (name, answer):
-        arguments = call.arguments.encode("utf-8", "replace")
+        arguments = json.dumps(parse_arguments(call.arguments.encode("utf-8", "replace"))).encode()
         tell(InputRequired(inputs.call_id, (ApprovalRequest(name, call.name, arguments, reason),)))
         try:
             async with asyncio.timeout(approvals.seconds):

@@ -20,6 +20,9 @@ from narthex_server.tools.tool import CallContext, InputRequired, Log, Progress,
 MAX_ASKED = 8
 """How often one call may end with a wish for input and be made again."""
 
+MAX_NEWS = 1000
+"""Events that wait for a slow reader; with more, progress and log messages are dropped, and nothing else is."""
+
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +43,13 @@ class Calls:
         """
         events: asyncio.Queue[ToolActivity | ToolCallEnded] = asyncio.Queue()
         turns = asyncio.Semaphore(self.options.parallel)
-        tasks = [asyncio.create_task(_Call(self, call, turns, events.put_nowait).run()) for call in calls]
+
+        def put(event: ToolActivity | ToolCallEnded) -> None:
+            news = isinstance(event, ToolActivity) and isinstance(event.activity, Progress | Log)
+            if not news or events.qsize() < MAX_NEWS:
+                events.put_nowait(event)
+
+        tasks = [asyncio.create_task(_Call(self, call, turns, put).run()) for call in calls]
         try:
             running = len(tasks)
             while running:

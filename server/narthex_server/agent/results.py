@@ -14,7 +14,7 @@ def result_text(result: ToolResult) -> str:
     """The text of the content blocks, one per line; `Error: …` for a failed call, a short note for what is no text."""
     try:
         blocks = json.loads(result.content or b"[]")
-    except ValueError:
+    except (ValueError, RecursionError):
         blocks = None
     if not isinstance(blocks, list):
         log.warning("a tool's content is not a JSON array; the model gets it as it is")

@@ -37,6 +37,10 @@ class Arguments:
             made["arguments"] = value if self._keeping == "full" else self._redaction.of(value)
         return made
 
+    def text(self, text: str) -> str:
+        """What callers make up beside arguments, without what looks like a credential where not all is kept."""
+        return text if self._keeping == "full" else self._redaction.text(text)
+
 
 def _digest(spelling: bytes) -> str:
     return f"sha256:{hashlib.sha256(spelling).hexdigest()}"

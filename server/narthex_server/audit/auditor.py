@@ -36,7 +36,8 @@ class Auditor:
         self._writer.put(Entry(time.time(), _trace_id(), report), needed=needed)
 
     def on_act(self, act: Act) -> None:
-        self._writer.put(Entry(time.time(), _trace_id(), act), needed=self._required)
+        needed = self._required and act.reason != UNAVAILABLE
+        self._writer.put(Entry(time.time(), _trace_id(), act), needed=needed)
 
     async def stop(self) -> None:
         """Returns when all is written."""

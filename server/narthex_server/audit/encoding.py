@@ -37,15 +37,15 @@ class Encoding:
                 "call": context.inputs.call_id if context.inputs is not None else "",
                 "trace": trace_id,
                 "server": report.server,
-                "name": report.name,
-                "asked": report.asked[:MAX_NAME] if report.asked != report.name else "",
+                "name": self._named(report.name),
+                "asked": self._named(report.asked) if report.asked != report.name else "",
                 "rule": trail.rule,
                 "cached": trail.cached,
                 **self._arguments.members(report.arguments),
                 "outcome": report.outcome,
                 "reason": report.reason,
                 "ms": round(report.seconds * 1000, 3),
-                "in": _size(report),
+                "in": report.received,
                 "out": report.sent,
             }
         )
@@ -60,11 +60,15 @@ class Encoding:
                 "request": act.request_id,
                 "trace": trace_id,
                 "verb": act.verb,
-                "subject": act.subject[:MAX_NAME],
+                "subject": self._named(act.subject),
                 "outcome": "error" if act.reason else "ok",
                 "reason": act.reason,
             }
         )
+
+    def _named(self, name: str) -> str:
+        """A name or URI as it is kept: URIs can hold passwords."""
+        return self._arguments.text(name)[:MAX_NAME]
 
     def gap(self, at: float, lost: int) -> bytes:
         """What stands where records were lost."""
@@ -81,9 +85,3 @@ class Encoding:
 
 def _dumped(members: dict[str, Any]) -> bytes:
     return orjson.dumps({name: value for name, value in members.items() if value is not False and value != ""})
-
-
-def _size(report: CallReport) -> int:
-    if isinstance(report.arguments, bytes):
-        return len(report.arguments)
-    return sum(len(name) + len(value) for name, value in report.arguments.items())

@@ -20,7 +20,7 @@ STOP_S = 5.0
 """Seconds that a failing disk still gets when the process ends."""
 
 MAX_PENDING_BYTES = 64 * 1024 * 1024
-"""Of arguments that wait to be written."""
+"""Of names and arguments that wait to be written."""
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +155,8 @@ class AuditWriter:
 
 
 def _bytes(entry: Entry) -> int:
-    if isinstance(entry.told, CallReport) and isinstance(entry.told.arguments, bytes):
-        return len(entry.told.arguments)
-    return 0
+    match entry.told:
+        case CallReport() as report:
+            return len(report.asked) + report.received
+        case Act() as act:
+            return len(act.subject)

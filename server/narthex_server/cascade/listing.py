@@ -11,6 +11,7 @@ from narthex_server.cascade.wire import Wire
 from narthex_server.errors import Unavailable
 from narthex_server.tools.prompt import Prompt
 from narthex_server.tools.resource import Resource, ResourceTemplate
+from narthex_server.tools.search.searching import CALL, SEARCH
 from narthex_server.tools.tool import Tool
 
 MAX_PAGES = 100
@@ -18,7 +19,10 @@ MAX_PAGES = 100
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Under the other server's names; `instances` are the servers that calls of its tools may reach."""
+    """Under the other server's names; `instances` are the servers that calls of its tools may reach.
+
+    Without its tools that search and call others: a call by them would pass our rules under their name.
+    """
 
     tools: tuple[Tool, ...] = ()
     resources: tuple[Resource, ...] = ()
@@ -37,7 +41,7 @@ async def listed(other: Wire, seconds: float) -> Listing:
     tools: list[Tool] = []
     async for page in _pages(page_of(other.tools.ListTools), wire.ListToolsRequest):
         instances.update(page.instances)
-        tools += map(convert.tool, page.tools)
+        tools += (convert.tool(tool) for tool in page.tools if tool.server or tool.name not in (SEARCH, CALL))
     resources: list[Resource] = []
     async for found in _pages(page_of(other.tools.ListResources), wire.ListResourcesRequest):
         resources += map(convert.resource, found.resources)

@@ -58,7 +58,7 @@ class Wire:
         key = self._api_key
         if context is not None and self._source.passthrough:
             key = token_for(self._identity.upstream, context.upstream_tokens)
-            self._secrets.note(key)
+            self._secrets.note_brought(key)
         metadata = [(VIA_HEADER, ",".join((*VIA.get(), self._identity.instance)))]
         if key:
             metadata.append(("authorization", f"Bearer {key}"))

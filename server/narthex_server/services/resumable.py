@@ -17,12 +17,16 @@ Events = AsyncGenerator[wire.ChatStreamResponse]
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """Of one caller: how many runs are kept. Of one run: bytes of events, seconds it may take, seconds kept after."""
+    """Of one caller: how many runs are kept. Of one run: bytes of events, seconds it may take, seconds kept after.
+
+    Of all together: bytes of events beyond which none begins.
+    """
 
     count: int = 16
     bytes: int = 8 << 20
     seconds: float = 3600.0
     kept_seconds: float = 300.0
+    total_bytes: int = 256 << 20
 
 
 class Run:
@@ -39,6 +43,11 @@ class Run:
         self._last = 0  # the sequence of the newest event
         self._error: Exception | None = None
         self._changed = asyncio.Event()
+
+    @property
+    def bytes(self) -> int:
+        """Of the events that are kept."""
+        return self._bytes
 
     def put(self, event: wire.ChatStreamResponse) -> None:
         """Numbers an event and keeps it; the oldest give way where there are too many bytes."""
@@ -94,7 +103,10 @@ class Runs:
         self._runs: dict[str, Run] = {}
 
     def start(self, principal: Principal, begin: Callable[[Run], Events]) -> Run:
-        """Begins a run in a task of its own; raises ResourceExhausted where the caller has too many that run."""
+        """Begins a run in a task of its own.
+
+        Raises ResourceExhausted where the caller has too many that run, or those of all take too many bytes.
+        """
         owner = principal.tenant, principal.name
         own = [run for run in self._runs.values() if run.owner == owner]
         if len(own) >= self._limits.count:
@@ -104,10 +116,22 @@ class Runs:
                     f"there are {len(own)} resumable runs; wait for one, or abort it", reason="RUN_COUNT"
                 )
             del self._runs[done.id]
+        self._make_room()
         run = Run(owner, self._limits.bytes)
         self._runs[run.id] = run
         run.task = asyncio.create_task(self._feed(run, begin(run)))
         return run
+
+    def _make_room(self) -> None:
+        """Forgets runs that are over, the first ones first, while all have too many bytes."""
+        total = sum(run.bytes for run in self._runs.values())
+        for run in [run for run in self._runs.values() if run.over]:
+            if total <= self._limits.total_bytes:
+                return
+            total -= run.bytes
+            del self._runs[run.id]
+        if total > self._limits.total_bytes:
+            raise ResourceExhausted("resumable runs take too much memory; wait for one", reason="RUN_MEMORY")
 
     def find(self, principal: Principal, run_id: str) -> Run:
         """Raises NotFound where the caller has no such run, or it ended too long ago."""

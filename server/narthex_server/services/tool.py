@@ -141,7 +141,8 @@ class ToolService:
         asked = call_context(context, request.mcp)
         if not request.server and self._kept.has(asked.principal, request.uri):
             text = self._kept.read(asked.principal, request.uri)
-            return contents_to_wire(Contents((Part(request.uri, text, "text/plain"),)))
+            whole = Contents((Part(request.uri, text, "text/plain"),))
+            return contents_to_wire(await self._catalog.read_own(request.uri, whole, asked))
         return contents_to_wire(await self._catalog.read(request.uri, request.server, asked))
 
     async def WatchResources(

@@ -54,6 +54,7 @@ class UpstreamService:
 
     async def AddUpstream(self, request: wire.AddUpstreamRequest, context: Context) -> wire.AddUpstreamResponse:
         with acting(self._acts, "upstream.add", request.spec.name):
+            self._acts.enter()
             _check_admin(context)
             status = await self._fleet.add(source_from(request.spec))
         return wire.AddUpstreamResponse(upstream=self._upstream(status))
@@ -62,6 +63,7 @@ class UpstreamService:
         self, request: wire.RemoveUpstreamRequest, context: Context
     ) -> wire.RemoveUpstreamResponse:
         with acting(self._acts, "upstream.remove", request.name):
+            self._acts.enter()
             _check_admin(context)
             await self._fleet.remove(request.name)
         return wire.RemoveUpstreamResponse()
@@ -73,15 +75,19 @@ class UpstreamService:
         caller = CALLER.get()
         shared = any(one.name == request.name and one.scope == "shared" for one in self._catalog.servers(_sees()))
         with acting(self._acts, "upstream.reconnect", request.name):
+            self._acts.enter()
             if shared:
                 _check_admin(context)
             status = await self._catalog.reconnect(request.name, None if caller.admin else caller)
         return wire.ReconnectUpstreamResponse(upstream=self._upstream(status))
 
     def _upstream(self, status: ServerStatus) -> wire.Upstream:
-        renamed = self._catalog.renamed if CALLER.get().admin else self._catalog.view(CALLER.get()).tools.renamed
+        caller, vitals = CALLER.get(), Vitals()
+        renamed = self._catalog.renamed if caller.admin else self._catalog.view(caller).tools.renamed
         mine = (one for one in renamed if one.server == status.name)
-        return upstream_to_wire(status, self._catalog.roster.vitals().get(status.name, Vitals()), mine)
+        if (server := self._catalog.roster.get(status.name)) is not None:
+            vitals = server.vitals if caller.admin else server.vitals_of(caller.tenant)
+        return upstream_to_wire(status, vitals, mine)
 
 
 def upstream_to_wire(status: ServerStatus, vitals: Vitals, renamed: Iterable[Renamed] = ()) -> wire.Upstream:

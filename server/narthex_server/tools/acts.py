@@ -24,13 +24,18 @@ class Act:
 
 
 class Acts(Protocol):
-    """Is told of every act when it is over."""
+    """Is asked before the acts of callers, and told of every act when it is over."""
+
+    def enter(self) -> None:
+        """Raises Unavailable where nothing may be done now; what was refused so is told all the same."""
 
     def on_act(self, act: Act) -> None: ...
 
 
 class Unrecorded:
     """Acts where nobody keeps a record."""
+
+    def enter(self) -> None: ...
 
     def on_act(self, act: Act) -> None: ...
 

@@ -17,6 +17,7 @@ from narthex_server.errors import InvalidRequest, InvalidToolArguments, Violatio
 from narthex_server.tools.objects import kind_of, parse_object
 
 MAX_VIOLATIONS = 16
+MOST_SCHEMAS = 10_000
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +81,8 @@ class ArgumentSchemas:
         """`tool` is what errors call it; two `server`s may each have one of this name, for different callers."""
         known = self._schemas.get((server, tool))
         if known is None or known[0] != schema:
+            if len(self._schemas) >= MOST_SCHEMAS:  # a server may name its tools anew all the time
+                self._schemas.clear()
             known = self._schemas[server, tool] = schema, ArgumentSchema(schema, tool)
         return known[1]
 

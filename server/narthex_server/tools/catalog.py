@@ -16,7 +16,7 @@ from narthex_server.tools.completion import Completion, PromptReference, Referen
 from narthex_server.tools.log_levels import LogLevels
 from narthex_server.tools.names import Renamed
 from narthex_server.tools.offers.inspection import Inspection
-from narthex_server.tools.offers.named import Offer
+from narthex_server.tools.offers.named import Offer, not_found
 from narthex_server.tools.offers.sight import Sight
 from narthex_server.tools.offers.view import Shared, Versions, View
 from narthex_server.tools.offers.views import Views
@@ -152,7 +152,7 @@ class Catalog:
         """What a model is offered where nobody says which tools: the forwarded ones, or those that find them."""
         tools = self.list(principal)
         if self._searches(principal, tools):
-            return tuple(tool for tool in tools if tool.name in (SEARCH, CALL))
+            return tuple(tool for tool in tools if tool.name in (SEARCH, CALL) and not tool.server)
         return tuple(tool for tool in tools if tool.server)
 
     def get(self, name: str, principal: Principal) -> Tool:
@@ -199,6 +199,10 @@ class Catalog:
 
     def refused(self, name: str, arguments: bytes, context: CallContext, error: NarthexError) -> None:
         """Reports a call that was refused before it came here, such as one of a tool that a model was not offered."""
+        try:
+            self._admit()
+        except NarthexError as unrecordable:
+            error = unrecordable
         known, end = self._known("tool", name, context.principal), (outcome_of(error), reason_of(error))
         self._report(CallReport("tool", name, *known, arguments, context, Trail(), 0.0, *end))
 
@@ -206,6 +210,14 @@ class Catalog:
         """As ResourceOffers.read, observed."""
         asked = _Asked("resource", uri, {"server": server} if server else {}, context)
         return await self._observed(asked, self.sight(context.principal).read(uri, server, context))
+
+    async def read_own(self, uri: str, contents: Contents, context: CallContext) -> Contents:
+        """What this server itself has for the caller under a URI, observed as `read`."""
+
+        async def given() -> Contents:
+            return contents
+
+        return await self._observed(_Asked("resource", uri, {}, context), given())
 
     async def fill(self, name: str, arguments: Mapping[str, str], context: CallContext) -> FilledPrompt | InputRequired:
         """As PromptOffers.fill, observed."""
@@ -259,6 +271,8 @@ class Catalog:
     async def _serve(self, call: Invocation) -> AsyncGenerator[ToolEvent]:
         """The last step: the arguments are held against the schema, and the tool's owner runs it."""
         offer = self.sight(call.context.principal).tool(call.tool.name)
+        if (offer.item.server, offer.item.own_name) != (call.tool.server, call.tool.own_name):
+            raise not_found("tool", call.tool.name)  # the name means another one by now, which no step has judged
         schema = self._schemas.of(offer.item.name, offer.item.input_schema, offer.item.server)
         if len(call.raw) <= AT_ONCE_BYTES:
             schema.check(call.arguments)
@@ -340,7 +354,9 @@ class Catalog:
 
     def _searches(self, principal: Principal, tools: Iterable[Tool]) -> bool:
         """Whether the caller finds tools by searching; one whose scope lacks the search cannot."""
-        return self._searching.lazy_for(principal.name) and any(tool.name == SEARCH for tool in tools)
+        return self._searching.lazy_for(principal.name) and any(
+            tool.name == SEARCH and not tool.server for tool in tools
+        )
 
     def _found_by(self, forwarded: int) -> tuple[Tool, ...]:
         """Our own tools that find others, where there are so many to find."""

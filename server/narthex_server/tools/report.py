@@ -50,6 +50,13 @@ class CallReport:
     reason: str = ""
     sent: int = 0
 
+    @property
+    def received(self) -> int:
+        """How large its arguments are: bytes of JSON, characters of texts."""
+        if isinstance(self.arguments, bytes):
+            return len(self.arguments)
+        return sum(len(name) + len(value) for name, value in self.arguments.items())
+
 
 class CatalogObserver(Protocol):
     """Told of everything that was asked for when it is over."""

@@ -122,6 +122,9 @@ class Server(Protocol):
     @property
     def vitals(self) -> Vitals: ...
 
+    def vitals_of(self, tenant: str) -> Vitals:
+        """What of that this tenant may know: nothing of connections that are others'."""
+
     def start(self, changed: Callable[[], None]) -> None:
         """Begins to connect; `changed` is called on the event loop when its status, or what it offers, is different."""
 
@@ -223,6 +226,9 @@ class SharedServer:
 
     def line(self, context: CallContext) -> Self:
         return self
+
+    def vitals_of(self: Server, tenant: str) -> Vitals:
+        return self.vitals
 
     def end_session(self, principal: Principal, session: str) -> None:
         pass

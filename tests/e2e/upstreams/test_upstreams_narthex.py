@@ -17,6 +17,7 @@ from narthex.v1 import upstream_pb2
 from narthex.v1.tool_pb2_grpc import ToolServiceStub
 from narthex.v1.upstream_pb2_grpc import UpstreamServiceStub
 from narthex_server.app import serving
+from narthex_server.config.catalog import CatalogSettings
 from narthex_server.config.server import ServerConfig
 from narthex_server.config.tls import Tls
 
@@ -75,6 +76,27 @@ async def test_tools_are_called_through_two_servers_with_progress_logs_and_error
         with pytest.raises(narthex.NarthexError) as gone:
             await client.call_tool("far__rich__die")
         assert gone.value.code is grpc.StatusCode.UNAVAILABLE and gone.value.metadata["upstream"] == "far"
+
+
+async def test_the_far_tools_that_call_others_are_no_way_past_our_rules(server, tmp_path):
+    policy = tmp_path / "policy.toml"
+    policy.write_text(
+        '[[rules]]\nname = "no"\neffect = "deny"\ntools = ["far__rich__echo"]\n'
+        '[[rules]]\nname = "rest"\neffect = "allow"\n'
+    )
+    async with (
+        server({"rich": script("rich", "stdio")}, catalog=CatalogSettings(search="on")) as inner,
+        server(behind(inner), policy=policy) as outer,
+        narthex.Client(inner) as near,
+        narthex.Client(outer) as client,
+    ):
+        assert {"tools__call", "tools__search"} <= {tool.name for tool in await near.list_tools()}
+        names = {tool.name for tool in await client.list_tools()}
+        assert "far__rich__fail" in names and not {name for name in names if "tools__" in name}
+        for name in ("far__tools__call", "far::tools__call", "far.tools__call"):
+            with pytest.raises(narthex.NarthexError) as hidden:
+                await client.call_tool(name, {"name": "rich__echo", "arguments": {"text": "x"}})
+            assert hidden.value.code is grpc.StatusCode.NOT_FOUND
 
 
 async def test_a_call_that_is_left_is_cancelled_at_the_far_end(server):

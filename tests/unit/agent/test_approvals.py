@@ -48,6 +48,13 @@ async def test_an_approved_call_is_made(serve, agent):
     assert tool.seen == [b'{"a": 1}'] and ran.results[0].text == "fine" and ran.text(2) == "Done."
 
 
+async def test_a_person_reads_what_counts_and_every_letter(serve, agent):
+    tool = agent.tool("t")
+    async with serve(agent.call("t", '{"a": 1, "b": "x\u202ey", "a": 2}'), "Done.") as model:
+        ran = await answer(agent, model, [tool], needing("t"), with_answer(agent, approved=True))
+    assert ran.wanted[0].requests[0].arguments == b'{"a": 2, "b": "x\\u202ey"}'
+
+
 async def test_a_refused_call_is_not_made_and_the_model_reads_why(serve, agent):
     tool = agent.tool("t")
     async with serve(agent.call("t"), "I see.") as model:

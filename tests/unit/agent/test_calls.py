@@ -3,8 +3,11 @@
 import asyncio
 
 import pytest
+from narthex_server.agent.calls import MAX_NEWS
+from narthex_server.agent.events import ToolActivity
 from narthex_server.agent.options import AgentOptions
 from narthex_server.errors import InvalidRequest
+from narthex_server.tools.tool import Progress
 
 from tests.unit.agent.scripted import said
 
@@ -45,3 +48,15 @@ async def test_a_call_that_was_not_offered_is_reported_all_the_same(serve, agent
         ("hidden", "hidden", "not_found", "TOOL_NOT_FOUND"),
         ("nothing", "", "not_found", "TOOL_NOT_FOUND"),
     }
+
+
+async def test_a_tool_that_floods_a_slow_reader_loses_news_and_not_its_result(serve, agent):
+    async def flood(arguments, context):
+        for number in range(3 * MAX_NEWS):  # none of which anybody can read before the next
+            yield Progress(number)
+        yield said("done")
+
+    async with serve(agent.call("t"), "Done.") as model, asyncio.timeout(20):
+        ran = await agent.run(model, [agent.tool("t", flood)], AgentOptions(("t",)))
+    news = [one for one in ran.events if isinstance(one.event, ToolActivity)]
+    assert len(news) == MAX_NEWS and [one.text for one in ran.results] == ["done"]

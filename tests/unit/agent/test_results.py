@@ -26,3 +26,7 @@ def test_errors_are_marked() -> None:
 
 def test_content_that_is_not_json_is_passed_on() -> None:
     assert result_text(ToolResult(b"plain")) == "plain"
+
+
+def test_content_that_is_nested_too_deeply_is_passed_on() -> None:
+    assert result_text(ToolResult(b"[" * 200_000)).startswith("[[[")

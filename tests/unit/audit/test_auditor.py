@@ -8,6 +8,7 @@ from narthex_server.audit.auditor import Auditor
 from narthex_server.audit.chain import Chain
 from narthex_server.audit.file import AuditFile, FileFailed, files
 from narthex_server.audit.verification import Verification
+from narthex_server.audit.writer import MAX_PENDING_BYTES
 from narthex_server.errors import NotFound, Unavailable
 from narthex_server.principal import Principal
 from narthex_server.tools.acts import acting
@@ -127,6 +128,46 @@ async def test_nothing_runs_that_cannot_be_recorded(folder, broken, report):
     assert [(one["asked" if "asked" in one else "name"], one["outcome"]) for one in records(folder)] == [
         ("before", "ok"), ("one", "unavailable"),
     ]  # fmt: skip
+
+
+async def test_what_is_refused_meanwhile_does_not_fill_the_memory(folder, broken, report):
+    """Neither acts that anybody may try, nor calls that a model makes up, nor names of megabytes."""
+    made, disk = broken
+    auditor = Auditor(made, "refuse")
+    catalog = Catalog(observers=[auditor], admission=auditor)
+    auditor.on_call(report())
+    await asyncio.to_thread(disk.tried_again.wait)
+    eve = Principal("eve", "acme")
+    for _ in range(50):
+        with pytest.raises(Unavailable), acting(auditor, "upstream.add", "x" * 100, eve):
+            auditor.enter()
+        catalog.refused("made_up", b"{}", CallContext(eve, "r"), NotFound("no"))
+    assert made.pending <= 3 and made.lost
+    disk.mended.set()
+    await auditor.stop()
+    assert all(one.get("reason") == "AUDIT_UNAVAILABLE" for one in records(folder) if one.get("key") == "eve")
+
+
+@pytest.mark.parametrize(
+    "large", [{"asked": "x" * MAX_PENDING_BYTES}, {"arguments": {"a": "x" * MAX_PENDING_BYTES}, "kind": "prompt"}]
+)
+def test_a_queue_is_full_of_long_names_and_texts_too(writer, report, large):
+    made = writer()
+    Auditor(made, "continue").on_call(report(**large))
+    assert made.full
+
+
+@pytest.mark.parametrize("keeping", ["off", "digest", "redacted", "full"])
+async def test_names_are_kept_short_and_without_credentials(folder, writer, report, keeping):
+    made = writer(keeping=keeping)
+    made.start()
+    auditor = Auditor(made, "refuse")
+    for uri in ("db://ann:hunter2@host/x", "file:///" + "x" * 1000):
+        auditor.on_call(report(asked=uri, arguments={}, kind="resource"))
+    await auditor.stop()
+    first, second = records(folder)
+    assert ("hunter2" in json.dumps(first)) == (keeping == "full")
+    assert len(second["name"]) == 256 and second["name"].startswith("file:///x")
 
 
 async def test_calls_go_on_where_that_is_wanted_and_the_record_says_what_it_lost(folder, broken, report):

@@ -113,3 +113,13 @@ async def test_the_end_of_a_session_ends_its_subscriptions(bridge, tools):
     await asyncio.wait_for(tools.resource_watched.wait(), 5)
     await bridge.http.delete("/mcp", headers=session)
     await asyncio.wait_for(tools.unwatched.wait(), 5)
+
+
+async def test_a_subscription_is_answered_when_its_upstream_watches(bridge, tools):
+    tools.may_watch.clear()
+    session = await bridge.session()
+    asked = asyncio.create_task(ask(bridge, session, "resources/subscribe", {"uri": "test://a"}))
+    await asyncio.wait_for(tools.resource_watched.wait(), 5)
+    assert await ask(bridge, session, "ping") == {} and not asked.done()
+    tools.may_watch.set()
+    assert await asked == {}

@@ -27,6 +27,12 @@ def delta(text: str) -> tool_pb2.CallToolResponse:
     return tool_pb2.CallToolResponse(text_delta=common_pb2.TextDelta(text=text))
 
 
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class ToolServer(tool_pb2_grpc.ToolServiceServicer):
     """ToolService with a handful of tools; what they saw can be asked."""
@@ -49,6 +55,7 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
     watched: dict[str, asyncio.Queue[str]] = field(default_factory=dict)
     resource_watched: asyncio.Event = field(default_factory=asyncio.Event)
     unwatched: asyncio.Event = field(default_factory=asyncio.Event)
+    may_watch: asyncio.Event = field(default_factory=_set)  # resources; not yet, as long as it is clear
     feed: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
     fed: int = 0
     ended: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
@@ -121,6 +128,8 @@ class ToolServer(tool_pb2_grpc.ToolServiceServicer):
         updates = self.watched[uri] = asyncio.Queue()
         self.resource_watched.set()
         try:
+            await self.may_watch.wait()
+            yield tool_pb2.WatchResourcesResponse(catalog_version=1)
             while True:
                 yield tool_pb2.WatchResourcesResponse(updated_uri=await updates.get())
         finally:

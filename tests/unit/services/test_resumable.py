@@ -123,6 +123,24 @@ async def test_a_caller_has_so_many_runs_and_ended_ones_give_way():
     await runs.stop()
 
 
+async def test_all_runs_together_have_so_many_bytes():
+    kept = event()
+    kept.sequence = 1
+    go, runs = asyncio.Event(), Runs(RunLimits(total_bytes=4 * kept.ByteSize()))
+    over, running = runs.start(ANN, source(4)), runs.start(ANN, source(3, go))
+    await sequences(over.follow())
+    await anext(running.follow())
+    bob = Principal("bob", "u")
+    later = runs.start(bob, source(4, go))
+    with pytest.raises(NotFound):
+        runs.find(ANN, over.id)
+    await anext(later.follow())
+    with pytest.raises(ResourceExhausted) as caught:
+        runs.start(bob, source(1))
+    assert caught.value.reason == "RUN_MEMORY" and runs.find(ANN, running.id) is running
+    await runs.stop()
+
+
 async def test_a_run_has_a_time_and_ends_with_the_server():
     late = Runs(RunLimits(seconds=0.05)).start(ANN, source(1, asyncio.Event()))
     with pytest.raises(DeadlineExceeded):

@@ -172,3 +172,21 @@ async def test_of_a_server_that_is_down_only_those_hear_who_may_call_it(server):
             await answer(catalog, name, CallContext(Principal("ann", "t", ToolScope(("fs_*",))), "test"))
         with pytest.raises(NotFound):
             await answer(catalog, name, CallContext(Principal("bob", "t", ToolScope(("files*",))), "test"))
+
+
+async def test_a_tool_that_another_has_taken_the_name_of_meanwhile_is_not_called(server, context):
+    """The steps have judged the one that was there."""
+
+    class Slow:
+        async def around(self, call, run):
+            assert call.tool.server == "a"
+            a.offer()
+            async for event in run(call):
+                yield event
+
+    a, b = server("a", "read", prefix=""), server("b", "read", prefix="")
+    catalog = Catalog(servers=[a, b], steps=[Slow()])
+    await catalog.start()
+    with pytest.raises(NotFound, match="read"):
+        await answer(catalog, "read", context)
+    assert catalog.get("read", LOCAL).server == "b" and not b.cancelled.is_set()

@@ -2,11 +2,18 @@
 
 import pytest
 from narthex.scopes import ToolScope
-from narthex_server.errors import DeadlineExceeded, InvalidRequest, NotFound, Unavailable, UpstreamRefused
+from narthex_server.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    UpstreamRefused,
+)
 from narthex_server.principal import LOCAL, Principal
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.completion import PromptReference, TemplateReference, Typed
-from narthex_server.tools.offers.watches import ListChanged, ResourceUpdated
+from narthex_server.tools.offers.watches import MOST_OF_CALLER, ListChanged, ResourceUpdated
 from narthex_server.tools.server import ServerState
 from narthex_server.tools.tool import CallContext
 
@@ -207,6 +214,21 @@ async def test_what_is_watched_is_watched_once_where_it_is(catalog, one, two, co
         two.hold("a:nobody's", templates=("a:two/{x}",))
         assert one.watched == {"a:one"}, "now it is known whose that is"
     assert one.watched == two.watched == frozenset()
+
+
+async def test_one_caller_watches_so_many_in_all_however_it_calls_itself(catalog):
+    def by(name: str, *globs: str) -> CallContext:
+        return CallContext(Principal(name, "acme", ToolScope(globs)), "test")
+
+    half = [f"a:{number}" for number in range(MOST_OF_CALLER // 2)]
+    with catalog.watches.open(half, by("ann")), catalog.watches.open(half, by("ann", "x")):
+        with pytest.raises(ResourceExhausted) as caught, catalog.watches.open(["a:one"], by("ann", "y")):
+            pass
+        assert caught.value.reason == "TOO_MANY_WATCHED"
+        with catalog.watches.open(["a:one"], by("bob")), catalog.watches.open([], by("ann")):
+            pass
+    with catalog.watches.open(["a:one"], by("ann")):
+        pass
 
 
 async def test_a_change_is_told_to_all_who_watch_it_or_what_it_is_part_of(catalog, one, two, context):

@@ -77,3 +77,9 @@ def test_urls_may_hold_keys():
 def test_the_port_of_a_scheme_is_part_of_the_origin_said_or_not():
     assert origin("https://H.example/a") == origin("https://h.example:443/b")
     assert origin("https://h.example") != origin("http://h.example") != origin("http://h.example:81")
+
+
+def test_tokens_that_callers_make_up_do_not_show_what_is_our_own(secrets):
+    for number in range(2 * MOST_KNOWN):
+        secrets.note_brought(f"made-up-{number:06}")
+    assert secrets.hide(f'tok"en-é made-up-{2 * MOST_KNOWN - 1:06}') == "*** ***"

@@ -237,3 +237,10 @@ async def test_lazy_callers_are_told_of_our_own_tools_and_can_call_all(server, e
     assert [tool.name for tool in catalog.offered(LOCAL)] == ["a__x"]
     blind = Principal("agent-8", "t", ToolScope(("a__*",)))  # cannot search, so it has to be told
     assert [tool.name for tool in catalog.listed(blind)] == ["a__x"]
+
+
+async def test_a_server_that_takes_the_name_of_the_search_is_not_taken_for_it(server, echo):
+    """Where the search is off the name is free."""
+    ours = server("a", "tools__search", "tools__call", "x", prefix="")
+    catalog = await started(ours, natives=[echo("chat")], searching=Searching("off", lazy=("*",)))
+    assert len(catalog.listed(LOCAL)) == 4 and len(catalog.offered(LOCAL)) == 3

@@ -7,11 +7,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from narthex_server.errors import NarthexError
+from narthex_server.errors import NarthexError, ResourceExhausted
 from narthex_server.principal import Principal
 from narthex_server.tools.offers.sight import Sight
 from narthex_server.tools.server import Line
 from narthex_server.tools.tool import CallContext
+
+MOST_OF_CALLER = 4000
+"""Resources that one caller may watch in all: whenever one begins or ends, all are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +74,10 @@ class Watches:
 
     @contextmanager
     def open(self, uris: Iterable[str], context: CallContext) -> Iterator[Watch]:
-        """Watches these, and the list, inside the block; raises ResourceExhausted where that needs a connection more
-        than there may be."""
+        """Watches these, and the list, inside the block; raises ResourceExhausted where that is too many, or needs a
+        connection more than there may be."""
         watch = Watch(uris, context, self._version(context.principal))
+        self._check(watch)
         for _ in self._lines(watch):
             pass
         self._watches[watch] = None
@@ -95,6 +99,15 @@ class Watches:
             if (version := self._version(watch.context.principal)) != watch.version:
                 watch.version = version
                 watch.tell(ListChanged())
+
+    def _check(self, watch: Watch) -> None:
+        caller = watch.context.principal
+        others = (one for one in self._watches if one.context.principal.name == caller.name)
+        mine = sum(len(one.uris) for one in others if one.context.principal.tenant == caller.tenant)
+        if watch.uris and mine + len(watch.uris) > MOST_OF_CALLER:
+            raise ResourceExhausted(
+                f"the caller watches {mine} resources, and may watch {MOST_OF_CALLER} in all", reason="TOO_MANY_WATCHED"
+            )
 
     def _lines(self, watch: Watch) -> Iterator[tuple[str, str, Line]]:
         """The watcher's and the server's own URI, and the connection, of all that it watches."""

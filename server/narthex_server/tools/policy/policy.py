@@ -12,6 +12,9 @@ DEFAULT = Rule("default", "deny")
 """What decides where no rule fits."""
 
 MOST_PLANS = 20_000
+LONGEST_NAME = 512
+"""Characters of names and URIs whose plan is remembered: callers make them up."""
+
 _Key = tuple[str, str, Subject]
 
 
@@ -41,9 +44,12 @@ class Policy:
     def plan(self, principal: Principal, subject: Subject) -> Plan:
         key = principal.name, principal.tenant, subject
         if (plan := self._plans.get(key)) is None:
+            plan = self._made(principal, subject)
+            if len(subject.name) + len(subject.own_name) > LONGEST_NAME:
+                return plan
             if len(self._plans) >= MOST_PLANS:  # resources can be asked for by any name
                 self._plans.clear()
-            plan = self._plans[key] = self._made(principal, subject)
+            self._plans[key] = plan
         return plan
 
     def _made(self, principal: Principal, subject: Subject) -> Plan:

@@ -67,6 +67,7 @@ class PolicyStep:
             async with aclosing(self._approved(rule, call)) as questions:
                 async for question in questions:
                     yield question
+            rule = await self._still(rule, call)
         with self._passed.running(rule, call.context.principal) as free:
             if not free:
                 self._observer.on_limit(rule.name, "concurrency")
@@ -95,6 +96,15 @@ class PolicyStep:
         if plan.slow or len(call.raw) > AT_ONCE_BYTES:
             return await asyncio.to_thread(lambda: (_plain(call), plan.decide(call.arguments, directory)))
         return _plain(call), plan.decide(call.arguments, directory)
+
+    async def _still(self, asked: Rule, call: Invocation) -> Rule:
+        """The rule that decides now, which may deny what was asked for under another one; people take their time."""
+        _, rule = await self._decided(call)
+        if rule.effect != "deny":
+            return asked
+        call.trail.rule = rule.name
+        self._observer.on_decision(rule.name, rule.effect)
+        raise _denied(rule)
 
     async def _approved(self, rule: Rule, call: Invocation) -> AsyncGenerator[InputRequired]:
         try:

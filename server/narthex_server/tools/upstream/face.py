@@ -42,6 +42,9 @@ class Face:
     def vitals(self) -> Vitals:
         return self._whole.vitals
 
+    def vitals_of(self, tenant: str) -> Vitals:
+        return self._whole.vitals_of(tenant)
+
     @property
     def tools(self) -> tuple[Tool, ...]:
         return self._own.tools

@@ -32,7 +32,7 @@ def granted(upstream: str, auth: Auth | None, context: CallContext, secrets: Sec
         yield
         return
     grant = Grant(token_for(upstream, context.upstream_tokens))
-    secrets.note(grant.token)
+    secrets.note_brought(grant.token)
     before = GRANT.set(grant)
     try:
         yield

@@ -89,6 +89,10 @@ class ScopedUpstream:
         seats = (seat.server.vitals for seat in self._seats.values())
         return together((self._lister.vitals, *seats, self._left))
 
+    def vitals_of(self, tenant: str) -> Vitals:
+        own = (seat.server.vitals for owner, seat in self._seats.items() if owner.tenant == tenant)
+        return together((self._lister.vitals, *own))
+
     @property
     def tools(self) -> tuple[Tool, ...]:
         return self._lister.tools

@@ -18,7 +18,7 @@ SHORTEST = 6
 """Characters of the shortest secret that is looked for in texts; shorter ones are in words."""
 
 MOST_KNOWN = 1024
-"""Secrets that one upstream's texts are searched for, the latest: tokens come and go."""
+"""Secrets that one upstream's texts are searched for, the latest: tokens come and go. As many again of callers' own."""
 
 HIDDEN = "***"
 
@@ -65,6 +65,7 @@ class Secrets:
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, None] = OrderedDict()
+        self._brought: OrderedDict[str, None] = OrderedDict()
 
     def reveal(self, text: Text) -> str:
         """The text itself, which is hidden from now on; raises Unavailable for a file that cannot be read."""
@@ -77,18 +78,26 @@ class Secrets:
 
     def note(self, value: str) -> None:
         """`value`, and each long word of it as in `Bearer <token>`, is hidden from now on; also as JSON writes it."""
+        self._remember(self._known, value)
+
+    def note_brought(self, value: str) -> None:
+        """As `note`, for what a caller brings: whatever callers make up, what is our own stays hidden."""
+        self._remember(self._brought, value)
+
+    def _remember(self, known: OrderedDict[str, None], value: str) -> None:
         parts = {value, *(word for word in value.split() if len(word) >= SHORTEST + 2)}
         for part in parts | {json.dumps(part, ensure_ascii=ascii)[1:-1] for part in parts for ascii in (False, True)}:
             if len(part) < SHORTEST:
                 continue
-            self._known[part] = None
-            self._known.move_to_end(part)
-            if len(self._known) > MOST_KNOWN:
-                self._known.popitem(last=False)
+            known[part] = None
+            known.move_to_end(part)
+            if len(known) > MOST_KNOWN:
+                known.popitem(last=False)
 
     def hide(self, text: str) -> str:
         """The text without any secret, however a server came to repeat one."""
-        for value in sorted(filter(text.__contains__, self._known), key=len, reverse=True):
+        known = filter(text.__contains__, (*self._known, *self._brought))
+        for value in sorted(known, key=len, reverse=True):
             text = text.replace(value, HIDDEN)
         return text
 

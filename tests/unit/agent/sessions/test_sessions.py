@@ -116,6 +116,20 @@ async def test_of_many_that_open_one_at_once_one_gets_it(store, clock):
     assert inside == 1 and sum(isinstance(one, FailedPrecondition) for one in outcomes) == 7
 
 
+async def test_in_memory_those_that_were_not_used_for_longest_give_way(clock):
+    sessions = Sessions(MemorySessions(60, clock, most_bytes=2 * len(dumped(HELLO))), clock=clock)
+    names = [await made(sessions, principal) for principal in (ANN, BOB)]
+    async with sessions.open(ANN, names[0]) as conversation:
+        await conversation.save(HELLO, "demo")
+    await made(sessions, EVE)
+    assert (await sessions.get(ANN, names[0])).messages == HELLO
+    with pytest.raises(NotFound):
+        await sessions.get(BOB, names[1])
+    await sessions.forget(ANN, names[0])
+    await made(sessions, BOB)
+    assert len(await sessions.list(EVE)) == 1, "what was forgotten takes no room"
+
+
 async def test_unused_sessions_are_forgotten(store, clock):
     sessions = Sessions(store, clock=clock)
     old = await made(sessions)

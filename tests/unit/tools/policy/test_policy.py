@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from narthex_server.principal import Principal
 from narthex_server.tools.policy.document import read_policy
+from narthex_server.tools.policy.policy import LONGEST_NAME
 from narthex_server.tools.policy.subject import Subject
 
 WORDS = some.sampled_from(["a", "b", "ab", "ba"])
@@ -96,3 +97,11 @@ def test_what_is_remembered_is_bounded(policy, monkeypatch):
     for number in range(100):
         assert rules.plan(Principal("k", "t"), Subject("tools", str(number))).visible
     assert len(rules._plans) <= 10
+
+
+def test_plans_of_long_names_are_made_anew_each_time():
+    """Callers make up URIs of megabytes."""
+    policy = read_policy(b'[[rules]]\nname = "a"\neffect = "allow"\n', "policy.toml")
+    uris = ("file:///a", "file:///" + "a" * LONGEST_NAME)
+    short, long = ([policy.plan(Principal("ci", "acme"), Subject("resources", uri)) for _ in range(2)] for uri in uris)
+    assert short[0] is short[1] and long[0] is not long[1] and long[0] == long[1] and long[0].visible

@@ -237,6 +237,19 @@ async def test_who_cannot_be_asked_is_refused(catalog, more, arguments):
     assert rules.seen[-1] == ("ask", "unavailable")
 
 
+async def test_a_yes_that_comes_after_a_no_of_the_policy_counts_for_nothing(catalog):
+    made, rules = await catalog(CONFIRM)
+
+    def late(id: str) -> Answer:
+        rules.set(rule("no", "deny", 'arguments = {"/n" = {equals = 1}}') + CONFIRM)
+        return Answer(id, {"action": "accept"})
+
+    with pytest.raises(PermissionDenied) as denied:
+        await call(made, arguments=b'{"n": 1}', mcp=ELICITS, answer=late)
+    assert denied.value.metadata == {"rule": "no"} and rules.seen[-1] == ("no", "deny")
+    assert (await call(made, arguments=b'{"n": 2}', mcp=ELICITS, answer=late))[-1].structured_content == b'{"n": 2}'
+
+
 async def test_nobody_waits_for_an_answer_for_ever(catalog):
     made, _ = await catalog(CONFIRM, approvals=Approvals(patience=0.01))
     with pytest.raises(PermissionDenied, match="nobody answered") as refused:
