@@ -1,10 +1,8 @@
 """A policy before the reference file server of the npm registry, which would give more than the policy does."""
 
-import os
-from pathlib import Path
-
 import pytest
 
+from tests.e2e.installed import npm
 from tests.e2e.policed import policed
 
 pytestmark = pytest.mark.system
@@ -41,10 +39,7 @@ async def test_files(tmp_path):
     for name in ("outside.txt", "files/a.txt", "files/inbox/new.txt", "files/inbox/newer.txt"):
         (root / name).write_text(f"text of {name}")
     (root / "files" / "link").symlink_to(root)
-    modules = Path(os.environ.get("NARTHEX_NODE_MODULES") or "node_modules").resolve()
-    program = modules / "@modelcontextprotocol" / "server-filesystem" / "dist" / "index.js"
-    assert program.is_file(), f"{program} is missing: npm install @modelcontextprotocol/server-filesystem"
-    servers = {"fs": {"command": "node", "args": [str(program), str(root)]}}
+    servers = {"fs": npm("@modelcontextprotocol/server-filesystem", str(root))}
     wanted = {"fs__read_text_file", "fs__list_directory", "fs__read_multiple_files", "fs__move_file"}
     async with policed(root, servers, POLICY % {"root": root}, wanted) as stack, stack.stub() as stub:
         assert set(await stack.names(stub, "ann")) == wanted
