@@ -159,8 +159,11 @@ async def test_a_subscription_holds_and_ends_wherever_it_was_made(replica, tools
         await b.rpc("resources/subscribe", {"uri": "test://a"}, **session)
         await asyncio.wait_for(tools.resource_watched.wait(), DEADLINE_S)
         async with a.getting(session) as stream:
-            await tools.watched["test://a"].put("test://a")
-            assert (await stream.event()).message["params"] == {"uri": "test://a"}
+            told = asyncio.create_task(stream.event())
+            while not told.done():  # a change just when the stream opens may wait for one at the other bridge
+                await tools.watched["test://a"].put("test://a")
+                await asyncio.wait({told}, timeout=0.5)
+            assert (await told).message["params"] == {"uri": "test://a"}
         tools.unwatched.clear()
         await a.rpc("resources/unsubscribe", {"uri": "test://a"}, **session)
         await asyncio.wait_for(tools.unwatched.wait(), DEADLINE_S)
