@@ -1,5 +1,6 @@
 """What upstreams have in common whose connection a Keeper keeps."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -16,7 +17,7 @@ from narthex_server.tools.upstream.secrets import Secrets
 from narthex_server.tools.upstream.source import ServerSource
 
 
-class KeptServer(SharedServer):
+class KeptServer(SharedServer, ABC):
     """The part of an UpstreamServer that is its connection; on the event loop only."""
 
     def __init__(self, source: ServerSource, breaker: Breaker | None) -> None:
@@ -27,9 +28,9 @@ class KeptServer(SharedServer):
             source.name, source.transport.scheme, self._connection, lambda: len(self.tools), guard, self._secrets.hide
         )
 
+    @abstractmethod
     async def _connection(self) -> None:
         """As Keeper calls it."""
-        raise NotImplementedError
 
     @property
     def name(self) -> str:
