@@ -74,7 +74,8 @@ class ArgumentSchema:
 class ArgumentSchemas:
     """The schemas of many tools, compiled when first asked for and again when they change."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: Literal["input", "output"] = "input") -> None:
+        self._side: Literal["input", "output"] = side
         self._schemas: dict[tuple[str, str], tuple[bytes, ArgumentSchema]] = {}
 
     def of(self, tool: str, schema: bytes, server: str = "") -> ArgumentSchema:
@@ -83,7 +84,7 @@ class ArgumentSchemas:
         if known is None or known[0] != schema:
             if len(self._schemas) >= MOST_SCHEMAS:  # a server may name its tools anew all the time
                 self._schemas.clear()
-            known = self._schemas[server, tool] = schema, ArgumentSchema(schema, tool)
+            known = self._schemas[server, tool] = schema, ArgumentSchema(schema, tool, self._side)
         return known[1]
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Literal
 
-from narthex_server.tools.arguments import ArgumentSchema
+from narthex_server.tools.arguments import ArgumentSchemas
 from narthex_server.tools.once import Once
 from narthex_server.tools.step import Invocation, Run
 from narthex_server.tools.tool import Tool, ToolEvent, ToolResult
@@ -30,7 +30,7 @@ class ResultCheck:
         """`misfit` is told of the tool and its server."""
         self._refuses = action == "refuse"
         self._misfit = misfit
-        self._schemas: dict[str, tuple[bytes, ArgumentSchema]] = {}
+        self._schemas = ArgumentSchemas("output")
         self._told = Once()
 
     async def around(self, call: Invocation, run: Run) -> AsyncGenerator[ToolEvent]:
@@ -60,14 +60,11 @@ class ResultCheck:
     def _problem(self, tool: Tool, structured: bytes) -> str:
         if not structured:
             return "it has no structured content"
-        known = self._schemas.get(tool.name)
-        if known is None or known[0] != tool.output_schema:
-            schema = ArgumentSchema(tool.output_schema, tool.name, "output")
-            known = self._schemas[tool.name] = tool.output_schema, schema
+        schema = self._schemas.of(tool.name, tool.output_schema, tool.server)
         try:
             return "; ".join(
                 f"{v.field}: {v.description}" if v.field else v.description
-                for v in known[1].violations(json.loads(structured))
+                for v in schema.violations(json.loads(structured))
             )
         except (ValueError, RecursionError):
             return "it is not JSON, or too deep"
