@@ -74,7 +74,7 @@ async def forwarding(
         return await in_thread(upstream, confined(bounded(source, config), config), config, sampler, reach)
 
     file = WatchedFile(config.mcp_config) if config.mcp_config else None
-    sources = await in_thread(configured, config, None if file is None else _read(file))
+    sources = await in_thread(lambda: configured(config, None if file is None else _read(file)))
     servers = [await build(source) for source in sources]
     catalog = await _catalog(config, servers, registry, tracer, auditor)
     fleet, acts = Fleet(catalog.roster, sources, build, config.upstream.drain), auditor or Unrecorded()
