@@ -1,0 +1,1 @@
+"""Where tickets are kept: a module for each kind of database, behind one Protocol."""

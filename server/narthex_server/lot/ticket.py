@@ -1,0 +1,113 @@
+"""Work that nobody waits on the line for."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from narthex_server.lot.terms import Priority
+
+
+class State(Enum):
+    """Where a ticket is in its life."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    INPUT_REQUIRED = "input_required"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing changes any more."""
+        return self in (State.DONE, State.FAILED, State.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Whom to tell of the end; an empty `secret` signs nothing."""
+
+    url: str
+    secret: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done, for whom, and how; never changes. Times in seconds since 1970.
+
+    `principal` is whose work it is, as JSON; `request` what to do, of the `kind` that says who understands it. `digest`
+    is of its content: a second order of a tenant with the same `key` has to have the same (an empty key promises
+    nothing). `deadline`: when its time is over, waiting included. `keep`: seconds that the result is kept. Work that is
+    not `repeatable` must not be begun a second time, because it may have done something already.
+    """
+
+    id: str
+    tenant: str
+    principal: bytes
+    kind: str
+    request: bytes
+    digest: bytes
+    submitted: float
+    keep: float
+    deadline: float | None = None
+    priority: Priority = Priority.NORMAL
+    key: str = ""
+    repeatable: bool = True
+    webhook: Webhook | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An order and how it is; `version` grows with every change of what is here, `events` is how many are kept,
+    `size` the bytes of request and events.
+
+    `attempt`: how often it was begun. `expires`: when all of it is thrown away; only after the end. `code` and `status`
+    say how failed work failed (a google.rpc.Code, and the serialised google.rpc.Status).
+    """
+
+    order: Order
+    state: State = State.WAITING
+    version: int = 1
+    attempt: int = 0
+    started: float | None = None
+    ended: float | None = None
+    expires: float | None = None
+    events: int = 0
+    size: int = 0
+    code: int = 0
+    status: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How work ended; see Ticket."""
+
+    state: State
+    code: int = 0
+    status: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something of a ticket is new: its `version`, or how many `events` it has."""
+
+    tenant: str
+    id: str
+    version: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Of one tenant, at most: tickets that are not over, and bytes of requests and events that are kept."""
+
+    open: int = 1000
+    size: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What one tenant has in the lot: tickets that are not over, results that wait, and bytes of all of them."""
+
+    open: int
+    parked: int
+    size: int

@@ -1,0 +1,1 @@
+"""Locks that know how long anybody waited for them."""
