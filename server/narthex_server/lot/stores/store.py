@@ -15,6 +15,7 @@ class LeaseLost(Exception):
 class Lease:
     """A ticket that is this server's to work on, in its `attempt`, until it is over or nobody renews it."""
 
+    tenant: str
     ticket: str
     attempt: int
 
@@ -24,15 +25,16 @@ class TicketStore(Protocol):
     the database fails (a full disk, a lost connection), having changed nothing, and works again when the database does.
 
     Methods may be called at once from many tasks of one event loop; what they write is committed together where that
-    is faster. A tenant never sees another's ticket: a wrong tenant is as a ticket that does not exist (None). `lease`
-    is in seconds from now, by one clock for all servers.
+    is faster. A tenant never sees another's ticket: a wrong tenant is as a ticket that does not exist (None), and two
+    tenants may each have one of the same id. `lease` is in seconds from now, by one clock for all servers.
     """
 
     async def add(self, order: Order, lease: float | None = None) -> tuple[Ticket, bool]:
         """Keeps an order; with `lease` it is this server's at once, as if it was taken. True: it is new.
 
         Where the tenant's key is used already, the ticket that has it. Errors: AlreadyExists, where that was another
-        order, or the id is taken; ResourceExhausted (reason LOT_FULL), with the numbers, where the tenant has too much.
+        order (reason KEY_REUSED), or the tenant has a ticket of this id (TICKET_EXISTS); ResourceExhausted (reason
+        LOT_FULL), with the numbers, where the tenant has too much.
         """
         ...
 
@@ -99,7 +101,7 @@ class TicketStore(Protocol):
         """Tickets that are over and whose webhook is to be told now."""
         ...
 
-    async def told(self, ticket: str, again: float | None) -> None:
+    async def told(self, tenant: str, ticket: str, again: float | None) -> None:
         """Its webhook knows, or is to be tried again in so many seconds."""
         ...
 
