@@ -131,6 +131,11 @@ class EngineHandle:
                 self._inbox.put(Abort(key))
                 self._forget(key)
 
+    def check(self, request: EngineRequest) -> None:
+        """Raises what `generate` would refuse in a request whenever it came: InvalidRequest, ContextOverflow, NotFound."""
+        self._validate(request)
+        self._adapters.mix(request.adapters)
+
     def abort(self, request_id: str, index: int | None = None) -> bool:
         """Ends all requests of an id, or that of one index, with Finished(CANCELLED); False if there is none."""
         named = [(key, stream) for key, stream in self._streams.items() if stream.request_id == request_id]

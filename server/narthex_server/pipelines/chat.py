@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from narthex_server.engine.request import EngineRequest
 from narthex_server.pipelines.completion import Scores, complete, prepare
 from narthex_server.pipelines.constraining import turn_grammar
 from narthex_server.pipelines.events import (
@@ -45,8 +46,7 @@ class ChatPipeline:
         """
         model = self.model
         prompt = await encode_chat(model, request)
-        engine_request = prepare(model, request, prompt.ids)
-        engine_request = replace(engine_request, grammar=await turn_grammar(model, request, prompt))
+        engine_request = await self._prepared(request, prompt)
         if engine_request.prompt_logprobs is None:
             yield Started(prompt.ids)
         turn = _Turn(model, prompt, frozenset(tool.name for tool in request.tools))
@@ -63,6 +63,14 @@ class ChatPipeline:
                 else:
                     for event in turn.feed(piece.text, piece.token_ids, piece.logprobs):
                         yield event
+
+    async def check(self, request: ChatRequest) -> None:
+        """Raises what `stream` would before its first event, as far as that is up to the request."""
+        self.model.handle.check(await self._prepared(request, await encode_chat(self.model, request)))
+
+    async def _prepared(self, request: ChatRequest, prompt: ChatPrompt) -> EngineRequest:
+        engine_request = prepare(self.model, request, prompt.ids)
+        return replace(engine_request, grammar=await turn_grammar(self.model, request, prompt))
 
     def _shown(self, request: ChatRequest, prompt: ChatPrompt) -> frozenset[int]:
         """Special tokens that have to come through as text: the marks of calls and of reasoning."""

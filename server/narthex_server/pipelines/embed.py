@@ -59,12 +59,7 @@ class EmbedPipeline:
 
         Errors: InvalidRequest that names the inputs at fault; then those of the embedder.
         """
-        self._check(request)
-        characters = sum(len(one) for one in request.inputs) + len(request.instruction) * len(request.inputs)
-        if characters <= SMALL:
-            texts = self._tokenized(request)
-        else:
-            texts = await asyncio.to_thread(self._tokenized, request)
+        texts = await self.check(request)
         vectors = await self.model.handle.embed(texts, request.pooling)
         if request.dimensions:
             vectors = vectors[:, : request.dimensions]
@@ -72,6 +67,12 @@ class EmbedPipeline:
             vectors = scaled(vectors)
         tokens = tuple(len(text) for text in texts)
         return Embeddings(vectors, tokens, sum(tokens))
+
+    async def check(self, request: EmbedRequest) -> list[NDArray[np.int64]]:
+        """The token ids of every input. Errors: InvalidRequest that names the inputs at fault."""
+        self._check(request)
+        characters = sum(len(one) for one in request.inputs) + len(request.instruction) * len(request.inputs)
+        return self._tokenized(request) if characters <= SMALL else await asyncio.to_thread(self._tokenized, request)
 
     def _check(self, request: EmbedRequest) -> None:
         found, own = [], self.model.handle.dimensions

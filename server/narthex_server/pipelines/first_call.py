@@ -20,6 +20,10 @@ class FirstCall:
         """As the other pipeline."""
         return self._pipeline.takes_tools
 
+    async def check(self, request: ChatRequest) -> None:
+        """As the other pipeline."""
+        await self._pipeline.check(request)
+
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatEvent]:
         """As the other pipeline."""
         called = False

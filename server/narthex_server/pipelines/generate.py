@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 
+from narthex_server.engine.request import EngineRequest
 from narthex_server.pipelines.completion import Piece, Scores, complete, prepare
 from narthex_server.pipelines.constraining import text_grammar
 from narthex_server.pipelines.events import Finished, GenerateEvent, Started, TextDelta
@@ -24,12 +25,9 @@ class GeneratePipeline:
 
         Errors: InvalidRequest and ContextOverflow before the first event; then those of the engine.
         """
-        model, prompt = self.model, request.prompt
-        ids = await encode(model, prompt) if isinstance(prompt, str) else prompt
-        engine_request = prepare(model, request, ids)
-        if request.constraint is not None:
-            grammar = await text_grammar(model, request.constraint, request.stopping)
-            engine_request = replace(engine_request, grammar=grammar)
+        model = self.model
+        engine_request = await self._prepared(request)
+        ids = engine_request.prompt
         if engine_request.prompt_logprobs is None:
             yield Started(ids)
             for event in self._echo(request, ids):
@@ -54,6 +52,18 @@ class GeneratePipeline:
                         if text:
                             yield waiting
                             waiting = TextDelta("")
+
+    async def check(self, request: GenerateRequest) -> None:
+        """Raises what `stream` would before its first event, as far as that is up to the request."""
+        self.model.handle.check(await self._prepared(request))
+
+    async def _prepared(self, request: GenerateRequest) -> EngineRequest:
+        model, prompt = self.model, request.prompt
+        engine_request = prepare(model, request, await encode(model, prompt) if isinstance(prompt, str) else prompt)
+        if request.constraint is not None:
+            grammar = await text_grammar(model, request.constraint, request.stopping)
+            engine_request = replace(engine_request, grammar=grammar)
+        return engine_request
 
     def _echo(self, request: GenerateRequest, ids: tuple[int, ...]) -> Iterator[TextDelta]:
         """The prompt's text as it was given, or as its tokens say."""

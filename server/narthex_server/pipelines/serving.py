@@ -29,6 +29,10 @@ class Chats(Protocol):
         """Yields Started, then TextDelta, ReasoningDelta, ToolCallStarted and ToolCall, then one Finished."""
         ...
 
+    async def check(self, request: ChatRequest) -> None:
+        """Raises what `stream` would, as far as that can be seen without doing it."""
+        ...
+
 
 class Generates(Protocol):
     """Continues prompts."""
@@ -37,12 +41,20 @@ class Generates(Protocol):
         """Yields Started, TextDelta, then one Finished."""
         ...
 
+    async def check(self, request: GenerateRequest) -> None:
+        """As of Chats."""
+        ...
+
 
 class Embeds(Protocol):
     """Makes vectors."""
 
     async def run(self, request: EmbedRequest) -> Embeddings:
         """The vectors of all inputs."""
+        ...
+
+    async def check(self, request: EmbedRequest) -> object:
+        """As of Chats."""
         ...
 
 

@@ -101,6 +101,8 @@ class _Batch:
         request = wire.CallToolRequest(
             name=call.name, arguments=call.arguments, call_id=call.call_id, options=self._request.options
         )
+        if request.options.idempotency_key:  # which is of the batch: each of its calls has its own
+            request.options.idempotency_key += f"/{index}"
         metadata = (*self._shared, (REQUEST_ID_HEADER, f"{REQUEST_ID.get()}/{index}"))
         own = RelayedContext(metadata, self._context.time_remaining())
         context = cast(Context, own)

@@ -45,9 +45,5 @@ def _trace(context: ServicerContext[Any, Any], call: CallContext) -> TraceContex
 
 def check_options(options: common.CallOptions) -> None:
     """Refuses what the lot will bring, rather than accept it and not keep the promise."""
-    if options.on_disconnect == common.ON_DISCONNECT_PARK:
-        raise Unimplemented("options.on_disconnect: this server cannot park work yet; leave it unset")
-    if options.idempotency_key:
-        raise Unimplemented("options.idempotency_key: this server cannot recognise repetitions yet; leave it empty")
     if options.priority not in (common.PRIORITY_UNSPECIFIED, common.PRIORITY_NORMAL):
         raise Unimplemented("options.priority: this server has one priority yet; leave it unset")

@@ -16,6 +16,7 @@ from narthex_server.pipelines.request import refuse
 from narthex_server.principal import REQUEST_ID
 from narthex_server.services.call import check_options
 from narthex_server.services.complete import complete
+from narthex_server.services.parking import NO_PARKING, Parking, parks
 
 _POOLINGS = {
     wire.POOLING_UNSPECIFIED: None, wire.POOLING_MEAN: Pooling.MEAN, wire.POOLING_FIRST: Pooling.FIRST,
@@ -32,12 +33,15 @@ Context = ServicerContext[Any, Any]
 class EmbeddingService:
     """Makes vectors; an answer has at most `max_bytes`, as the channel takes it."""
 
-    def __init__(self, models: Models, max_bytes: int) -> None:
+    def __init__(self, models: Models, max_bytes: int, parking: Parking = NO_PARKING) -> None:
         self._models = models
         self._max_bytes = max_bytes
+        self._parking = parking
 
     async def Embed(self, request: wire.EmbedRequest, context: Context) -> wire.EmbedResponse:
         check_options(request.options)
+        if parks(request.options):
+            return await self._parking.result("embed", request, context)
         asked = _request(request.spec)
         async with self._models.use_embedder(request.spec.model) as model:
             self._check_size(asked, model.dimensions)
@@ -46,6 +50,12 @@ class EmbeddingService:
         if made.vectors.size <= _MANY:
             return _answer(model.name, made)
         return await asyncio.to_thread(_answer, model.name, made)
+
+    async def check(self, spec: wire.EmbedSpec) -> None:
+        """Raises what Embed would, as far as that can be seen without doing it."""
+        asked, model = _request(spec), self._models.embedder(spec.model)
+        self._check_size(asked, model.dimensions)
+        await serving.embed(model).check(asked)
 
     def _check_size(self, asked: EmbedRequest, dimensions: int) -> None:
         size = (asked.dimensions or dimensions) * _BYTES_OF_A_NUMBER

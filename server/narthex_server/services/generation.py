@@ -36,6 +36,7 @@ from narthex_server.services.agents import Agents
 from narthex_server.services.call import call_context, check_options
 from narthex_server.services.complete import complete
 from narthex_server.services.paging import page
+from narthex_server.services.parking import NO_PARKING, Parking, parks
 from narthex_server.services.recording import recorded
 from narthex_server.services.running import Running
 from narthex_server.services.turns import Turns
@@ -52,15 +53,23 @@ Context = ServicerContext[Any, Any]
 class GenerationService:
     """Generates text; the unary calls are their streams, collected."""
 
-    def __init__(self, models: Models, catalog: Catalog, agents: Agents | None = None) -> None:
+    def __init__(
+        self, models: Models, catalog: Catalog, agents: Agents | None = None, parking: Parking = NO_PARKING
+    ) -> None:
+        self._parking = parking
         self._models = models
         self._catalog = catalog
         self._agents = agents or Agents()
         self._running = Running()
 
-    async def GenerateStream(
+    def GenerateStream(
         self, request: wire.GenerateStreamRequest, context: Context
     ) -> AsyncIterator[wire.GenerateStreamResponse]:
+        if parks(request.options):
+            return self._parking.stream("generate", request, context)
+        return self._generated(request)
+
+    async def _generated(self, request: wire.GenerateStreamRequest) -> AsyncIterator[wire.GenerateStreamResponse]:
         check_options(request.options)
         spec = request.spec
         async with self._models.use(spec.model) as model, aclosing(self._generation(spec, model)) as events:
@@ -78,6 +87,9 @@ class GenerationService:
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> wire.GenerateResponse:
         check_options(request.options)
+        if parks(request.options):
+            streamed = wire.GenerateStreamRequest(spec=request.spec, options=request.options)
+            return await self._parking.result("generate", streamed, context)
         spec = request.spec
         reply = wire.GenerateResponse(request_id=REQUEST_ID.get())
         reply.further_completions.extend(wire.Completion() for _ in range(requests.completions(spec) - 1))
@@ -99,7 +111,14 @@ class GenerationService:
         reply.finished.usage.CopyFrom(usage)
         return reply
 
-    async def ChatStream(
+    def ChatStream(
+        self, request: wire.ChatStreamRequest, context: Context
+    ) -> AsyncIterator[wire.ChatStreamResponse]:
+        if parks(request.options):
+            return self._parking.stream("chat", request, context)
+        return self._chatted(request, context)
+
+    async def _chatted(
         self, request: wire.ChatStreamRequest, context: Context
     ) -> AsyncIterator[wire.ChatStreamResponse]:
         check_options(request.options)
@@ -125,6 +144,9 @@ class GenerationService:
 
     async def Chat(self, request: wire.ChatRequest, context: Context) -> wire.ChatResponse:
         check_options(request.options)
+        if parks(request.options):
+            streamed = wire.ChatStreamRequest(spec=request.spec, options=request.options)
+            return await self._parking.result("chat", streamed, context)
         spec = request.spec
         reply = wire.ChatResponse(request_id=REQUEST_ID.get())
         reply.further_completions.extend(wire.ChatCompletion() for _ in range(requests.completions(spec) - 1))

@@ -25,6 +25,7 @@ from narthex_server.services.offers import (
     template_to_wire,
 )
 from narthex_server.services.paging import page
+from narthex_server.services.parking import NO_PARKING, Parking, parks
 from narthex_server.services.relay import Context, Relay
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.completion import Typed
@@ -62,8 +63,10 @@ class ToolService:
         reach: Reach,
         running: RunningCalls | None = None,
         kept: KeptResults | None = None,
+        parking: Parking = NO_PARKING,
     ) -> None:
         """`running` are the calls that Respond answers, `kept` results are read like the resources of upstreams."""
+        self._parking = parking
         self._catalog = catalog
         self._relay = relay
         self._reach = reach
@@ -107,6 +110,13 @@ class ToolService:
     async def Respond(self, request: wire.RespondRequest, context: Context) -> wire.RespondResponse:
         waiting = self._running.answer(CALLER.get().tenant, request.call_id, answers_of(request))
         return wire.RespondResponse(waiting=waiting)
+
+    async def ResumeCall(
+        self, request: wire.ResumeCallRequest, context: Context
+    ) -> AsyncIterator[wire.ResumeCallResponse]:
+        async with aclosing(self._parking.resume(request.call_id, request.after_sequence)) as events:
+            async for event in events:
+                yield wire.ResumeCallResponse(event=event)
 
     async def SetLogLevel(self, request: wire.SetLogLevelRequest, context: Context) -> wire.SetLogLevelResponse:
         self._catalog.set_log_level(CALLER.get(), level_of(request.level), request.server)
@@ -186,6 +196,12 @@ class ToolService:
     ) -> AsyncIterator[wire.CallToolResponse]:
         """Runs a call whose events may have `largest` bytes each; one of more ends it."""
         check_options(request.options)
+        if parks(request.options):
+            async with aclosing(self._parking.stream("call_tool", request, context)) as parked:
+                async for response in parked:
+                    _check_size(response.ByteSize(), largest)
+                    yield response
+            return
         with self._running.enter(CALLER.get().tenant, request.call_id, REQUEST_ID.get()) as inputs:
             whose = call_context(context, request.mcp, inputs, request.answers_approvals)
             async with aclosing(self._catalog.call(request.name, request.arguments or b"{}", whose)) as events:

@@ -11,7 +11,7 @@ from narthex_server.errors import (
     NarthexError,
 )
 from narthex_server.principal import Principal
-from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
+from narthex_server.tools.arguments import ArgumentSchema, ArgumentSchemas, parse_arguments
 from narthex_server.tools.completion import Completion, PromptReference, Reference, TemplateReference, Typed
 from narthex_server.tools.log_levels import LogLevels
 from narthex_server.tools.names import Renamed
@@ -29,7 +29,7 @@ from narthex_server.tools.search.searching import CALL, SEARCH, Searching
 from narthex_server.tools.search.tools import CallTool, SearchTool
 from narthex_server.tools.server import ServerStatus, ToolServer, UpstreamServer
 from narthex_server.tools.step import Invocation, Step, Trail, chained
-from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult
+from narthex_server.tools.tool import CallContext, InputRequired, NativeTool, Tool, ToolEvent, ToolResult, may_repeat
 from narthex_server.tools.visibility import EVERYTHING, Visibility
 
 AT_ONCE_BYTES = 32 * 1024
@@ -159,6 +159,19 @@ class Catalog:
         """The tool of this name or alias, also while its upstream is down; raises as `call` does."""
         return self.sight(principal).tool(name).item
 
+    def repeatable(self, name: str, principal: Principal) -> bool:
+        """Whether the tool says that a call of it may be made twice: it only reads, or the second one changes nothing.
+
+        Raises as `call` does.
+        """
+        return may_repeat(self.get(name, principal))
+
+    async def check(self, name: str, arguments: bytes, principal: Principal) -> None:
+        """Raises what `call` would, as far as that is up to the name and the arguments."""
+        tool, parsed = self.get(name, principal), parse_arguments(arguments or b"{}")
+        schema = self._schemas.of(tool.name, tool.input_schema, tool.server)
+        await self._hold_against(schema, parsed, len(arguments))
+
     async def call(self, name: str, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         """Yields the call's events as they come, the last one a ToolResult, or an InputRequired with a state.
 
@@ -274,10 +287,7 @@ class Catalog:
         if (offer.item.server, offer.item.own_name) != (call.tool.server, call.tool.own_name):
             raise not_found("tool", call.tool.name)  # the name means another one by now, which no step has judged
         schema = self._schemas.of(offer.item.name, offer.item.input_schema, offer.item.server)
-        if len(call.raw) <= AT_ONCE_BYTES:
-            schema.check(call.arguments)
-        else:  # takes seconds for megabytes, and others wait
-            await asyncio.to_thread(schema.check, call.arguments)
+        await self._hold_against(schema, call.arguments, len(call.raw))
         if offer.server is None:
             events = self._native(offer.item.name).call(call.raw, call.context)
         else:
@@ -286,6 +296,13 @@ class Catalog:
         async with aclosing(cast(AsyncGenerator[ToolEvent], events)):
             async for event in events:
                 yield event
+
+    @staticmethod
+    async def _hold_against(schema: ArgumentSchema, arguments: dict[str, Any], size: int) -> None:
+        if size <= AT_ONCE_BYTES:
+            schema.check(arguments)
+        else:  # takes seconds for megabytes, and others wait
+            await asyncio.to_thread(schema.check, arguments)
 
     def _native(self, name: str) -> NativeTool:
         return self._natives.get(name) or self._finders[name]

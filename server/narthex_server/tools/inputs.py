@@ -114,8 +114,7 @@ class RunningCalls:
             InvalidRequest: the id is not 1 to 128 visible ASCII characters.
             AlreadyExists: a running call of the tenant has this id.
         """
-        if call_id and not CALL_ID.fullmatch(call_id):
-            raise _misfit("call_id", "must be 1 to 128 visible ASCII characters")
+        check_id(call_id)
         if call_id and (tenant, call_id) in self._inputs:
             raise AlreadyExists(f"a call {call_id!r} is running already", metadata={"call_id": call_id})
         name, number = call_id or request_id, 1
@@ -134,6 +133,12 @@ class RunningCalls:
         if (inputs := self._inputs.get((tenant, call_id))) is None:
             raise NotFound(f"no call {call_id[:200]!r} is running", reason="CALL_NOT_FOUND")
         return inputs.answer(answers)
+
+
+def check_id(call_id: str) -> None:
+    """Raises InvalidRequest for a call's id that is none; it may be empty."""
+    if call_id and not CALL_ID.fullmatch(call_id):
+        raise _misfit("call_id", "must be 1 to 128 visible ASCII characters")
 
 
 def _misfit(field: str, description: str) -> InvalidRequest:

@@ -1,5 +1,6 @@
 """A tool, a call of it, and what a call yields."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -23,6 +24,16 @@ class Tool:
     icons: bytes = b""
     meta: bytes = b""
     own_name: str = ""  # what its server calls it
+
+
+def may_repeat(tool: Tool) -> bool:
+    """Whether a tool says that a call of it may be made twice: it only reads, or the second one changes nothing."""
+    try:
+        declared = json.loads(tool.annotations or b"{}")
+    except (ValueError, RecursionError):
+        return False
+    hints = ("readOnlyHint", "idempotentHint")
+    return isinstance(declared, dict) and any(declared.get(hint) is True for hint in hints)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,9 @@ class TicketStore(Protocol):
         """What happened after so many events, as many as make up `most_bytes`, at least one where there is one."""
         ...
 
-    async def holding(self, tenant: str) -> Holding: ...
+    async def holding(self, tenant: str | None) -> Holding:
+        """What a tenant has, or all of them together."""
+        ...
 
     async def sweep(self) -> Sequence[Ticket]:
         """Forgets what has expired, and ends as CANCELLED what waits past its deadline; gives those."""

@@ -27,3 +27,7 @@ class RemoteChat:
         async with aclosing(answer(handle, request, "chat/completions", body, turn)) as events:
             async for event in events:
                 yield event
+
+    async def check(self, request: ChatRequest) -> None:
+        """As of the pipeline for models that run here, as far as the other server has said what it is."""
+        chat_body(request, self._model.name, await self._model.handle.known())

@@ -51,6 +51,10 @@ class RemoteEmbed:
         vectors = scaled(vectors[:, : request.dimensions or None])
         return Embeddings(vectors, (0,) * len(vectors) if len(vectors) > 1 else (tokens,), tokens)
 
+    async def check(self, request: EmbedRequest) -> None:
+        """As of EmbedPipeline, as far as the other server has said what it is."""
+        embedding_body(request, self._model.name, await self._model.handle.known())
+
     async def _read(self, made: Any, count: int) -> NDArray[np.float32]:
         """The vectors [count, dimensions]. Errors: Unavailable where they are not what was asked for."""
         entries = made.get("data") if isinstance(made, Mapping) else None

@@ -28,3 +28,7 @@ class RemoteGenerate:
                     yield event
                 if isinstance(event, Started) and request.echo and isinstance(request.prompt, str):
                     yield TextDelta(request.prompt)
+
+    async def check(self, request: GenerateRequest) -> None:
+        """As of the pipeline for models that run here, as far as the other server has said what it is."""
+        completion_body(request, self._model.name, await self._model.handle.known())

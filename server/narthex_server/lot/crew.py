@@ -1,0 +1,184 @@
+"""Those who work on tickets here."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from narthex_server.errors import Unavailable
+from narthex_server.lot.job import Job
+from narthex_server.lot.news import News
+from narthex_server.lot.observer import LotObserver, Transition, Verb
+from narthex_server.lot.runner import Runner
+from narthex_server.lot.stores.store import TicketStore
+from narthex_server.lot.ticket import Change, Ticket
+
+LOOK = 2.0
+"""Seconds between two looks for tickets whose server has died, or that nobody told of."""
+
+ENDING = 5.0
+"""Seconds that work which was told to end may take for it."""
+
+log = logging.getLogger(__name__)
+
+_Key = tuple[str, str]
+
+
+class Crew:
+    """Takes tickets whenever fewer than `most` are worked on, and holds on to those that are.
+
+    Those that somebody waits for are begun at once and do not count: admission to what they need is not its business.
+    """
+
+    def __init__(
+        self,
+        store: TicketStore,
+        runner: Runner,
+        news: News,
+        observer: LotObserver,
+        *,
+        most: int,
+        lease: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`lease` is after how many seconds without a sign of life somebody else takes a ticket over."""
+        self.draining = False
+        self.lease = lease
+        self._store = store
+        self._runner = runner
+        self._news = news
+        self._observer = observer
+        self._most = most
+        self._clock = clock
+        self._jobs: dict[_Key, Job] = {}
+        self._working: dict[asyncio.Task[None], Job] = {}
+        self._taken: set[asyncio.Task[None]] = set()
+        self._wanted = asyncio.Event()
+        self._doubted = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
+
+    @property
+    def running(self) -> int:
+        """Tickets that are worked on here."""
+        return len(self._jobs)
+
+    def start(self) -> None:
+        """Begins to take tickets."""
+        self._loops = [asyncio.create_task(self._take()), asyncio.create_task(self._renew())]
+
+    async def drain(self, grace: float) -> None:
+        """Takes no more; what is not done after `grace` seconds goes back to wait."""
+        self.draining = True
+        for loop in self._loops[:1]:
+            loop.cancel()
+        if self._working:
+            await asyncio.wait(self._working, timeout=grace)
+        for job in self._working.values():
+            job.release()
+        if self._working:
+            await asyncio.wait(self._working, timeout=ENDING)
+        for task in (*self._loops, *self._working):
+            task.cancel()
+        await asyncio.gather(*self._loops, *self._working, return_exceptions=True)
+        self._news.wake()
+
+    def begin(self, ticket: Ticket, *, taken: bool = False) -> None:
+        """Works on a ticket whose lease this server has."""
+        job = Job(ticket, self._store, self._runner, self._news, self._asked, self._clock)
+        self._jobs[ticket.order.tenant, ticket.order.id] = job
+        task = asyncio.create_task(self._work(job))
+        self._working[task] = job
+        if taken:
+            self._taken.add(task)
+        task.add_done_callback(self._done)
+        self._told(Verb.STARTED, ticket)
+
+    def find(self, tenant: str, ticket: str) -> Job | None:
+        """The job of a ticket that is worked on here."""
+        return self._jobs.get((tenant, ticket))
+
+    def lose(self, tenant: str, ticket: str) -> None:
+        """The ticket is cancelled: its work ends at once."""
+        if (job := self._jobs.get((tenant, ticket))) is not None:
+            job.lose()
+
+    def hear(self, change: Change) -> None:
+        """Something has changed, here or at another server."""
+        job = self._jobs.get((change.tenant, change.id))
+        if job is None:
+            self._wanted.set()
+        elif change.version > job.ticket.version:  # perhaps cancelled
+            self._doubted.set()
+
+    async def _work(self, job: Job) -> None:
+        key = job.lease.tenant, job.lease.ticket
+        try:
+            ended = await job.run()
+        except Exception:
+            log.exception("ticket %s failed in the lot itself", job.lease.ticket)
+            ended = None
+        finally:
+            if self._jobs.get(key) is job:
+                del self._jobs[key]
+        if ended is not None:
+            self._told(Verb.FINISHED, ended)
+        elif self.draining:
+            self._told(Verb.RELEASED, job.ticket)
+        else:
+            self._news.wake()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        del self._working[task]
+        self._taken.discard(task)
+        self._wanted.set()
+
+    def _asked(self, ticket: Ticket) -> None:
+        self._told(Verb.ASKED, ticket)
+
+    def _told(self, verb: Verb, ticket: Ticket) -> None:
+        order = ticket.order
+        self._news.tell(Change(order.tenant, order.id, ticket.version, ticket.events))
+        self._observer.on_transition(Transition(verb, ticket))
+
+    async def _take(self) -> None:
+        while True:
+            self._wanted.clear()
+            room = self._most - len(self._taken)
+            if room > 0:
+                try:
+                    found = await self._store.take(room, self.lease)
+                except Unavailable as error:
+                    log.warning("no tickets can be taken: %s", error.message)
+                    found = ()
+                for ticket in found:
+                    self.begin(ticket, taken=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._wanted.wait()
+
+    async def _renew(self) -> None:
+        """Keeps the leases, and ends the work on those that are lost."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.lease / 3):
+                    await self._doubted.wait()
+            self._doubted.clear()
+            jobs, asked = [*self._jobs.values()], clock()
+            if not jobs:
+                continue
+            try:
+                held = set(await self._store.renew([job.lease for job in jobs], self.lease))
+            except Unavailable:
+                self._lose(job for job in jobs if asked - job.renewed > self.lease)
+                continue
+            for job in jobs:
+                if job.lease in held:
+                    job.renewed = asked
+            self._lose(job for job in jobs if job.lease not in held)
+
+    @staticmethod
+    def _lose(jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            job.lose()

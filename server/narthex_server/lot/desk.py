@@ -1,0 +1,201 @@
+"""Where orders are taken in, and where those who gave them come back."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from narthex_server.errors import NotFound, OutOfRange, Unavailable
+from narthex_server.lot.crew import Crew
+from narthex_server.lot.news import News
+from narthex_server.lot.observer import LotObserver, Transition, Verb
+from narthex_server.lot.stores.store import TicketStore
+from narthex_server.lot.ticket import Change, Holding, Order, State, Ticket
+
+BATCH_BYTES = 1 << 18
+"""Bytes of events that are asked for at a time."""
+
+RETRY = 1.0
+"""Seconds until changes are asked for again where the store failed."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Something that happened in a ticket's work, the `sequence`th thing."""
+
+    sequence: int
+    event: bytes
+
+
+class Desk:
+    """Tenants' view of their tickets; used on the event loop."""
+
+    def __init__(
+        self,
+        store: TicketStore,
+        crew: Crew,
+        news: News,
+        observer: LotObserver,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._crew = crew
+        self._news = news
+        self._observer = observer
+        self._clock = clock
+
+    async def submit(self, order: Order) -> Ticket:
+        """Takes an order in, or gives the ticket of the one before with its key. Errors: those of `TicketStore.add`."""
+        self._open()
+        ticket, new = await self._store.add(order)
+        if new:
+            self._told(Verb.SUBMITTED, ticket)
+            self._crew.hear(_change(ticket))
+        return ticket
+
+    async def begin(self, order: Order) -> tuple[Ticket, bool]:
+        """As `submit`, and the work begins here at once. True where it is new."""
+        self._open()
+        ticket, new = await self._store.add(order, self._crew.lease)
+        if new:
+            self._told(Verb.SUBMITTED, ticket)
+            self._crew.begin(ticket)
+        return ticket, new
+
+    async def get(self, tenant: str, ticket: str) -> Ticket:
+        """Raises NotFound where the tenant has no such ticket, or its result has expired."""
+        found = await self._store.get(tenant, ticket)
+        if found is None or (found.expires is not None and found.expires <= self._clock()):
+            raise NotFound(f"there is no ticket {ticket[:200]!r}, or it has expired", reason="TICKET_NOT_FOUND")
+        return found
+
+    async def ahead(self, ticket: Ticket) -> int:
+        """How many are probably taken before it."""
+        waits = ticket.state is State.WAITING
+        return await self._store.ahead(ticket.order.tenant, ticket.order.id) if waits else 0
+
+    async def cancel(self, tenant: str, ticket: str) -> Ticket:
+        """Ends its work, or throws its result away; as it was then. Raises NotFound."""
+        await self.get(tenant, ticket)
+        was = await self._store.cancel(tenant, ticket)
+        if was is None:
+            raise NotFound(f"there is no ticket {ticket[:200]!r}, or it has expired", reason="TICKET_NOT_FOUND")
+        self._crew.lose(tenant, ticket)
+        self._told(Verb.CANCELLED, replace(was, version=was.version + 1))
+        return was
+
+    async def list(
+        self, tenant: str, states: Collection[State], before: tuple[float, str] | None, most: int
+    ) -> Sequence[Ticket]:
+        """As TicketStore.list."""
+        return await self._store.list(tenant, states, before, most)
+
+    async def holding(self, tenant: str) -> Holding:
+        """What the tenant has."""
+        return await self._store.holding(tenant)
+
+    async def follow(
+        self, tenant: str, ticket: str, after: int = 0, until: float | None = None
+    ) -> AsyncGenerator[Kept | Ticket]:
+        """The ticket whenever it changes, and in between what happens in its work after the `after`th event.
+
+        Ends with the ticket when it is over, or without when it is later than `until` on the event loop's clock and all
+        that there is was told. Errors: NotFound; OutOfRange where there are fewer events yet; Unavailable
+        while this server shuts down and no longer works on it.
+        """
+        version = 0
+        with self._news.listen(tenant, (ticket,), events=True) as bell:
+            while True:
+                job = self._crew.find(tenant, ticket)
+                if job is not None and version and (events := job.journal.after(after)) is not None:
+                    now = job.ticket  # nothing has to be asked of the store
+                else:
+                    now = await self.get(tenant, ticket)
+                    if after > now.events and not version:
+                        raise OutOfRange(
+                            f"ticket {ticket!r} has {now.events} events so far, {after} is none of them",
+                            reason="NO_SUCH_EVENT",
+                        )
+                    events = await self._store.events(tenant, ticket, after, BATCH_BYTES)
+                if now.version > version and not now.state.over:
+                    version = now.version
+                    yield now
+                for event in events:
+                    after += 1
+                    yield Kept(after, event)
+                if now.state.over and after >= now.events:
+                    yield now
+                    return
+                if now.state.over and not events:
+                    raise NotFound(f"the result of ticket {ticket!r} was thrown away", reason="TICKET_NOT_FOUND")
+                if self._crew.draining and self._crew.find(tenant, ticket) is None:
+                    raise Unavailable("The server is shutting down.", reason="DRAINING")
+                if events:
+                    continue
+                try:
+                    async with asyncio.timeout_at(until):
+                        await bell.heard()
+                except TimeoutError:
+                    return
+
+    async def watch(self, tenant: str, tickets: Sequence[str]) -> AsyncGenerator[Ticket]:
+        """The named tickets, and each again whenever it has changed; ends when all are over.
+
+        Without names all that there are and will be, without an end. Raises NotFound where a named one is not there at
+        the beginning; one that goes later is only not told of again.
+        """
+        with self._news.listen(tenant, tickets) as bell:
+            found = [await self.get(tenant, name) for name in dict.fromkeys(tickets)]
+            if not tickets:
+                found = [ticket async for ticket in self._all(tenant)]
+            versions = {ticket.order.id: ticket.version for ticket in found}
+            running = {ticket.order.id for ticket in found if not ticket.state.over}
+            for ticket in found:
+                yield ticket
+            del found
+            while running or not tickets:
+                for name in await bell.heard() or [*running]:
+                    now = await self._store.get(tenant, name)
+                    if now is None or now.state.over:
+                        running.discard(name)
+                    else:
+                        running.add(name)
+                    if now is not None and now.version > versions.get(name, 0):
+                        versions[name] = now.version
+                        yield now
+                if self._crew.draining:
+                    raise Unavailable("The server is shutting down.", reason="DRAINING")
+
+    async def read_changes(self) -> None:
+        """Tells this server of what changes at others; works without an end."""
+        while True:
+            try:
+                async for change in self._store.changes():
+                    self._crew.hear(change)
+                    self._news.tell(change)
+            except Unavailable as error:
+                log.warning("changes of tickets cannot be followed: %s", error.message)
+            await asyncio.sleep(RETRY)
+            self._news.wake()
+
+    async def _all(self, tenant: str) -> AsyncGenerator[Ticket]:
+        before: tuple[float, str] | None = None
+        while page := await self._store.list(tenant, (), before, 100):
+            for ticket in page:
+                yield ticket
+            before = page[-1].order.submitted, page[-1].order.id
+
+    def _open(self) -> None:
+        if self._crew.draining:
+            raise Unavailable("The server is shutting down.", reason="DRAINING")
+
+    def _told(self, verb: Verb, ticket: Ticket) -> None:
+        self._news.tell(_change(ticket))
+        self._observer.on_transition(Transition(verb, ticket))
+
+
+def _change(ticket: Ticket) -> Change:
+    return Change(ticket.order.tenant, ticket.order.id, ticket.version, ticket.events)

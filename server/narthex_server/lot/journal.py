@@ -1,0 +1,121 @@
+"""What happens in one ticket's work, on its way to the store."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from narthex_server.errors import Unavailable
+from narthex_server.lot.stores.store import Lease, TicketStore
+
+MOST_PENDING = 1 << 20
+"""Bytes that may wait to be kept; with more of them the work waits."""
+
+MOST_REMEMBERED = 1 << 20
+"""Bytes of kept events that those who follow need not ask the store for."""
+
+RETRY = 0.25
+"""Seconds until a store that failed is tried again."""
+
+
+class Journal:
+    """Keeps events in their order, those together that come while others are being written.
+
+    Nobody is shown an event that is not kept. While the store fails they wait; whoever owns the lease gives up in time.
+    """
+
+    def __init__(
+        self,
+        store: TicketStore,
+        lease: Lease,
+        count: int,
+        told: Callable[[int], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """`count` events are kept already; `told` hears how many there are whenever there are more.
+
+        `failed` hears of an error after which nothing more is kept.
+        """
+        self.count = count
+        self.begun = False
+        self._store = store
+        self._lease = lease
+        self._told = told
+        self._failed = failed
+        self._pending: list[bytes] = []
+        self._size = 0
+        self._writing: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
+        self._room = asyncio.Event()
+        self._remembered: deque[bytes] = deque()
+        self._remembered_size = 0
+
+    async def put(self, event: bytes) -> None:
+        """Takes an event in; waits where too much waits already. Errors: those of the store, of this or one before."""
+        self.begun = True
+        self._pending.append(event)
+        self._size += len(event)
+        self._write()
+        while self._size > MOST_PENDING and self._error is None:
+            self._room.clear()
+            await self._room.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def flush(self) -> None:
+        """Returns when all is kept. Errors: as `put`."""
+        while self._writing is not None:
+            await asyncio.wait((self._writing,))
+        if self._error is not None:
+            raise self._error
+
+    async def rest(self) -> Sequence[bytes]:
+        """What is not kept yet, which whoever asks keeps together with the end. Errors: as `put`."""
+        self._pending, rest = [], self._pending  # so that what is being written is not followed by them
+        await self.flush()
+        return rest
+
+    def after(self, sequence: int) -> Sequence[bytes] | None:
+        """The kept events after that one; None where they are no longer remembered."""
+        missed, remembered = self.count - sequence, len(self._remembered)
+        return None if missed > remembered else list(islice(self._remembered, remembered - missed, None))
+
+    def close(self) -> None:
+        """Writes nothing more."""
+        if self._writing is not None:
+            self._writing.cancel()
+
+    def _write(self) -> None:
+        if self._writing is None and self._error is None:
+            self._writing = asyncio.create_task(self._written())
+
+    async def _written(self) -> None:
+        try:
+            while self._pending:
+                batch, self._pending = self._pending, []
+                await self._append(batch)
+                self._size -= sum(map(len, batch))
+                self.count += len(batch)
+                self._remember(batch)
+                self._room.set()
+                self._told(self.count)
+        except Exception as error:
+            self._error = error
+            self._failed(error)
+        finally:
+            self._writing = None
+            self._room.set()
+
+    async def _append(self, batch: Sequence[bytes]) -> None:
+        while True:
+            try:
+                await self._store.append(self._lease, batch)
+                return
+            except Unavailable:
+                await asyncio.sleep(RETRY)
+
+    def _remember(self, batch: Sequence[bytes]) -> None:
+        self._remembered.extend(batch)
+        self._remembered_size += sum(map(len, batch))
+        while self._remembered_size > MOST_REMEMBERED:
+            self._remembered_size -= len(self._remembered.popleft())

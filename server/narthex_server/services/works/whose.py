@@ -1,0 +1,35 @@
+"""Whose work an order is, as it is kept."""
+
+import json
+from dataclasses import dataclass
+
+from narthex.scopes import ToolScope
+
+from narthex_server.principal import CALLER, SESSION, Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """A caller and the session of its that the work belongs to; no secret of its is kept."""
+
+    principal: Principal
+    session: str = ""
+
+    @classmethod
+    def now(cls) -> "Whose":
+        """The caller of the running RPC."""
+        return cls(CALLER.get(), SESSION.get())
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Whose":
+        said = json.loads(data)
+        principal = Principal(said["name"], said["tenant"], ToolScope(tuple(said["tools"])), said["admin"])
+        return cls(principal, said["session"])
+
+    def dump(self) -> bytes:
+        one = self.principal
+        said = {
+            "name": one.name, "tenant": one.tenant, "tools": one.tools.globs, "admin": one.admin,
+            "session": self.session,
+        }  # fmt: skip
+        return json.dumps(said).encode()
