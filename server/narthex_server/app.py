@@ -30,6 +30,7 @@ from narthex_server.interceptors.hops import HopInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
 from narthex_server.interceptors.tracing import TraceInterceptor
+from narthex_server.lot.crew import Crew
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
 from narthex_server.metrics.models import ModelMetrics
@@ -43,12 +44,18 @@ from narthex_server.principal import LOCAL
 from narthex_server.reloading import HangUp, Reloads
 from narthex_server.services.embedding import EmbeddingService
 from narthex_server.services.generation import GenerationService
+from narthex_server.services.lot import LotService
 from narthex_server.services.model import ModelService
 from narthex_server.services.registration import contract, register
 from narthex_server.services.relay import CALL_TOOL, Relay
 from narthex_server.services.tool import ToolService
 from narthex_server.services.upstream import UpstreamService
+from narthex_server.services.works.call_tool import CallToolWork
+from narthex_server.services.works.chat import ChatWork
+from narthex_server.services.works.embed import EmbedWork
+from narthex_server.services.works.generate import GenerateWork
 from narthex_server.starting import ModelLoader, RemoteLoader
+from narthex_server.ticketing import ticketing
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.native.chat import ChatTool
 from narthex_server.tools.native.count_tokens import CountTokensTool
@@ -117,6 +124,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         auditor = await stack.enter_async_context(auditing(config.audit, registry))
         forwarded = await forwarding(config, models, registry, reach, tracer, auditor)
         catalog = forwarded.catalog
+        tickets = await stack.enter_async_context(ticketing(config.tickets, config.grpc.port, registry, forwarded.acts))
         stack.push_async_callback(catalog.stop)
         stack.push_async_callback(forwarded.fleet.close)
         connecting = asyncio.create_task(catalog.start())
@@ -129,13 +137,23 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         host = agent_host(config, registry)
         agents = await chat_agents(config, host)
         stack.push_async_callback(agents.runs.stop)
+        embedding = EmbeddingService(models, config.max_message_bytes, tickets.parking)
+        generation = GenerationService(models, catalog, agents, tickets.parking)
+        tools = ToolService(catalog, relay, reach, host.running, host.kept, tickets.parking)
+        tickets.works.add(
+            GenerateWork(generation, models),
+            ChatWork(generation, models, catalog, agents),
+            CallToolWork(tools, catalog),
+            EmbedWork(embedding),
+        )
         register(
             server,
             {
-                "EmbeddingService": EmbeddingService(models, config.max_message_bytes),
-                "GenerationService": GenerationService(models, catalog, agents),
+                "EmbeddingService": embedding,
+                "GenerationService": generation,
+                "LotService": LotService(tickets.office, models),
                 "ModelService": ModelService(models, adapters),
-                "ToolService": ToolService(catalog, relay, reach, host.running, host.kept),
+                "ToolService": tools,
                 "UpstreamService": UpstreamService(catalog, forwarded.fleet, forwarded.acts),
             },
         )
@@ -146,7 +164,8 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         await models.follow(offer.follow)
         stack.enter_context(following(forwarded.reloads))
         await server.start()
-        stack.push_async_callback(stop, server, drain, config.shutdown_grace)
+        tickets.crew.start()
+        stack.push_async_callback(stop, server, drain, config.shutdown_grace, tickets.crew)
         stack.callback(relay.drain)
         stack.push_async_callback(states.enter_graceful_shutdown)
         yield Ready(
@@ -182,14 +201,16 @@ def following(reloads: Reloads | None) -> Iterator[None]:
         task.cancel()
 
 
-async def stop(server: grpc.aio.Server, drain: DrainInterceptor, grace: float) -> None:
-    """Takes no new calls, waits at most `grace` seconds for those that work, then ends the rest."""
+async def stop(server: grpc.aio.Server, drain: DrainInterceptor, grace: float, crew: Crew) -> None:
+    """Takes no new calls, waits at most `grace` seconds for those that work, then ends the rest; tickets likewise."""
+    leaving = asyncio.create_task(crew.drain(grace))
     stopping = asyncio.create_task(server.stop(grace))
     idle = asyncio.create_task(drain.idle())
     await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
     idle.cancel()
     await server.stop(None)
     await stopping
+    await leaving
 
 
 def library(config: ServerConfig, registry: CollectorRegistry) -> ModelLibrary:
@@ -340,7 +361,7 @@ class Offer:
 async def advertise(server: grpc.aio.Server) -> health.aio.HealthServicer:
     """Adds health, of the whole and of each service that needs no model, and reflection."""
     states = health.aio.HealthServicer()
-    for name in ("ToolService", "UpstreamService", "ModelService"):
+    for name in ("ToolService", "UpstreamService", "ModelService", "LotService"):
         await states.set(f"narthex.v1.{name}", SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     names = [service.full_name for service in contract()]

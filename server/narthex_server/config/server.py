@@ -18,6 +18,7 @@ from narthex_server.config.demo import DEMO_MODEL, demo_folder, demo_upstreams
 from narthex_server.config.document import read_document
 from narthex_server.config.remote import Remote
 from narthex_server.config.sessions import Sessions
+from narthex_server.config.tickets import TicketSettings
 from narthex_server.config.tls import Tls
 from narthex_server.config.tracing import Tracing
 from narthex_server.config.upstream import UpstreamSettings
@@ -111,6 +112,7 @@ class ServerConfig:
     cache: CacheSettings = field(default_factory=CacheSettings)
     agent: Agent = Agent()
     sessions: Sessions = Sessions()
+    tickets: TicketSettings = field(default_factory=TicketSettings)
     upstream: UpstreamSettings = UpstreamSettings()
     audit: Audit = Audit()
     otel: Tracing = Tracing()

@@ -132,7 +132,7 @@ class EngineHandle:
                 self._forget(key)
 
     def check(self, request: EngineRequest) -> None:
-        """Raises what `generate` would refuse in a request whenever it came: InvalidRequest, ContextOverflow, NotFound."""
+        """Raises what `generate` would of a request whenever it came: InvalidRequest, ContextOverflow, NotFound."""
         self._validate(request)
         self._adapters.mix(request.adapters)
 

@@ -8,7 +8,13 @@ from grpc.aio import ServicerContext
 
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
 
-ENDLESS = ("/grpc.health.v1.Health/Watch", "/grpc.reflection.", "/narthex.v1.ToolService/Watch")
+ENDLESS = (
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.",
+    "/narthex.v1.ToolService/Watch",
+    "/narthex.v1.LotService/Watch",
+    "/narthex.v1.LotService/Fetch",
+)
 
 
 class DrainInterceptor(AroundInterceptor, AbstractAsyncContextManager[None]):

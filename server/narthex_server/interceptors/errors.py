@@ -22,6 +22,7 @@ from narthex_server import errors
 from narthex_server.errors import NarthexError
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
 from narthex_server.principal import REQUEST_ID
+from narthex_server.services.failure import WorkFailed
 
 DOMAIN = "narthex"
 CODES: Mapping[type[NarthexError], StatusCode] = MappingProxyType(
@@ -54,12 +55,16 @@ log = logging.getLogger(__name__)
 
 
 def code(error: NarthexError) -> StatusCode:
-    """The status code of an error: that of the nearest class in the table."""
+    """The status code of an error: that of the nearest class in the table, or the one that it was told with."""
+    if isinstance(error, WorkFailed):
+        return next((known for known in StatusCode if known.value[0] == error.status.code), StatusCode.UNKNOWN)
     return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), StatusCode.INTERNAL)
 
 
 def status(error: NarthexError) -> Status:
     """The error as google.rpc.Status: ErrorInfo always, BadRequest and RetryInfo where they apply."""
+    if isinstance(error, WorkFailed):
+        return error.status
     metadata = {key: _short(value, DESCRIPTION_BYTES) for key, value in error.metadata.items()}
     details: list[Message] = [ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if error.violations:

@@ -98,9 +98,7 @@ class HttpPost:
         address = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
         at = parts._replace(netloc=f"{address}:{port}")  # the address that was looked at, not what a name means later
         own = {**headers, "host": parts.netloc}
-        request = self._client.build_request(
-            "POST", at.geturl(), content=body, headers=own
-        )
+        request = self._client.build_request("POST", at.geturl(), content=body, headers=own)
         request.extensions["sni_hostname"] = host
         response = await self._client.send(request, stream=True)
         await response.aclose()  # what it says beside the status is nobody's business

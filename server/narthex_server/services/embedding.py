@@ -41,7 +41,8 @@ class EmbeddingService:
     async def Embed(self, request: wire.EmbedRequest, context: Context) -> wire.EmbedResponse:
         check_options(request.options)
         if parks(request.options):
-            return await self._parking.result("embed", request, context)
+            parked: wire.EmbedResponse = await self._parking.result("embed", request, context)
+            return parked
         asked = _request(request.spec)
         async with self._models.use_embedder(request.spec.model) as model:
             self._check_size(asked, model.dimensions)

@@ -89,7 +89,8 @@ class GenerationService:
         check_options(request.options)
         if parks(request.options):
             streamed = wire.GenerateStreamRequest(spec=request.spec, options=request.options)
-            return await self._parking.result("generate", streamed, context)
+            parked: wire.GenerateResponse = await self._parking.result("generate", streamed, context)
+            return parked
         spec = request.spec
         reply = wire.GenerateResponse(request_id=REQUEST_ID.get())
         reply.further_completions.extend(wire.Completion() for _ in range(requests.completions(spec) - 1))
@@ -111,9 +112,7 @@ class GenerationService:
         reply.finished.usage.CopyFrom(usage)
         return reply
 
-    def ChatStream(
-        self, request: wire.ChatStreamRequest, context: Context
-    ) -> AsyncIterator[wire.ChatStreamResponse]:
+    def ChatStream(self, request: wire.ChatStreamRequest, context: Context) -> AsyncIterator[wire.ChatStreamResponse]:
         if parks(request.options):
             return self._parking.stream("chat", request, context)
         return self._chatted(request, context)
@@ -146,7 +145,8 @@ class GenerationService:
         check_options(request.options)
         if parks(request.options):
             streamed = wire.ChatStreamRequest(spec=request.spec, options=request.options)
-            return await self._parking.result("chat", streamed, context)
+            parked: wire.ChatResponse = await self._parking.result("chat", streamed, context)
+            return parked
         spec = request.spec
         reply = wire.ChatResponse(request_id=REQUEST_ID.get())
         reply.further_completions.extend(wire.ChatCompletion() for _ in range(requests.completions(spec) - 1))

@@ -19,18 +19,20 @@ def page(items: Sequence[Item], key: Callable[[Item], str], size: int, token: st
     """
     ordered = sorted(items, key=key)
     if token:
-        last = _decoded(token)
+        last = marked(token)
         ordered = [item for item in ordered if key(item) > last]
     size = min(size or LARGEST, LARGEST)
     more = len(ordered) > size
-    return ordered[:size], _encoded(key(ordered[size - 1])) if more else ""
+    return ordered[:size], mark(key(ordered[size - 1])) if more else ""
 
 
-def _encoded(last: str) -> str:
+def mark(last: str) -> str:
+    """The token of a page that goes on after the item of this name."""
     return urlsafe_b64encode((MARK + last).encode()).decode()
 
 
-def _decoded(token: str) -> str:
+def marked(token: str) -> str:
+    """What a token of `mark` names. Errors: InvalidRequest."""
     try:
         text = urlsafe_b64decode(token.encode()).decode()
     except ValueError:

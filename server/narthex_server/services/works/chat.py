@@ -4,6 +4,7 @@ import secrets
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import cast
 
+from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 from narthex.v1 import lot_pb2 as lot
 
@@ -110,7 +111,7 @@ class _Turns:
     def __init__(self) -> None:
         self.finished = wire.ChatStreamResponse().finished
         self.token_ids: list[int] = []
-        self.logprobs: list[object] = []
+        self.logprobs: list[common.PositionLogprobs] = []
         self._rounds: dict[int, tuple[wire.ChatMessage, list[wire.ChatMessage]]] = {}
 
     @property

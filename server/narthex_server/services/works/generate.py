@@ -50,9 +50,7 @@ class GenerateWork:
     def acted(self, request: wire.GenerateStreamRequest, events: Sequence[wire.GenerateStreamResponse]) -> bool:
         return False
 
-    def run(
-        self, request: wire.GenerateStreamRequest, context: Context
-    ) -> AsyncGenerator[wire.GenerateStreamResponse]:
+    def run(self, request: wire.GenerateStreamRequest, context: Context) -> AsyncGenerator[wire.GenerateStreamResponse]:
         return cast(AsyncGenerator[wire.GenerateStreamResponse], self._service.GenerateStream(request, context))
 
     def waits(self, event: wire.GenerateStreamResponse) -> bool:

@@ -9,7 +9,7 @@ from narthex.v1 import tool_pb2
 
 from narthex_server.errors import NotFound, OutOfRange, Unavailable
 from narthex_server.lot.desk import Desk, Kept
-from narthex_server.lot.ticket import State, Ticket
+from narthex_server.lot.ticket import Ticket
 from narthex_server.principal import CALLER, REQUEST_ID
 from narthex_server.services.failure import failure
 from narthex_server.services.relay import Context
@@ -45,19 +45,21 @@ class LotParking:
     async def resume(self, call_id: str, after: int) -> AsyncGenerator[tool_pb2.CallToolResponse]:
         ticket = await self._called(call_id)
         if after > ticket.events:
-            raise OutOfRange(f"the call has {ticket.events} events so far, {after} is none of them", reason="NO_SUCH_EVENT")
+            raise OutOfRange(
+                f"the call has {ticket.events} events so far, {after} is none of them", reason="NO_SUCH_EVENT"
+            )
         async with aclosing(self._events(ticket, after)) as events:
             async for event in events:
                 yield event
 
     async def _begun(self, kind: str, request: Any, context: Context) -> Ticket:
         self._acts.enter()
-        tenant, ticket_id = CALLER.get().tenant, REQUEST_ID.get()
         own = type(request)()
         own.CopyFrom(request)
-        order = await self._orders.make(self._works.kind(kind), own, ticket_id, context.time_remaining())
-        self._works.lend(tenant, ticket_id, context.invocation_metadata() or ())
+        order = await self._orders.make(self._works.kind(kind), own, REQUEST_ID.get(), context.time_remaining())
         ticket, new = await self._desk.begin(order)
+        if new:
+            self._works.lend(order.tenant, order.id, context.invocation_metadata() or ())
         return ticket
 
     async def _events(self, ticket: Ticket, after: int) -> AsyncGenerator[Any]:
@@ -90,9 +92,11 @@ class LotParking:
             pass
         for _ in range(MOST_LOOKED_AT // 100):
             page = await self._desk.list(tenant, (), before, 100)
-            for ticket in page:
-                if ticket.order.kind == CALL and self._name(ticket) == call_id:
-                    return ticket
+            for one in page:
+                if one.order.kind == CALL:
+                    ticket = await self._desk.get(tenant, one.order.id)  # pages have no requests
+                    if self._name(ticket) == call_id:
+                        return ticket
             if len(page) < 100:
                 break
             before = page[-1].order.submitted, page[-1].order.id

@@ -56,7 +56,7 @@ class Works:
         request, told = kind.parse(order.request), [*self.events(kind, kept)]
         if attempt > 1 and not order.repeatable and kind.acted(request, told):
             raise FailedPrecondition(
-                "the server that worked on this ended; the work may have done something already and was not begun again",
+                "the server that did this work ended; it may have done something already, and was not begun again",
                 reason="INTERRUPTED",
             )
         retelling = Retelling(kind.name, told, attempt)
