@@ -6,7 +6,6 @@ from typing import Protocol
 
 from narthex_server.lot.ticket import Change, Holding, Order, Outcome, State, Ticket
 
-
 TELLING_SECONDS = 60.0
 """How long a server that was given an owed ticket has for telling its webhook, before another is given it."""
 
@@ -87,8 +86,8 @@ class TicketStore(Protocol):
     async def ahead(self, tenant: str, ticket: str) -> int:
         """How many tickets are probably taken before it; 0 where it does not wait.
 
-        Those of its tenant that wait with a lower rank, and of every other tenant as many and one more, as far as it has
-        so many of lower rank than this one.
+        Those of its tenant that wait with a lower rank, and of every other tenant as many and one more, as far as it
+        has so many of lower rank than this one.
         """
         ...
 
@@ -107,8 +106,8 @@ class TicketStore(Protocol):
         ...
 
     async def sweep(self) -> Sequence[Ticket]:
-        """Forgets what has expired, and ends as CANCELLED what is past its deadline and waits, or is at work under a lease
-        that has run out; gives those.
+        """Forgets what has expired, and ends as CANCELLED what is past its deadline and waits, or is at work under a
+        lease that has run out; gives those.
         """
         ...
 

@@ -23,6 +23,7 @@ QUOTA = Quota(open=6, size=60)
 
 seconds = st.sampled_from([0.0, 1.0, 5.0, 20.0, 100.0, 700.0])
 servers = st.integers(0, 1)
+terms = st.sampled_from([1.0, 5.0, 20.0, 100.0])
 contents = st.lists(st.binary(max_size=12), max_size=3)
 
 
@@ -66,7 +67,7 @@ class Machine(RuleBasedStateMachine):
         keep=seconds,
         request=st.binary(max_size=12),
         hooked=st.booleans(),
-        lease=st.none() | seconds,
+        lease=st.none() | terms,
         reuse=st.integers(0, 9),
     )
     def add(
@@ -103,7 +104,7 @@ class Machine(RuleBasedStateMachine):
         self.submitted.setdefault(name, START + self.passed)
         return tenant, name
 
-    @rule(target=leases, server=servers, most=st.integers(0, 4), lease=seconds)
+    @rule(target=leases, server=servers, most=st.integers(0, 4), lease=terms)
     def take(self, server: int, most: int, lease: float) -> Any:
         taken = self.both(server, lambda store: store.take(most, lease))
         return multiple(*(Lease(one.order.id, one.attempt) for one in taken))
@@ -112,7 +113,7 @@ class Machine(RuleBasedStateMachine):
     def guess(self, ticket: tuple[str, str], attempt: int) -> Lease:
         return Lease(ticket[1], attempt)
 
-    @rule(server=servers, some=st.lists(leases, max_size=3, unique=True), lease=seconds)
+    @rule(server=servers, some=st.lists(leases, max_size=3, unique=True), lease=terms)
     def renew(self, server: int, some: list[Lease], lease: float) -> None:
         self.both(server, lambda store: store.renew(some, lease))
 

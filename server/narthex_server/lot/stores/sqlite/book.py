@@ -272,7 +272,7 @@ class Book:
         ):  # fmt: skip
             (held,) = self._row("select size from tenants where tenant = ?", tenant) or (0,)
             raise self._too_large(held, size)
-        return row
+        return tenant, ref, after
 
     def _end(self, ref: int, outcome: Outcome) -> Ticket:
         """The caller sees to the tenant's head."""

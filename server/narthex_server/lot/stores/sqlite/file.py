@@ -21,7 +21,7 @@ _WAL_BYTES = 16 << 20
 """To what the write-ahead log is cut back once its content is in the file."""
 
 _TEXTS = {
-    sqlite3.SQLITE_FULL: "the disk that holds the tickets is full: nothing of this was kept; try again when it has room",
+    sqlite3.SQLITE_FULL: "the disk of the tickets is full: nothing of this was kept; try again when it has room",
     sqlite3.SQLITE_BUSY: "another process holds the tickets and does not let go; try again later",
     sqlite3.SQLITE_READONLY: "the file of the tickets cannot be written: its permissions, or its disk, have changed",
     sqlite3.SQLITE_CORRUPT: "the file of the tickets is damaged and has to be restored",
@@ -35,9 +35,7 @@ _PASSING = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
 class TicketFile:
     """Opens connections to the file at `path`, and notices when it is another file. For any thread."""
 
-    def __init__(
-        self, path: Path, patience: float = PATIENCE_SECONDS, migrations: Sequence[str] = MIGRATIONS
-    ) -> None:
+    def __init__(self, path: Path, patience: float = PATIENCE_SECONDS, migrations: Sequence[str] = MIGRATIONS) -> None:
         self._path = path
         self._patience = patience
         self._migrations = migrations
@@ -105,9 +103,7 @@ class TicketFile:
     def _connected(self) -> sqlite3.Connection:
         """Waits for nobody but the file's lock; does not make a file."""
         uri = f"{self._path.absolute().as_uri()}?mode=rw"
-        return sqlite3.connect(
-            uri, timeout=self._patience, isolation_level=None, check_same_thread=False, uri=True
-        )
+        return sqlite3.connect(uri, timeout=self._patience, isolation_level=None, check_same_thread=False, uri=True)
 
     def _check(self, connection: sqlite3.Connection) -> int:
         (application,) = connection.execute("pragma application_id").fetchone()

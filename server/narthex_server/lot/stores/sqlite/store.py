@@ -112,8 +112,7 @@ class SqliteTickets:
 
 def _found(connection: sqlite3.Connection, tenant: str, name: str, now: float) -> Ticket | None:
     row = connection.execute(
-        f"select {COLUMNS}, {REQUEST} from tickets"
-        " where id = ? and tenant = ? and (expires is null or expires > ?)",
+        f"select {COLUMNS}, {REQUEST} from tickets where id = ? and tenant = ? and (expires is null or expires > ?)",
         (name, tenant, now),
     ).fetchone()
     return None if row is None else ticket(row)
