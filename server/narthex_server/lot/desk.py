@@ -110,11 +110,11 @@ class Desk:
         with self._news.listen(tenant, (ticket,), events=True) as bell:
             while True:
                 job = self._crew.find(tenant, ticket)
-                if job is not None and version and (events := job.journal.after(after)) is not None:
+                if job is not None and (events := job.journal.after(after)) is not None:
                     now = job.ticket  # nothing has to be asked of the store
                 else:
                     now = await self.get(tenant, ticket)
-                    if after > now.events and not version:
+                    if after > now.events:
                         raise OutOfRange(
                             f"ticket {ticket!r} has {now.events} events so far, {after} is none of them",
                             reason="NO_SUCH_EVENT",

@@ -76,9 +76,9 @@ class Journal:
         return rest
 
     def after(self, sequence: int) -> Sequence[bytes] | None:
-        """The kept events after that one; None where they are no longer remembered."""
+        """The kept events after that one; None where they are not remembered."""
         missed, remembered = self.count - sequence, len(self._remembered)
-        return None if missed > remembered else list(islice(self._remembered, remembered - missed, None))
+        return list(islice(self._remembered, remembered - missed, None)) if 0 <= missed <= remembered else None
 
     def close(self) -> None:
         """Writes nothing more."""
