@@ -192,7 +192,7 @@ class Machine(RuleBasedStateMachine):
         async def seen(store: TicketStore) -> list[Any]:
             found: list[Any] = [await store.holding(tenant) for tenant in TENANTS]
             found += [await store.list(tenant, (), None, 100) for tenant in TENANTS]
-            for tenant, name in self.added[-8:]:
+            for tenant, name in self.added[-4:]:
                 found.append(await store.get(tenant, name))
                 found.append(await store.ahead(tenant, name))
                 found.append(list(await store.events(tenant, name, 0, 1000)))
@@ -216,11 +216,25 @@ async def answer(asked: Awaitable[Any]) -> tuple[str, Any]:
     return "", list(given) if isinstance(given, tuple | list) else given
 
 
-@pytest.mark.parametrize("name", [name for name in PLACES if name != "reference"])
-def test_random_work_comes_to_the_same(name: str) -> None:
+STORES = [name for name in PLACES if name != "reference"]
+
+
+def runs(name: str, examples: int, steps: int) -> None:
     run_state_machine_as_test(
         lambda: Machine(PLACES[name]),
         settings=settings(
-            max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_random_work_comes_to_the_same(name: str) -> None:
+    runs(name, 15, 30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", STORES)
+def test_much_random_work_comes_to_the_same(name: str) -> None:
+    runs(name, 500, 60)

@@ -34,8 +34,8 @@ create index tenants_head on tenants (head) where head is not null;
 create table counter (one integer primary key check (one = 1), change integer not null);
 insert into counter values (1, 0);
 """
-"""tickets.lease: until when; tickets.due: when to tell the webhook; tickets.change: what counter.change was when it last
-changed. events.place: `place()`. tenants.head: the rank of the first ticket that waits.
+"""tickets.lease: until when; tickets.due: when to tell the webhook; tickets.change: counter.change at its last change.
+events.place: `place()`. tenants.head: the rank of the first ticket that waits.
 """
 
 MIGRATIONS: tuple[str, ...] = (_FIRST,)
