@@ -69,7 +69,7 @@ class Desk:
         """Raises NotFound where the tenant has no such ticket, or its result has expired."""
         found = await self._store.get(tenant, ticket)
         if found is None or (found.expires is not None and found.expires <= self._clock()):
-            raise NotFound(f"there is no ticket {ticket[:200]!r}, or it has expired", reason="TICKET_NOT_FOUND")
+            raise _missing(ticket)
         return found
 
     async def ahead(self, ticket: Ticket) -> int:
@@ -79,12 +79,15 @@ class Desk:
 
     async def cancel(self, tenant: str, ticket: str) -> Ticket:
         """Ends its work, or throws its result away; as it was then. Raises NotFound."""
-        await self.get(tenant, ticket)
+        over = (await self.get(tenant, ticket)).state.over
         was = await self._store.cancel(tenant, ticket)
         if was is None:
-            raise NotFound(f"there is no ticket {ticket[:200]!r}, or it has expired", reason="TICKET_NOT_FOUND")
+            raise _missing(ticket)
         self._crew.lose(tenant, ticket)
-        self._told(Verb.CANCELLED, replace(was, version=was.version + 1))
+        if over:
+            self._told(Verb.DISCARDED, replace(was, version=was.version + 1))
+        else:
+            self._told(Verb.CANCELLED, was)
         return was
 
     async def list(
@@ -130,7 +133,7 @@ class Desk:
                     yield now
                     return
                 if now.state.over and not events:
-                    raise NotFound(f"the result of ticket {ticket!r} was thrown away", reason="TICKET_NOT_FOUND")
+                    raise _missing(ticket)  # its result was thrown away meanwhile
                 if self._crew.draining and self._crew.find(tenant, ticket) is None:
                     raise Unavailable("The server is shutting down.", reason="DRAINING")
                 if events:
@@ -195,6 +198,10 @@ class Desk:
     def _told(self, verb: Verb, ticket: Ticket) -> None:
         self._news.tell(_change(ticket))
         self._observer.on_transition(Transition(verb, ticket))
+
+
+def _missing(ticket: str) -> NotFound:
+    return NotFound(f"there is no ticket {ticket[:200]!r}, or it has expired", reason="TICKET_NOT_FOUND")
 
 
 def _change(ticket: Ticket) -> Change:

@@ -16,6 +16,7 @@ class Verb(Enum):
     RELEASED = "release"
     FINISHED = "finish"
     CANCELLED = "cancel"
+    DISCARDED = "discard"
     EXPIRED = "expire"
     TOLD = "notify"
 

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from narthex_server.lot.observer import Transition, Verb
-from narthex_server.lot.ticket import Holding, State
+from narthex_server.lot.ticket import Holding, State, Ticket
 
 KINDS = ("generate", "chat", "call_tool", "embed")
 OUTCOMES = (State.DONE, State.FAILED, State.CANCELLED)
@@ -49,10 +49,8 @@ class TicketMetrics:
                     self._waited.observe(max(ticket.started - order.submitted, 0.0))
             case Verb.RELEASED:
                 self._released.inc()
-            case Verb.FINISHED | Verb.EXPIRED:
-                self._end(transition, ticket.state)
-            case Verb.CANCELLED if not ticket.state.over:
-                self._end(transition, State.CANCELLED)
+            case Verb.FINISHED | Verb.EXPIRED | Verb.CANCELLED:
+                self._end(ticket)
             case Verb.TOLD:
                 self._told["error" if transition.error else "ok"].inc()
 
@@ -61,9 +59,8 @@ class TicketMetrics:
         self._parked.set(holding.parked)
         self._bytes.set(holding.size)
 
-    def _end(self, transition: Transition, state: State) -> None:
-        ticket = transition.ticket
-        self._finished[ticket.order.kind, state].inc()
+    def _end(self, ticket: Ticket) -> None:
+        self._finished[ticket.order.kind, ticket.state].inc()
         if ticket.attempt:
             self._attempts.observe(ticket.attempt)
         if ticket.started is not None and ticket.ended is not None:
