@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from narthex_server.errors import Unavailable
+from narthex_server.lot.forever import forever
 from narthex_server.lot.observer import LotObserver, Transition, Verb
 from narthex_server.lot.stores.store import TicketStore
 from narthex_server.lot.ticket import Ticket, Webhook
@@ -49,20 +50,14 @@ class Courier:
         self._observer = observer
         self._clock = clock
 
-    async def round(self) -> bool:
-        """Tells those that are to be told now; whether there may be more. Errors: Unavailable."""
-        owed = await self._store.owed(AT_ONCE)
-        await asyncio.gather(*map(self._tell, owed))
-        return len(owed) == AT_ONCE
+    async def round(self) -> None:
+        """Tells those that are to be told now. Errors: Unavailable."""
+        while owed := await self._store.owed(AT_ONCE):
+            await asyncio.gather(*map(self._tell, owed))
 
     async def run(self) -> None:
         """Without an end."""
-        while True:
-            more = False
-            with suppress(Unavailable):
-                more = await self.round()
-            if not more:
-                await asyncio.sleep(LOOK)
+        await forever("telling webhooks", self.round, LOOK)
 
     async def _tell(self, ticket: Ticket) -> None:
         order = ticket.order

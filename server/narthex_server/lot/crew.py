@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from narthex_server.errors import Unavailable
+from narthex_server.lot.forever import forever
 from narthex_server.lot.job import Job
 from narthex_server.lot.news import News
 from narthex_server.lot.observer import LotObserver, Transition, Verb
@@ -55,6 +56,7 @@ class Crew:
         self._working: dict[asyncio.Task[None], Job] = {}
         self._taken: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Event()
+        self._wanted.set()  # those of a server before
         self._doubted = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
 
@@ -65,7 +67,8 @@ class Crew:
 
     def start(self) -> None:
         """Begins to take tickets."""
-        self._loops = [asyncio.create_task(self._take()), asyncio.create_task(self._renew())]
+        loops = forever("taking tickets", self._take, 0.0), forever("renewing leases", self._renew, 0.0)
+        self._loops = [asyncio.create_task(loop) for loop in loops]
 
     async def drain(self, grace: float) -> None:
         """Takes no more; what is not done after `grace` seconds goes back to wait."""
@@ -142,41 +145,33 @@ class Crew:
         self._observer.on_transition(Transition(verb, ticket))
 
     async def _take(self) -> None:
-        while True:
-            self._wanted.clear()
-            room = self._most - len(self._taken)
-            if room > 0:
-                try:
-                    found = await self._store.take(room, self.lease)
-                except Unavailable as error:
-                    log.warning("no tickets can be taken: %s", error.message)
-                    found = ()
-                for ticket in found:
-                    self.begin(ticket, taken=True)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK):
-                    await self._wanted.wait()
+        """As many as there is room for, whenever there may be some."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK):
+                await self._wanted.wait()
+        self._wanted.clear()
+        if (room := self._most - len(self._taken)) > 0:
+            for ticket in await self._store.take(room, self.lease):
+                self.begin(ticket, taken=True)
 
     async def _renew(self) -> None:
         """Keeps the leases, and ends the work on those that are lost."""
-        clock = asyncio.get_running_loop().time
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.lease / 3):
-                    await self._doubted.wait()
-            self._doubted.clear()
-            jobs, asked = [*self._jobs.values()], clock()
-            if not jobs:
-                continue
-            try:
-                held = set(await self._store.renew([job.lease for job in jobs], self.lease))
-            except Unavailable:
-                self._lose(job for job in jobs if asked - job.renewed > self.lease)
-                continue
-            for job in jobs:
-                if job.lease in held:
-                    job.renewed = asked
-            self._lose(job for job in jobs if job.lease not in held)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.lease / 3):
+                await self._doubted.wait()
+        self._doubted.clear()
+        jobs, asked = [*self._jobs.values()], asyncio.get_running_loop().time()
+        if not jobs:
+            return
+        try:
+            held = set(await self._store.renew([job.lease for job in jobs], self.lease))
+        except Unavailable:
+            self._lose(job for job in jobs if asked - job.renewed > self.lease)
+            raise
+        for job in jobs:
+            if job.lease in held:
+                job.renewed = asked
+        self._lose(job for job in jobs if job.lease not in held)
 
     @staticmethod
     def _lose(jobs: Iterable[Job]) -> None:

@@ -1,13 +1,13 @@
 """Where orders are taken in, and where those who gave them come back."""
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from narthex_server.errors import NotFound, OutOfRange, Unavailable
 from narthex_server.lot.crew import Crew
+from narthex_server.lot.forever import forever
 from narthex_server.lot.news import News
 from narthex_server.lot.observer import LotObserver, Transition, Verb
 from narthex_server.lot.stores.store import TicketStore
@@ -18,8 +18,6 @@ BATCH_BYTES = 1 << 18
 
 RETRY = 1.0
 """Seconds until changes are asked for again where the store failed."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +172,14 @@ class Desk:
 
     async def read_changes(self) -> None:
         """Tells this server of what changes at others; works without an end."""
-        while True:
-            try:
-                async for change in self._store.changes():
-                    self._crew.hear(change)
-                    self._news.tell(change)
-            except Unavailable as error:
-                log.warning("changes of tickets cannot be followed: %s", error.message)
-            await asyncio.sleep(RETRY)
-            self._news.wake()
+        await forever("following changes of tickets", self._hear, RETRY)
+
+    async def _hear(self) -> None:
+        changes = self._store.changes()
+        self._news.wake()  # some may have been missed
+        async for change in changes:
+            self._crew.hear(change)
+            self._news.tell(change)
 
     async def _all(self, tenant: str) -> AsyncGenerator[Ticket]:
         before: tuple[float, str] | None = None

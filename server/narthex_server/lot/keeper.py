@@ -1,9 +1,6 @@
 """Who clears away what has expired."""
 
-import asyncio
-import logging
-
-from narthex_server.errors import Unavailable
+from narthex_server.lot.forever import forever
 from narthex_server.lot.news import News
 from narthex_server.lot.observer import LotObserver, Transition, Verb
 from narthex_server.lot.stores.store import TicketStore
@@ -11,8 +8,6 @@ from narthex_server.lot.ticket import Change
 
 INTERVAL = 10.0
 """Seconds between two rounds."""
-
-log = logging.getLogger(__name__)
 
 
 class Keeper:
@@ -33,9 +28,4 @@ class Keeper:
 
     async def run(self) -> None:
         """Without an end."""
-        while True:
-            try:
-                await self.round()
-            except Unavailable as error:
-                log.warning("tickets cannot be swept: %s", error.message)
-            await asyncio.sleep(INTERVAL)
+        await forever("sweeping tickets", self.round, INTERVAL)

@@ -2,7 +2,7 @@
 
 import asyncio
 import ipaddress
-import logging
+import re
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,8 @@ LONGEST_URL = 2048
 SECONDS = 10.0
 """How long one try may take."""
 
+_HOST = re.compile(r"[a-z0-9.-]+|[0-9a-f:.]+")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-log = logging.getLogger(__name__)
 
 
 class Hosts:
@@ -113,6 +112,6 @@ def _split(url: str) -> SplitResult | None:
     except ValueError:
         return None
     fits = len(url) <= LONGEST_URL and url.isascii() and url.isprintable() and " " not in url
-    if not fits or not parts.hostname or "@" in parts.netloc or parts.fragment or port == 0:
+    if not fits or not _HOST.fullmatch(parts.hostname or "") or "@" in parts.netloc or parts.fragment or port == 0:
         return None
     return parts

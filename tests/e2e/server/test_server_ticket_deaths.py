@@ -17,12 +17,12 @@ TOKENS = 600
 
 
 @pytest.fixture
-def served(launch, demo, upstreams, tmp_path):
+def served(launch, demo, nothing, tmp_path):
     """Starts another server of the same lot."""
 
-    def one(*arguments: str):
+    def one(*arguments: str, config=nothing):
         store = ("--tickets-store", str(tmp_path / "tickets.sqlite"), "--tickets-lease", "1")
-        return launch("--model", demo, "--mcp-config", str(upstreams), *store, *arguments)
+        return launch("--model", demo, "--mcp-config", str(config), *store, *arguments)
 
     return one
 
@@ -87,8 +87,8 @@ async def test_a_parked_call_goes_on_after_its_server_was_killed(served):
         assert len(ids(found)) == TOKENS
 
 
-async def test_what_may_have_acted_is_not_begun_again(served, failure, upstreams_up):
-    first = served()
+async def test_what_may_have_acted_is_not_begun_again(served, failure, upstreams, upstreams_up):
+    first = served(config=upstreams)
     async with grpc.aio.insecure_channel(first.grpc) as channel:
         await upstreams_up(channel)
         lot = LotServiceStub(channel)
