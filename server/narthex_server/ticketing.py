@@ -20,10 +20,10 @@ from narthex_server.lot.crew import Crew
 from narthex_server.lot.desk import Desk
 from narthex_server.lot.keeper import Keeper
 from narthex_server.lot.news import News
-from narthex_server.lot.observer import Observers, Transition, Verb
 from narthex_server.lot.stores.sqlite.store import SqliteTickets
 from narthex_server.lot.stores.store import TicketStore
 from narthex_server.lot.ticket import Holding, Quota, State
+from narthex_server.lot.transition import Observers, Transition, Verb
 from narthex_server.lot.webhooks import Hosts, HttpPost
 from narthex_server.metrics.tickets import TicketMetrics
 from narthex_server.services.parking import Parking

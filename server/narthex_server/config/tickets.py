@@ -3,16 +3,33 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from narthex.settings import option
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlace:
+    """Where tickets are kept: a path, or a URL that is shown without its password."""
+
+    where: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(text)
+
+    def __str__(self) -> str:
+        scheme, separator, rest = self.where.partition("://")
+        secret, at, place = rest.rpartition("@")
+        return f"{scheme}{separator}{'…' if secret else ''}{at}{place.partition('?')[0]}"
 
 
 @dataclass(frozen=True, slots=True)
 class TicketSettings:
     """Where tickets are kept, for how long, and how many; sizes in bytes, times in seconds."""
 
-    store: str = option(
-        "", "the file, or the URL of a PostgreSQL database, that has the tickets; by default a file for each port",
+    store: StorePlace = option(
+        StorePlace(), "the file, or the URL of a PostgreSQL database, that has the tickets; by default a file per port",
         metavar="PATH",
     )  # fmt: skip
     running: int = option(16, "submitted tickets that are worked on at once; more wait", minimum=1)
@@ -31,8 +48,8 @@ class TicketSettings:
 
     def where(self, port: int) -> str | None:
         """Where the tickets are of a server on this port; None: nowhere that outlives it."""
-        if self.store:
-            return self.store
+        if self.store.where:
+            return self.store.where
         if not port:  # which is another one each time
             return None
         state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")

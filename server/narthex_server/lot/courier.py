@@ -13,9 +13,9 @@ from typing import Protocol
 
 from narthex_server.errors import Unavailable
 from narthex_server.lot.forever import forever
-from narthex_server.lot.observer import LotObserver, Transition, Verb
 from narthex_server.lot.stores.store import TicketStore
 from narthex_server.lot.ticket import Ticket, Webhook
+from narthex_server.lot.transition import TicketObserver, Transition, Verb
 
 LOOK = 2.0
 """Seconds between two looks for tickets to be told of."""
@@ -43,7 +43,7 @@ class Courier:
     """Tells each webhook until it answers, ever later, while there is a result."""
 
     def __init__(
-        self, store: TicketStore, post: Post, observer: LotObserver, clock: Callable[[], float] = time.time
+        self, store: TicketStore, post: Post, observer: TicketObserver, clock: Callable[[], float] = time.time
     ) -> None:
         self._store = store
         self._post = post

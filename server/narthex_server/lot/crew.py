@@ -10,10 +10,10 @@ from narthex_server.errors import Unavailable
 from narthex_server.lot.forever import forever
 from narthex_server.lot.job import Job
 from narthex_server.lot.news import News
-from narthex_server.lot.observer import LotObserver, Transition, Verb
 from narthex_server.lot.runner import Runner
 from narthex_server.lot.stores.store import TicketStore
 from narthex_server.lot.ticket import Change, Ticket
+from narthex_server.lot.transition import TicketObserver, Transition, Verb
 
 LOOK = 2.0
 """Seconds between two looks for tickets whose server has died, or that nobody told of."""
@@ -37,7 +37,7 @@ class Crew:
         store: TicketStore,
         runner: Runner,
         news: News,
-        observer: LotObserver,
+        observer: TicketObserver,
         *,
         most: int,
         lease: float,

@@ -9,9 +9,9 @@ from narthex_server.errors import NotFound, OutOfRange, Unavailable
 from narthex_server.lot.crew import Crew
 from narthex_server.lot.forever import forever
 from narthex_server.lot.news import News
-from narthex_server.lot.observer import LotObserver, Transition, Verb
 from narthex_server.lot.stores.store import TicketStore
 from narthex_server.lot.ticket import Change, Holding, Order, State, Ticket
+from narthex_server.lot.transition import TicketObserver, Transition, Verb
 
 BATCH_BYTES = 1 << 18
 """Bytes of events that are asked for at a time."""
@@ -36,7 +36,7 @@ class Desk:
         store: TicketStore,
         crew: Crew,
         news: News,
-        observer: LotObserver,
+        observer: TicketObserver,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store

@@ -2,9 +2,9 @@
 
 from narthex_server.lot.forever import forever
 from narthex_server.lot.news import News
-from narthex_server.lot.observer import LotObserver, Transition, Verb
 from narthex_server.lot.stores.store import TicketStore
 from narthex_server.lot.ticket import Change
+from narthex_server.lot.transition import TicketObserver, Transition, Verb
 
 INTERVAL = 10.0
 """Seconds between two rounds."""
@@ -13,7 +13,7 @@ INTERVAL = 10.0
 class Keeper:
     """Goes through the store again and again, and tells what there is in it."""
 
-    def __init__(self, store: TicketStore, news: News, observer: LotObserver) -> None:
+    def __init__(self, store: TicketStore, news: News, observer: TicketObserver) -> None:
         self._store = store
         self._news = news
         self._observer = observer

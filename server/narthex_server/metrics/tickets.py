@@ -2,8 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from narthex_server.lot.observer import Transition, Verb
 from narthex_server.lot.ticket import Holding, State, Ticket
+from narthex_server.lot.transition import Transition, Verb
 
 KINDS = ("generate", "chat", "call_tool", "embed")
 OUTCOMES = (State.DONE, State.FAILED, State.CANCELLED)
@@ -12,7 +12,7 @@ ATTEMPTS = (1, 2, 3, 5, 10)
 
 
 class TicketMetrics:
-    """A LotObserver; levels are those of the last sweep."""
+    """A TicketObserver; levels are those of the last sweep."""
 
     def __init__(self, target: CollectorRegistry) -> None:
         self._open = Gauge("narthex_tickets_open", "Tickets that wait or run, of all tenants.", registry=target)

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager, closing
 
 import grpc
 import pytest
+from narthex.v1 import lot_pb2, upstream_pb2
 from narthex.v1 import tool_pb2 as wire
-from narthex.v1 import upstream_pb2
+from narthex.v1.lot_pb2_grpc import LotServiceStub
 from narthex.v1.tool_pb2_grpc import ToolServiceStub
 from narthex.v1.upstream_pb2_grpc import UpstreamServiceStub
 
@@ -265,3 +266,21 @@ def test_a_second_server_does_not_write_into_the_same_folder(serve, tmp_path):
         [sys.executable, "-m", "narthex_server.main", *free, *command], capture_output=True, text=True, timeout=60
     )
     assert other.returncode == 2 and "another process" in other.stderr
+
+
+async def test_what_becomes_of_tickets_is_in_the_record(serve, audit):
+    server = serve()
+    async with opened(server) as channel:
+        lot = LotServiceStub(channel)
+        call = wire.ToolInvocation(name="rich__echo", arguments=b'{"text":"hello"}')
+        request = lot_pb2.SubmitRequest(work=lot_pb2.Work(call_tool=call))
+        await lot.Submit(request, metadata=(("x-request-id", "mine"),))
+        async for _ in lot.Watch(lot_pb2.WatchRequest(ticket_ids=["mine"]), timeout=30):
+            pass
+        await lot.Cancel(lot_pb2.CancelRequest(ticket_id="mine"))
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(30) == 0
+    acts = [(one["verb"], one["outcome"]) for one in exported(audit) if one.get("subject") == "mine"]
+    assert acts == [("ticket.submit", "ok"), ("ticket.start", "ok"), ("ticket.finish", "ok"), ("ticket.discard", "ok")]
+    (made,) = [one for one in exported(audit) if one.get("name") == "rich__echo"]
+    assert made["request"] == "mine" and made["outcome"] == "ok"

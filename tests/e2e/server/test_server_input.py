@@ -8,9 +8,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from narthex import Client
 from narthex.keys import append_key, new_key
+from narthex.v1 import common_pb2, lot_pb2
 from narthex.v1 import tool_pb2 as wire
+from narthex.v1.lot_pb2_grpc import LotServiceStub
 from narthex.v1.tool_pb2_grpc import ToolServiceStub
 
 ASKING = Path(__file__).parents[1] / "upstreams" / "servers" / "asking.py"
@@ -219,3 +222,25 @@ async def forgetful(request: wire.InputRequest):
     """Answers when nobody waits for it any more."""
     await asyncio.sleep(0.5)
     return json.loads(ADA)
+
+
+async def test_a_parked_call_waits_for_its_answer_while_nobody_follows_it(caller, channel):
+    ann = caller()
+    context = wire.McpContext(client_capabilities=ALL)
+    options = common_pb2.CallOptions(on_disconnect=common_pb2.ON_DISCONNECT_PARK)
+    request = wire.CallToolRequest(name="old__form", call_id="parked", mcp=context, options=options)
+    call = ann.stub.CallTool(request, metadata=ann.metadata)
+    wish = await asked(call)
+    ticket = dict(await call.initial_metadata())["x-request-id"]
+    call.cancel()
+    lot, watch = LotServiceStub(channel), lot_pb2.WatchRequest(ticket_ids=[ticket])
+    async for change in lot.Watch(watch, metadata=ann.metadata, timeout=10):
+        if change.ticket.state == lot_pb2.TICKET_STATE_INPUT_REQUIRED:
+            await ann.respond("parked", **{f"_{wish.requests[0].id}": ADA})
+    assert change.ticket.state == lot_pb2.TICKET_STATE_DONE
+    fetch = lot_pb2.FetchRequest(ticket_id=ticket, wait=Duration(seconds=10))
+    (result,) = [one async for one in lot.Fetch(fetch, metadata=ann.metadata)]
+    assert "Ada" in json.loads(result.call_tool.content)[0]["text"]
+    again = wire.ResumeCallRequest(call_id="parked")
+    events = [one.event async for one in ann.stub.ResumeCall(again, metadata=ann.metadata)]
+    assert events[0].input_required == wish and events[-1].result == result.call_tool

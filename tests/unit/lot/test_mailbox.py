@@ -13,10 +13,10 @@ from narthex_server.lot.crew import Crew
 from narthex_server.lot.desk import Desk, Kept
 from narthex_server.lot.keeper import Keeper
 from narthex_server.lot.news import News
-from narthex_server.lot.observer import Transition, Verb
 from narthex_server.lot.runner import Happening
 from narthex_server.lot.stores.sqlite.store import SqliteTickets
 from narthex_server.lot.ticket import Holding, Order, Outcome, Quota, State, Ticket, Webhook
+from narthex_server.lot.transition import Transition, Verb
 
 NOW = 1_000_000.0
 TENANT = "acme"

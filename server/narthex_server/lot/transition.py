@@ -30,7 +30,7 @@ class Transition:
     error: str = ""
 
 
-class LotObserver(Protocol):
+class TicketObserver(Protocol):
     """Is told on the event loop, and must not wait."""
 
     def on_transition(self, transition: Transition) -> None: ...
@@ -43,7 +43,7 @@ class LotObserver(Protocol):
 class Observers:
     """Several as one."""
 
-    def __init__(self, *observers: LotObserver) -> None:
+    def __init__(self, *observers: TicketObserver) -> None:
         self._observers = observers
 
     def on_transition(self, transition: Transition) -> None:
