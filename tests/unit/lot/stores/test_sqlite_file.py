@@ -20,6 +20,7 @@ from narthex_server.lot.stores.sqlite.store import SqliteTickets
 from narthex_server.lot.stores.store import Lease
 from narthex_server.lot.ticket import Holding, Outcome, Quota, State
 
+from tests.unit.lot.stores import full_disk
 from tests.unit.lot.stores.places import START, order
 
 
@@ -250,3 +251,13 @@ def unprivileged(*owned: str | Path) -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+@pytest.mark.system
+def test_a_full_disk(tmp_path: Path) -> None:
+    """On a file system of 3 MiB in memory, which only this process sees."""
+    mounted = 'mount -t tmpfs -o size=3m tmpfs "$1" && exec "$2" "$3" "$1"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh"]
+    done = subprocess.run([*command, str(tmp_path), sys.executable, full_disk.__file__], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "disk of the tickets is full" in done.stdout

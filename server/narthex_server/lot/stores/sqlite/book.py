@@ -16,8 +16,11 @@ from narthex_server.lot.ticket import Change, Order, Outcome, Quota, State, Tick
 FORGET = 100
 """Expired tickets that one transaction forgets, at most."""
 
-FORGET_BYTES = 32 << 20
+FORGET_BYTES = 8 << 20
 """Their bytes, beyond which it forgets no further one."""
+
+SHRINK = 256
+"""Pages that one transaction gives back to the disk, at most."""
 
 _HELD = f"id = ? and attempt = ? and state in ({RUNNING}, {INPUT_REQUIRED})"
 _IN_TIME = "(deadline is null or deadline > ?)"
@@ -158,11 +161,13 @@ class Book:
             self._head(tenant)
         return ended
 
-    def shrink(self, pages: int) -> None:
-        """Gives so many free pages back to the disk, where more than a quarter of the file is free."""
-        ((total,), (free,)) = (self._row(f"pragma {what}") or (0,) for what in ("page_count", "freelist_count"))
-        if free * 4 > total:
-            self.connection.execute(f"pragma incremental_vacuum({pages})").fetchall()
+    def shrink(self) -> bool:
+        """Gives free pages back to the disk until a quarter of the file is free; whether there are more to give."""
+        ((total,), (free,)) = (self._row(f"pragma {what}") for what in ("page_count", "freelist_count"))
+        spare = int(free - total // 4)
+        for _ in range(min(spare, SHRINK)):
+            self.connection.execute("pragma incremental_vacuum(1)")  # the driver stops after the first page anyway
+        return spare > SHRINK
 
     def counter(self) -> int:
         """How many transactions have changed tickets."""
@@ -232,7 +237,9 @@ class Book:
 
     def _chosen(self, most: int) -> Sequence[Candidate]:
         running = self.connection.execute(
-            f"select tenant, count(*) from tickets where lease > ? and state = {RUNNING} group by tenant", (self._now,)
+            f"select tenant, count(*) from tickets indexed by tickets_leased where lease > ? and state = {RUNNING}"
+            " group by tenant",
+            (self._now,),
         )
         lapsed: dict[str, list[Candidate]] = {}
         for tenant, *candidate in self.connection.execute(

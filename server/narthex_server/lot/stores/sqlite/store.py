@@ -14,9 +14,6 @@ from narthex_server.lot.stores.sqlite.writer import Writer
 from narthex_server.lot.stores.store import Lease
 from narthex_server.lot.ticket import Change, Holding, Order, Outcome, Quota, State, Ticket
 
-SHRINK_PAGES = 2048
-"""What a sweep gives back to the disk, at most."""
-
 
 class SqliteTickets:
     """A TicketStore in the file at `path`, which only its owner may read; several servers of one machine may share it.
@@ -91,7 +88,8 @@ class SqliteTickets:
     async def sweep(self) -> Sequence[Ticket]:
         while await self._writer.do(lambda book: book.forget(), lasting=False):
             pass
-        await self._writer.do(lambda book: book.shrink(SHRINK_PAGES), lasting=False)
+        while await self._writer.do(lambda book: book.shrink(), lasting=False):
+            pass
         return await self._writer.do(lambda book: book.overdue())
 
     def changes(self) -> AsyncIterator[Change]:
