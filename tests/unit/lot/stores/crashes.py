@@ -110,24 +110,25 @@ class Server:
             tickets = await self._store.take(2, LEASE)
             idle = 0 if tickets else idle + 1
             for ticket in tickets:
-                lease, tenant = Lease(ticket.order.id, ticket.attempt), ticket.order.tenant
+                tenant = ticket.order.tenant
+                lease = Lease(tenant, ticket.order.id, ticket.attempt)
                 self._tell("take", tenant, lease.ticket, lease.attempt)
                 try:
-                    await self._do(tenant, lease)
+                    await self._do(lease)
                 except LeaseLost:
                     continue  # cancelled meanwhile
 
-    async def _do(self, tenant: str, lease: Lease) -> None:
+    async def _do(self, lease: Lease) -> None:
         for turn in range(self._random.randrange(5)):
             size = self._random.choice([1, 1, 5000])
             events = [f"{lease.attempt}.{turn}.{part}".encode().ljust(size) for part in range(2)]
             last = await self._store.append(lease, events)
-            self._tell("append", tenant, lease.ticket, last, [event.decode() for event in events])
+            self._tell("append", lease.tenant, lease.ticket, last, [event.decode() for event in events])
         await self._store.renew([lease], LEASE)
         end = f"{lease.attempt}.end"
         ended = await self._store.finish(lease, Outcome(State.DONE), [end.encode()])
-        self._tell("finish", tenant, lease.ticket, ended.events, end)
-        await self._store.told(lease.ticket, None)
+        self._tell("finish", lease.tenant, lease.ticket, ended.events, end)
+        await self._store.told(lease.tenant, lease.ticket, None)
 
     def _tell(self, *fact: Any) -> None:
         line = json.dumps(fact).encode() + b"\n"

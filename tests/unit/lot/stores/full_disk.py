@@ -24,7 +24,7 @@ async def main(folder: Path) -> None:
     ballast.write_bytes(b"b" * 1_000_000)
     store = SqliteTickets(folder / "tickets.db", Quota())
     ticket, _ = await store.add(order("work"), 1000.0)
-    lease, added, said = Lease("work", ticket.attempt), 0, ""
+    lease, added, said = Lease("acme", "work", ticket.attempt), 0, ""
     while not said:
         try:
             await store.append(lease, [b"e" * 5000])

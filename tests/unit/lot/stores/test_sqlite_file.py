@@ -139,7 +139,7 @@ def files_at_most(size: int) -> Iterator[None]:
 class TestFailures:
     async def test_no_room_is_said_and_nothing_is_half_done(self, path: Path, store: SqliteTickets) -> None:
         ticket, _ = await store.add(order("one"), 60)
-        lease = Lease("one", ticket.attempt)
+        lease = Lease("acme", "one", ticket.attempt)
         await store.append(lease, [b"a"])
         with files_at_most((path.parent / "tickets.db-wal").stat().st_size + 8192):
             with pytest.raises(Unavailable):
@@ -153,7 +153,7 @@ class TestFailures:
 
     async def test_what_does_not_fit_takes_no_neighbour_along(self, path: Path, store: SqliteTickets) -> None:
         tickets = [await store.add(order(str(number)), 60) for number in range(8)]
-        leases = [Lease(ticket.order.id, ticket.attempt) for ticket, _ in tickets]
+        leases = [Lease("acme", ticket.order.id, ticket.attempt) for ticket, _ in tickets]
         with files_at_most((path.parent / "tickets.db-wal").stat().st_size + 400_000):
             sizes = [10, 10, 10, 10_000_000, 10, 10, 10, 10]
             done = await asyncio.gather(
@@ -166,7 +166,7 @@ class TestFailures:
     async def test_refused_work_takes_no_neighbour_along(self, store: SqliteTickets) -> None:
         done = await asyncio.gather(
             store.add(order("one")),
-            store.append(Lease("never", 1), [b"a"]),
+            store.append(Lease("acme", "never", 1), [b"a"]),
             store.add(order("one")),
             store.add(order("two")),
             return_exceptions=True,

@@ -39,14 +39,14 @@ def test_no_statement_looks_through_a_table(tmp_path: Path) -> None:
         hook = Webhook("https://example.com")
         book.add(order(f"x{number}", tenant, key=f"k{number}", webhook=hook, deadline=START + 5), None)
         book.add(order(f"y{number}", tenant, webhook=hook, keep=0), 1.0)
-    held = [Lease(one.order.id, one.attempt) for one in book.take(2, 5)]
+    held = [Lease(one.order.tenant, one.order.id, one.attempt) for one in book.take(2, 5)]
     book.renew(held, 5)
     book.append(held[0], [b"a"])
     book.move(held[0], State.INPUT_REQUIRED)
     book.release(held[1])
     book.finish(held[0], Outcome(State.DONE), [b"b"])
     book.owed(5)
-    book.told("x0", None)
+    book.told("a", "x0", None)
     book.cancel("a", "x0")
     book.cancel("a", "y0")
     book = Book(connection, START + 100, Quota())
@@ -83,7 +83,7 @@ async def test_a_file_of_which_much_is_gone_becomes_small_again(tmp_path: Path, 
 async def test_the_log_of_what_is_written_stays_small(tmp_path: Path, store: SqliteTickets) -> None:
     ticket, _ = await store.add(order("one"), 60)
     for _ in range(40):
-        await store.append(Lease("one", ticket.attempt), [b"e" * 1_000_000])
+        await store.append(Lease("acme", "one", ticket.attempt), [b"e" * 1_000_000])
     assert (tmp_path / "tickets.db-wal").stat().st_size < 17 << 20
 
 
