@@ -38,12 +38,12 @@ class Feed:
 
 class _Listener:
     def __init__(self) -> None:
-        self._unheard: dict[str, Change] = {}
+        self._unheard: dict[tuple[str, str], Change] = {}
         self._awake = asyncio.Event()
         self._ended = False
 
     def put(self, change: Change) -> None:
-        self._unheard[change.id] = change
+        self._unheard[change.tenant, change.id] = change
         self._awake.set()
 
     def end(self) -> None:

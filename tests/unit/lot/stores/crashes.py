@@ -2,8 +2,8 @@
 
     python crashes.py FILE SEED ROUNDS
 
-Each round forks a server that adds, takes, works, cancels and sweeps, and says what the store has acknowledged. It is
-killed before or after one of its statements or commits, or at any time. A fact that was acknowledged has to be there
+Each round forks two servers that add, take, work, cancel and sweep, and say what the store has acknowledged. They are
+killed before or after one of their statements or commits, or at any time. A fact that was acknowledged has to be there
 ever after, and nothing may be there twice. The last server is not killed and does what is left.
 """
 
@@ -63,11 +63,11 @@ def die() -> None:
 class Server:
     """Works on tickets with many tasks at once; what the store has acknowledged goes to `told`, a line each."""
 
-    def __init__(self, path: Path, told: int, number: int) -> None:
+    def __init__(self, path: Path, told: int, number: int, name: str = "") -> None:
         self._store = SqliteTickets(path, Quota(), clock=lambda: time.time() + number * 2 * LEASE)
         self._told = told
-        self._number = number
-        self._random = random.Random(number)
+        self._name = f"{number}{name}"
+        self._random = random.Random(self._name)
 
     async def run(self, adding: int, working: int) -> None:
         """Ends when nothing is left."""
@@ -81,7 +81,7 @@ class Server:
 
     async def _add(self, task: int) -> None:
         for turn in range(3):
-            name = f"{self._number}.{task}.{turn}"
+            name = f"{self._name}.{task}.{turn}"
             order = Order(
                 id=name,
                 tenant=f"t{task % TENANTS}",
@@ -98,8 +98,11 @@ class Server:
             self._tell("add", order.tenant, name)
             again, new = await self._store.add(order)
             assert not new and again.order.id == name
-            if self._random.random() < 0.1 and await self._store.cancel(order.tenant, name):
-                self._tell("cancel", order.tenant, name)
+            if self._random.random() < 0.1:
+                self._tell("cancelling", order.tenant, name)
+                cancelled = await self._store.cancel(order.tenant, name)
+                if cancelled is not None and cancelled.state is State.CANCELLED:
+                    self._tell("cancel", order.tenant, name)
 
     async def _work(self) -> None:
         idle = 0
@@ -107,24 +110,25 @@ class Server:
             tickets = await self._store.take(2, LEASE)
             idle = 0 if tickets else idle + 1
             for ticket in tickets:
-                lease, tenant = Lease(ticket.order.id, ticket.attempt), ticket.order.tenant
+                tenant = ticket.order.tenant
+                lease = Lease(tenant, ticket.order.id, ticket.attempt)
                 self._tell("take", tenant, lease.ticket, lease.attempt)
                 try:
-                    await self._do(tenant, lease)
+                    await self._do(lease)
                 except LeaseLost:
                     continue  # cancelled meanwhile
 
-    async def _do(self, tenant: str, lease: Lease) -> None:
+    async def _do(self, lease: Lease) -> None:
         for turn in range(self._random.randrange(5)):
             size = self._random.choice([1, 1, 5000])
             events = [f"{lease.attempt}.{turn}.{part}".encode().ljust(size) for part in range(2)]
             last = await self._store.append(lease, events)
-            self._tell("append", tenant, lease.ticket, last, [event.decode() for event in events])
+            self._tell("append", lease.tenant, lease.ticket, last, [event.decode() for event in events])
         await self._store.renew([lease], LEASE)
         end = f"{lease.attempt}.end"
         ended = await self._store.finish(lease, Outcome(State.DONE), [end.encode()])
-        self._tell("finish", tenant, lease.ticket, ended.events, end)
-        await self._store.told(lease.ticket, None)
+        self._tell("finish", lease.tenant, lease.ticket, ended.events, end)
+        await self._store.told(lease.tenant, lease.ticket, None)
 
     def _tell(self, *fact: Any) -> None:
         line = json.dumps(fact).encode() + b"\n"
@@ -140,7 +144,8 @@ class Witness:
         self._attempts: dict[str, int] = {}
         self._tenants: dict[str, str] = {}
         self._events: dict[str, dict[int, str]] = {}
-        self._ended: dict[str, str] = {}
+        self._ended: set[str] = set()
+        self._cancelling: set[str] = set()
         self._ends: dict[str, tuple[Any, ...]] = {}
         self.facts: Counter[str] = Counter()
 
@@ -161,9 +166,11 @@ class Witness:
                     self._note(name, number, event)
             elif verb == "finish":
                 self._note(name, *more)
+            elif verb == "cancelling":
+                self._cancelling.add(name)
             if verb in ("finish", "cancel"):
-                assert name not in self._ended or verb == "cancel", f"{name} has ended twice"
-                self._ended.setdefault(name, verb)
+                assert name not in self._ended, f"{name} has ended twice"
+                self._ended.add(name)
 
     def _note(self, name: str, number: int, event: str) -> None:
         assert self._events.setdefault(name, {}).setdefault(number, event) == event, f"{name} has two {number}"
@@ -174,7 +181,7 @@ class Witness:
         for name, tenant in self._tenants.items():
             ticket = await store.get(tenant, name)
             if ticket is None:
-                assert self._ended.get(name) is not None, f"{name} is lost"
+                assert name in self._cancelling, f"{name} is lost"
                 continue
             assert ticket.attempt >= self._attempts.get(name, 0), f"{name} has forgotten an attempt"
             assert name not in self._ended or ticket.state.over, f"the end of {name} is lost"
@@ -212,30 +219,34 @@ class Witness:
             return len(sizes)
 
 
-def killed(path: Path, number: int, rng: random.Random) -> tuple[bytes, bool]:
-    """A server's work until it dies: what was acknowledged, and whether it was killed."""
-    heard, told = os.pipe()
-    kind = rng.choice(["statement", "commit", "insert into events", "time"])
-    child = os.fork()
-    if child == 0:
-        os.close(heard)
-        if kind != "time":
-            Dying.word = "" if kind == "statement" else kind
-            Dying.left = rng.randint(1, 600 if kind == "statement" else 30)
-            Dying.after = rng.random() < 0.5
-            connect = sqlite3.connect
-            sqlite3.connect = lambda *given, **more: connect(*given, factory=Dying, **more)
-        asyncio.run(Server(path, told, number).run(adding=8, working=8))
-        os._exit(0)
-    os.close(told)
-    if kind == "time":
-        time.sleep(rng.uniform(0, 0.15))
-        os.kill(child, signal.SIGKILL)
-    with open(heard, "rb") as lines:
-        said = lines.read()
-    _, status = os.waitpid(child, 0)
-    assert status == 0 or os.WIFSIGNALED(status), "the server failed by itself"
-    return said, status != 0
+class Victim:
+    """A forked server, and how it dies."""
+
+    def __init__(self, path: Path, number: int, name: str, rng: random.Random) -> None:
+        kind = rng.choice(["statement", "commit", "insert into events", "time"])
+        self._seconds = rng.uniform(0, 0.2) if kind == "time" else None
+        statements, after = rng.randint(1, 600 if kind == "statement" else 30), rng.random() < 0.5
+        self._heard, told = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            if kind != "time":
+                Dying.word, Dying.left, Dying.after = "" if kind == "statement" else kind, statements, after
+                connect = sqlite3.connect
+                sqlite3.connect = lambda *given, **more: connect(*given, factory=Dying, **more)
+            asyncio.run(Server(path, told, number, name).run(adding=8, working=8))
+            os._exit(0)
+        os.close(told)
+
+    def end(self) -> tuple[bytes, bool]:
+        """What was acknowledged, and whether it was killed."""
+        if self._seconds is not None:
+            time.sleep(self._seconds)
+            os.kill(self._child, signal.SIGKILL)
+        with open(self._heard, "rb") as lines:
+            said = lines.read()
+        _, status = os.waitpid(self._child, 0)
+        assert status == 0 or os.WIFSIGNALED(status), "the server failed by itself"
+        return said, status != 0
 
 
 def main() -> None:
@@ -243,9 +254,10 @@ def main() -> None:
     rng = random.Random(seed)
     witness, kills = Witness(path), 0
     for number in range(rounds):
-        told, died = killed(path, number, rng)
-        kills += died
-        witness.hear(told)
+        victims = [Victim(path, number, name, rng) for name in "ab"]
+        for told, died in [victim.end() for victim in victims]:
+            kills += died
+            witness.hear(told)
         if path.exists():
             asyncio.run(witness.look(number))
     heard, told_to = os.pipe()

@@ -15,15 +15,14 @@ from narthex_server.lot.stores.store import Lease, LeaseLost, TicketStore
 from narthex_server.lot.terms import Priority
 from narthex_server.lot.ticket import Order, Outcome, Quota, State, Webhook
 
-from tests.unit.lot.stores.conftest import PLACES
 from tests.unit.lot.stores.places import START, Place, ReferencePlace
 
 TENANTS = ("a", "b", "c")
 QUOTA = Quota(open=6, size=60)
 
 seconds = st.sampled_from([0.0, 1.0, 5.0, 20.0, 100.0, 700.0])
+spans = st.sampled_from([1.0, 5.0, 20.0, 100.0, 700.0])
 servers = st.integers(0, 1)
-terms = st.sampled_from([1.0, 5.0, 20.0, 100.0])
 contents = st.lists(st.binary(max_size=12), max_size=3)
 
 
@@ -67,7 +66,7 @@ class Machine(RuleBasedStateMachine):
         keep=seconds,
         request=st.binary(max_size=12),
         hooked=st.booleans(),
-        lease=st.none() | terms,
+        lease=st.none() | spans,
         reuse=st.integers(0, 9),
     )
     def add(
@@ -104,16 +103,16 @@ class Machine(RuleBasedStateMachine):
         self.submitted.setdefault(name, START + self.passed)
         return tenant, name
 
-    @rule(target=leases, server=servers, most=st.integers(0, 4), lease=terms)
+    @rule(target=leases, server=servers, most=st.integers(0, 4), lease=spans)
     def take(self, server: int, most: int, lease: float) -> Any:
         taken = self.both(server, lambda store: store.take(most, lease))
-        return multiple(*(Lease(one.order.id, one.attempt) for one in taken))
+        return multiple(*(Lease(one.order.tenant, one.order.id, one.attempt) for one in taken))
 
     @rule(target=leases, ticket=tickets, attempt=st.integers(1, 3))
     def guess(self, ticket: tuple[str, str], attempt: int) -> Lease:
-        return Lease(ticket[1], attempt)
+        return Lease(*ticket, attempt)
 
-    @rule(server=servers, some=st.lists(leases, max_size=3, unique=True), lease=terms)
+    @rule(server=servers, some=st.lists(leases, max_size=3, unique=True), lease=spans)
     def renew(self, server: int, some: list[Lease], lease: float) -> None:
         self.both(server, lambda store: store.renew(some, lease))
 
@@ -156,7 +155,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(server=servers, ticket=tickets, again=st.none() | seconds)
     def told(self, server: int, ticket: tuple[str, str], again: float | None) -> None:
-        self.both(server, lambda store: store.told(ticket[1], again))
+        self.both(server, lambda store: store.told(*ticket, again))
 
     @rule(by=seconds)
     def advance(self, by: float) -> None:
@@ -190,7 +189,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def everything_is_the_same(self) -> None:
         async def seen(store: TicketStore) -> list[Any]:
-            found: list[Any] = [await store.holding(tenant) for tenant in TENANTS]
+            found: list[Any] = [await store.holding(tenant) for tenant in (*TENANTS, None)]
             found += [await store.list(tenant, (), None, 100) for tenant in TENANTS]
             for tenant, name in self.added[-4:]:
                 found.append(await store.get(tenant, name))
@@ -216,25 +215,20 @@ async def answer(asked: Awaitable[Any]) -> tuple[str, Any]:
     return "", list(given) if isinstance(given, tuple | list) else given
 
 
-STORES = [name for name in PLACES if name != "reference"]
-
-
-def runs(name: str, examples: int, steps: int) -> None:
+def runs(make: Callable[[Path], Place], examples: int, steps: int) -> None:
     run_state_machine_as_test(
-        lambda: Machine(PLACES[name]),
+        lambda: Machine(make),
         settings=settings(
             max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
 
-@pytest.mark.parametrize("name", STORES)
-def test_random_work_comes_to_the_same(name: str) -> None:
-    runs(name, 15, 30)
+def test_random_work_comes_to_the_same(make_place: Callable[[Path], Place]) -> None:
+    runs(make_place, 15, 30)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", STORES)
-def test_much_random_work_comes_to_the_same(name: str) -> None:
-    runs(name, 500, 60)
+def test_much_random_work_comes_to_the_same(make_place: Callable[[Path], Place]) -> None:
+    runs(make_place, 500, 60)

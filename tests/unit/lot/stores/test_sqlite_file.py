@@ -20,6 +20,7 @@ from narthex_server.lot.stores.sqlite.store import SqliteTickets
 from narthex_server.lot.stores.store import Lease
 from narthex_server.lot.ticket import Holding, Outcome, Quota, State
 
+from tests.unit.lot.stores import full_disk
 from tests.unit.lot.stores.places import START, order
 
 
@@ -138,7 +139,7 @@ def files_at_most(size: int) -> Iterator[None]:
 class TestFailures:
     async def test_no_room_is_said_and_nothing_is_half_done(self, path: Path, store: SqliteTickets) -> None:
         ticket, _ = await store.add(order("one"), 60)
-        lease = Lease("one", ticket.attempt)
+        lease = Lease("acme", "one", ticket.attempt)
         await store.append(lease, [b"a"])
         with files_at_most((path.parent / "tickets.db-wal").stat().st_size + 8192):
             with pytest.raises(Unavailable):
@@ -152,7 +153,7 @@ class TestFailures:
 
     async def test_what_does_not_fit_takes_no_neighbour_along(self, path: Path, store: SqliteTickets) -> None:
         tickets = [await store.add(order(str(number)), 60) for number in range(8)]
-        leases = [Lease(ticket.order.id, ticket.attempt) for ticket, _ in tickets]
+        leases = [Lease("acme", ticket.order.id, ticket.attempt) for ticket, _ in tickets]
         with files_at_most((path.parent / "tickets.db-wal").stat().st_size + 400_000):
             sizes = [10, 10, 10, 10_000_000, 10, 10, 10, 10]
             done = await asyncio.gather(
@@ -165,7 +166,7 @@ class TestFailures:
     async def test_refused_work_takes_no_neighbour_along(self, store: SqliteTickets) -> None:
         done = await asyncio.gather(
             store.add(order("one")),
-            store.append(Lease("never", 1), [b"a"]),
+            store.append(Lease("acme", "never", 1), [b"a"]),
             store.add(order("one")),
             store.add(order("two")),
             return_exceptions=True,
@@ -250,3 +251,13 @@ def unprivileged(*owned: str | Path) -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+@pytest.mark.system
+def test_a_full_disk(tmp_path: Path) -> None:
+    """On a file system of 3 MiB in memory, which only this process sees."""
+    mounted = 'mount -t tmpfs -o size=3m tmpfs "$1" && exec "$2" "$3" "$1"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh"]
+    done = subprocess.run([*command, str(tmp_path), sys.executable, full_disk.__file__], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "disk of the tickets is full" in done.stdout
