@@ -5,6 +5,7 @@ from narthex.v1 import common_pb2, image_pb2
 from narthex_server.errors import Unimplemented
 from narthex_server.services.call import check_options
 from narthex_server.services.complete import complete
+from narthex_server.services.parking import NO_PARKING, parks
 from narthex_server.services.registration import contract
 
 
@@ -35,15 +36,20 @@ def test_what_is_built_stays():
     assert Built().GenerateImage(None, None) == "mine"
 
 
+def test_a_promise_that_cannot_be_kept_is_not_made():
+    with pytest.raises(Unimplemented, match="options"):
+        check_options(common_pb2.CallOptions(priority=common_pb2.PRIORITY_BATCH))
+    check_options(common_pb2.CallOptions())
+
+
 @pytest.mark.parametrize(
     "options",
     [
         common_pb2.CallOptions(idempotency_key="x"),
         common_pb2.CallOptions(on_disconnect=common_pb2.ON_DISCONNECT_PARK),
-        common_pb2.CallOptions(priority=common_pb2.PRIORITY_BATCH),
     ],
 )
-def test_a_promise_that_cannot_be_kept_is_not_made(options):
-    with pytest.raises(Unimplemented, match="options"):
-        check_options(options)
-    check_options(common_pb2.CallOptions())
+def test_without_a_lot_nothing_is_parked(options):
+    assert parks(options) and not parks(common_pb2.CallOptions())
+    with pytest.raises(Unimplemented, match="tickets"):
+        NO_PARKING.stream("generate", None, None)
