@@ -89,6 +89,8 @@ class Crew:
     def begin(self, ticket: Ticket, *, taken: bool = False) -> None:
         """Works on a ticket whose lease this server has."""
         job = Job(ticket, self._store, self._runner, self._news, self._asked, self._clock)
+        if self.draining:  # it came while this began
+            job.release()
         self._jobs[ticket.order.tenant, ticket.order.id] = job
         task = asyncio.create_task(self._work(job))
         self._working[task] = job
@@ -109,9 +111,9 @@ class Crew:
     def hear(self, change: Change) -> None:
         """Something has changed, here or at another server."""
         job = self._jobs.get((change.tenant, change.id))
-        if job is None:
-            self._wanted.set()
-        elif change.version > job.ticket.version:  # perhaps cancelled
+        if job is None and change.version == 1 and not change.events:
+            self._wanted.set()  # it may be new; what was given back is found by looking
+        elif job is not None and change.version > job.ticket.version:  # perhaps cancelled
             self._doubted.set()
 
     async def _work(self, job: Job) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from narthex_server.errors import NotFound, OutOfRange, Unavailable
 from narthex_server.lot.crew import Crew
 from narthex_server.lot.forever import forever
-from narthex_server.lot.news import News
+from narthex_server.lot.news import MOST_KNOWN, News
 from narthex_server.lot.stores.store import TicketStore
 from narthex_server.lot.ticket import Change, Holding, Order, State, Ticket
 from narthex_server.lot.transition import TicketObserver, Transition, Verb
@@ -165,6 +165,8 @@ class Desk:
                     else:
                         running.add(name)
                     if now is not None and now.version > versions.get(name, 0):
+                        if len(versions) >= MOST_KNOWN:
+                            versions = {one: version for one, version in versions.items() if one in running}
                         versions[name] = now.version
                         yield now
                 if self._crew.draining:

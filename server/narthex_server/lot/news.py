@@ -6,6 +6,9 @@ from contextlib import contextmanager
 
 from narthex_server.lot.ticket import Change
 
+MOST_KNOWN = 10_000
+"""Tickets whose versions a listener remembers; one that is forgotten may be told of once more."""
+
 
 class Bell:
     """Rings when something is new that one listener waits for."""
@@ -19,6 +22,8 @@ class Bell:
     def ring(self, change: Change) -> None:
         """Takes it in, unless it is only an event more and nobody asked for those."""
         if self._events or change.version > self._versions.get(change.id, 0):
+            if len(self._versions) >= MOST_KNOWN:
+                self._versions.clear()
             self._versions[change.id] = change.version
             self._changed.add(change.id)
             self._rung.set()

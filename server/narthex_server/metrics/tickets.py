@@ -60,7 +60,8 @@ class TicketMetrics:
         self._bytes.set(holding.size)
 
     def _end(self, ticket: Ticket) -> None:
-        self._finished[ticket.order.kind, ticket.state].inc()
+        if (counter := self._finished.get((ticket.order.kind, ticket.state))) is not None:
+            counter.inc()  # a later version that shares the lot may have other kinds
         if ticket.attempt:
             self._attempts.observe(ticket.attempt)
         if ticket.started is not None and ticket.ended is not None:

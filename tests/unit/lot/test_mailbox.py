@@ -15,11 +15,31 @@ from narthex_server.lot.keeper import Keeper
 from narthex_server.lot.news import News
 from narthex_server.lot.runner import Happening
 from narthex_server.lot.stores.sqlite.store import SqliteTickets
+from narthex_server.lot.stores.store import Lease
 from narthex_server.lot.ticket import Holding, Order, Outcome, Quota, State, Ticket, Webhook
 from narthex_server.lot.transition import Transition, Verb
 
 NOW = 1_000_000.0
 TENANT = "acme"
+
+
+class Troubled(SqliteTickets):
+    """A store whose database is lost for a number of writes."""
+
+    lost = 0
+
+    def _perhaps(self) -> None:
+        if self.lost:
+            self.lost -= 1
+            raise Unavailable("lost")
+
+    async def append(self, lease: Lease, events: Sequence[bytes]) -> int:
+        self._perhaps()
+        return await super().append(lease, events)
+
+    async def finish(self, lease: Lease, outcome: Outcome, events: Sequence[bytes] = ()) -> Ticket:
+        self._perhaps()
+        return await super().finish(lease, outcome, events)
 
 
 class Script:
@@ -84,7 +104,7 @@ class House:
     """A server's lot, without the server."""
 
     def __init__(self, path: Path, clock: Callable[[], float], most: int = 2, lease: float = 30.0) -> None:
-        self.store = SqliteTickets(path, Quota(), clock)
+        self.store = Troubled(path, Quota(), clock)
         self.script, self.record, self.post, self.news = Script(), Record(), Post(), News()
         self.crew = Crew(self.store, self.script, self.news, self.record, most=most, lease=lease, clock=clock)
         self.desk = Desk(self.store, self.crew, self.news, self.record, clock)
@@ -298,3 +318,43 @@ async def test_a_webhook_is_given_up_with_the_result(open_house, clock) -> None:
         await house.keeper.round()
         clock.now += 1
     assert len(house.post.sent) == 4 and "x-narthex-signature" not in house.post.sent[0][1]
+
+
+async def test_events_wait_for_a_database_that_is_lost_and_nobody_sees_them_before(open_house) -> None:
+    house = open_house()
+    await house.desk.begin(order())
+    said, follower = house.script.of("t"), house.events("t")
+    said.put_nowait(b"a")
+    assert await anext(follower) == b"a"
+    house.store.lost = 2
+    for line in (b"b", b"c"):
+        said.put_nowait(line)
+    assert await anext(follower) == b"b" and house.store.lost == 0
+    house.store.lost = 1
+    said.put_nowait(None)
+    assert [event async for event in follower] == [b"c"]
+    assert (await house.desk.get(TENANT, "t")).events == 3
+
+
+async def test_work_ends_when_its_lease_could_not_be_kept(open_house, monkeypatch) -> None:
+    house = open_house(lease=0.1)
+    await house.desk.begin(order())
+    house.script.of("t").put_nowait(b"a")
+    await anext(house.events("t"))
+
+    async def failing(*_: object) -> None:
+        raise Unavailable("lost")
+
+    monkeypatch.setattr(house.store, "renew", failing)
+    async with asyncio.timeout(10):
+        await house.script.ended.wait()
+    assert (await house.desk.get(TENANT, "t")).state is State.RUNNING, "another server takes it"
+
+
+async def test_a_thousand_events_are_written_in_few_pieces(open_house) -> None:
+    house = open_house()
+    await house.desk.begin(order())
+    for number in range(1000):
+        house.script.of("t").put_nowait(b"%d" % number)
+    house.script.of("t").put_nowait(None)
+    assert [int(event) async for event in house.events("t")] == [*range(1000)]
