@@ -8,7 +8,7 @@ from dataclasses import replace
 from enum import Enum, auto
 
 from narthex_server.errors import DeadlineExceeded, ResourceExhausted, Unavailable
-from narthex_server.lot.journal import RETRY, Journal
+from narthex_server.lot.journal import RETRY, Journal, patiently
 from narthex_server.lot.news import News
 from narthex_server.lot.runner import Happening, Runner
 from narthex_server.lot.stores.store import Lease, LeaseLost, TicketStore
@@ -81,6 +81,7 @@ class Job:
             return None
         finally:
             self.journal.close()
+            self._runner.ended(self.ticket.order)
 
     async def _worked(self) -> Ticket:
         order, outcome = self.ticket.order, Outcome(State.DONE)
@@ -125,7 +126,7 @@ class Job:
         state = State.INPUT_REQUIRED if happening.waits else State.RUNNING
         if state is not self.ticket.state:
             await self.journal.flush()
-            self.ticket = await self._store.move(self.lease, state)
+            self.ticket = await patiently(lambda: self._store.move(self.lease, state))
             self._news.tell(Change(self.lease.tenant, self.lease.ticket, self.ticket.version, self.journal.count))
             if happening.waits:
                 self._asked(self.ticket)
@@ -134,8 +135,8 @@ class Job:
         """What attempts before have left."""
         events: list[bytes] = []
         while len(events) < self.ticket.events:
-            order = self.ticket.order
-            more = await self._store.events(order.tenant, order.id, len(events), BATCH_BYTES)
+            order, after = self.ticket.order, len(events)
+            more = await patiently(lambda: self._store.events(order.tenant, order.id, after, BATCH_BYTES))
             if not more:
                 raise LeaseLost
             events += more

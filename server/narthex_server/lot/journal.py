@@ -2,11 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
+from typing import TypeVar
 
 from narthex_server.errors import Unavailable
 from narthex_server.lot.stores.store import Lease, TicketStore
+
+T = TypeVar("T")
 
 MOST_PENDING = 1 << 20
 """Bytes that may wait to be kept; with more of them the work waits."""
@@ -16,6 +19,15 @@ MOST_REMEMBERED = 1 << 20
 
 RETRY = 0.25
 """Seconds until a store that failed is tried again."""
+
+
+async def patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """What the store answers when it does; whoever owns the lease gives up in time."""
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            await asyncio.sleep(RETRY)
 
 
 class Journal:
@@ -93,7 +105,7 @@ class Journal:
         try:
             while self._pending:
                 batch, self._pending = self._pending, []
-                await self._append(batch)
+                await patiently(lambda: self._store.append(self._lease, batch))
                 self._size -= sum(map(len, batch))
                 self.count += len(batch)
                 self._remember(batch)
@@ -105,14 +117,6 @@ class Journal:
         finally:
             self._writing = None
             self._room.set()
-
-    async def _append(self, batch: Sequence[bytes]) -> None:
-        while True:
-            try:
-                await self._store.append(self._lease, batch)
-                return
-            except Unavailable:
-                await asyncio.sleep(RETRY)
 
     def _remember(self, batch: Sequence[bytes]) -> None:
         self._remembered.extend(batch)

@@ -25,6 +25,10 @@ class Runner(Protocol):
         """
         ...
 
+    def ended(self, order: Order) -> None:
+        """This server works on it no more: nothing has to be remembered."""
+        ...
+
     def outcome(self, error: Exception) -> Outcome:
         """How work ends that failed with an error."""
         ...

@@ -48,7 +48,7 @@ class Script:
     def __init__(self) -> None:
         self.begun: list[tuple[str, int, Sequence[bytes]]] = []
         self.closed: list[str] = []
-        self.ended = asyncio.Event()
+        self.over = asyncio.Event()
         self.lines: dict[str, asyncio.Queue[bytes | Happening | Exception | None]] = {}
 
     def of(self, ticket: str) -> "asyncio.Queue[bytes | Happening | Exception | None]":
@@ -63,7 +63,10 @@ class Script:
                 yield line if isinstance(line, Happening) else Happening(line)
         finally:
             self.closed.append(order.id)
-            self.ended.set()
+            self.over.set()
+
+    def ended(self, order: Order) -> None:
+        pass
 
     def outcome(self, error: Exception) -> Outcome:
         return Outcome(State.FAILED, 2, str(error).encode())
@@ -259,7 +262,7 @@ async def test_a_ticket_that_is_cancelled_at_another_server_ends_here(open_house
     await there.desk.cancel(TENANT, "t")
     async with asyncio.timeout(10):
         assert [event async for event in follower] == []
-        await here.script.ended.wait()
+        await here.script.over.wait()
     assert here.crew.running == 0
 
 
@@ -347,7 +350,7 @@ async def test_work_ends_when_its_lease_could_not_be_kept(open_house, monkeypatc
 
     monkeypatch.setattr(house.store, "renew", failing)
     async with asyncio.timeout(10):
-        await house.script.ended.wait()
+        await house.script.over.wait()
     assert (await house.desk.get(TENANT, "t")).state is State.RUNNING, "another server takes it"
 
 

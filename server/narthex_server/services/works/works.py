@@ -61,13 +61,15 @@ class Works:
             )
         retelling = Retelling(kind.name, told, attempt)
         left = None if order.deadline is None else max(order.deadline - self._clock(), 0.0)
-        tokens = self._tokens.pop((order.tenant, order.id), ())
-        context = cast(Context, RelayedContext(tokens, left))
+        context = cast(Context, RelayedContext(self._tokens.get((order.tenant, order.id), ()), left))
         async with aclosing(kind.run(request, context)) as events:
             async for event in events:
                 waits = kind.waits(event)
                 for new in retelling.further(event):
                     yield Happening(new.SerializeToString(), waits)
+
+    def ended(self, order: Order) -> None:
+        self._tokens.pop((order.tenant, order.id), None)
 
     def outcome(self, error: Exception) -> Outcome:
         status = self._status(error)
