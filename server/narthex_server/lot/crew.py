@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from narthex_server.errors import Unavailable
 from narthex_server.lot.forever import forever
@@ -55,6 +55,7 @@ class Crew:
         self._jobs: dict[_Key, Job] = {}
         self._working: dict[asyncio.Task[None], Job] = {}
         self._taken: set[asyncio.Task[None]] = set()
+        self._coming: set[_Key] = set()
         self._wanted = asyncio.Event()
         self._wanted.set()  # those of a server before
         self._doubted = asyncio.Event()
@@ -110,11 +111,21 @@ class Crew:
 
     def hear(self, change: Change) -> None:
         """Something has changed, here or at another server."""
-        job = self._jobs.get((change.tenant, change.id))
-        if job is None and change.version == 1 and not change.events:
+        key = change.tenant, change.id
+        job = self._jobs.get(key)
+        if job is None and change.version == 1 and not change.events and key not in self._coming:
             self._wanted.set()  # it may be new; what was given back is found by looking
         elif job is not None and change.version > job.ticket.version:  # perhaps cancelled
             self._doubted.set()
+
+    @contextmanager
+    def expecting(self, tenant: str, ticket: str) -> Iterator[None]:
+        """Within the block a ticket is given that is to be begun here, so that its news send nobody to take it."""
+        self._coming.add((tenant, ticket))
+        try:
+            yield
+        finally:
+            self._coming.discard((tenant, ticket))
 
     async def _work(self, job: Job) -> None:
         key = job.lease.tenant, job.lease.ticket

@@ -57,10 +57,11 @@ class Desk:
     async def begin(self, order: Order) -> tuple[Ticket, bool]:
         """As `submit`, and the work begins here at once. True where it is new."""
         self._open()
-        ticket, new = await self._store.add(order, self._crew.lease)
-        if new:
-            self._told(Verb.SUBMITTED, ticket)
-            self._crew.begin(ticket)
+        with self._crew.expecting(order.tenant, order.id):
+            ticket, new = await self._store.add(order, self._crew.lease)
+            if new:
+                self._told(Verb.SUBMITTED, ticket)
+                self._crew.begin(ticket)
         return ticket, new
 
     async def get(self, tenant: str, ticket: str) -> Ticket:
