@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from narthex import Client
-from narthex.v1 import common_pb2, generation_pb2, model_pb2
+from narthex.v1 import common_pb2, generation_pb2, lot_pb2, model_pb2
 from narthex.v1 import embedding_pb2 as wire
 from narthex.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from narthex.v1.generation_pb2_grpc import GenerationServiceStub
+from narthex.v1.lot_pb2_grpc import LotServiceStub
 from narthex.v1.model_pb2_grpc import ModelServiceStub
 
 PAIRS = [
@@ -101,10 +102,16 @@ async def test_a_bad_request_gets_a_typed_error(stub, failure, bad, code, fields
     assert (caught.code.name, caught.fields) == (code, fields), caught.text
 
 
-async def test_what_the_lot_will_bring_is_refused(stub, failure):
+async def test_vectors_are_parked_and_fetched(stub, channel, failure):
     parked = common_pb2.CallOptions(on_disconnect=common_pb2.ON_DISCONNECT_PARK)
-    caught = await failure(stub.Embed(wire.EmbedRequest(spec=spec("a"), options=parked)))
-    assert caught.code is grpc.StatusCode.UNIMPLEMENTED
+    reply = await stub.Embed(wire.EmbedRequest(spec=spec("a"), options=parked))
+    plain = await stub.Embed(wire.EmbedRequest(spec=spec("a")))
+    assert reply.embeddings == plain.embeddings
+    lot = LotServiceStub(channel)
+    fetched = [one async for one in lot.Fetch(lot_pb2.FetchRequest(ticket_id=reply.request_id))]
+    assert [one.embed for one in fetched] == [reply]
+    caught = await failure(lot.Submit(lot_pb2.SubmitRequest(work=lot_pb2.Work(embed=spec("")))))
+    assert (caught.code.name, caught.fields) == ("INVALID_ARGUMENT", ["inputs[0]"])
 
 
 async def test_models_say_what_they_can_do_and_nothing_else(channel, client, failure):

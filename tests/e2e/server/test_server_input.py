@@ -243,4 +243,4 @@ async def test_a_parked_call_waits_for_its_answer_while_nobody_follows_it(caller
     assert "Ada" in json.loads(result.call_tool.content)[0]["text"]
     again = wire.ResumeCallRequest(call_id="parked")
     events = [one.event async for one in ann.stub.ResumeCall(again, metadata=ann.metadata)]
-    assert events[0].input_required == wish and events[-1].result == result.call_tool
+    assert wish in [event.input_required for event in events] and events[-1].result == result.call_tool
