@@ -1,6 +1,7 @@
 """The file of tickets: who may read it, which version it is, and what happens when it fails."""
 
 import asyncio
+import logging
 import os
 import resource
 import sqlite3
@@ -162,6 +163,28 @@ class TestFailures:
             )
         assert [one if isinstance(one, int) else type(one) for one in done] == [1, 1, 1, Unavailable, 1, 1, 1, 1]
         assert [len(await store.events("acme", str(number), 0, 100)) for number in range(8)] == [1, 1, 1, 0, 1, 1, 1, 1]
+
+    async def test_who_does_not_wait_for_the_answer_disturbs_nobody(self, store: SqliteTickets) -> None:
+        asked = [asyncio.create_task(store.add(order(str(number)))) for number in range(50)]
+        await asyncio.sleep(0)
+        for task in asked[::2]:
+            task.cancel()
+        done = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(one, tuple) for one in done[1::2])
+        assert 25 <= (await store.holding("acme")).open <= 50
+
+    async def test_a_failure_is_once_in_the_log_and_so_is_its_end(
+        self, path: Path, store: SqliteTickets, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        away = path.with_name("away")
+        path.rename(away)
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                await store.add(order("one"))
+        away.rename(path)
+        await store.add(order("one"))
+        assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
     async def test_refused_work_takes_no_neighbour_along(self, store: SqliteTickets) -> None:
         done = await asyncio.gather(
