@@ -1,6 +1,7 @@
 """The file of tickets: who may read it, which version it is, and what happens when it fails."""
 
 import asyncio
+import logging
 import os
 import resource
 import sqlite3
@@ -8,9 +9,11 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from narthex_server.errors import FailedPrecondition, Unavailable
@@ -68,6 +71,37 @@ async def test_who_listens_is_told_that_it_is_closed(path: Path) -> None:
     await store.add(order("one"))
     await store.close()
     assert [change.id async for change in changes] == ["one"]
+
+
+class Listening(sqlite3.Connection):
+    """Notes how safe each commit is to be."""
+
+    said: ClassVar[list[str]] = []
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if sql.startswith("pragma synchronous"):
+            Listening.said.append(sql.rpartition(" ")[2])
+        return super().execute(sql, *values)
+
+
+async def test_only_what_nobody_would_do_again_waits_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await opened(path).close()
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Listening))
+    store = opened(path)
+
+    async def safety(asked: Awaitable[Any]) -> str:
+        await asked
+        return Listening.said[-1]
+
+    lease = Lease("acme", "one", 1)
+    assert await safety(store.add(order("one"))) == "full"
+    assert await safety(store.take(1, 60)) == "full"
+    assert await safety(store.append(lease, [b"a"])) == "normal"
+    assert await safety(store.renew([lease], 60)) == "normal"
+    assert await safety(store.move(lease, State.INPUT_REQUIRED)) == "full"
+    assert await safety(store.finish(lease, Outcome(State.DONE))) == "full"
+    assert await safety(store.cancel("acme", "one")) == "full"
+    await store.close()
 
 
 class TestVersions:
@@ -162,6 +196,28 @@ class TestFailures:
             )
         assert [one if isinstance(one, int) else type(one) for one in done] == [1, 1, 1, Unavailable, 1, 1, 1, 1]
         assert [len(await store.events("acme", str(number), 0, 100)) for number in range(8)] == [1, 1, 1, 0, 1, 1, 1, 1]
+
+    async def test_who_does_not_wait_for_the_answer_disturbs_nobody(self, store: SqliteTickets) -> None:
+        asked = [asyncio.create_task(store.add(order(str(number)))) for number in range(50)]
+        await asyncio.sleep(0)
+        for task in asked[::2]:
+            task.cancel()
+        done = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(one, tuple) for one in done[1::2])
+        assert 25 <= (await store.holding("acme")).open <= 50
+
+    async def test_a_failure_is_once_in_the_log_and_so_is_its_end(
+        self, path: Path, store: SqliteTickets, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        away = path.with_name("away")
+        path.rename(away)
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                await store.add(order("one"))
+        away.rename(path)
+        await store.add(order("one"))
+        assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
     async def test_refused_work_takes_no_neighbour_along(self, store: SqliteTickets) -> None:
         done = await asyncio.gather(

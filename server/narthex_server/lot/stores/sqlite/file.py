@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-from narthex_server.errors import FailedPrecondition, NarthexError, Unavailable
+from narthex_server.errors import FailedPrecondition, Unavailable
 from narthex_server.lot.stores.sqlite.schema import APPLICATION, MIGRATIONS
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class TicketFile:
         self._path = path
         self._patience = patience
         self._migrations = migrations
+        self._noted = ""
 
     def prepare(self) -> None:
         """Makes the file where there is none, readable for its owner alone, and brings it to this version.
@@ -85,7 +86,7 @@ class TicketFile:
         try:
             found = os.stat(self._path)
         except FileNotFoundError as error:
-            log.error("the file of the tickets, %s, is gone", self._path)
+            self._note("it is gone")
             raise Unavailable(
                 "the file of the tickets is gone: put it back, or start the server anew to begin another",
                 reason=REASON,
@@ -94,11 +95,23 @@ class TicketFile:
             raise self.failure(error) from error
         return found.st_dev, found.st_ino
 
-    def failure(self, error: sqlite3.Error | OSError) -> NarthexError:
+    def failure(self, error: sqlite3.Error | OSError) -> Unavailable:
         """What to tell callers; the log has the rest."""
-        log.error("the file of the tickets, %s, cannot be used: %s", self._path, error)
+        self._note(str(error))
         text = _TEXTS.get(_code(error), "the file of the tickets cannot be used now")
         return Unavailable(text, reason=REASON)
+
+    def works(self) -> None:
+        """Something was written: what fails next is news."""
+        if self._noted:
+            log.info("the file of the tickets, %s, can be used again", self._path)
+            self._noted = ""
+
+    def _note(self, what: str) -> None:
+        """Once in the log, however many find it out."""
+        if what != self._noted:
+            self._noted = what
+            log.error("the file of the tickets, %s, cannot be used: %s", self._path, what)
 
     def _connected(self) -> sqlite3.Connection:
         """Waits for nobody but the file's lock; does not make a file."""
@@ -111,11 +124,13 @@ class TicketFile:
         if application == 0 and version == 0 and not connection.execute("select 1 from sqlite_master").fetchall():
             return 0
         if application != APPLICATION:
-            raise FailedPrecondition(f"{self._path} is no file of tickets", reason=f"{REASON}_VERSION")
+            self._note("it is a database of something else")
+            raise FailedPrecondition("the file given for tickets is no file of tickets", reason=f"{REASON}_VERSION")
         if version > len(self._migrations):
+            self._note(f"it is of version {version}")
             raise FailedPrecondition(
-                f"{self._path} is of version {version}, and this server knows versions up to {len(self._migrations)}:"
-                " use the server that wrote it, or a later one",
+                f"the file of the tickets is of version {version}, and this server knows versions up to"
+                f" {len(self._migrations)}: use the server that wrote it, or a later one",
                 reason=f"{REASON}_VERSION",
             )
         return int(version)

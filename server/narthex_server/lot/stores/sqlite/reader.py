@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from narthex_server.errors import NarthexError, Unavailable
 from narthex_server.lot.stores.sqlite.file import REASON, TicketFile, passing
+from narthex_server.worker import in_thread
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ class Readers:
 
     async def close(self) -> None:
         self._closed = True
-        await asyncio.to_thread(self._threads.shutdown)
+        await in_thread(self._threads.shutdown)
         for connection in list(self._open):
             self._leave(connection)
 

@@ -149,6 +149,7 @@ class Writer:
         seen = book.count()
         book.connection.execute("commit")
         self._seen = seen
+        self._file.works()
         return _Written(answers, [*foreign, *book.changes])
 
     def _one(self, book: Book, operation: _Operation) -> _Answer:
