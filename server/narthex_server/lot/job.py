@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from enum import Enum, auto
+from functools import partial
 
 from narthex_server.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from narthex_server.lot.journal import RETRY, Journal, patiently
@@ -126,7 +127,7 @@ class Job:
         state = State.INPUT_REQUIRED if happening.waits else State.RUNNING
         if state is not self.ticket.state:
             await self.journal.flush()
-            self.ticket = await patiently(lambda: self._store.move(self.lease, state))
+            self.ticket = await patiently(partial(self._store.move, self.lease, state))
             self._news.tell(Change(self.lease.tenant, self.lease.ticket, self.ticket.version, self.journal.count))
             if happening.waits:
                 self._asked(self.ticket)
@@ -136,7 +137,7 @@ class Job:
         events: list[bytes] = []
         while len(events) < self.ticket.events:
             order, after = self.ticket.order, len(events)
-            more = await patiently(lambda: self._store.events(order.tenant, order.id, after, BATCH_BYTES))
+            more = await patiently(partial(self._store.events, order.tenant, order.id, after, BATCH_BYTES))
             if not more:
                 raise LeaseLost
             events += more

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -105,7 +106,7 @@ class Journal:
         try:
             while self._pending:
                 batch, self._pending = self._pending, []
-                await patiently(lambda: self._store.append(self._lease, batch))
+                await patiently(partial(self._store.append, self._lease, batch))
                 self._size -= sum(map(len, batch))
                 self.count += len(batch)
                 self._remember(batch)

@@ -1,5 +1,6 @@
 """Calls that become tickets, begun at once."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -33,14 +34,20 @@ class LotParking:
 
     async def stream(self, kind: str, request: Any, context: Context) -> AsyncGenerator[Any]:
         ticket = await self._begun(kind, request, context)
-        async with aclosing(self._events(ticket, 0)) as events:
+        async with aclosing(self._sent(ticket, await self._beginning(ticket))) as events:
             async for event in events:
                 yield event
 
     async def result(self, kind: str, request: Any, context: Context) -> Any:
         ticket = await self._begun(kind, request, context)
+        made: list[Any] = []
         async with aclosing(self._events(ticket, 0)) as events:
-            return next(self._works.kind(kind).results([event async for event in events]))
+            async for event in events:
+                if isinstance(event, lot.Restarted):
+                    made.clear()
+                else:
+                    made.append(event)
+        return next(self._works.kind(kind).results(made))
 
     async def resume(self, call_id: str, after: int) -> AsyncGenerator[tool_pb2.CallToolResponse]:
         ticket = await self._called(call_id)
@@ -48,7 +55,7 @@ class LotParking:
             raise OutOfRange(
                 f"the call has {ticket.events} events so far, {after} is none of them", reason="NO_SUCH_EVENT"
             )
-        async with aclosing(self._events(ticket, after)) as events:
+        async with aclosing(self._sent(ticket, after)) as events:
             async for event in events:
                 yield event
 
@@ -62,6 +69,29 @@ class LotParking:
             self._works.lend(order.tenant, order.id, context.invocation_metadata() or ())
         return ticket
 
+    async def _beginning(self, ticket: Ticket) -> int:
+        """The event after which the work last began anew; 0 where it has not."""
+        place, order = 0, ticket.order
+        if ticket.attempt > 1:
+            now = asyncio.get_running_loop().time()
+            async with aclosing(self._desk.follow(order.tenant, order.id, until=now)) as told:
+                async for one in told:
+                    if isinstance(one, Kept) and lot.WorkEvent.FromString(one.event).HasField("restarted"):
+                        place = one.sequence
+        return place
+
+    async def _sent(self, ticket: Ticket, after: int) -> AsyncGenerator[Any]:
+        """The events of the work for a stream, which cannot take back what it has sent."""
+        async with aclosing(self._events(ticket, after)) as events:
+            async for event in events:
+                if isinstance(event, lot.Restarted):
+                    raise Unavailable(
+                        "the work was begun anew and came to something else; its ticket has the new events",
+                        reason="RESTARTED",
+                        metadata={"ticket_id": ticket.order.id},
+                    )
+                yield event
+
     async def _events(self, ticket: Ticket, after: int) -> AsyncGenerator[Any]:
         """What happened and happens in the ticket's work; raises what it has failed with."""
         order = ticket.order
@@ -70,14 +100,9 @@ class LotParking:
                 if isinstance(one, Kept):
                     event = lot.WorkEvent.FromString(one.event)
                     if event.HasField("restarted"):
-                        if one.sequence == after + 1:
-                            continue  # nothing that would be void was sent
-                        raise Unavailable(
-                            "the work was begun anew by another server; its ticket has the new events",
-                            reason="RESTARTED",
-                            metadata={"ticket_id": order.id},
-                        )
-                    yield _numbered(getattr(event, order.kind), one.sequence)
+                        yield event.restarted
+                    else:
+                        yield _numbered(getattr(event, order.kind), one.sequence)
                 elif one.state.over and (error := failure(one)) is not None:
                     raise error
 
