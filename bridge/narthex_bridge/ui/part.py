@@ -16,7 +16,7 @@ FAILED_S, ABSENT_S = 5.0, 60.0
 
 @dataclass(slots=True)
 class Part:
-    """What a question is answered: `found`, `absent` where the server does not offer this, or the text of a `failure`."""
+    """What a question is answered: `found`, `absent` where the server does not offer it, or the text of a `failure`."""
 
     question: Question
     _told: Mapping[str, Any] = field(default_factory=dict, init=False)

@@ -1,7 +1,7 @@
 // The few numbers that say how it goes.
 
 import { el, say } from "./dom.js";
-import { count, duration, NONE, percent } from "./format.js";
+import { count, duration, percent } from "./format.js";
 import { Spark } from "./spark.js";
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
@@ -46,27 +46,30 @@ const FIGURES = [
 export class Figures {
   constructor(place) {
     this.shown = FIGURES.map(([title, of]) => {
-      const value = el("span", { class: "value" }, NONE);
+      const value = el("span", { class: "value" });
       const more = el("span", { class: "more" });
       const spark = new Spark();
-      place.append(el("div", {}, el("dt", {}, title), el("dd", {}, value, " ", more, spark.element)));
-      return { of, value, more, spark };
+      const tile = el("div", {}, el("dt", {}, title), el("dd", {}, value, " ", more, spark.element));
+      place.append(tile);
+      return { tile, of, value, more, spark };
     });
   }
 
   show(status) {
-    for (const { of, value, more } of this.shown) {
+    for (const { tile, of, value, more } of this.shown) {
       const found = of(status);
-      say(value, found ? found[2] : NONE);
-      say(more, found ? found[3] : "");
+      tile.hidden = !found;
+      if (!found) continue;
+      say(value, found[2]);
+      say(more, found[3]);
     }
   }
 
   /** Once a second: the lines go on, also while nothing changes. */
   tick(status) {
     for (const { of, spark } of this.shown) {
-      const [value, top] = of(status) ?? [0, 1];
-      spark.add(value, top);
+      const found = of(status);
+      if (found) spark.add(found[0], found[1]);
     }
   }
 }
