@@ -29,7 +29,6 @@ _HEADERS = (
     ("x-content-type-options", "nosniff"),
     ("x-frame-options", "DENY"),
     ("referrer-policy", "no-referrer"),
-    ("cross-origin-opener-policy", "same-origin"),
     ("cross-origin-resource-policy", "same-origin"),
     ("cache-control", "no-cache"),
 )
@@ -61,7 +60,9 @@ class Files:
     """Read once; what is not among them does not exist, whatever its path."""
 
     def __init__(self, sources: Iterable[Traversable]) -> None:
-        self._files = {source.name: File.read(source) for source in sources}
+        self._files = {
+            source.name: File.read(source) for source in sources if PurePosixPath(source.name).suffix in _TYPES
+        }
 
     @classmethod
     def of_package(cls) -> Self:

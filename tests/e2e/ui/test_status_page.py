@@ -105,7 +105,7 @@ async def test_stop_ends_the_work_and_the_conversation_goes_on(browser, bridged)
         await browser.type("And then?")
         await browser.press("Enter")
         await browser.shows(".turn:last-child", "The end.")
-        said = [(message.role, message.parts[0].text) for message in models.asked[-1].spec.messages]
+        said = [(message.role, message.content[0].text) for message in models.asked[-1].spec.messages]
     assert [text for _, text in said] == ["Tell me a story.", "Once upon a time", "And then?"]
     await server.stop(0)
 

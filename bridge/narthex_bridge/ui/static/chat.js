@@ -9,6 +9,9 @@ import { key } from "./key.js";
 const COMPLETIONS = new URL("../v1/chat/completions", import.meta.url);
 const READY = new Set(["ready", "idle"]);
 const MOST_SPOKEN = 500;
+const LOST = "The connection was lost.";
+
+class Refused extends Error {}
 
 export class Chat {
   #messages = [];
@@ -58,18 +61,19 @@ export class Chat {
     const content = this.text.value.trim();
     if (!content || this.#running || !this.model.value) return;
     this.text.value = "";
-    this.#turn("you", content);
+    this.#turn("You", content, "turn mine");
     this.#messages.push({ role: "user", content });
     const running = this.#running = new AbortController();
     const asked = this.#messages;
     this.#busy(true);
-    const answer = this.#turn(this.model.value);
+    const answer = this.#turn(this.model.value, "", "turn");
     try {
       await this.#stream(asked, answer, running.signal);
     } catch (error) {
-      answer.note(running.signal.aborted ? "Stopped." : error.refused ?? "The connection was lost.");
+      answer.note(running.signal.aborted ? "Stopped." : error instanceof Refused ? error.message : LOST);
     } finally {
       if (answer.content) asked.push({ role: "assistant", content: answer.content });
+      else asked.pop(); // templates want both sides in turn
       this.#running = null;
       this.#busy(false);
       announce(`${answer.content.slice(0, MOST_SPOKEN) || "No text."} ${answer.noted}`);
@@ -80,17 +84,17 @@ export class Chat {
     const begun = performance.now();
     const body = { model: this.model.value, messages, stream: true, stream_options: { include_usage: true } };
     const response = await fetch(COMPLETIONS, {
-      method: "POST", signal, headers: { "content-type": "application/json", ...key.headers }, body: JSON.stringify(body),
+      method: "POST", signal, body: JSON.stringify(body),
+      headers: { "content-type": "application/json", ...key.headers },
     });
-    if (!response.ok) throw { refused: await refusal(response) };
+    if (!response.ok) throw new Refused(await refusal(response));
     for await (const data of events(response)) {
       if (data === "[DONE]") break;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw { refused: chunk.error.message };
+      if (chunk.error) throw new Refused(chunk.error.message);
       const delta = chunk.choices[0]?.delta ?? {};
       if (delta.reasoning_content) answer.think(delta.reasoning_content);
       if (delta.content) answer.add(delta.content);
-      for (const call of delta.tool_calls ?? []) answer.add(call.function?.name ? `${call.function.name} ` : call.function?.arguments ?? "");
       if (chunk.usage) {
         const seconds = (performance.now() - begun) / 1000;
         answer.note(`${count(chunk.usage.completion_tokens)} tokens in ${duration(seconds)}`);
@@ -99,8 +103,8 @@ export class Chat {
     }
   }
 
-  #turn(name, content = "") {
-    const turn = new Turn(name, content);
+  #turn(name, content, kind) {
+    const turn = new Turn(name, content, kind);
     this.log.append(turn.element);
     this.log.scrollTop = this.log.scrollHeight;
     return turn;
@@ -108,7 +112,8 @@ export class Chat {
 
   /** Keeps the end in sight for those who have it there. */
   #follow() {
-    if (this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 80) this.log.scrollTop = this.log.scrollHeight;
+    const left = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight;
+    if (left < 80) this.log.scrollTop = this.log.scrollHeight;
   }
 
   #busy(running) {
@@ -126,12 +131,12 @@ class Turn {
   content = "";
   noted = "";
 
-  constructor(name, content) {
+  constructor(name, content, kind) {
     this.said = el("p", { class: "said" });
     this.thoughts = el("details", {}, el("summary", {}, "Thoughts"), el("p", { class: "said" }));
     this.thoughts.hidden = true;
     this.noteline = el("p", { class: "small" });
-    this.element = el("article", { class: name === "you" ? "turn mine" : "turn" },
+    this.element = el("article", { class: kind },
       el("h3", {}, name), this.thoughts, this.said, this.noteline);
     this.add(content);
   }

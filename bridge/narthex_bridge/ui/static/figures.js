@@ -19,11 +19,11 @@ const FIGURES = [
     if (!status.occupancy?.found && !status.pools?.found) return null;
     const pools = sum((status.pools?.found ?? []).flatMap((pool) => Object.values(pool.waiting)));
     const waiting = Math.max(pools, sum(engines(status).map((one) => one.waiting)));
-    return [waiting, 4, count(waiting), waiting === 1 ? "piece of work" : "pieces of work"];
+    return [waiting, 4, count(waiting), "for their turn"];
   }],
   ["KV memory", (status) => {
     const fullest = most(engines(status).map((one) => one.kv));
-    return status.occupancy?.found ? [fullest, 1, percent(fullest), "of the fullest model"] : null;
+    return status.occupancy?.found ? [fullest, 1, percent(fullest), "fullest model"] : null;
   }],
   ["Open tickets", (status) => {
     const found = status.occupancy?.found;
@@ -39,7 +39,7 @@ const FIGURES = [
     const found = status.locks?.found;
     if (!found?.length) return null;
     const worst = most(found.map((lock) => lock.wait_p99 ?? 0));
-    return [worst, 1e-5, duration(worst), "p99, slowest lock"];
+    return [worst, 1e-5, duration(worst), "p99, worst lock"];
   }],
 ];
 

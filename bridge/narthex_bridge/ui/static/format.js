@@ -32,13 +32,14 @@ export function duration(seconds) {
   return `${Math.floor(seconds / 86_400)} d ${Math.floor((seconds % 86_400) / 3600)} h`;
 }
 
-/** How long ago, coarse enough not to flicker. */
-export function ago(seconds) {
-  if (seconds < 5) return "just now";
-  if (seconds < 60) return `${Math.floor(seconds / 5) * 5} s ago`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
-  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h ago`;
-  return `${Math.floor(seconds / 86_400)} d ago`;
+/** A time that goes on, coarse enough not to flicker. */
+export function lapse(seconds) {
+  if (seconds < 60) return `${Math.max(0, Math.floor(seconds / 5) * 5)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / 86_400)} d`;
 }
+
+export const ago = (seconds) => (seconds < 5 ? "just now" : `${lapse(seconds)} ago`);
 
 const short = (value) => (value < 10 ? value.toFixed(1) : Math.round(value));

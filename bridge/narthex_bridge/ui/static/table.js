@@ -2,6 +2,8 @@
 
 import { el } from "./dom.js";
 
+const FULL = 0.9;
+
 /** A cell with a bar: how much of how much. `label` says what it measures. */
 export const meter = (value, max, text, label) => ({ value, max, text, label });
 /** A cell, or a part of one, that is a word for a state. */
@@ -73,7 +75,15 @@ function drawn(part) {
   if (typeof part !== "object") return el("div", {}, String(part));
   if ("tone" in part) return el("div", {}, el("span", { class: "state", "data-tone": part.tone }, part.text));
   if ("small" in part) return el("div", { class: "small" }, part.small);
-  const high = String(part.max * 0.9);
-  const bar = el("meter", { min: 0, max: part.max || 1, high, value: Math.min(part.value, part.max || 1), "aria-label": part.label });
-  return el("div", { class: "meter" }, bar, el("span", {}, part.text));
+  return el("div", { class: "meter" }, bar(part), el("span", {}, part.text));
+}
+
+function bar({ value, max, text, label }) {
+  const share = max ? Math.min(value / max, 1) : 0;
+  const filled = el("div", share >= FULL ? { class: "full" } : {});
+  filled.style.width = `${100 * share}%`;
+  return el("div", {
+    role: "meter", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": max, "aria-valuenow": Math.min(value, max),
+    "aria-valuetext": text,
+  }, filled);
 }

@@ -1,7 +1,7 @@
 // What the tables show of a snapshot.
 
 import { byId, say } from "./dom.js";
-import { ago, amount, bytes, count, duration, NONE, percent } from "./format.js";
+import { ago, amount, bytes, count, duration, lapse, NONE, percent } from "./format.js";
 import { meter, small, state, Table } from "./table.js";
 
 const TONES = {
@@ -10,6 +10,8 @@ const TONES = {
   failed: "bad", unhealthy: "bad", open: "bad",
 };
 const LEVELS = ["critical", "high", "normal", "low"];
+
+const UNITS = { kv_tokens: "KV tokens" };
 
 const word = (text) => state(TONES[text] ?? "idle", text.replace("_", " "));
 const listed = (...texts) => texts.filter(Boolean).join(" · ");
@@ -28,7 +30,8 @@ export class Tables {
       { title: "Slots", cell: (row) => {
         const found = engine(row);
         const slots = found?.slots || row.slots;
-        return found ? meter(found.running, slots, `${found.running} / ${slots}`, `Slots of ${row.name}`) : slots || NONE;
+        if (!found) return slots || NONE;
+        return meter(found.running, slots, `${found.running} / ${slots}`, `Slots of ${row.name}`);
       } },
       { title: "Waiting", number: true, cell: (row) => (engine(row) ? count(engine(row).waiting) : NONE) },
       { title: "KV memory", cell: (row) => {
@@ -42,8 +45,10 @@ export class Tables {
       { title: "Pool", cell: (row) => row.name },
       { title: "State", cell: (row) => state(row.draining ? "busy" : "ok", row.draining ? "draining" : "admits") },
       { title: "Running", number: true, cell: (row) => count(row.running) },
-      { title: "Used", cell: (row) => row.resources.map(({ name, used, capacity }) =>
-        meter(used, capacity, `${amount(name, used)} / ${amount(name, capacity)} ${name.replace("_", " ")}`, `${name} of ${row.name}`)) },
+      { title: "Used", cell: (row) => row.resources.map(({ name, used, capacity }) => {
+        const unit = UNITS[name] ?? name.replace("_", " ");
+        return meter(used, capacity, `${amount(name, used)} / ${amount(name, capacity)} ${unit}`, `${unit} of ${row.name}`);
+      }) },
       { title: "Waiting", cell: (row) => {
         const levels = LEVELS.filter((level) => row.waiting[level]);
         return levels.length ? levels.map((level) => `${count(row.waiting[level])} ${level}`) : "0";
@@ -64,11 +69,13 @@ export class Tables {
     ], (row) => row.id, "You have no tickets.");
 
     this.upstreams = new Table(byId("upstreams-table"), "upstreams-title", [
-      { title: "Upstream", cell: (row) => [row.name, small(listed(row.transport, [row.server, row.version].filter(Boolean).join(" ")))] },
-      { title: "State", cell: (row) => [word(row.state), small(since(row.since))] },
+      { title: "Upstream", cell: (row) => [row.name, small(listed(row.transport, `${row.server} ${row.version}`.trim()))] },
+      { title: "State", cell: (row) =>
+        [word(row.state), small(row.since === null ? "" : `for ${lapse(this.#now - row.since)}`)] },
       { title: "Breaker", cell: (row) => (row.breaker ? word(row.breaker) : NONE) },
       { title: "Tools", number: true, cell: (row) => count(row.tools) },
-      { title: "Last success", number: true, cell: (row) => (row.last_success === null ? "never" : since(row.last_success)) },
+      { title: "Last success", number: true, cell: (row) =>
+        (row.last_success === null ? "never" : since(row.last_success)) },
       { title: "Last error", cell: (row) => row.failure || NONE },
     ], (row) => row.name, "No upstream is configured.");
 
