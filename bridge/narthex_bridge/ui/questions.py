@@ -15,7 +15,8 @@ from narthex_bridge.ui import rows
 
 LIMIT_S = 5.0
 """How long one answer may take; meanwhile the page shows what it has."""
-TICKETS = 25
+TICKETS = 10
+"""The newest ones that are shown."""
 
 Question = Callable[[Caller], Awaitable[Any]]
 

@@ -1,7 +1,5 @@
 // What happened between two snapshots that a person would want to hear of.
 
-const ENDED = new Set(["done", "failed", "cancelled"]);
-
 /** A sentence for each change of a state. */
 export function changes(before, after) {
   if (!before) return [];
@@ -13,9 +11,15 @@ export function changes(before, after) {
     ...states(before.upstreams, after.upstreams, (row) => `Upstream ${row.name} is ${row.state}.`),
     ...states(before.pools, after.pools, (row) => `Pool ${row.name} ${row.draining ? "is draining" : "admits again"}.`,
       (row) => row.draining),
-    ...states(before.tickets, after.tickets, (row) => `A ticket is ${row.state}.`,
-      (row) => ENDED.has(row.state), (row) => row.id),
+    ...failures(before.tickets, after.tickets),
   ];
+}
+
+/** Tickets may end all the time; that is not worth a word, failing is. */
+function failures(before, after) {
+  const failed = states(before, after, (row) => row.state, (row) => row.state, (row) => row.id)
+    .filter((state) => state === "failed").length;
+  return failed ? [failed === 1 ? "A ticket failed." : `${failed} tickets failed.`] : [];
 }
 
 function states(before, after, sentence, state = (row) => row.state, name = (row) => row.name) {

@@ -57,7 +57,7 @@ export class Tables {
     ], (row) => row.name, "No pool is open.");
 
     this.tickets = new Table(byId("tickets-table"), "tickets-title", [
-      { title: "Ticket", cell: (row) => row.id },
+      { title: "Ticket", cell: (row) => small(row.id) },
       { title: "State", cell: (row) => word(row.state) },
       { title: "Priority", cell: (row) => row.priority },
       { title: "Ahead", number: true, cell: (row) => (row.state === "waiting" ? count(row.ahead) : NONE) },
