@@ -137,22 +137,24 @@ async def page(folder: Path) -> AsyncIterator[Page]:
         program, *FLAGS, f"--user-data-dir={folder}", "about:blank",
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env=os.environ | {"HOME": str(folder)},
     )  # fmt: skip
+    tasks: list[asyncio.Task[Any]] = []
     try:
         async with asyncio.timeout(PATIENCE_S):
             address = await _address(process)
-        draining = asyncio.create_task(process.stderr.read())
+        tasks.append(asyncio.create_task(process.stderr.read()))
         async with connect(address, max_size=None, compression=None, ping_interval=None) as browser:
             opened = await _opened(browser)
-            reading = asyncio.create_task(_read(opened))
+            tasks.append(asyncio.create_task(_read(opened)))
             for domain in ("Page", "Runtime", "Network", "Log"):
                 await opened.command(f"{domain}.enable")
             yield opened
-            reading.cancel()
-        draining.cancel()
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.communicate()
+        await process.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _address(process: asyncio.subprocess.Process) -> str:

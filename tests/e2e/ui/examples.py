@@ -7,6 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from narthex.v1 import common_pb2, lot_pb2, model_pb2, upstream_pb2
 
+from tests.unit.bridge.faces.conftest import Said
 from tests.unit.bridge.ui.lot_server import LotServer
 
 READY, LOADING = model_pb2.MODEL_STATE_READY, model_pb2.MODEL_STATE_LOADING
@@ -64,6 +65,11 @@ def busy(lot: LotServer) -> None:
             breaker=upstream_pb2.BREAKER_STATE_OPEN, state_time=_ago(75), failure="the connection was refused",
         ),
     ]  # fmt: skip
+    lot.said = [
+        Said.started(),
+        Said.text("Work that does not fit now waits in the lot. It is not refused: its turn comes."),
+        Said.finished(),
+    ]
     lot.locks = [
         _lock("request_queue", 184_211, 312, 8_400),
         _lock("kv_cache", 91_804, 41, 2_100),

@@ -42,9 +42,14 @@ def _go_on(lot: LotServer, second: int) -> None:
 
 
 async def _taken(browser: Page, lot: LotServer, url: str, images: Path) -> None:
-    await browser.resize(1200, 1090)
+    await browser.resize(1280, 1150)
     await browser.open(url)
     await browser.shows("#locks-table", "kv_cache")
+    await browser.run("document.getElementById('chat-text').focus()")
+    await browser.type("What happens when everybody comes at once?")
+    await browser.press("Enter")
+    await browser.shows(".turn:last-child", "tokens in")
+    await browser.run("document.activeElement.blur()")
     for second in range(SECONDS):
         _go_on(lot, second)
         await browser.until(
@@ -54,7 +59,7 @@ async def _taken(browser: Page, lot: LotServer, url: str, images: Path) -> None:
         await browser.prefer(prefers_color_scheme=scheme)
         await browser.picture(images / f"ui-{scheme}.png")
     await browser.prefer(prefers_color_scheme="light")
-    await browser.resize(320, 1090)
+    await browser.resize(320, 1150)
     await browser.picture(images / "ui-narrow.png")
 
 

@@ -39,7 +39,7 @@ const FIGURES = [
     const found = status.locks?.found;
     if (!found?.length) return null;
     const worst = most(found.map((lock) => lock.wait_p99 ?? 0));
-    return [worst, 1e-5, duration(worst), "p99, worst lock"];
+    return [worst, 1e-5, duration(worst), "worst p99"];
   }],
 ];
 

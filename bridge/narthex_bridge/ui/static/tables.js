@@ -51,7 +51,7 @@ export class Tables {
       }) },
       { title: "Waiting", cell: (row) => {
         const levels = LEVELS.filter((level) => row.waiting[level]);
-        return levels.length ? levels.map((level) => `${count(row.waiting[level])} ${level}`) : "0";
+        return levels.length ? levels.map((level) => `${count(row.waiting[level])}\u00a0${level}`) : "0";
       } },
       { title: "Longest wait", number: true, cell: (row) => duration(row.longest_wait) },
     ], (row) => row.name, "No pool is open.");

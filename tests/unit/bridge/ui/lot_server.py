@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 from narthex.v1 import (
+    generation_pb2_grpc,
     lot_pb2,
     lot_pb2_grpc,
     model_pb2,
@@ -27,9 +28,11 @@ class LotServer(
     model_pb2_grpc.ModelServiceServicer,
     lot_pb2_grpc.LotServiceServicer,
     upstream_pb2_grpc.UpstreamServiceServicer,
+    generation_pb2_grpc.GenerationServiceServicer,
     tool_pb2_grpc.ToolServiceServicer,
 ):
-    """What it is asked is counted by name; what it tells is in `models` and so on; names in `failing` fail."""
+    """What it is asked is counted by name; what it tells is in `models` and so on, in a chat `said`; names in `failing`
+    fail."""
 
     address: str = ""
     models: list[Any] = field(default_factory=list)
@@ -38,6 +41,7 @@ class LotServer(
     tickets: list[Any] = field(default_factory=list)
     locks: list[Any] = field(default_factory=list)
     upstreams: list[Any] = field(default_factory=list)
+    said: list[Any] = field(default_factory=list)
     failing: set[str] = field(default_factory=set)
     asked: Counter[str] = field(default_factory=Counter)
     metadata: list[dict[str, str]] = field(default_factory=list)
@@ -78,6 +82,10 @@ class LotServer(
         await self._note("upstreams", context)
         return upstream_pb2.ListUpstreamsResponse(upstreams=self.upstreams)
 
+    async def ChatStream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        for event in self.said:
+            yield event
+
     async def WatchTools(self, request: Any, context: Any) -> AsyncIterator[Any]:
         await asyncio.Event().wait()
         yield tool_pb2.WatchToolsResponse()
@@ -89,6 +97,7 @@ async def serving(*, lot: bool = True) -> AsyncIterator[LotServer]:
     adding: list[Callable[[Any, Any], None]] = [
         model_pb2_grpc.add_ModelServiceServicer_to_server,
         upstream_pb2_grpc.add_UpstreamServiceServicer_to_server,
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server,
         tool_pb2_grpc.add_ToolServiceServicer_to_server,
     ]
     for add in (*adding, *((lot_pb2_grpc.add_LotServiceServicer_to_server,) if lot else ())):
