@@ -8,6 +8,8 @@ from narthex_bridge.ui.board import Board
 from narthex_bridge.ui.view import View
 
 LIFETIME_S = 300.0
+SILENCE_S = 15.0
+"""The most between signs of life: the page takes four times that for a lost connection."""
 
 Take = Callable[[], Awaitable[bytes]]
 
@@ -18,7 +20,7 @@ class Boards:
     def __init__(self, take: Callable[[Caller], Take], keepalive_s: float, lifetime_s: float = LIFETIME_S) -> None:
         """`take` gives what makes a caller's snapshots."""
         self._take = take
-        self._keepalive_s = keepalive_s
+        self._keepalive_s = min(keepalive_s, SILENCE_S)
         self._lifetime_s = lifetime_s
         self._boards: dict[Caller, Board] = {}
         self._closed = False

@@ -173,6 +173,40 @@ async def test_a_lost_bridge_is_said_and_found_again(browser, bridged, lot):
         await browser.shows("#connection", "live")
 
 
+async def test_numbers_read_well(browser, bridged, lot):
+    written = {
+        "duration(0)": "0 s", "duration(4.1e-7)": "410 ns", "duration(8.4e-6)": "8.4 µs", "duration(0.84)": "840 ms",
+        "duration(59.9)": "60 s", "duration(61)": "1 min 1 s", "duration(7322)": "2 h 2 min",
+        "duration(90000)": "1 d 1 h", "ago(2)": "just now", "ago(14)": "10 s ago", "lapse(3700)": "1 h",
+        "bytes(0)": "0 B", "bytes(2048)": "2.0 KB", "bytes(268435456)": "256 MB", "count(99999)": "99,999",
+        "count(184211)": "184.2K", "percent(0)": "0 %", "percent(0.001)": "<1 %", "percent(1)": "100 %",
+    }  # fmt: skip
+    async with bridged(lot.address) as url:
+        await browser.open(f"{url}/ui")
+        made = (
+            f"import('/ui/format.js').then(({{duration, ago, lapse, bytes, count, percent}}) => [{','.join(written)}])"
+        )
+        assert dict(zip(written, await browser.run(made), strict=True)) == written
+
+
+async def test_events_are_read_however_they_are_cut(browser, bridged, lot):
+    text = ': keepalive\n\nevent: status\ndata: {"a": "ä"}\n\ndata: one\ndata: two\n\ndata: cut off'
+    read = """(whole, size) => import('/ui/events.js').then(async ({events}) => {
+        const body = new ReadableStream({ start(to) {
+            for (let at = 0; at < whole.length; at += size) to.enqueue(whole.slice(at, at + size));
+            to.close();
+        } });
+        const found = [];
+        for await (const data of events(new Response(body))) found.push(data);
+        return found;
+    })"""
+    async with bridged(lot.address) as url:
+        await browser.open(f"{url}/ui")
+        for size in (1, 2, 7, 1000):
+            found = await browser.run(f"({read})(new TextEncoder().encode({json.dumps(text)}), {size})")
+            assert found == ['{"a": "ä"}', "one\ntwo"]
+
+
 @pytest.mark.parametrize(
     ("width", "scheme"), [(1440, "light"), (1440, "dark"), (320, "light"), (320, "dark")], ids=lambda value: str(value)
 )

@@ -4,7 +4,7 @@ import { events, refusal } from "./events.js";
 import { key } from "./key.js";
 
 const STATUS = new URL("status", import.meta.url);
-const SILENCE_MS = 60_000; // the bridge gives a sign of life more often than that
+const SILENCE_MS = 60_000; // the bridge gives a sign of life every 15 seconds
 const SLOWEST_MS = 10_000;
 
 /**
