@@ -19,8 +19,7 @@ function told({ time, status }) {
   ahead = time - Date.now() / 1000;
   changes(latest, status).forEach(announce);
   latest = status;
-  byId("login").hidden = true;
-  byId("shown").hidden = false;
+  show("shown");
   for (const element of document.querySelectorAll("[data-chat]")) element.hidden = !status.chat;
   byId("caller").hidden = !key.given;
   say(byId("caller-name"), `${status.caller.name} of ${status.caller.tenant}`);
@@ -40,13 +39,18 @@ function connected(whether) {
 }
 
 function refused(why) {
-  byId("shown").hidden = true;
+  show("login");
   byId("caller").hidden = true;
-  byId("login").hidden = false;
   notice(key.given ? why : "");
   key.forget();
   setState(byId("connection"), "idle", "needs a key");
   byId("key").focus();
+}
+
+/** Either the form for a key or all the rest. */
+function show(part) {
+  byId("login").hidden = part !== "login";
+  byId("shown").hidden = byId("sections").hidden = part !== "shown";
 }
 
 function notice(text) {

@@ -83,7 +83,7 @@ export class Tables {
       { title: "Lock", cell: (row) => row.name },
       { title: "Wait p99", number: true, cell: (row) => (row.wait_p99 === null ? NONE : duration(row.wait_p99)) },
       { title: "Contended", number: true, cell: (row) =>
-        [count(row.contended), small(row.acquisitions ? percent(row.contended / row.acquisitions) : NONE)] },
+        `${count(row.contended)}${row.contended ? ` (${percent(row.contended / row.acquisitions)})` : ""}` },
       { title: "Acquisitions", number: true, cell: (row) => count(row.acquisitions) },
       { title: "Waited", number: true, cell: (row) => duration(row.waited ?? 0) },
       { title: "Held on average", number: true, cell: (row) => duration(row.held_mean) },
