@@ -18,11 +18,12 @@ TOKENS = 600
 
 @pytest.fixture
 def served(launch, demo, nothing, tmp_path):
-    """Starts another server of the same lot."""
+    """Starts another server of the same lot, whose model computes the same whatever else it does."""
 
     def one(*arguments: str, config=nothing):
         store = ("--tickets-store", str(tmp_path / "tickets.sqlite"), "--tickets-lease", "1")
-        return launch("--model", demo, "--mcp-config", str(config), *store, *arguments)
+        exact = ("--compute", "float32", "--no-speculate")
+        return launch("--model", demo, "--mcp-config", str(config), *store, *exact, *arguments)
 
     return one
 
