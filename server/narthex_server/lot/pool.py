@@ -42,8 +42,8 @@ class Pool:
         self,
         name: str,
         capacity: Units,
-        limits: Limits = Limits(),
-        observer: LotObserver | None = None,  # noqa: B008
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        observer: LotObserver | None = None,
     ) -> None:
         self._gate = Gate(name, capacity, limits)
         self._observer = observer or Unobserved()
@@ -52,6 +52,21 @@ class Pool:
     @property
     def name(self) -> str:
         return self._gate.name
+
+    @property
+    def running(self) -> int:
+        """Pieces of work that are admitted."""
+        return self._gate.running
+
+    @property
+    def waiting(self) -> int:
+        """Those that wait."""
+        return len(self._gate.line)
+
+    @property
+    def capacity(self) -> Units:
+        """How much there is."""
+        return self._gate.capacity
 
     async def admit(self, cost: Units, terms: Terms | None = None, tenant: str | None = None) -> Permit:
         """Waits for the turn of work that costs so much; `terms` and `tenant` are the running call's unless given.
