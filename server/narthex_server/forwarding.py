@@ -73,9 +73,8 @@ async def forwarding(
 ) -> Forwarding:
     """All that forwarding is made of; raises SettingsError."""
     sampler = ModelSampler(models)
-    pools = UpstreamPools(
-        lot, config.lot.call_limits(), config.lot.call_memory, lambda source: calls_of(source, config)
-    )
+    waiting = limits(config.lot, config.lot.calls_waiting)
+    pools = UpstreamPools(lot, waiting, config.lot.call_memory, lambda source: calls_of(source, config))
 
     async def build(source: "ServerSource") -> UpstreamServer:
         return await in_thread(upstream, confined(bounded(source, config), config), config, sampler, reach)
