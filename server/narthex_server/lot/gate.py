@@ -57,8 +57,10 @@ class Gate:
             return work
         self._join(work, now)
         self._let_in(now)
-        if work.stage is Stage.WAITING and (refusal := self._crowded(tenant)):
-            self._turn_away(work, now, refusal)
+        if work.stage is not Stage.WAITING:
+            self._settled.remove(work)  # it did not wait
+        elif refusal := self._crowded(tenant):
+            self._turn_away(work, now)
             raise refusal
         return work
 

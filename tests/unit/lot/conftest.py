@@ -26,7 +26,6 @@ class Place:
         work = self.gate.enter(tenant, Terms(priority, deadline), {"units": units}, self.now)
         if work.admitted:
             self.admitted.append(work)
-            self.gate.settled()
         self.look()
         return work
 
