@@ -42,6 +42,7 @@ from narthex_server.tools.server import Scope, UpstreamServer
 from narthex_server.tools.step import Step
 from narthex_server.tools.traced import tracing
 from narthex_server.tools.visibility import EVERYTHING, Visibility
+from narthex_server.waiting import limits
 from narthex_server.watched_file import WatchedFile
 from narthex_server.worker import in_thread
 

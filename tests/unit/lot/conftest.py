@@ -38,7 +38,7 @@ class Place:
         self.admitted += [work for work in self.gate.settled() if work.admitted]
 
     def serve(self) -> list[Work]:
-        """Ends one piece of work after the other, the oldest first, until nothing is there; in the order of admission."""
+        """Ends the oldest until nothing is there; all that was admitted, in that order."""
         for work in self.admitted:  # which grows meanwhile
             self.leave(work)
         return self.admitted

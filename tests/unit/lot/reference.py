@@ -106,7 +106,9 @@ class Reference:
         left, order = list(self.waiting), []
         while left:
             fronts = [piece for piece in left if not any(self._before(other, piece) for other in left)]
-            order.append(min(fronts, key=lambda piece: (-self._level(piece, now), self.had[piece.tenant], piece.number)))
+            order.append(
+                min(fronts, key=lambda piece: (-self._level(piece, now), self.had[piece.tenant], piece.number))
+            )
             left.remove(order[-1])
         return order
 

@@ -15,6 +15,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 ONE = {"units": 1}
 
 
+def hold_up(seconds: float) -> None:
+    """The event loop."""
+    time.sleep(seconds)
+
+
 async def settle() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
@@ -30,7 +35,7 @@ async def test_a_deadline_is_checked_on_waking_so_that_expired_work_does_not_run
     pool, permit = await held()
     waiting = asyncio.create_task(pool.admit(ONE, Terms(deadline=time.monotonic() + 0.02)))
     await settle()
-    time.sleep(0.03)  # the loop is busy, so that the timer has not run when the units come back
+    hold_up(0.03)  # the loop is busy, so that the timer has not run when the units come back
     permit.release()
     with pytest.raises(DeadlineExceeded):  # and its owner is told so
         await waiting

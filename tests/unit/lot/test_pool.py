@@ -37,6 +37,11 @@ def pool(units: int = 1, waiting: int = 100, seen: Seen | None = None) -> Pool:
     return Pool("p", {"units": units}, Limits(waiting=waiting), seen)
 
 
+def hold_up(seconds: float) -> None:
+    """The event loop."""
+    time.sleep(seconds)
+
+
 async def settle() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
@@ -120,9 +125,8 @@ async def test_cancelling_before_it_began_takes_nothing():
 
 async def test_an_error_in_the_work_gives_the_units_back():
     made = pool()
-    with pytest.raises(ZeroDivisionError):
-        with await made.admit(ONE):
-            _ = 1 / 0
+    with pytest.raises(ZeroDivisionError), await made.admit(ONE):
+        _ = 1 / 0
     assert made.reading().used == {"units": 0}
 
 
@@ -143,7 +147,7 @@ async def test_the_deadline_is_looked_at_again_on_waking():
     waiting = asyncio.create_task(made.admit(ONE, Terms(deadline=time.monotonic() + 0.02)))
     await settle()
     permit.release()  # in time, but its task comes to run too late
-    time.sleep(0.03)
+    hold_up(0.03)
     with pytest.raises(DeadlineExceeded):
         await waiting
     assert made.reading().used == {"units": 0}
