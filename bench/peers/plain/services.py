@@ -2,7 +2,8 @@
 
 import json
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from contextlib import closing, suppress
 from typing import TypeVar
 
 import grpc
@@ -13,6 +14,8 @@ from narthex.v1 import tool_pb2_grpc as tool_grpc
 from narthex_server.agent.events import AgentEvent
 from narthex_server.errors import NarthexError
 from narthex_server.pipelines.chat import ChatPipeline
+from narthex_server.pipelines.events import ChatEvent
+from narthex_server.pipelines.models import TextModel
 from narthex_server.services import replies, requests
 
 from bench.peers.plain.model_router import ModelRouter
@@ -32,10 +35,8 @@ class PlainGeneration(generation_grpc.GenerationServiceServicer):
     ) -> Iterator[generation.ChatStreamResponse]:
         spec, name = request.spec, uuid.uuid4().hex
         try:
-            with self._router.use(spec.model) as model:
-                for event in blocking(ChatPipeline(model).stream(requests.chat_request(spec, name))):
-                    if not context.is_active():
-                        return
+            with self._router.use(spec.model) as model, closing(turn(model, spec, name)) as events:
+                for event in events:
                     yield replies.agent_event_to_wire(AgentEvent(1, event), name, model.name, spec.response)
         except NarthexError as error:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message)
@@ -54,7 +55,11 @@ class PlainTools(tool_grpc.ToolServiceServicer):
         yield tool.CallToolResponse(result=result)
 
 
-def blocking(events: AsyncGenerator[T]) -> Iterator[T]:
+def turn(model: TextModel, spec: generation.ChatSpec, name: str) -> Generator[ChatEvent]:
+    return blocking(ChatPipeline(model).stream(requests.chat_request(spec, name)))
+
+
+def blocking(events: AsyncGenerator[T]) -> Generator[T]:
     """Of a generator whose awaits all block: its events, in this thread and without an event loop."""
     try:
         while True:
@@ -65,7 +70,5 @@ def blocking(events: AsyncGenerator[T]) -> Iterator[T]:
             except StopAsyncIteration:
                 return
     finally:
-        try:
+        with suppress(StopIteration, StopAsyncIteration):
             events.aclose().send(None)  # type: ignore[attr-defined]
-        except (StopIteration, StopAsyncIteration):
-            pass

@@ -12,11 +12,12 @@ from bench.peers.plain.metering import Locks
 
 
 class PlainUpstream:
-    """Writes requests under a lock; a thread of its own reads the answers and hands each to whoever waits for it."""
+    """Writes requests in turns; a thread of its own reads the answers and hands each to whoever waits for it."""
 
     def __init__(self, command: Sequence[str], locks: Locks) -> None:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._lock = locks.mutex("upstream")
+        self._table = locks.mutex("upstream")
+        self._pipe = locks.mutex("upstream_pipe")
         self._numbers = itertools.count(1)
         self._waiting: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
         self._reader = threading.Thread(target=self._read, name="upstream", daemon=True)
@@ -27,8 +28,9 @@ class PlainUpstream:
         """The answer's result."""
         number, answer = next(self._numbers), queue.SimpleQueue[dict[str, Any]]()
         line = json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}).encode() + b"\n"
-        with self._lock:
+        with self._table:
             self._waiting[number] = answer
+        with self._pipe:
             pipe = cast(IO[bytes], self._process.stdin)
             pipe.write(line)
             pipe.flush()
@@ -42,6 +44,6 @@ class PlainUpstream:
     def _read(self) -> None:
         for line in cast(IO[bytes], self._process.stdout):
             message = json.loads(line)
-            with self._lock:
+            with self._table:
                 answer = self._waiting.pop(message["id"])
             answer.put(message)
