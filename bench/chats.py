@@ -4,7 +4,7 @@ import math
 import random
 from dataclasses import dataclass
 
-USER, ANSWER, TURNS = (20, 300), (16, 96), (2, 4)
+USER, ANSWER, TURNS = (20, 300), (16, 64), (2, 3)
 """Characters of what a user says, tokens of an answer, and turns."""
 WINDOW = 1_900
 """Characters of a conversation that are sent: the oldest turns are left out beyond."""

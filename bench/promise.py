@@ -3,9 +3,9 @@
     python -m bench promise [MODEL] [--chats 50] [--slots 16] [--rounds 5] [--json FILE]
 
 The same conversations (many lengths, several turns, adapters, calls of an MCP tool) go over gRPC to `narthex server`
-and to bench/peers/plain, where request threads and the batching loop share what they use behind ordinary locks. Both run
-the same decoder session, scheduler, sampler, tokenizer and text pipeline, with the same options. They take turns, each
-first in every other round, and every round's conversations are new. Waits are what the servers' own locks say.
+and to bench/peers/plain, where request threads and the batching loop share what they use behind ordinary locks. Both
+run the same decoder session, scheduler, sampler, tokenizer and text pipeline, with the same options. They take turns,
+each first in every other round, and every round's conversations are new. Waits are what the servers' own locks say.
 """
 
 import argparse
@@ -29,10 +29,10 @@ import numpy as np
 import uvloop
 from narthex.v1 import generation_pb2 as wire
 from narthex.v1 import tool_pb2
+from narthex_server.sync.locks import Locks
 
 from bench.adapter_folders import write_adapters
 from bench.chats import WINDOW, Chat, Turn, chats
-from bench.peers.plain.metering import Locks
 from bench.readings import Reading, Readings, between, readings
 from bench.servers.chatting import ChatServer, chat_server
 

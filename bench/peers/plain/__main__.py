@@ -22,12 +22,13 @@ from narthex_server.config.server import ServerConfig, from_command_line
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.engine.options import EngineOptions
 from narthex_server.loading import LoadOptions, load
+from narthex_server.metrics.locks import LockMetrics
 from narthex_server.metrics.registry import new_registry, served
 from narthex_server.pipelines.models import TextModel
 from narthex_server.runtime.adapter_bank import Limits
+from narthex_server.sync.locks import Locks
 
 from bench.peers.plain.engine import PlainEngine
-from bench.peers.plain.metering import Locks, watch
 from bench.peers.plain.model_router import ModelRouter
 from bench.peers.plain.services import PlainGeneration, PlainTools
 from bench.peers.plain.upstream import PlainUpstream
@@ -67,7 +68,7 @@ def upstreams(config: ServerConfig, locks: Locks, stack: ExitStack) -> dict[str,
 def main() -> int:
     config, locks, registry, ended = from_command_line(), Locks("metered"), new_registry(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    watch(registry, locks)
+    LockMetrics(registry, locks.readings)
     router = ModelRouter(locks)
     with ExitStack() as stack:
         metrics = stack.enter_context(served(registry, config.metrics))

@@ -8,9 +8,8 @@ from pathlib import Path
 from narthex_server.engine.adapters import AdapterInfo, Adapters, Mixture
 from narthex_server.engine.decoder import AdapterPlaces
 from narthex_server.engine.request import AdapterUse
+from narthex_server.sync.locks import Locks
 from narthex_server.weights.adapters import read_adapter
-
-from bench.peers.plain.metering import Locks
 
 
 class AdapterManager:

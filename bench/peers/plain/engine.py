@@ -19,10 +19,10 @@ from narthex_server.engine.sequence import Sequence
 from narthex_server.engine.slots import Slots
 from narthex_server.engine.speculation import Draft, Speculation
 from narthex_server.errors import InternalError, NarthexError
+from narthex_server.sync.locks import Locks
 
 from bench.peers.plain.adapter_manager import AdapterManager
 from bench.peers.plain.kv_cache import KvCache
-from bench.peers.plain.metering import Locks
 from bench.peers.plain.request_queue import RequestQueue
 from bench.peers.plain.sampling import SamplingStates
 

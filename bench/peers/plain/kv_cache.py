@@ -7,9 +7,8 @@ from narthex_server.engine.decoder import DecoderSession
 from narthex_server.engine.sequence import Sequence
 from narthex_server.engine.slots import Slots
 from narthex_server.errors import ContextOverflow
+from narthex_server.sync.locks import Locks
 from numpy.typing import NDArray
-
-from bench.peers.plain.metering import Locks
 
 
 class KvCache:

@@ -6,8 +6,7 @@ from contextlib import contextmanager
 
 from narthex_server.errors import NotFound
 from narthex_server.pipelines.models import TextModel
-
-from bench.peers.plain.metering import Locks
+from narthex_server.sync.locks import Locks
 
 
 class ModelRouter:

@@ -4,8 +4,7 @@ import threading
 from collections import deque
 
 from narthex_server.engine.sequence import Sequence
-
-from bench.peers.plain.metering import Locks
+from narthex_server.sync.locks import Locks
 
 
 class RequestQueue:

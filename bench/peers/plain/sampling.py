@@ -3,8 +3,7 @@
 from narthex_server.engine.decoder import Logits
 from narthex_server.engine.sampling.sampler import Sampler
 from narthex_server.engine.sequence import Sequence
-
-from bench.peers.plain.metering import Locks
+from narthex_server.sync.locks import Locks
 
 
 class SamplingStates:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import IO, Any, cast
 
-from bench.peers.plain.metering import Locks
+from narthex_server.sync.locks import Locks
 
 
 class PlainUpstream:
