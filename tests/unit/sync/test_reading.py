@@ -1,5 +1,4 @@
 import pytest
-
 from narthex_server.sync.reading import BOUNDS, Distribution, LockReading
 from narthex_server.sync.tally import SAMPLED, Spread, Tally
 
