@@ -13,22 +13,20 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import cast
 
 import grpc
 from narthex.settings import NamedPath
 from narthex.v1 import generation_pb2_grpc, tool_pb2_grpc
 from narthex_server.config.server import ServerConfig, from_command_line
-from narthex_server.engine.handle import EngineHandle
 from narthex_server.engine.options import EngineOptions
 from narthex_server.loading import LoadOptions, load
 from narthex_server.metrics.locks import LockMetrics
 from narthex_server.metrics.registry import new_registry, served
-from narthex_server.pipelines.models import TextModel
 from narthex_server.runtime.adapter_bank import Limits
 from narthex_server.sync.locks import Locks
 
 from bench.peers.plain.engine import PlainEngine
+from bench.peers.plain.model import PlainModel
 from bench.peers.plain.model_router import ModelRouter
 from bench.peers.plain.services import PlainGeneration, PlainTools
 from bench.peers.plain.upstream import PlainUpstream
@@ -37,8 +35,8 @@ WORKERS = 64
 """More than there are chats, so that none waits for a thread."""
 
 
-def started(named: NamedPath, config: ServerConfig, locks: Locks) -> tuple[TextModel, PlainEngine]:
-    """A model with its adapters, as the pipeline knows it, and its engine."""
+def started(named: NamedPath, config: ServerConfig, locks: Locks) -> PlainModel:
+    """A model with its adapters, and its engine at work."""
     room = max(config.max_adapters, len(config.adapter))
     limits = Limits(room, config.max_adapter_rank, config.max_adapter_bytes) if room else None
     options = LoadOptions(
@@ -53,7 +51,7 @@ def started(named: NamedPath, config: ServerConfig, locks: Locks) -> tuple[TextM
     for adapter in config.adapter:
         engine.adapters.load(adapter.name, adapter.path)
     engine.start()
-    return TextModel(named.name, cast(EngineHandle, engine), loaded.text), engine
+    return PlainModel(named.name, engine, loaded.text)
 
 
 def upstreams(config: ServerConfig, locks: Locks, stack: ExitStack) -> dict[str, PlainUpstream]:
@@ -66,7 +64,8 @@ def upstreams(config: ServerConfig, locks: Locks, stack: ExitStack) -> dict[str,
 
 
 def main() -> int:
-    config, locks, registry, ended = from_command_line(), Locks("metered"), new_registry(), threading.Event()
+    config, registry, ended = from_command_line(), new_registry(), threading.Event()
+    locks = Locks(config.locks)
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     LockMetrics(registry, locks.readings)
     router = ModelRouter(locks)
@@ -74,8 +73,8 @@ def main() -> int:
         metrics = stack.enter_context(served(registry, config.metrics))
         tools = PlainTools(upstreams(config, locks, stack))
         for named in config.local_models():
-            model, engine = started(named, config, locks)
-            stack.callback(engine.stop)
+            model = started(named, config, locks)
+            stack.callback(model.engine.stop)
             router.add(model)
         server = grpc.server(ThreadPoolExecutor(WORKERS))
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(PlainGeneration(router), server)

@@ -42,7 +42,7 @@ class Stream:
 class PlainEngine:
     """The same scheduling and the same computing as narthex's engine, over structures that threads share by locks.
 
-    It stands in for the engine's handle in a TextModel: `generate` is asynchronous in form alone, and blocks.
+    `generate` is asynchronous in form alone, for the text pipeline, and blocks.
     """
 
     def __init__(self, session: DecoderSession, options: EngineOptions, locks: Locks) -> None:

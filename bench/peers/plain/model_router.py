@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from narthex_server.errors import NotFound
-from narthex_server.pipelines.models import TextModel
 from narthex_server.sync.locks import Locks
+
+from bench.peers.plain.model import PlainModel
 
 
 class ModelRouter:
@@ -14,15 +15,15 @@ class ModelRouter:
 
     def __init__(self, locks: Locks) -> None:
         self._lock = locks.mutex("model_router")
-        self._models: dict[str, TextModel] = {}
+        self._models: dict[str, PlainModel] = {}
         self._running: Counter[str] = Counter()
 
-    def add(self, model: TextModel) -> None:
+    def add(self, model: PlainModel) -> None:
         with self._lock:
             self._models[model.name] = model
 
     @contextmanager
-    def use(self, name: str) -> Iterator[TextModel]:
+    def use(self, name: str) -> Iterator[PlainModel]:
         """The model, counted as in use within the block. Errors: NotFound."""
         with self._lock:
             model = self._models.get(name)

@@ -4,7 +4,7 @@ import json
 import uuid
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import closing, suppress
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import grpc
 from narthex.v1 import generation_pb2 as generation
@@ -18,6 +18,7 @@ from narthex_server.pipelines.events import ChatEvent
 from narthex_server.pipelines.models import TextModel
 from narthex_server.services import replies, requests
 
+from bench.peers.plain.model import PlainModel
 from bench.peers.plain.model_router import ModelRouter
 from bench.peers.plain.upstream import PlainUpstream
 
@@ -55,8 +56,9 @@ class PlainTools(tool_grpc.ToolServiceServicer):
         yield tool.CallToolResponse(result=result)
 
 
-def turn(model: TextModel, spec: generation.ChatSpec, name: str) -> Generator[ChatEvent]:
-    return blocking(ChatPipeline(model).stream(requests.chat_request(spec, name)))
+def turn(model: PlainModel, spec: generation.ChatSpec, name: str) -> Generator[ChatEvent]:
+    pipeline = ChatPipeline(cast(TextModel, model))
+    return blocking(pipeline.stream(requests.chat_request(spec, name)))
 
 
 def blocking(events: AsyncGenerator[T]) -> Generator[T]:
