@@ -242,15 +242,22 @@ def bytes_each(make: Callable[[], object], count: int = 1000) -> float:
 
 
 def table(sides: dict[str, Side]) -> str:
-    """Medians of the rounds with the least and the most, and the median of the rounds' ratios."""
+    """Medians of the rounds with the least and the most, and of the rounds' ratios with their quartiles."""
     lines = ["| | plain | narthex | narthex / plain |", "|---|---|---|---|"]
     for name in Round.__dataclass_fields__:
         theirs, ours = sides[PLAIN].of(name), sides[NARTHEX].of(name)
         cells = [f"{median(values):.4g} ({min(values):.4g} to {max(values):.4g})" for values in (theirs, ours)]
-        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} | {ratio(sides, name):.3f} |")
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} | {between_quartiles(ratios(sides, name))} |")
     peaks = [sides[name].peak_bytes / 2**20 for name in (PLAIN, NARTHEX)]
     lines.append(f"| peak MiB | {peaks[0]:.0f} | {peaks[1]:.0f} | {peaks[1] / peaks[0]:.3f} |")
     return "\n".join(lines)
+
+
+def between_quartiles(values: list[float]) -> str:
+    if not values:
+        return "-"
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def lock_table(side: Side) -> str:
@@ -268,28 +275,39 @@ def lock_table(side: Side) -> str:
     return "\n".join(lines)
 
 
-def ratio(sides: dict[str, Side], name: str) -> float:
-    """The median over the rounds of narthex's figure in parts of the plain one's; not a number without any."""
+def ratios(sides: dict[str, Side], name: str) -> list[float]:
+    """Of the rounds, narthex's figure in parts of the plain one's; a round without any is left out."""
     pairs = zip(sides[NARTHEX].of(name), sides[PLAIN].of(name), strict=True)
-    return median([ours / theirs for ours, theirs in pairs if theirs] or [float("nan")])
+    return [ours / theirs for ours, theirs in pairs if theirs]
 
 
-def gates(sides: dict[str, Side]) -> dict[str, bool]:
-    """What is promised, and what was hoped for."""
+def gates(sides: dict[str, Side]) -> dict[str, str]:
+    """What is promised and what was hoped for: met, MISSED, or even, where the rounds cannot tell it from equal."""
     ours = sides[NARTHEX]
     contention = {name: median(side.of("contention")) for name, side in sides.items()}
-    more = ratio(sides, "tokens_per_second") - 1
-    return {
+    more = median(ratios(sides, "tokens_per_second")) - 1
+    waits = ours.locks.values()
+    facts = {
         "lock wait at most 1 % of the time of requests": median(ours.of("lock_wait_share")) <= 0.01,
-        "lock wait p99 of each lock below 1 ms": all(lock.wait(0.99) < 1e-3 for lock in ours.locks.values()),
-        "the same of those acquisitions alone that waited": all(
-            lock.wait_if_any(0.99) <= 1e-3 for lock in ours.locks.values()
-        ),
-        "throughput no worse": more >= 0,
-        "p99 latency no worse": ratio(sides, "latency_p99") <= 1,
+        "lock wait p99 of each lock below 1 ms": all(lock.wait(0.99) < 1e-3 for lock in waits),
+        "the same of those acquisitions alone that waited": all(lock.wait_if_any(0.99) <= 1e-3 for lock in waits),
+    }
+    hopes = {
         "hoped for: contention lower by 10 % at least": contention[NARTHEX] <= 0.9 * contention[PLAIN],
         "hoped for: throughput higher by 12 % at least": more >= 0.12,
     }
+    judged = {
+        "throughput no worse": no_worse(ratios(sides, "tokens_per_second")),
+        "p99 latency no worse": no_worse([1 / one for one in ratios(sides, "latency_p99")]),
+    }
+    told = {gate: "met" if fact else "MISSED" for gate, fact in (facts | hopes).items()}
+    return {gate: told[gate] for gate in facts} | judged | {gate: told[gate] for gate in hopes}
+
+
+def no_worse(better: list[float]) -> str:
+    """By how many times better narthex was in each round: even where the middle half of them encloses 1."""
+    low, high = np.percentile(better, (25, 75))
+    return "met" if low >= 1 or median(better) >= 1 else "even" if high >= 1 else "MISSED"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -315,7 +333,7 @@ def main(argv: list[str] | None = None) -> int:
     sizes = {mode: bytes_each(lambda mode=mode: Locks(mode).mutex("lock")) for mode in ("metered", "plain")}
     print("\nbytes of a lock: " + ", ".join(f"{mode} {size:.0f}" for mode, size in sizes.items()) + "\n")
     for gate, met in gates(sides).items():
-        print(f"{'met   ' if met else 'MISSED'} {gate}")
+        print(f"{met:6} {gate}")
     if args.json:
         args.json.write_text(json.dumps({name: asdict(side) for name, side in sides.items()}, indent=2))
     return 0

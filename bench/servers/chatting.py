@@ -42,7 +42,7 @@ async def chat_server(module: str, options: list[str], log: Path) -> AsyncIterat
         line = (await asyncio.wait_for(child.stdout.readline(), READY_S)).decode()
         ready = dict(part.split("=", 1) for part in line.split() if "=" in part)
         if "grpc" not in ready:
-            raise RuntimeError(f"{module} did not start: {log}")
+            raise RuntimeError(f"{module} did not start: {last_words(log)}")
         async with grpc.aio.insecure_channel(ready["grpc"]) as channel:
             yield ChatServer(
                 generation_pb2_grpc.GenerationServiceStub(channel),
@@ -50,3 +50,7 @@ async def chat_server(module: str, options: list[str], log: Path) -> AsyncIterat
                 ready["metrics"],
                 Process(ready["grpc"], child.pid),
             )
+
+
+def last_words(log: Path) -> str:
+    return (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
