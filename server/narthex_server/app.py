@@ -31,9 +31,11 @@ from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
 from narthex_server.interceptors.tracing import TraceInterceptor
 from narthex_server.lot.crew import Crew
+from narthex_server.lot.lot import Lot
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
 from narthex_server.metrics.locks import LockMetrics
+from narthex_server.metrics.lot import LotMetrics, LotReadings
 from narthex_server.metrics.models import ModelMetrics
 from narthex_server.metrics.registry import new_registry, served
 from narthex_server.metrics.remote import RemoteMetrics
@@ -123,13 +125,15 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         server = grpc_server(config, Stack(drain, calls))
         relay = relaying(config, calls)
         grpc_port = bind(server, config)
-        models = library(config, registry, locks)
+        lot = Lot(LotMetrics(registry))
+        LotReadings(registry, lambda: [pool.reading() for pool in lot.pools])
+        models = library(config, registry, lot, locks)
         stack.push_async_callback(models.stop)
         # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
         loading = asyncio.create_task(load_models(config, models))
         stack.callback(loading.cancel)
         auditor = await stack.enter_async_context(auditing(config.audit, registry))
-        forwarded = await forwarding(config, models, registry, reach, tracer, auditor, locks)
+        forwarded = await forwarding(config, models, registry, reach, tracer, auditor, lot, locks)
         catalog = forwarded.catalog
         tickets = await stack.enter_async_context(ticketing(config.tickets, config.grpc.port, registry, forwarded.acts))
         stack.push_async_callback(catalog.stop)
@@ -158,7 +162,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
             {
                 "EmbeddingService": embedding,
                 "GenerationService": generation,
-                "LotService": LotService(tickets.office, models, locks),
+                "LotService": LotService(tickets.office, models, locks, lot, catalog, forwarded.acts),
                 "ModelService": ModelService(models, adapters),
                 "ToolService": tools,
                 "UpstreamService": UpstreamService(catalog, forwarded.fleet, forwarded.acts),
@@ -230,11 +234,11 @@ async def stop(server: grpc.aio.Server, drain: DrainInterceptor, grace: float, c
     await leaving
 
 
-def library(config: ServerConfig, registry: CollectorRegistry, locks: Locks) -> ModelLibrary:
-    """A library without models, whose metrics are in the registry."""
+def library(config: ServerConfig, registry: CollectorRegistry, lot: Lot, locks: Locks) -> ModelLibrary:
+    """A library without models, whose metrics are in the registry; requests wait for them in the lot."""
     engines, embedders = EngineMetrics(registry), EmbeddingMetrics(registry)
     remotes = RemoteMetrics(registry, engines, embedders)
-    loader = ModelLoader(config, engines, embedders, RemoteLoader(config, remotes), locks)
+    loader = ModelLoader(config, lot, engines, embedders, RemoteLoader(config, lot, remotes), locks)
     observer = ModelMetrics(registry)
     models = ModelLibrary(
         loader,

@@ -66,7 +66,7 @@ class ChatPipeline:
 
     async def check(self, request: ChatRequest) -> None:
         """Raises what `stream` would before its first event, as far as that is up to the request."""
-        self.model.handle.check(await self._prepared(request, await encode_chat(self.model, request)))
+        self.model.handle.check_content(await self._prepared(request, await encode_chat(self.model, request)))
 
     async def _prepared(self, request: ChatRequest, prompt: ChatPrompt) -> EngineRequest:
         engine_request = prepare(self.model, request, prompt.ids)

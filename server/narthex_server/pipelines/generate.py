@@ -55,7 +55,7 @@ class GeneratePipeline:
 
     async def check(self, request: GenerateRequest) -> None:
         """Raises what `stream` would before its first event, as far as that is up to the request."""
-        self.model.handle.check(await self._prepared(request))
+        self.model.handle.check_content(await self._prepared(request))
 
     async def _prepared(self, request: GenerateRequest) -> EngineRequest:
         model, prompt = self.model, request.prompt

@@ -104,7 +104,7 @@ class _Batch:
         if request.options.idempotency_key:  # which is of the batch: each of its calls has its own
             request.options.idempotency_key += f"/{index}"
         metadata = (*self._shared, (REQUEST_ID_HEADER, f"{REQUEST_ID.get()}/{index}"))
-        own = RelayedContext(metadata, self._context.time_remaining())
+        own = RelayedContext(metadata, self._context.time_remaining(), self._context.peer())
         context = cast(Context, own)
         guarded = self._relay.guard(self._handler(request, context, self._relay.max_event_bytes), context)
         try:

@@ -39,7 +39,7 @@ class EmbeddingService:
         self._parking = parking
 
     async def Embed(self, request: wire.EmbedRequest, context: Context) -> wire.EmbedResponse:
-        check_options(request.options)
+        check_options(request.options, context)
         if parks(request.options):
             parked: wire.EmbedResponse = await self._parking.result("embed", request, context)
             return parked

@@ -67,10 +67,12 @@ class GenerationService:
     ) -> AsyncIterator[wire.GenerateStreamResponse]:
         if parks(request.options):
             return self._parking.stream("generate", request, context)
-        return self._generated(request)
+        return self._generated(request, context)
 
-    async def _generated(self, request: wire.GenerateStreamRequest) -> AsyncIterator[wire.GenerateStreamResponse]:
-        check_options(request.options)
+    async def _generated(
+        self, request: wire.GenerateStreamRequest, context: Context
+    ) -> AsyncIterator[wire.GenerateStreamResponse]:
+        check_options(request.options, context)
         spec = request.spec
         async with self._models.use(spec.model) as model, aclosing(self._generation(spec, model)) as events:
             async for index, event in events:
@@ -86,7 +88,7 @@ class GenerationService:
                 yield made
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> wire.GenerateResponse:
-        check_options(request.options)
+        check_options(request.options, context)
         if parks(request.options):
             streamed = wire.GenerateStreamRequest(spec=request.spec, options=request.options)
             parked: wire.GenerateResponse = await self._parking.result("generate", streamed, context)
@@ -120,7 +122,7 @@ class GenerationService:
     async def _chatted(
         self, request: wire.ChatStreamRequest, context: Context
     ) -> AsyncIterator[wire.ChatStreamResponse]:
-        check_options(request.options)
+        check_options(request.options, context, timeless=request.resumable)
         call = call_context(context, request.mcp)
         asked = call.mcp if request.HasField("mcp") else None
         if not request.resumable:
@@ -142,7 +144,7 @@ class GenerationService:
                 yield wire.ResumeChatResponse(event=event)
 
     async def Chat(self, request: wire.ChatRequest, context: Context) -> wire.ChatResponse:
-        check_options(request.options)
+        check_options(request.options, context)
         if parks(request.options):
             streamed = wire.ChatStreamRequest(spec=request.spec, options=request.options)
             parked: wire.ChatResponse = await self._parking.result("chat", streamed, context)
@@ -270,7 +272,7 @@ class GenerationService:
             if spec.tool_execution == wire.TOOL_EXECUTION_SERVER:
                 host, options = self._agents.host, requests.agent_options(spec, self._agents.defaults)
                 reader = Reader(model.max_context, None if isinstance(model, RemoteModel) else serving.tokenize(model))
-                stop = partial(model.handle.abort, generation.name)
+                stop = partial(model.abort, generation.name)
                 loop = AgentLoop(pipeline, self._catalog, host, reader, stop)
                 events = _first(loop.run(request, call.principal, options, call.deadline, asked, call.session))
             else:

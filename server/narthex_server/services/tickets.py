@@ -89,6 +89,7 @@ class Tickets:
         order = await self._office.orders.make(
             kind,
             asked,
+            context,
             REQUEST_ID.get(),
             _seconds(request, "timeout"),
             _seconds(request, "keep"),

@@ -195,7 +195,7 @@ class ToolService:
         self, request: wire.CallToolRequest, context: Context, largest: int
     ) -> AsyncIterator[wire.CallToolResponse]:
         """Runs a call whose events may have `largest` bytes each; one of more ends it."""
-        check_options(request.options)
+        check_options(request.options, context)
         if parks(request.options):
             async with aclosing(self._parking.stream("call_tool", request, context)) as parked:
                 async for response in parked:

@@ -3,7 +3,6 @@
 import pytest
 from narthex.v1 import common_pb2, image_pb2
 from narthex_server.errors import Unimplemented
-from narthex_server.services.call import check_options
 from narthex_server.services.complete import complete
 from narthex_server.services.parking import NO_PARKING, parks
 from narthex_server.services.registration import contract
@@ -34,12 +33,6 @@ def test_what_is_built_stays():
             return "mine"
 
     assert Built().GenerateImage(None, None) == "mine"
-
-
-def test_a_promise_that_cannot_be_kept_is_not_made():
-    with pytest.raises(Unimplemented, match="options"):
-        check_options(common_pb2.CallOptions(priority=common_pb2.PRIORITY_BATCH))
-    check_options(common_pb2.CallOptions())
 
 
 @pytest.mark.parametrize(

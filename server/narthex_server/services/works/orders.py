@@ -9,20 +9,14 @@ from typing import Any
 from narthex.v1 import common_pb2 as common
 
 from narthex_server.errors import Violation
-from narthex_server.lot.terms import Priority
 from narthex_server.lot.ticket import Order, Webhook
 from narthex_server.pipelines.request import refuse
-from narthex_server.services.call import check_options
+from narthex_server.services.call import PRIORITIES, check_options
+from narthex_server.services.relay import Context
 from narthex_server.services.works.kind import Kind
 from narthex_server.services.works.whose import Whose
 
 LONGEST_KEY = 128
-
-PRIORITIES = {
-    common.PRIORITY_UNSPECIFIED: Priority.NORMAL, common.PRIORITY_BATCH: Priority.LOW,
-    common.PRIORITY_NORMAL: Priority.NORMAL, common.PRIORITY_INTERACTIVE: Priority.HIGH,
-    common.PRIORITY_CRITICAL: Priority.CRITICAL,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +38,7 @@ class Orders:
         self,
         kind: Kind,
         request: Any,
+        context: Context,
         ticket: str,
         seconds: float | None = None,
         keep: float | None = None,
@@ -52,7 +47,7 @@ class Orders:
         """The order for a request of the kind; `request` is changed. Raises what the kind's own RPC would."""
         options, whose, now = common.CallOptions(), Whose.now(), self.clock()
         options.CopyFrom(request.options)
-        check_options(options)
+        check_options(options, context)
         if len(options.idempotency_key) > LONGEST_KEY:
             refuse([Violation("options.idempotency_key", f"must have at most {LONGEST_KEY} characters")])
         digest = _digest(kind, request)
@@ -69,7 +64,7 @@ class Orders:
             now,
             self.times.keep if keep is None else min(keep, self.times.keep),
             now + (self.times.work if seconds is None else min(seconds, self.times.work)),
-            PRIORITIES.get(options.priority, Priority.NORMAL),
+            PRIORITIES[options.priority],
             options.idempotency_key,
             repeatable,
             webhook,

@@ -63,7 +63,9 @@ class LotParking:
         self._acts.enter()
         own = type(request)()
         own.CopyFrom(request)
-        order = await self._orders.make(self._works.kind(kind), own, REQUEST_ID.get(), context.time_remaining())
+        order = await self._orders.make(
+            self._works.kind(kind), own, context, REQUEST_ID.get(), context.time_remaining()
+        )
         ticket, new = await self._desk.begin(order)
         if new:
             self._works.lend(order.tenant, order.id, context.invocation_metadata() or ())
