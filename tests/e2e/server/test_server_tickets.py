@@ -345,3 +345,10 @@ async def test_metrics_count_what_became_of_tickets(server, lot):
     assert server.metric("narthex_tickets_submitted_total", kind="generate") >= 1
     assert server.metric("narthex_tickets_finished_total", kind="generate", outcome="done") >= 1
     assert server.metric("narthex_ticket_wait_seconds_count") >= 1
+
+
+@pytest.mark.parametrize("priority", [common_pb2.PRIORITY_BATCH, common_pb2.PRIORITY_INTERACTIVE])
+async def test_a_ticket_has_the_priority_that_was_asked_for(priority, lot):
+    ticket = await submitted(lot, options=common_pb2.CallOptions(priority=priority))
+    assert ticket.priority == priority
+    assert (await over(lot, ticket.id)).priority == priority
