@@ -6,7 +6,6 @@ from typing import Protocol
 
 from narthex_server.lot.ticket import Change, Holding, Order, Outcome, State, Ticket
 
-
 TELLING_SECONDS = 60.0
 """How long a server that was given an owed ticket has for telling its webhook, before another is given it."""
 
@@ -22,6 +21,7 @@ class LeaseLost(Exception):
 class Lease:
     """A ticket that is this server's to work on, in its `attempt`, until it is over or nobody renews it."""
 
+    tenant: str
     ticket: str
     attempt: int
 
@@ -32,7 +32,8 @@ class TicketStore(Protocol):
 
     Methods may be called at once from many tasks of one event loop; what they write is committed together where that
     is faster. A tenant never sees another's ticket: a wrong tenant is as a ticket that does not exist (None), and so is
-    one that has expired, swept or not. `lease` is in seconds from now, by one clock for all servers.
+    one that has expired, swept or not; two tenants may each have one of the same id. `lease` is in seconds from now, by
+    one clock for all servers.
 
     The request, which may be large, comes with the tickets of `add`, `take` and `get`; in all others it is empty.
     """
@@ -41,8 +42,8 @@ class TicketStore(Protocol):
         """Keeps an order; with `lease` it is this server's at once, as if it was taken. True: it is new.
 
         Where the tenant's key is used already, the ticket that has it, however full the lot. Errors: AlreadyExists,
-        where that was another order, or the id is taken; ResourceExhausted (reason LOT_FULL), with the numbers, where
-        the tenant has too much.
+        where that was another order (reason KEY_REUSED), or the tenant has a ticket of this id (TICKET_EXISTS);
+        ResourceExhausted (reason LOT_FULL), with the numbers, where the tenant has too much.
         """
         ...
 
@@ -85,8 +86,8 @@ class TicketStore(Protocol):
     async def ahead(self, tenant: str, ticket: str) -> int:
         """How many tickets are probably taken before it; 0 where it does not wait.
 
-        Those of its tenant that wait with a lower rank, and of every other tenant as many and one more, as far as it has
-        so many of lower rank than this one.
+        Those of its tenant that wait with a lower rank, and of every other tenant as many and one more, as far as it
+        has so many of lower rank than this one.
         """
         ...
 
@@ -100,11 +101,13 @@ class TicketStore(Protocol):
         """What happened after so many events: as many as fit into `most_bytes`, at least one where there is one."""
         ...
 
-    async def holding(self, tenant: str) -> Holding: ...
+    async def holding(self, tenant: str | None) -> Holding:
+        """What a tenant has, or all of them together."""
+        ...
 
     async def sweep(self) -> Sequence[Ticket]:
-        """Forgets what has expired, and ends as CANCELLED what is past its deadline and waits, or is at work under a lease
-        that has run out; gives those.
+        """Forgets what has expired, and ends as CANCELLED what is past its deadline and waits, or is at work under a
+        lease that has run out; gives those.
         """
         ...
 
@@ -121,7 +124,7 @@ class TicketStore(Protocol):
         """
         ...
 
-    async def told(self, ticket: str, again: float | None) -> None:
+    async def told(self, tenant: str, ticket: str, again: float | None) -> None:
         """Its webhook knows, or is to be tried again in so many seconds."""
         ...
 

@@ -1,0 +1,211 @@
+"""The store of tickets in PostgreSQL."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import NoReturn
+
+from narthex_server.errors import AlreadyExists, InvalidRequest, NarthexError, ResourceExhausted, Unavailable
+from narthex_server.lot.stores.postgres import statements
+from narthex_server.lot.stores.postgres.connection import FAILURES, Row, bounded, connected, unavailable
+from narthex_server.lot.stores.postgres.location import Location
+from narthex_server.lot.stores.postgres.news import News
+from narthex_server.lot.stores.postgres.readers import Readers
+from narthex_server.lot.stores.postgres.rows import ticket, values
+from narthex_server.lot.stores.postgres.schema import migrate
+from narthex_server.lot.stores.postgres.writer import Write, Writer
+from narthex_server.lot.stores.store import TELLING_SECONDS, Lease, LeaseLost
+from narthex_server.lot.ticket import Change, Holding, Order, Outcome, Quota, State, Ticket
+
+logger = logging.getLogger(__name__)
+
+SPARE = 16
+SWEPT, SWEEPS = 1000, 20
+PAGE = 4096
+WAKING_S = 1.0
+
+
+class PostgresTickets:
+    """A TicketStore in a schema of a PostgreSQL database, which servers share; times are by the database's clock.
+
+    Nothing is connected before the first call. What is there is brought up to date then, and before anything is read
+    its changes are listened to: whoever reads a ticket misses nothing of it.
+    """
+
+    def __init__(self, location: Location, quota: Quota) -> None:
+        self._location = location
+        self._quota = quota
+        self._readers = Readers(location)
+        self._writer = Writer(location)
+        self._news = News(location)
+        self._opening = asyncio.Lock()
+        self._opened = False
+        self._waking: asyncio.Task[None] | None = None
+
+    async def add(self, order: Order, lease: float | None = None) -> tuple[Ticket, bool]:
+        columns = values(order)
+        if any(isinstance(value, str) and "\0" in value for value in columns.values()):
+            raise InvalidRequest("neither ids nor tenants nor webhooks of tickets may have NUL characters")
+        state, attempt = (State.WAITING, 0) if lease is None else (State.RUNNING, 1)
+        limits = {"most_open": self._quota.open, "most_size": self._quota.size}
+        asked = {**columns, **limits, "lease": lease, "state": state.value, "attempt": attempt}
+        rows = await self._write((statements.FORGET, statements.ADD), asked, [order.tenant])
+        if not rows:
+            await self._refuse(order)
+        kept = ticket(rows[0])
+        if kept.order.digest != order.digest:
+            raise AlreadyExists("the idempotency key is that of another order", reason="KEY_REUSED")
+        return kept, rows[0][-1]
+
+    async def take(self, most: int, lease: float) -> Sequence[Ticket]:
+        rows = await self._write((statements.TAKE,), {"most": most, "spare": SPARE, "lease": lease}, ())
+        return [ticket(row) for row in sorted(rows, key=lambda row: (*row[-2:], row[1]))]
+
+    async def renew(self, leases: Collection[Lease], lease: float) -> Collection[Lease]:
+        tenants = [one.tenant for one in leases]
+        tickets, attempts = [one.ticket for one in leases], [one.attempt for one in leases]
+        asked = {"tenants": tenants, "tickets": tickets, "attempts": attempts, "lease": lease}
+        return [Lease(*row) for row in await self._write((statements.RENEW,), asked, tenants)] if leases else ()
+
+    async def append(self, lease: Lease, events: Sequence[bytes]) -> int:
+        size = sum(map(len, events))
+        asked = {"bodies": list(events), "size": size, "most_size": self._quota.size}
+        [last, kept] = await self._held(statements.APPEND, lease, asked)
+        if last is None:
+            raise _full("bytes", kept, self._quota.size)
+        return int(last)
+
+    async def move(self, lease: Lease, state: State) -> Ticket:
+        return ticket(await self._held(statements.MOVE, lease, {"state": state.value}))
+
+    async def finish(self, lease: Lease, outcome: Outcome, events: Sequence[bytes] = ()) -> Ticket:
+        ended = {"state": outcome.state.value, "code": outcome.code, "status": outcome.status}
+        last = {"bodies": list(events), "size": sum(map(len, events))}
+        return ticket(await self._held(statements.FINISH, lease, {**ended, **last}))
+
+    async def release(self, lease: Lease) -> None:
+        await self._held(statements.RELEASE, lease, {})
+
+    async def cancel(self, tenant: str, ticket_id: str) -> Ticket | None:
+        if "\0" in tenant + ticket_id:
+            return None
+        rows = await self._write((statements.CANCEL,), {"tenant": tenant, "ticket": ticket_id}, [tenant])
+        return ticket(rows[0]) if rows else None
+
+    async def get(self, tenant: str, ticket_id: str) -> Ticket | None:
+        rows = await self._read(statements.GET, {"tenant": tenant, "ticket": ticket_id})
+        return ticket(rows[0]) if rows else None
+
+    async def ahead(self, tenant: str, ticket_id: str) -> int:
+        rows = await self._read(statements.AHEAD, {"tenant": tenant, "ticket": ticket_id})
+        return rows[0][0] if rows else 0
+
+    async def list(
+        self, tenant: str, states: Collection[State], before: tuple[float, str] | None, most: int
+    ) -> Sequence[Ticket]:
+        asked = {"tenant": tenant, "states": [state.value for state in states], "most": most}
+        if before is None:
+            rows = await self._read(statements.LIST_FIRST, asked)
+        else:
+            rows = await self._read(statements.LIST, {**asked, "submitted": before[0], "before": before[1]})
+        return [ticket(row) for row in rows]
+
+    async def events(self, tenant: str, ticket_id: str, after: int, most_bytes: int) -> Sequence[bytes]:
+        asked = {"tenant": tenant, "ticket": ticket_id, "after": after, "most": most_bytes, "page": PAGE}
+        return [body for [body] in await self._read(statements.EVENTS, asked)]
+
+    async def holding(self, tenant: str | None) -> Holding:
+        rows = await self._read(statements.HOLDING, {"tenant": tenant})
+        return Holding(*rows[0]) if rows else Holding(0, 0, 0)
+
+    async def sweep(self) -> Sequence[Ticket]:
+        ended: list[Ticket] = []
+        for _ in range(SWEEPS):
+            tenants = [tenant for [tenant] in await self._read(statements.SWEEPABLE, {})]
+            if not tenants:
+                break
+            ended += map(ticket, await self._write((statements.SWEEP,), {"tenants": tenants, "most": SWEPT}, tenants))
+        return ended
+
+    def changes(self) -> AsyncIterator[Change]:
+        if not self._opened and self._waking is None:
+            self._waking = asyncio.create_task(self._wake())
+        return self._news.follow()
+
+    async def owed(self, most: int) -> Sequence[Ticket]:
+        rows = await self._write((statements.OWED,), {"most": most, "telling": TELLING_SECONDS}, ())
+        return [ticket(row) for row in rows]
+
+    async def told(self, tenant: str, ticket_id: str, again: float | None) -> None:
+        await self._write((statements.TOLD,), {"tenant": tenant, "ticket": ticket_id, "again": again}, [tenant])
+
+    async def close(self) -> None:
+        if self._waking is not None:
+            self._waking.cancel()
+            await asyncio.wait([self._waking])
+        await self._readers.close()
+        await self._writer.close()
+        await self._news.close()
+
+    async def _held(self, statement: str, lease: Lease, asked: Mapping[str, object]) -> Row:
+        """The one row about a ticket that is this holder's. Raises LeaseLost."""
+        named = {"tenant": lease.tenant, "ticket": lease.ticket, "attempt": lease.attempt}
+        rows = await self._write((statement,), {**named, **asked}, [lease.tenant])
+        if not rows:
+            raise LeaseLost
+        return rows[0]
+
+    async def _refuse(self, order: Order) -> NoReturn:
+        """Says why an order was not taken: what it met may be gone already, which is as if it had come later."""
+        rows = await self._read(statements.WHY, {"tenant": order.tenant, "ticket": order.id})
+        taken, kept, size = rows[0] if rows else (False, 0, 0)
+        if taken:
+            raise AlreadyExists("there is a ticket of this id", reason="TICKET_EXISTS")
+        if size + len(order.request) > self._quota.size:
+            raise _full("bytes", size, self._quota.size)
+        raise _full("open", kept, self._quota.open)
+
+    async def _read(self, statement: str, asked: Mapping[str, object]) -> Sequence[Row]:
+        await self._open()
+        return await self._readers.ask(statement, asked)
+
+    async def _write(self, steps: Sequence[str], asked: Mapping[str, object], tenants: Sequence[str]) -> Sequence[Row]:
+        await self._open()
+        return await self._writer.do(Write(steps, asked, tenants))
+
+    async def _wake(self) -> None:
+        """Opens it for those who only listen, as soon as the database is there."""
+        while True:
+            try:
+                return await self._open()
+            except Unavailable:
+                await asyncio.sleep(WAKING_S)
+            except NarthexError as error:  # every other call says so, too
+                logger.error("the lot cannot be used: %s", error.message)
+                return
+
+    async def _open(self) -> None:
+        """Raises Unavailable; FailedPrecondition where the database is not one for this version."""
+        if self._opened:
+            return
+        async with self._opening:
+            if not self._opened:
+                try:
+                    await self._prepare()
+                except FAILURES as error:
+                    raise unavailable(error) from error
+                self._opened = True
+
+    async def _prepare(self) -> None:
+        connection = await connected(self._location)
+        try:
+            with bounded(connection):
+                await migrate(connection, self._location.schema)
+        finally:
+            await connection.close()
+        await self._news.start()
+
+
+def _full(what: str, kept: int, most: int) -> ResourceExhausted:
+    numbers = {what: str(kept), f"max_{what}": str(most)}
+    return ResourceExhausted("the tenant has too much in the lot", reason="LOT_FULL", metadata=numbers)
