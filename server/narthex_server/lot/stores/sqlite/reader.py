@@ -1,0 +1,74 @@
+"""Threads that only read, beside the one that writes."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+from narthex_server.errors import NarthexError, Unavailable
+from narthex_server.lot.stores.sqlite.file import REASON, TicketFile, passing
+
+T = TypeVar("T")
+
+READERS = 2
+
+
+class Readers:
+    """Each reads in a transaction of its own, of what was committed when it began."""
+
+    def __init__(self, file: TicketFile) -> None:
+        self._file = file
+        self._mine = threading.local()
+        self._threads = ThreadPoolExecutor(READERS, "narthex-tickets-reader")
+        self._closed = False
+        self._open: set[sqlite3.Connection] = set()
+
+    async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Errors: those of the work; Unavailable where the database fails."""
+        if self._closed:
+            raise Unavailable("the store of tickets is closed", reason=REASON)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, work)
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.to_thread(self._threads.shutdown)
+        for connection in list(self._open):
+            self._leave(connection)
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._ready()
+        try:
+            connection.execute("begin")
+            try:
+                return work(connection)
+            finally:
+                connection.execute("commit")
+        except sqlite3.Error as error:
+            if not passing(error):
+                self._leave(connection)
+            raise self._file.failure(error) from error
+
+    def _ready(self) -> sqlite3.Connection:
+        connection, identity = getattr(self._mine, "opened", (None, None))
+        try:
+            same = self._file.identity() == identity
+        except NarthexError:
+            if connection is not None:
+                self._leave(connection)
+            raise
+        if connection in self._open and same:
+            return connection
+        if connection is not None:
+            self._leave(connection)
+        self._mine.opened = connection, _ = self._file.open()
+        connection.execute("pragma query_only = on")
+        self._open.add(connection)
+        return connection
+
+    def _leave(self, connection: sqlite3.Connection) -> None:
+        self._open.discard(connection)
+        with suppress(sqlite3.Error):
+            connection.close()
