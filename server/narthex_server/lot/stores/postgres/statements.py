@@ -205,10 +205,10 @@ UPDATE tickets SET state = 'cancelled', {_OVER} FROM late WHERE tickets.ref = la
 OWED = f"""
 UPDATE tickets SET tell = clock() + %(telling)s
 FROM (
-    SELECT ref FROM tickets WHERE tell <= clock() AND {_LIVE}
-    ORDER BY tell LIMIT %(most)s FOR NO KEY UPDATE SKIP LOCKED
+    SELECT ref, tell FROM tickets WHERE tell <= clock() AND {_LIVE}
+    ORDER BY tell, id LIMIT %(most)s FOR NO KEY UPDATE SKIP LOCKED
 ) AS owed
-WHERE tickets.ref = owed.ref RETURNING {_BRIEF}
+WHERE tickets.ref = owed.ref RETURNING {_BRIEF}, owed.tell
 """
 
 TOLD = """
