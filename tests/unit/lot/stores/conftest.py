@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
 import pytest
 from narthex_server.lot.stores.store import TicketStore
 
@@ -22,7 +23,8 @@ def make_place(request: pytest.FixtureRequest) -> Callable[[Path], Place]:
     """A new place for tickets, in a folder of its own where it needs one."""
     if request.param == "postgres":
         server = request.getfixturevalue("postgres_server")
-        return lambda _: PostgresPlace(server)
+        console = request.getfixturevalue("postgres_console")
+        return lambda _: PostgresPlace(server, console)
     return PLACES[request.param]
 
 
@@ -35,6 +37,12 @@ def postgres_server() -> Iterator[PostgresServer]:
         server.start()
         yield server
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_console(postgres_server: PostgresServer) -> "Iterator[psycopg.Connection[tuple[object, ...]]]":
+    with psycopg.connect(postgres_server.url, autocommit=True) as console:
+        yield console
 
 
 @pytest.fixture

@@ -64,9 +64,9 @@ class PostgresPlace:
 
     shared = True
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, console: "psycopg.Connection[tuple[object, ...]]") -> None:
         self.url = f"{server.url}&schema=test_{uuid4().hex}"
-        self._server = server
+        self._console = console
         self._now = START
 
     async def open(self, quota: Quota = Quota()) -> TicketStore:  # noqa: B008 (frozen)
@@ -79,8 +79,7 @@ class PostgresPlace:
         self._now += seconds
         schema = Location.parse(self.url).schema
         clock = f"FUNCTION {schema}.clock() RETURNS float8 LANGUAGE sql STABLE AS 'SELECT {self._now}::float8'"
-        with psycopg.connect(self._server.url, autocommit=True) as connection:
-            connection.execute(f"CREATE OR REPLACE {clock}".encode())
+        self._console.execute(f"CREATE OR REPLACE {clock}".encode())
 
 
 def order(name: str, tenant: str = "acme", **more: object) -> Order:

@@ -24,7 +24,7 @@ class Data:
     """What several servers share."""
 
     now: float
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     feed: Feed = field(default_factory=Feed)
 
 
@@ -38,22 +38,22 @@ class ReferenceTickets:
             other = entry.ticket.order
             if order.key and (other.tenant, other.key) == (order.tenant, order.key):
                 if other.digest != order.digest:
-                    raise AlreadyExists("another order has this key")
+                    raise AlreadyExists("another order has this key", reason="KEY_REUSED")
                 return entry.ticket, False
-        if any(entry.ticket.order.id == order.id for entry in self._there()):
-            raise AlreadyExists("the id is taken")
+        if self._find(order.tenant, order.id) is not None:
+            raise AlreadyExists("the id is taken", reason="TICKET_EXISTS")
         before = dict(self._data.entries)
         for entry in before.values():
             other = entry.ticket.order
-            same = other.id == order.id or (order.key and (other.tenant, other.key) == (order.tenant, order.key))
-            if same:  # has expired
-                del self._data.entries[other.id]
+            same = other.id == order.id or (order.key and other.key == order.key)
+            if other.tenant == order.tenant and same:  # has expired
+                del self._data.entries[other.tenant, other.id]
         holding = await self.holding(order.tenant)
         if holding.open >= self._quota.open or holding.size + len(order.request) > self._quota.size:
             self._data.entries = before
             raise ResourceExhausted("full", reason="LOT_FULL")
         entry = Entry(Ticket(order, size=len(order.request)))
-        self._data.entries[order.id] = entry
+        self._data.entries[order.tenant, order.id] = entry
         if lease is not None:
             entry.ticket = replace(entry.ticket, state=State.RUNNING, attempt=1, started=self._data.now)
             entry.until = self._data.now + lease
@@ -87,7 +87,7 @@ class ReferenceTickets:
     async def renew(self, leases: Collection[Lease], lease: float) -> Collection[Lease]:
         held = [one for one in leases if self._held(one) is not None]
         for one in held:
-            self._data.entries[one.ticket].until = self._data.now + lease
+            self._data.entries[one.tenant, one.ticket].until = self._data.now + lease
         return held
 
     async def append(self, lease: Lease, events: Sequence[bytes]) -> int:
@@ -167,9 +167,9 @@ class ReferenceTickets:
             given.append(event)
         return given
 
-    async def holding(self, tenant: str) -> Holding:
-        own = [entry.ticket for entry in self._data.entries.values() if entry.ticket.order.tenant == tenant]
-        there = [entry.ticket for entry in self._there() if entry.ticket.order.tenant == tenant]
+    async def holding(self, tenant: str | None) -> Holding:
+        own = [one.ticket for one in self._data.entries.values() if tenant in (None, one.ticket.order.tenant)]
+        there = [one.ticket for one in self._there() if tenant in (None, one.ticket.order.tenant)]
         return Holding(
             open=sum(not one.state.over for one in own),
             parked=sum(one.state.over for one in there),
@@ -177,7 +177,7 @@ class ReferenceTickets:
         )
 
     async def sweep(self) -> Sequence[Ticket]:
-        self._data.entries = {entry.ticket.order.id: entry for entry in self._there()}
+        self._data.entries = {(one.ticket.order.tenant, one.ticket.order.id): one for one in self._there()}
         ended = []
         for entry in self._data.entries.values():
             late = entry.ticket.order.deadline is not None and entry.ticket.order.deadline <= self._data.now
@@ -196,8 +196,8 @@ class ReferenceTickets:
             entry.due = self._data.now + TELLING_SECONDS
         return [bare(entry.ticket) for entry in due[:most]]
 
-    async def told(self, ticket: str, again: float | None) -> None:
-        entry = self._data.entries.get(ticket)
+    async def told(self, tenant: str, ticket: str, again: float | None) -> None:
+        entry = self._data.entries.get((tenant, ticket))
         if entry is not None and entry.due is not None:
             entry.due = None if again is None else self._data.now + again
 
@@ -223,7 +223,7 @@ class ReferenceTickets:
         return entry.ticket.state is State.WAITING or self._lapsed(entry)
 
     def _held(self, lease: Lease) -> Entry | None:
-        entry = self._data.entries.get(lease.ticket)
+        entry = self._data.entries.get((lease.tenant, lease.ticket))
         if entry is None or entry.ticket.attempt != lease.attempt or entry.until is None:
             return None
         return entry

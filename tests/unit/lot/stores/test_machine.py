@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
@@ -15,13 +14,13 @@ from narthex_server.lot.stores.store import Lease, LeaseLost, TicketStore
 from narthex_server.lot.terms import Priority
 from narthex_server.lot.ticket import Order, Outcome, Quota, State, Webhook
 
-from tests.unit.lot.stores.conftest import PLACES
 from tests.unit.lot.stores.places import START, Place, ReferencePlace
 
 TENANTS = ("a", "b", "c")
 QUOTA = Quota(open=6, size=60)
 
 seconds = st.sampled_from([0.0, 1.0, 5.0, 20.0, 100.0, 700.0])
+spans = st.sampled_from([1.0, 5.0, 20.0, 100.0, 700.0])
 servers = st.integers(0, 1)
 contents = st.lists(st.binary(max_size=12), max_size=3)
 
@@ -103,14 +102,14 @@ class Machine(RuleBasedStateMachine):
         self.submitted.setdefault(name, START + self.passed)
         return tenant, name
 
-    @rule(target=leases, server=servers, most=st.integers(0, 4), lease=seconds)
+    @rule(target=leases, server=servers, most=st.integers(0, 4), lease=spans)
     def take(self, server: int, most: int, lease: float) -> Any:
         taken = self.both(server, lambda store: store.take(most, lease))
-        return multiple(*(Lease(one.order.id, one.attempt) for one in taken))
+        return multiple(*(Lease(one.order.tenant, one.order.id, one.attempt) for one in taken))
 
     @rule(target=leases, ticket=tickets, attempt=st.integers(1, 3))
     def guess(self, ticket: tuple[str, str], attempt: int) -> Lease:
-        return Lease(ticket[1], attempt)
+        return Lease(*ticket, attempt)
 
     @rule(server=servers, some=st.lists(leases, max_size=3, unique=True), lease=seconds)
     def renew(self, server: int, some: list[Lease], lease: float) -> None:
@@ -155,7 +154,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(server=servers, ticket=tickets, again=st.none() | seconds)
     def told(self, server: int, ticket: tuple[str, str], again: float | None) -> None:
-        self.both(server, lambda store: store.told(ticket[1], again))
+        self.both(server, lambda store: store.told(*ticket, again))
 
     @rule(by=seconds)
     def advance(self, by: float) -> None:
@@ -215,10 +214,9 @@ async def answer(asked: Awaitable[Any]) -> tuple[str, Any]:
     return "", list(given) if isinstance(given, tuple | list) else given
 
 
-@pytest.mark.parametrize("name", [name for name in PLACES if name != "reference"])
-def test_random_work_comes_to_the_same(name: str) -> None:
+def test_random_work_comes_to_the_same(make_place: Callable[[Path], Place]) -> None:
     run_state_machine_as_test(
-        lambda: Machine(PLACES[name]),
+        lambda: Machine(make_place),
         settings=settings(
             max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),

@@ -21,7 +21,7 @@ async def taken(store: TicketStore, most: int = 100, lease: float = 60) -> list[
 async def begun(store: TicketStore, name: str = "one", **more: object) -> Lease:
     """A ticket that is this server's from the start."""
     ticket, _ = await store.add(order(name, **more), 60)
-    return Lease(name, ticket.attempt)
+    return Lease(ticket.order.tenant, name, ticket.attempt)
 
 
 async def test_an_order_comes_back_as_it_was_given(store: TicketStore) -> None:
@@ -77,10 +77,16 @@ class TestIdempotency:
         _, new = await store.add(order("two", digest=b"same"))
         assert new
 
-    async def test_an_id_is_taken_by_whichever_tenant(self, store: TicketStore) -> None:
-        await store.add(order("one"))
-        with pytest.raises(AlreadyExists):
-            await store.add(order("one", "other"))
+    async def test_an_id_is_taken_in_its_tenant_alone(self, store: TicketStore) -> None:
+        lease = await begun(store)
+        with pytest.raises(AlreadyExists) as refused:
+            await store.add(order("one"))
+        assert refused.value.reason == "TICKET_EXISTS"
+        others, new = await store.add(order("one", "other"))
+        assert new
+        await store.append(lease, [b"a"])
+        assert await store.get("other", "one") == others
+        assert await store.events("other", "one", 0, 100) == []
 
     async def test_a_key_answers_while_the_lot_is_full(self, place: Place) -> None:
         store = await place.open(Quota(open=1))
@@ -143,7 +149,7 @@ class TestTaking:
             (name,) = await taken(store, 1)
             if name == "patient":
                 break
-            await store.finish(Lease(name, 1), DONE)
+            await store.finish(Lease("acme", name, 1), DONE)
             place.advance(100)
         # equal ranks go by id, and "patient" comes before "urgent"
         assert (turns - 1) * 100 == 3 * LEVEL_SECONDS
@@ -213,10 +219,10 @@ class TestLeases:
             with pytest.raises(LeaseLost):
                 await stale
         assert await store.renew([lease], 60) == []
-        assert await other.append(Lease("one", 2), [b"b"]) == 1
+        assert await other.append(Lease("acme", "one", 2), [b"b"]) == 1
 
     async def test_a_lease_is_renewed(self, store: TicketStore, place: Place) -> None:
-        lease, gone = await begun(store), Lease("never", 1)
+        lease, gone = await begun(store), Lease("acme", "never", 1)
         place.advance(59)
         assert list(await store.renew([lease, gone], 60)) == [lease]
         place.advance(59)
@@ -252,7 +258,7 @@ class TestLeases:
         await store.add(order("one", submitted=START))
         await store.add(order("two", submitted=START + 1))
         (ticket,) = await store.take(1, 60)
-        lease = Lease("one", ticket.attempt)
+        lease = Lease("acme", "one", ticket.attempt)
         await store.release(lease)
         waiting = await store.get("acme", "one")
         assert waiting is not None
@@ -306,7 +312,7 @@ class TestEvents:
         place.advance(60)
         (again,) = await store.take(1, 60)
         assert again.events == 1
-        assert await store.append(Lease("one", 2), [b"b"]) == 2
+        assert await store.append(Lease("acme", "one", 2), [b"b"]) == 2
 
 
 class TestEnding:
@@ -535,7 +541,7 @@ class TestWebhooks:
         await store.finish(lease, DONE)
         (owed,) = await store.owed(10)
         assert (owed.order.id, owed.order.webhook) == ("one", Webhook("https://example.com", "s"))
-        await store.told("one", None)
+        await store.told("acme", "one", None)
         place.advance(TELLING_SECONDS * 10)
         assert await store.owed(10) == []
 
@@ -551,7 +557,7 @@ class TestWebhooks:
         await store.add(order("one", webhook=Webhook("https://example.com")))
         await store.cancel("acme", "one")
         await store.owed(10)
-        await store.told("one", 5)
+        await store.told("acme", "one", 5)
         place.advance(4)
         assert await store.owed(10) == []
         place.advance(1)

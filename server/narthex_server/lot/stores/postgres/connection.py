@@ -15,6 +15,7 @@ from narthex_server.lot.stores.postgres.location import Location
 Row = tuple[Any, ...]
 Connection = psycopg.AsyncConnection[Row]
 
+REASON = "TICKET_STORE"
 CONNECT_S = 5
 PATIENCE_S = 10.0
 FAILURES = (psycopg.Error, OSError, TimeoutError)
@@ -66,6 +67,6 @@ def cut(connection: Connection) -> None:
 
 def unavailable(error: BaseException) -> Unavailable:
     """What a caller is told; the cause is for the log."""
-    failure = Unavailable("the lot's database cannot be used now", reason="LOT_STORE")
+    failure = Unavailable("the database of tickets cannot be used now", reason=REASON)
     failure.__cause__ = error
     return failure

@@ -59,11 +59,11 @@ class News:
             try:
                 await self._hear(connection)
             except FAILURES as error:
-                logger.warning("the lot's database was lost: %s", type(error).__name__)
+                logger.warning("the database of tickets was lost: %s", type(error).__name__)
             finally:
                 await connection.close()
             connection = await self._again()
-            logger.info("the lot's database is back")
+            logger.info("the database of tickets is back")
 
     async def _hear(self, connection: Connection) -> None:
         """Until the connection is lost. Raises FAILURES."""

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from narthex_server.errors import AlreadyExists, InvalidRequest, NarthexError, ResourceExhausted, Unavailable
 from narthex_server.lot.stores.postgres import statements
-from narthex_server.lot.stores.postgres.connection import FAILURES, Row, bounded, connected, unavailable
+from narthex_server.lot.stores.postgres.connection import FAILURES, REASON, Row, bounded, connected, unavailable
 from narthex_server.lot.stores.postgres.location import Location
 from narthex_server.lot.stores.postgres.news import News
 from narthex_server.lot.stores.postgres.readers import Readers
@@ -39,7 +39,7 @@ class PostgresTickets:
         self._writer = Writer(location)
         self._news = News(location)
         self._opening = asyncio.Lock()
-        self._opened = False
+        self._opened = self._closed = False
         self._waking: asyncio.Task[None] | None = None
 
     async def add(self, order: Order, lease: float | None = None) -> tuple[Ticket, bool]:
@@ -72,7 +72,7 @@ class PostgresTickets:
         asked = {"bodies": list(events), "size": size, "most_size": self._quota.size}
         [last, kept] = await self._held(statements.APPEND, lease, asked)
         if last is None:
-            raise _full("bytes", kept, self._quota.size)
+            raise _large(kept, self._quota.size, size)
         return int(last)
 
     async def move(self, lease: Lease, state: State) -> Ticket:
@@ -140,6 +140,7 @@ class PostgresTickets:
         await self._write((statements.TOLD,), {"tenant": tenant, "ticket": ticket_id, "again": again}, [tenant])
 
     async def close(self) -> None:
+        self._closed = True
         if self._waking is not None:
             self._waking.cancel()
             await asyncio.wait([self._waking])
@@ -161,9 +162,9 @@ class PostgresTickets:
         taken, kept, size = rows[0] if rows else (False, 0, 0)
         if taken:
             raise AlreadyExists("there is a ticket of this id", reason="TICKET_EXISTS")
-        if size + len(order.request) > self._quota.size:
-            raise _full("bytes", size, self._quota.size)
-        raise _full("open", kept, self._quota.open)
+        if kept >= self._quota.open:
+            raise _crowded(kept, self._quota.open)
+        raise _large(size, self._quota.size, len(order.request))
 
     async def _read(self, statement: str, asked: Mapping[str, object]) -> Sequence[Row]:
         await self._open()
@@ -181,11 +182,13 @@ class PostgresTickets:
             except Unavailable:
                 await asyncio.sleep(WAKING_S)
             except NarthexError as error:  # every other call says so, too
-                logger.error("the lot cannot be used: %s", error.message)
+                logger.error("tickets cannot be kept: %s", error.message)
                 return
 
     async def _open(self) -> None:
         """Raises Unavailable; FailedPrecondition where the database is not one for this version."""
+        if self._closed:
+            raise Unavailable("the store of tickets is closed", reason=REASON)
         if self._opened:
             return
         async with self._opening:
@@ -206,6 +209,11 @@ class PostgresTickets:
         await self._news.start()
 
 
-def _full(what: str, kept: int, most: int) -> ResourceExhausted:
-    numbers = {what: str(kept), f"max_{what}": str(most)}
-    return ResourceExhausted("the tenant has too much in the lot", reason="LOT_FULL", metadata=numbers)
+def _crowded(kept: int, most: int) -> ResourceExhausted:
+    text = f"{kept} tickets are not over, of {most} that the tenant may have"
+    return ResourceExhausted(text, reason="LOT_FULL", metadata={"open": str(kept), "max_open": str(most)})
+
+
+def _large(kept: int, most: int, more: int) -> ResourceExhausted:
+    text = f"{kept} bytes are kept, of {most} that the tenant may have, and {more} do not fit any more"
+    return ResourceExhausted(text, reason="LOT_FULL", metadata={"bytes": str(kept), "max_bytes": str(most)})

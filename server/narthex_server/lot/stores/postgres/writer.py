@@ -13,6 +13,7 @@ from narthex_server.errors import Unavailable
 from narthex_server.lot.stores.postgres.connection import (
     FAILURES,
     PATIENCE_S,
+    REASON,
     Connection,
     Row,
     bounded,
@@ -110,7 +111,7 @@ class Writer:
             raise
         try:
             with bounded(connection):
-                await connection.execute(b"COMMIT")
+                await connection.execute(b"COMMIT", prepare=False)
         except FAILURES as error:
             await self._drop()
             if xid is not None and not await self._happened(xid):
@@ -126,8 +127,8 @@ class Writer:
                     if status != "in progress":
                         return status == "committed"
                     await asyncio.sleep(0.1)
-        text = "the lot's database was lost while it kept this: whether it did is not known"
-        raise Unavailable(text, reason="LOT_STORE")
+        text = "the database of tickets was lost while it kept this: whether it did is not known"
+        raise Unavailable(text, reason=REASON)
 
     async def _status(self, xid: str) -> str | None:
         try:
@@ -157,7 +158,7 @@ async def _written(connection: Connection, writes: Sequence[Write]) -> tuple[str
     tenants = sorted({tenant for write in writes for tenant in write.tenants})
     cursors = []
     async with connection.pipeline():
-        await connection.execute(b"BEGIN")
+        await connection.execute(b"BEGIN", prepare=False)
         if tenants:
             await connection.execute(_TENANTS.encode(), {"tenants": tenants})
             await connection.execute(_LOCK.encode(), {"tenants": tenants})
