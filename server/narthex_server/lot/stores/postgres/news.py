@@ -121,7 +121,7 @@ class News:
         """One notification; one that does not say what changed makes this side look."""
         try:
             tenant, ticket, version, events = json.loads(payload)
-        except ValueError:
+        except (ValueError, TypeError):
             self._missed = True
         else:
             self._feed.publish([Change(tenant, ticket, version, events)])

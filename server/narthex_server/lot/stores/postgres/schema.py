@@ -52,7 +52,7 @@ CREATE TABLE {schema}.tickets (
 CREATE UNIQUE INDEX tickets_id ON {schema}.tickets (tenant, id);
 CREATE UNIQUE INDEX tickets_key ON {schema}.tickets (tenant, key) WHERE key IS NOT NULL;
 CREATE INDEX tickets_waiting ON {schema}.tickets (tenant, rank, id) WHERE state = 'waiting';
-CREATE INDEX tickets_leased ON {schema}.tickets (lease) WHERE lease IS NOT NULL;
+CREATE INDEX tickets_leased ON {schema}.tickets (tenant, lease) WHERE lease IS NOT NULL;
 CREATE INDEX tickets_overdue ON {schema}.tickets (deadline) WHERE deadline IS NOT NULL AND ended IS NULL;
 CREATE INDEX tickets_parked ON {schema}.tickets (tenant, expires) WHERE expires IS NOT NULL;
 CREATE INDEX tickets_expiring ON {schema}.tickets (expires) WHERE expires IS NOT NULL;

@@ -55,26 +55,35 @@ FROM tenants WHERE tenant = %(tenant)s
 """Why there was none."""
 
 TAKE = f"""
-WITH RECURSIVE named (tenant) AS (
-    (SELECT tenant FROM tickets WHERE state = 'waiting' ORDER BY tenant LIMIT 1)
+WITH RECURSIVE waiting AS (
+    (
+        SELECT tenant, rank, id FROM tickets WHERE state = 'waiting' AND {_TIMELY} ORDER BY tenant, rank, id LIMIT 1
+    )
     UNION ALL
-    SELECT (
-        SELECT tickets.tenant FROM tickets
-        WHERE state = 'waiting' AND tickets.tenant > named.tenant ORDER BY tickets.tenant LIMIT 1
-    ) FROM named WHERE tenant IS NOT NULL
-), busy AS (
-    SELECT tenant, count(*) AS running FROM tickets WHERE lease > clock() AND state = 'running' GROUP BY tenant
-), free AS (
-    SELECT first.* FROM named CROSS JOIN LATERAL (
-        SELECT ref, tickets.tenant, rank, id FROM tickets
-        WHERE state = 'waiting' AND tickets.tenant = named.tenant AND {_TIMELY}
-        ORDER BY rank, id LIMIT %(most)s + %(spare)s
-    ) AS first
-    UNION ALL
+    SELECT after.* FROM waiting CROSS JOIN LATERAL (
+        SELECT tenant, rank, id FROM tickets
+        WHERE state = 'waiting' AND tickets.tenant > waiting.tenant AND {_TIMELY} ORDER BY tenant, rank, id LIMIT 1
+    ) AS after
+), lapsed AS MATERIALIZED (
     SELECT ref, tenant, rank, id FROM tickets WHERE lease <= clock() AND {_TIMELY}
-), next AS (
-    SELECT ref, coalesce(running, 0) + row_number() OVER (PARTITION BY free.tenant ORDER BY rank, id) AS turn
-    FROM free LEFT JOIN busy ON busy.tenant = free.tenant
+), heads AS (
+    SELECT DISTINCT ON (tenant) tenant, rank, id
+    FROM (SELECT * FROM waiting UNION ALL SELECT tenant, rank, id FROM lapsed) AS either ORDER BY tenant, rank, id
+), first AS MATERIALIZED (
+    SELECT tenant, running FROM heads CROSS JOIN LATERAL (
+        SELECT count(*) AS running FROM tickets
+        WHERE tickets.tenant = heads.tenant AND lease > clock() AND state = 'running'
+    ) AS busy ORDER BY running, rank, id LIMIT %(most)s + %(spare)s
+), free AS (
+    SELECT running, own.* FROM first CROSS JOIN LATERAL (
+        SELECT ref, tenant, rank, id FROM tickets WHERE state = 'waiting' AND tickets.tenant = first.tenant AND {_TIMELY}
+        ORDER BY rank, id LIMIT %(most)s + %(spare)s
+    ) AS own
+    UNION ALL
+    SELECT running, lapsed.* FROM first JOIN lapsed ON lapsed.tenant = first.tenant
+), next AS MATERIALIZED (
+    SELECT ref, running + row_number() OVER (PARTITION BY tenant ORDER BY rank, id) AS turn FROM free
+    ORDER BY turn, rank, id LIMIT %(most)s + %(spare)s
 ), mine AS MATERIALIZED (
     SELECT tickets.ref, turn FROM next JOIN tickets ON tickets.ref = next.ref WHERE {_FREE} AND {_TIMELY}
     ORDER BY turn, rank, id LIMIT %(most)s FOR NO KEY UPDATE OF tickets SKIP LOCKED
@@ -84,8 +93,9 @@ UPDATE tickets SET state = 'running', version = version + 1, attempt = attempt +
 FROM mine WHERE tickets.ref = mine.ref
 RETURNING {_WHOLE}, turn, rank
 """
-"""Of every tenant that has some, the first that wait, and all whose lease ran out: counted up from what the tenant has
-running, the lowest go first. Those that another server is taking are passed over; there are `spare` more for that.
+"""Every tenant that has some takes its turns from the number that it has running on: the first turns of all, their
+tickets by rank. `most` and `spare` turns are looked at, so that those that another server is taking can be passed over,
+and as many tenants: who is not among them with the first ticket has no other. Each comes with its turn and rank.
 """
 
 RENEW = """
