@@ -1,10 +1,13 @@
 """What PostgreSQL is for: several servers, and a database that may be lost at any time."""
 
 import asyncio
+import ipaddress
 import json
 import logging
+import os
 import random
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -18,6 +21,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from cryptography import x509
 from narthex_server.errors import FailedPrecondition, InvalidRequest, ResourceExhausted, Unavailable
 from narthex_server.lot.stores.postgres import statements
 from narthex_server.lot.stores.postgres.connection import connected
@@ -27,6 +31,7 @@ from narthex_server.lot.stores.postgres.tickets import PostgresTickets
 from narthex_server.lot.stores.store import Lease
 from narthex_server.lot.ticket import Change, Outcome, Quota, State
 
+from tests.e2e.authority import Authority
 from tests.unit.lot.stores.cable import Cable
 from tests.unit.lot.stores.places import order
 from tests.unit.lot.stores.postgres_server import PostgresServer
@@ -446,3 +451,34 @@ async def test_passwords_are_in_no_error_and_no_log(
         assert "s3cret" not in text.replace(url, "")
     assert "s3cret" not in caplog.text
     assert "s3cret" not in repr(Location.parse("postgresql://postgres:s3cret@host/db"))
+
+
+async def test_tls_and_a_password_by_the_url(opened: Any, own_server: PostgresServer, tmp_path: Path) -> None:
+    authority, stranger = Authority(own_server.folder), Authority(tmp_path)
+    authority.issue("database", x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+    key, owner = own_server.folder / "database.key", own_server.data.stat()
+    os.chown(key, owner.st_uid, owner.st_gid)
+    key.chmod(0o600)
+    with psycopg.connect(own_server.url, autocommit=True) as console:
+        console.execute("ALTER USER postgres PASSWORD 's3cret'")
+    (own_server.data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    certificate = (f"ssl_cert_file={own_server.folder}/database.pem", f"ssl_key_file={key}")
+    own_server.settings = ("listen_addresses=127.0.0.1", f"port={port}", "ssl=on", *certificate)
+    await asyncio.to_thread(own_server.restart)
+
+    def url(password: str, trusted: Path) -> str:
+        place = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+        return f"{place}?sslmode=verify-full&sslrootcert={trusted}/ca.pem&schema=lot"
+
+    store = opened(url("s3cret", authority.folder))
+    await store.add(order("one"))
+    changes = store.changes()
+    await store.cancel("acme", "one")
+    async with asyncio.timeout(5):
+        assert (await anext(changes)).version == 2
+    for wrong in (url("guess", authority.folder), url("s3cret", stranger.folder)):
+        with pytest.raises(Unavailable):
+            await opened(wrong).holding("acme")
