@@ -86,5 +86,3 @@ def order(name: str, tenant: str = "acme", **more: object) -> Order:
     """Work that says `name`; submitted at START."""
     told = {"principal": b"{}", "kind": "chat", "request": name.encode(), "digest": name.encode(), "keep": 3600.0}
     return Order(**{"id": name, "tenant": tenant, "submitted": START, **told, **more})  # type: ignore[arg-type]
-
-

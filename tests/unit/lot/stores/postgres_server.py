@@ -2,9 +2,11 @@
 
 import os
 import pwd
+import resource
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,11 +25,13 @@ def _programs() -> Path:
 class PostgresServer:
     """A PostgreSQL of our own, on a socket in a folder of its own, for user and database `postgres`.
 
-    It refuses to run as root, and is then somebody else's process.
+    It refuses to run as root, and is then somebody else's process. Once it is started with `file_bytes`, no file grows
+    beyond that, as on a full disk.
     """
 
     folder: Path
     settings: tuple[str, ...] = ()
+    file_bytes: int = resource.RLIM_INFINITY
     programs: Path = field(default_factory=_programs)
 
     @property
@@ -64,10 +68,13 @@ class PostgresServer:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes():
+            os.kill(process, number)
+
+    def _processes(self) -> Sequence[int]:
         parent = int((self.data / "postmaster.pid").read_text().splitlines()[0])
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        for process in (parent, *map(int, children)):
-            os.kill(process, number)
+        return (parent, *map(int, children))
 
     def _do(self, program: str, *arguments: str) -> None:
         command = [str(self.programs / program), *arguments]
@@ -76,8 +83,11 @@ class PostgresServer:
             user = pwd.getpwnam("nobody").pw_uid
             os.chown(self.folder, user, -1)
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, user=user, text=True,
-                              cwd=self.folder, timeout=60)  # fmt: skip
+                              cwd=self.folder, timeout=60, preexec_fn=self._limit)  # fmt: skip
         assert done.returncode == 0, f"{program}: {done.stderr}\n{self._log()}"
+
+    def _limit(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_bytes, resource.RLIM_INFINITY))
 
     def _log(self) -> str:
         log = self.folder / "log"

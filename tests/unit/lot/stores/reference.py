@@ -244,9 +244,7 @@ class ReferenceTickets:
         entry.until = None
         entry.due = None if entry.ticket.order.webhook is None else now
         expires = now + entry.ticket.order.keep
-        self._change(
-            entry, state=outcome.state, code=outcome.code, status=outcome.status, ended=now, expires=expires
-        )
+        self._change(entry, state=outcome.state, code=outcome.code, status=outcome.status, ended=now, expires=expires)
 
     def _change(self, entry: Entry, **what: object) -> None:
         entry.ticket = replace(entry.ticket, version=entry.ticket.version + 1, **what)

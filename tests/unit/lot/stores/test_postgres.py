@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -115,8 +116,9 @@ async def filled(store: PostgresTickets, count: int) -> list[str]:
 
 
 async def finished(store: PostgresTickets) -> None:
+    changes = store.changes()
     while (await store.holding("acme")).open:
-        await asyncio.sleep(0.1)
+        await anext(changes)
 
 
 async def check(store: PostgresTickets, names: list[str], lines: list[list[str]]) -> None:
@@ -344,6 +346,25 @@ class TestLostConnections:
         assert list(await store.events("acme", "one", 0, 100)) == [b"b"]
 
 
+async def test_a_full_disk_refuses_writes_and_recovers(own_server: PostgresServer, opened: Any) -> None:
+    own_server.file_bytes = 20 << 20  # more than a file of the log has
+    await asyncio.to_thread(own_server.restart)
+    store = opened(own_server.url)
+    await store.add(order("one"), 600)
+    kept = 0
+    with pytest.raises(Unavailable) as refused:
+        while kept < 60:
+            kept = await store.append(Lease("acme", "one", 1), [os.urandom(1 << 20)])
+    assert refused.value.reason == "TICKET_STORE"
+    ticket = await store.get("acme", "one")
+    assert (ticket.events, ticket.state) == (kept, State.RUNNING)
+    assert len(await store.events("acme", "one", kept - 1, 1)) == 1
+    own_server.file_bytes = resource.RLIM_INFINITY
+    await asyncio.to_thread(own_server.restart)
+    assert await store.append(Lease("acme", "one", 1), [b"a"]) == kept + 1
+    assert (await store.holding("acme")).size == len(b"one") + (kept << 20) + 1
+
+
 class TestSchema:
     async def test_a_migration_that_fails_leaves_what_there_was(self, url: str) -> None:
         location = Location.parse(url)
@@ -370,8 +391,8 @@ class TestSchema:
         async with await connected(location) as connection:
             await connection.execute(b"INSERT INTO tenants SELECT 'tenant' || n FROM generate_series(0, 9) AS n")
             await connection.execute(b"""
-                INSERT INTO tickets (tenant, id, principal, kind, request, digest, submitted, keep, priority, repeatable,
-                    rank, state, version, attempt, size)
+                INSERT INTO tickets (tenant, id, principal, kind, request, digest, submitted, keep, priority,
+                    repeatable, rank, state, version, attempt, size)
                 SELECT 'tenant' || n % 10, n, '', 'chat', 'hello', '', n, 60, 1, true, n, 'waiting', 1, 0, 5
                 FROM generate_series(1, 10000) AS n""")
             await connection.execute(b"ANALYZE")

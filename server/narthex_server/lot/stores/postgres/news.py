@@ -32,7 +32,7 @@ class News:
     def __init__(self, location: Location) -> None:
         self._location = location
         self._feed = Feed()
-        self._marks = ("0", "0")  # the older is used: of what was committed at the newer, word may be under way
+        self._since = self._newer = ""  # a mark, and the one after it, up to which word may still be under way
         self._missed = False
         self._listening: asyncio.Task[None] | None = None
 
@@ -42,10 +42,7 @@ class News:
 
     async def start(self) -> None:
         """Raises FAILURES."""
-        connection = await self._connected()
-        with bounded(connection):
-            self._marks = (mark := await _mark(connection), mark)
-        self._listening = asyncio.create_task(self._listen(connection))
+        self._listening = asyncio.create_task(self._listen(await self._connected()))
 
     async def close(self) -> None:
         if self._listening is not None:
@@ -72,7 +69,7 @@ class News:
         while True:
             if loop.time() >= beat:
                 with bounded(connection):
-                    self._marks = (self._marks[1], await _mark(connection))
+                    self._since, self._newer = self._newer, await _mark(connection)
                 beat = loop.time() + HEARTBEAT_S
             connection.pgconn.consume_input()
             while (heard := connection.pgconn.notifies()) is not None:
@@ -83,26 +80,25 @@ class News:
                 await _readable(connection, beat)
 
     async def _again(self) -> Connection:
-        """A connection that listens again; tells what changed meanwhile."""
+        """A connection that listens again."""
         pauses = iter(PAUSES_S)
         while True:
             await asyncio.sleep(next(pauses, PAUSES_S[-1]))
-            connection = None
-            try:
-                connection = await self._connected()
-                await self._look(connection)
-            except FAILURES:
-                if connection is not None:
-                    await connection.close()
-            else:
-                return connection
+            with suppress(*FAILURES):
+                return await self._connected()
 
     async def _connected(self) -> Connection:
+        """One that listens; tells what changed since the mark, where there is one. Raises FAILURES."""
         connection = await connected(self._location)
         connection.add_notify_handler(lambda heard: self._hearing(heard.payload.encode()))
         try:
             with bounded(connection):
+                mark = await _mark(connection)
                 await connection.execute(f"LISTEN {channel(self._location.schema)}".encode())
+            if self._since:
+                await self._look(connection)
+            else:
+                self._since = self._newer = mark
         except BaseException:
             await connection.close()
             raise
@@ -113,9 +109,9 @@ class News:
         self._missed = False
         with bounded(connection):
             mark = await _mark(connection)
-            cursor = await connection.execute(_SINCE.encode(), (self._marks[0],))
+            cursor = await connection.execute(_SINCE.encode(), (self._since,))
             self._feed.publish([Change(*row) for row in await cursor.fetchall()])
-        self._marks = (mark, mark)
+        self._since = self._newer = mark
 
     def _hearing(self, payload: bytes) -> None:
         """One notification; one that does not say what changed makes this side look."""
