@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
@@ -65,7 +66,7 @@ class Machine(RuleBasedStateMachine):
         keep=seconds,
         request=st.binary(max_size=12),
         hooked=st.booleans(),
-        lease=st.none() | seconds,
+        lease=st.none() | spans,
         reuse=st.integers(0, 9),
     )
     def add(
@@ -111,7 +112,7 @@ class Machine(RuleBasedStateMachine):
     def guess(self, ticket: tuple[str, str], attempt: int) -> Lease:
         return Lease(*ticket, attempt)
 
-    @rule(server=servers, some=st.lists(leases, max_size=3, unique=True), lease=seconds)
+    @rule(server=servers, some=st.lists(leases, max_size=3, unique=True), lease=spans)
     def renew(self, server: int, some: list[Lease], lease: float) -> None:
         self.both(server, lambda store: store.renew(some, lease))
 
@@ -188,9 +189,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def everything_is_the_same(self) -> None:
         async def seen(store: TicketStore) -> list[Any]:
-            found: list[Any] = [await store.holding(tenant) for tenant in TENANTS]
+            found: list[Any] = [await store.holding(tenant) for tenant in (*TENANTS, None)]
             found += [await store.list(tenant, (), None, 100) for tenant in TENANTS]
-            for tenant, name in self.added[-8:]:
+            for tenant, name in self.added[-4:]:
                 found.append(await store.get(tenant, name))
                 found.append(await store.ahead(tenant, name))
                 found.append(list(await store.events(tenant, name, 0, 1000)))
@@ -214,10 +215,20 @@ async def answer(asked: Awaitable[Any]) -> tuple[str, Any]:
     return "", list(given) if isinstance(given, tuple | list) else given
 
 
-def test_random_work_comes_to_the_same(make_place: Callable[[Path], Place]) -> None:
+def runs(make: Callable[[Path], Place], examples: int, steps: int) -> None:
     run_state_machine_as_test(
-        lambda: Machine(make_place),
+        lambda: Machine(make),
         settings=settings(
-            max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+def test_random_work_comes_to_the_same(make_place: Callable[[Path], Place]) -> None:
+    runs(make_place, 15, 30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_much_random_work_comes_to_the_same(make_place: Callable[[Path], Place]) -> None:
+    runs(make_place, 500, 60)

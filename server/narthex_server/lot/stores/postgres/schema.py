@@ -126,7 +126,7 @@ async def migrate(connection: Connection, schema: str, migrations: Sequence[str]
         [[number]] = await cursor.fetchall()
         if number > len(migrations):
             raise FailedPrecondition(
-                "the database of tickets is of a newer version of narthex", reason=f"{REASON}_VERSION"
+                "the tickets are of a newer version of narthex", reason=f"{REASON}_VERSION"
             )
         for step, migration in enumerate(migrations[number:], start=number + 1):
             statements = migration.format(schema=schema, channel=channel(schema))

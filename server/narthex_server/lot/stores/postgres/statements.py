@@ -76,8 +76,8 @@ WITH RECURSIVE waiting AS (
     ) AS busy ORDER BY running, rank, id LIMIT %(most)s + %(spare)s
 ), free AS (
     SELECT running, own.* FROM first CROSS JOIN LATERAL (
-        SELECT ref, tenant, rank, id FROM tickets WHERE state = 'waiting' AND tickets.tenant = first.tenant AND {_TIMELY}
-        ORDER BY rank, id LIMIT %(most)s + %(spare)s
+        SELECT ref, tenant, rank, id FROM tickets
+        WHERE state = 'waiting' AND tickets.tenant = first.tenant AND {_TIMELY} ORDER BY rank, id LIMIT %(most)s + %(spare)s
     ) AS own
     UNION ALL
     SELECT running, lapsed.* FROM first JOIN lapsed ON lapsed.tenant = first.tenant

@@ -16,10 +16,13 @@ from narthex_server.lot.ticket import Change, Order, Outcome, Quota, State, Tick
 FORGET = 100
 """Expired tickets that one transaction forgets, at most."""
 
-FORGET_BYTES = 32 << 20
+FORGET_BYTES = 8 << 20
 """Their bytes, beyond which it forgets no further one."""
 
-_HELD = f"id = ? and attempt = ? and state in ({RUNNING}, {INPUT_REQUIRED})"
+SHRINK = 256
+"""Pages that one transaction gives back to the disk, at most."""
+
+_HELD = f"tenant = ? and id = ? and attempt = ? and state in ({RUNNING}, {INPUT_REQUIRED})"
 _IN_TIME = "(deadline is null or deadline > ?)"
 _THERE = "(expires is null or expires > ?)"
 
@@ -83,8 +86,8 @@ class Book:
         return [one for one in leases if self._wrote(f"update tickets set lease = ? where {_HELD}", until, *_key(one))]
 
     def append(self, lease: Lease, events: Sequence[bytes]) -> int:
-        tenant, _, after = self._keep(lease, events, self._quota.size)
-        self.changes.append(Change(tenant, lease.ticket, self._version(lease), after))
+        _, version, after = self._keep(lease, events, self._quota.size)
+        self.changes.append(Change(lease.tenant, lease.ticket, version, after))
         return after
 
     def move(self, lease: Lease, state: State) -> Ticket:
@@ -99,7 +102,7 @@ class Book:
     def finish(self, lease: Lease, outcome: Outcome, events: Sequence[bytes]) -> Ticket:
         if not outcome.state.over:
             raise ValueError(f"work does not end as {outcome.state.value}")
-        _, ref, _ = self._keep(lease, events)
+        ref, _, _ = self._keep(lease, events)
         return self._end(ref, outcome)
 
     def release(self, lease: Lease) -> None:
@@ -108,8 +111,8 @@ class Book:
 
     def cancel(self, tenant: str, name: str) -> Ticket | None:
         row = self._row(
-            f"select ref, state, size, events from tickets where id = ? and tenant = ? and {_THERE}",
-            name, tenant, self._now,
+            f"select ref, state, size, events from tickets where tenant = ? and id = ? and {_THERE}",
+            tenant, name, self._now,
         )  # fmt: skip
         if row is None:
             return None
@@ -125,16 +128,16 @@ class Book:
 
     def owed(self, most: int) -> Sequence[Ticket]:
         rows = self.connection.execute(
-            f"select ref, {COLUMNS} from tickets where due <= ? and {_THERE} order by due, id limit ?",
+            f"select ref, {COLUMNS} from tickets where due <= ? and {_THERE} order by due, id, ref limit ?",
             (self._now, self._now, most),
         ).fetchall()
         again = self._now + TELLING_SECONDS
         self.connection.executemany("update tickets set due = ? where ref = ?", [(again, row[0]) for row in rows])
         return [ticket(row[1:]) for row in rows]
 
-    def told(self, name: str, again: float | None) -> None:
+    def told(self, tenant: str, name: str, again: float | None) -> None:
         due = None if again is None else self._now + again
-        self._wrote("update tickets set due = ? where id = ? and due is not null", due, name)
+        self._wrote("update tickets set due = ? where tenant = ? and id = ? and due is not null", due, tenant, name)
 
     def forget(self) -> bool:
         """Some of what has expired; whether there may be more."""
@@ -158,11 +161,13 @@ class Book:
             self._head(tenant)
         return ended
 
-    def shrink(self, pages: int) -> None:
-        """Gives so many free pages back to the disk, where more than a quarter of the file is free."""
-        ((total,), (free,)) = (self._row(f"pragma {what}") or (0,) for what in ("page_count", "freelist_count"))
-        if free * 4 > total:
-            self.connection.execute(f"pragma incremental_vacuum({pages})").fetchall()
+    def shrink(self) -> bool:
+        """Gives free pages back to the disk until a quarter of the file is free; whether there are more to give."""
+        ((total,), (free,)) = (self._row(f"pragma {what}") for what in ("page_count", "freelist_count"))
+        spare = int(free - total // 4)
+        for _ in range(min(spare, SHRINK)):
+            self.connection.execute("pragma incremental_vacuum(1)")  # the driver stops after the first page anyway
+        return spare > SHRINK
 
     def counter(self) -> int:
         """How many transactions have changed tickets."""
@@ -192,17 +197,22 @@ class Book:
             return None
         known = ticket(row)
         if known.order.digest != order.digest:
-            raise AlreadyExists("another order has this idempotency key")
+            raise AlreadyExists("another order has this idempotency key", reason="KEY_REUSED")
         return known
 
     def _make_way(self, order: Order) -> None:
         """Forgets what has expired and has the id or the key."""
-        if self._row(f"select 1 from tickets where id = ? and {_THERE}", order.id, self._now) is not None:
-            raise AlreadyExists("there is a ticket of this id")
-        for where, what in (("id = ?", (order.id,)), ("tenant = ? and key = ?", (order.tenant, order.key or None))):
-            row = self._row(f"select ref, tenant, events, size from tickets where {where}", *what)
-            if row is not None:
-                self._forget(*row)
+        for where, what in (("id = ?", order.id), ("key = ?", order.key or None)):
+            row = self._row(
+                f"select ref, tenant, events, size, {_THERE} from tickets where tenant = ? and {where}",
+                self._now, order.tenant, what,
+            )  # fmt: skip
+            if row is None:
+                continue
+            *old, there = row
+            if there:
+                raise AlreadyExists("there is a ticket of this id", reason="TICKET_EXISTS")
+            self._forget(*old)
 
     def _claim(self, order: Order) -> None:
         size = len(order.request)
@@ -232,7 +242,9 @@ class Book:
 
     def _chosen(self, most: int) -> Sequence[Candidate]:
         running = self.connection.execute(
-            f"select tenant, count(*) from tickets where lease > ? and state = {RUNNING} group by tenant", (self._now,)
+            f"select tenant, count(*) from tickets indexed by tickets_leased where lease > ? and state = {RUNNING}"
+            " group by tenant",
+            (self._now,),
         )
         lapsed: dict[str, list[Candidate]] = {}
         for tenant, *candidate in self.connection.execute(
@@ -252,27 +264,27 @@ class Book:
         with closing(heads):
             return list(islice(turns(dict(running.fetchall()), lapsed, _heads(heads), waiting), most))
 
-    def _keep(self, lease: Lease, events: Sequence[bytes], most: int | None = None) -> tuple[str, int, int]:
-        """Keeps events where the tenant has room; the tenant, the ticket's ref, and how many there are."""
+    def _keep(self, lease: Lease, events: Sequence[bytes], most: int | None = None) -> tuple[int, int, int]:
+        """Keeps events where the tenant has room; the ticket's ref and version, and how many there are."""
         size = sum(map(len, events))
         row = self._row(
             f"update tickets set events = events + ?, size = size + ?, change = ? where {_HELD}"
-            " returning tenant, ref, events",
+            " returning ref, version, events",
             len(events), size, self._change(), *_key(lease),
         )  # fmt: skip
         if row is None:
             raise LeaseLost
-        tenant, ref, after = row
+        ref, version, after = row
         if events:
             first = place(ref, after - len(events) + 1)
             self.connection.executemany("insert into events values (?, ?)", enumerate(events, first))
         if not self._wrote(
             "update tenants set size = size + ?1 where tenant = ?2 and (?3 is null or size + ?1 <= ?3)",
-            size, tenant, most,
+            size, lease.tenant, most,
         ):  # fmt: skip
-            (held,) = self._row("select size from tenants where tenant = ?", tenant) or (0,)
+            (held,) = self._row("select size from tenants where tenant = ?", lease.tenant) or (0,)
             raise self._too_large(held, size)
-        return row
+        return ref, version, after
 
     def _end(self, ref: int, outcome: Outcome) -> Ticket:
         """The caller sees to the tenant's head."""
@@ -325,10 +337,6 @@ class Book:
         self._next = self._next or self.counter() + 1
         return self._next
 
-    def _version(self, lease: Lease) -> int:
-        (version,) = self._row("select version from tickets where id = ?", lease.ticket) or (0,)
-        return int(version)
-
     def _row(self, sql: str, *values: Any) -> Any:
         """The only row, or None."""
         rows = self.connection.execute(sql, values).fetchall()
@@ -339,8 +347,8 @@ class Book:
         return self.connection.execute(sql, values).rowcount > 0
 
 
-def _key(lease: Lease) -> tuple[str, int]:
-    return lease.ticket, lease.attempt
+def _key(lease: Lease) -> tuple[str, str, int]:
+    return lease.tenant, lease.ticket, lease.attempt
 
 
 def _heads(rows: sqlite3.Cursor) -> Iterator[Head]:

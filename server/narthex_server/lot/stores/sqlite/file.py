@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-from narthex_server.errors import FailedPrecondition, NarthexError, Unavailable
+from narthex_server.errors import FailedPrecondition, Unavailable
 from narthex_server.lot.stores.sqlite.schema import APPLICATION, MIGRATIONS
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _WAL_BYTES = 16 << 20
 """To what the write-ahead log is cut back once its content is in the file."""
 
 _TEXTS = {
-    sqlite3.SQLITE_FULL: "the disk that holds the tickets is full: nothing of this was kept; try again when it has room",
+    sqlite3.SQLITE_FULL: "the disk of the tickets is full: nothing of this was kept; try again when it has room",
     sqlite3.SQLITE_BUSY: "another process holds the tickets and does not let go; try again later",
     sqlite3.SQLITE_READONLY: "the file of the tickets cannot be written: its permissions, or its disk, have changed",
     sqlite3.SQLITE_CORRUPT: "the file of the tickets is damaged and has to be restored",
@@ -35,12 +35,11 @@ _PASSING = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
 class TicketFile:
     """Opens connections to the file at `path`, and notices when it is another file. For any thread."""
 
-    def __init__(
-        self, path: Path, patience: float = PATIENCE_SECONDS, migrations: Sequence[str] = MIGRATIONS
-    ) -> None:
+    def __init__(self, path: Path, patience: float = PATIENCE_SECONDS, migrations: Sequence[str] = MIGRATIONS) -> None:
         self._path = path
         self._patience = patience
         self._migrations = migrations
+        self._noted = ""
 
     def prepare(self) -> None:
         """Makes the file where there is none, readable for its owner alone, and brings it to this version.
@@ -87,7 +86,7 @@ class TicketFile:
         try:
             found = os.stat(self._path)
         except FileNotFoundError as error:
-            log.error("the file of the tickets, %s, is gone", self._path)
+            self._note("it is gone")
             raise Unavailable(
                 "the file of the tickets is gone: put it back, or start the server anew to begin another",
                 reason=REASON,
@@ -96,18 +95,28 @@ class TicketFile:
             raise self.failure(error) from error
         return found.st_dev, found.st_ino
 
-    def failure(self, error: sqlite3.Error | OSError) -> NarthexError:
+    def failure(self, error: sqlite3.Error | OSError) -> Unavailable:
         """What to tell callers; the log has the rest."""
-        log.error("the file of the tickets, %s, cannot be used: %s", self._path, error)
+        self._note(str(error))
         text = _TEXTS.get(_code(error), "the file of the tickets cannot be used now")
         return Unavailable(text, reason=REASON)
+
+    def works(self) -> None:
+        """Something was written: what fails next is news."""
+        if self._noted:
+            log.info("the file of the tickets, %s, can be used again", self._path)
+            self._noted = ""
+
+    def _note(self, what: str) -> None:
+        """Once in the log, however many find it out."""
+        if what != self._noted:
+            self._noted = what
+            log.error("the file of the tickets, %s, cannot be used: %s", self._path, what)
 
     def _connected(self) -> sqlite3.Connection:
         """Waits for nobody but the file's lock; does not make a file."""
         uri = f"{self._path.absolute().as_uri()}?mode=rw"
-        return sqlite3.connect(
-            uri, timeout=self._patience, isolation_level=None, check_same_thread=False, uri=True
-        )
+        return sqlite3.connect(uri, timeout=self._patience, isolation_level=None, check_same_thread=False, uri=True)
 
     def _check(self, connection: sqlite3.Connection) -> int:
         (application,) = connection.execute("pragma application_id").fetchone()

@@ -6,14 +6,22 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TypeVar
 
 from narthex_server.errors import NarthexError, Unavailable
 from narthex_server.lot.stores.sqlite.file import REASON, TicketFile, passing
+from narthex_server.worker import in_thread
 
 T = TypeVar("T")
 
 READERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    connection: sqlite3.Connection
+    identity: tuple[int, int]
 
 
 class Readers:
@@ -34,7 +42,7 @@ class Readers:
 
     async def close(self) -> None:
         self._closed = True
-        await asyncio.to_thread(self._threads.shutdown)
+        await in_thread(self._threads.shutdown)
         for connection in list(self._open):
             self._leave(connection)
 
@@ -52,21 +60,22 @@ class Readers:
             raise self._file.failure(error) from error
 
     def _ready(self) -> sqlite3.Connection:
-        connection, identity = getattr(self._mine, "opened", (None, None))
+        """This thread's connection to what is at the path now."""
+        mine: _Opened | None = getattr(self._mine, "opened", None)
         try:
-            same = self._file.identity() == identity
+            identity = self._file.identity()
         except NarthexError:
-            if connection is not None:
-                self._leave(connection)
+            if mine is not None:
+                self._leave(mine.connection)
             raise
-        if connection in self._open and same:
-            return connection
-        if connection is not None:
-            self._leave(connection)
-        self._mine.opened = connection, _ = self._file.open()
-        connection.execute("pragma query_only = on")
-        self._open.add(connection)
-        return connection
+        if mine is not None and mine.connection in self._open and mine.identity == identity:
+            return mine.connection
+        if mine is not None:
+            self._leave(mine.connection)
+        self._mine.opened = made = _Opened(*self._file.open())
+        made.connection.execute("pragma query_only = on")
+        self._open.add(made.connection)
+        return made.connection
 
     def _leave(self, connection: sqlite3.Connection) -> None:
         self._open.discard(connection)

@@ -43,9 +43,9 @@ def ticket(row: Sequence[Any]) -> Ticket:
         kind=kind,
         request=request[0] if request else b"",
         digest=digest,
-        submitted=submitted,
-        keep=keep,
-        deadline=deadline,
+        submitted=float(submitted),
+        keep=float(keep),
+        deadline=_seconds(deadline),
         priority=Priority(priority),
         key=key or "",
         repeatable=bool(repeatable),
@@ -56,11 +56,16 @@ def ticket(row: Sequence[Any]) -> Ticket:
         state=_STATES[state],
         version=version,
         attempt=attempt,
-        started=started,
-        ended=ended,
-        expires=expires,
+        started=_seconds(started),
+        ended=_seconds(ended),
+        expires=_seconds(expires),
         events=events,
         size=size,
         code=code,
         status=status,
     )
+
+
+def _seconds(value: float | None) -> float | None:
+    """Where `returning` gives a real number, one that is whole comes as an integer."""
+    return None if value is None else float(value)

@@ -9,13 +9,14 @@ WAITING, RUNNING, INPUT_REQUIRED, DONE, FAILED, CANCELLED = range(6)
 # The rows that change often (tickets, tenants) are small: what is large lies elsewhere and is written once.
 _FIRST = f"""
 create table tickets (
-    ref integer primary key, id text not null unique, tenant text not null, key text, principal blob not null,
+    ref integer primary key, tenant text not null, id text not null, key text, principal blob not null,
     kind text not null, digest blob not null, submitted real not null, keep real not null, deadline real,
     priority integer not null, repeatable integer not null, url text, secret text, rank real not null,
     state integer not null, version integer not null, attempt integer not null, started real, ended real, expires real,
     events integer not null, size integer not null, code integer not null, status blob not null,
     lease real, due real, change integer not null
 );
+create unique index tickets_id on tickets (tenant, id);
 create unique index tickets_key on tickets (tenant, key) where key is not null;
 create index tickets_waiting on tickets (tenant, rank, id) where state = {WAITING};
 create index tickets_leased on tickets (lease) where lease is not null;
@@ -34,7 +35,7 @@ create index tenants_head on tenants (head) where head is not null;
 create table counter (one integer primary key check (one = 1), change integer not null);
 insert into counter values (1, 0);
 """
-"""tickets.lease: until when; tickets.due: when to tell the webhook; tickets.change: counter.change when it last changed.
+"""tickets.lease: until when; tickets.due: when to tell the webhook; tickets.change: counter.change at its last change.
 events.place: `place()`. tenants.head: the rank of the first ticket that waits.
 """
 

@@ -9,13 +9,10 @@ from narthex_server.lot.stores.feed import Feed
 from narthex_server.lot.stores.sqlite.file import PATIENCE_SECONDS, TicketFile
 from narthex_server.lot.stores.sqlite.reader import Readers
 from narthex_server.lot.stores.sqlite.rows import COLUMNS, NUMBERS, REQUEST, ticket
-from narthex_server.lot.stores.sqlite.schema import DONE, WAITING, place
+from narthex_server.lot.stores.sqlite.schema import WAITING, place
 from narthex_server.lot.stores.sqlite.writer import Writer
 from narthex_server.lot.stores.store import Lease
 from narthex_server.lot.ticket import Change, Holding, Order, Outcome, Quota, State, Ticket
-
-SHRINK_PAGES = 2048
-"""What a sweep gives back to the disk, at most."""
 
 
 class SqliteTickets:
@@ -84,14 +81,15 @@ class SqliteTickets:
         now = self._clock()
         return await self._readers.do(lambda connection: _events(connection, tenant, ticket, after, most_bytes, now))
 
-    async def holding(self, tenant: str) -> Holding:
+    async def holding(self, tenant: str | None) -> Holding:
         now = self._clock()
         return await self._readers.do(lambda connection: _holding(connection, tenant, now))
 
     async def sweep(self) -> Sequence[Ticket]:
         while await self._writer.do(lambda book: book.forget(), lasting=False):
             pass
-        await self._writer.do(lambda book: book.shrink(SHRINK_PAGES), lasting=False)
+        while await self._writer.do(lambda book: book.shrink(), lasting=False):
+            pass
         return await self._writer.do(lambda book: book.overdue())
 
     def changes(self) -> AsyncIterator[Change]:
@@ -101,8 +99,8 @@ class SqliteTickets:
     async def owed(self, most: int) -> Sequence[Ticket]:
         return await self._writer.do(lambda book: book.owed(most), lasting=False)
 
-    async def told(self, ticket: str, again: float | None) -> None:
-        await self._writer.do(lambda book: book.told(ticket, again))
+    async def told(self, tenant: str, ticket: str, again: float | None) -> None:
+        await self._writer.do(lambda book: book.told(tenant, ticket, again))
 
     async def close(self) -> None:
         await self._readers.close()
@@ -112,16 +110,15 @@ class SqliteTickets:
 
 def _found(connection: sqlite3.Connection, tenant: str, name: str, now: float) -> Ticket | None:
     row = connection.execute(
-        f"select {COLUMNS}, {REQUEST} from tickets"
-        " where id = ? and tenant = ? and (expires is null or expires > ?)",
-        (name, tenant, now),
+        f"select {COLUMNS}, {REQUEST} from tickets where tenant = ? and id = ? and (expires is null or expires > ?)",
+        (tenant, name, now),
     ).fetchone()
     return None if row is None else ticket(row)
 
 
 def _ahead(connection: sqlite3.Connection, tenant: str, name: str) -> int:
     row = connection.execute(
-        f"select rank from tickets where id = ? and tenant = ? and state = {WAITING}", (name, tenant)
+        f"select rank from tickets where tenant = ? and id = ? and state = {WAITING}", (tenant, name)
     ).fetchone()
     if row is None:
         return 0
@@ -163,8 +160,8 @@ def _events(
     connection: sqlite3.Connection, tenant: str, name: str, after: int, most_bytes: int, now: float
 ) -> Sequence[bytes]:
     row = connection.execute(
-        "select ref, events from tickets where id = ? and tenant = ? and (expires is null or expires > ?)",
-        (name, tenant, now),
+        "select ref, events from tickets where tenant = ? and id = ? and (expires is null or expires > ?)",
+        (tenant, name, now),
     ).fetchone()
     if row is None or after >= row[1]:
         return []
@@ -180,10 +177,11 @@ def _events(
     return given
 
 
-def _holding(connection: sqlite3.Connection, tenant: str, now: float) -> Holding:
-    row = connection.execute("select open, size from tenants where tenant = ?", (tenant,)).fetchone()
-    count, size = row or (0, 0)
+def _holding(connection: sqlite3.Connection, tenant: str | None, now: float) -> Holding:
+    own, values = ("1", ()) if tenant is None else ("tenant = ?", (tenant,))
+    counts = f"select ifnull(sum(open), 0), ifnull(sum(size), 0) from tenants where {own}"
+    count, size = connection.execute(counts, values).fetchone()
     (parked,) = connection.execute(
-        f"select count(*) from tickets where tenant = ? and expires > ? and state >= {DONE}", (tenant, now)
+        f"select count(*) from tickets where {own} and expires > ?", (*values, now)
     ).fetchone()
     return Holding(count, parked, size)

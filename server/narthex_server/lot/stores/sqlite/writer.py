@@ -95,18 +95,21 @@ class Writer:
         await in_thread(self._thread.join)
 
     def _run(self) -> None:
-        while True:
-            group = self._next()
-            operations = [one for one in group if one is not None and not one.future.cancelled()]
-            try:
-                self._answer(self._write(operations) if operations else self._look())
-            except Exception as error:
-                self._leave()
-                told = failure("store of tickets", "the thread that writes failed", error)
-                self._answer(_Written([_Answer(one, error=told) for one in operations]))
-            if None in group:
-                self._leave()
-                return
+        while self._turn():
+            pass
+        self._leave()
+
+    def _turn(self) -> bool:
+        """Does what has been asked for; whether more may come."""
+        group = self._next()
+        operations = [one for one in group if one is not None and not one.future.cancelled()]
+        try:
+            self._answer(self._write(operations) if operations else self._look())
+        except Exception as error:
+            self._leave()
+            told = failure("store of tickets", "the thread that writes failed", error)
+            self._answer(_Written([_Answer(one, error=told) for one in operations]))
+        return None not in group
 
     def _next(self) -> Sequence[_Operation | None]:
         """What has been asked for meanwhile; nothing where that takes long; None is the last."""
@@ -146,6 +149,7 @@ class Writer:
         seen = book.count()
         book.connection.execute("commit")
         self._seen = seen
+        self._file.works()
         return _Written(answers, [*foreign, *book.changes])
 
     def _one(self, book: Book, operation: _Operation) -> _Answer:
