@@ -125,9 +125,7 @@ async def migrate(connection: Connection, schema: str, migrations: Sequence[str]
         cursor = await connection.execute(f"SELECT coalesce(max(number), 0) FROM {schema}.migrations".encode())
         [[number]] = await cursor.fetchall()
         if number > len(migrations):
-            raise FailedPrecondition(
-                "the tickets are of a newer version of narthex", reason=f"{REASON}_VERSION"
-            )
+            raise FailedPrecondition("the tickets are of a newer version of narthex", reason=f"{REASON}_VERSION")
         for step, migration in enumerate(migrations[number:], start=number + 1):
             statements = migration.format(schema=schema, channel=channel(schema))
             await connection.execute(statements.encode(), prepare=False)

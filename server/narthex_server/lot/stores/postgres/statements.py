@@ -77,7 +77,8 @@ WITH RECURSIVE waiting AS (
 ), free AS (
     SELECT running, own.* FROM first CROSS JOIN LATERAL (
         SELECT ref, tenant, rank, id FROM tickets
-        WHERE state = 'waiting' AND tickets.tenant = first.tenant AND {_TIMELY} ORDER BY rank, id LIMIT %(most)s + %(spare)s
+        WHERE state = 'waiting' AND tickets.tenant = first.tenant AND {_TIMELY}
+        ORDER BY rank, id LIMIT %(most)s + %(spare)s
     ) AS own
     UNION ALL
     SELECT running, lapsed.* FROM first JOIN lapsed ON lapsed.tenant = first.tenant
