@@ -38,7 +38,7 @@ class PostgresTickets:
         self._readers = Readers(location)
         self._writer = Writer(location)
         self._news = News(location)
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[None] | None = None  # one try for all who wait for it
         self._opened = self._closed = False
         self._waking: asyncio.Task[None] | None = None
 
@@ -141,9 +141,10 @@ class PostgresTickets:
 
     async def close(self) -> None:
         self._closed = True
-        if self._waking is not None:
-            self._waking.cancel()
-            await asyncio.wait([self._waking])
+        for task in (self._waking, self._opening):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         await self._readers.close()
         await self._writer.close()
         await self._news.close()
@@ -191,13 +192,17 @@ class PostgresTickets:
             raise Unavailable("the store of tickets is closed", reason=REASON)
         if self._opened:
             return
-        async with self._opening:
-            if not self._opened:
-                try:
-                    await self._prepare()
-                except FAILURES as error:
-                    raise unavailable(error) from error
-                self._opened = True
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._prepare())
+            self._opening.add_done_callback(self._prepared)
+        try:
+            await asyncio.shield(self._opening)
+        except FAILURES as error:
+            raise unavailable(error) from error
+
+    def _prepared(self, opening: "asyncio.Task[None]") -> None:
+        self._opening = None
+        self._opened = not opening.cancelled() and opening.exception() is None
 
     async def _prepare(self) -> None:
         connection = await connected(self._location)
