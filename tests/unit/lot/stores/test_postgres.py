@@ -436,6 +436,13 @@ class TestSchema:
         _, new = await store.add(order("one", key="any \0 key"))
         assert new
 
+    async def test_what_is_no_text_at_all_harms_nobody_beside_it(self, url: str, opened: Any) -> None:
+        store = opened(url)
+        await store.holding("acme")
+        asks = [store.add(order("text", id=name)) for name in ("one", "\ud800", "two")]
+        answers = await asyncio.gather(*asks, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [tuple, UnicodeEncodeError, tuple]
+
 
 async def test_nothing_is_done_while_nothing_happens(url: str, opened: Any, postgres_console: Any) -> None:
     store = opened(url)

@@ -7,7 +7,8 @@ from narthex_server.lot.stores.postgres.connection import REASON, Connection
 
 # Whatever changes a ticket, the trigger counts it for its tenant, marks it with the transaction that changed it, and
 # tells the listeners. `ended` is set exactly in tickets that are over, `lease` (until when) exactly in those that
-# somebody works on, `tell` where a webhook is owed (when). Times are seconds since 1970, by `clock`.
+# somebody works on, `tell` where a webhook is owed (when). Times are seconds since 1970, by `clock`. `writers` has the
+# last transaction of each server.
 _FIRST = """
 CREATE FUNCTION {schema}.clock() RETURNS double precision LANGUAGE sql STABLE PARALLEL SAFE
     AS 'SELECT extract(epoch FROM now())::double precision';
@@ -66,6 +67,12 @@ CREATE TABLE {schema}.events (
     PRIMARY KEY (ref, number)
 );
 
+CREATE TABLE {schema}.writers (
+    id text PRIMARY KEY,
+    number bigint NOT NULL,
+    seen double precision NOT NULL
+) WITH (fillfactor = 50);
+
 CREATE FUNCTION {schema}.noted() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     opened integer := 0;
@@ -97,6 +104,9 @@ CREATE TRIGGER noted BEFORE INSERT OR DELETE OR UPDATE OF version, events, size 
 
 MIGRATIONS: Sequence[str] = (_FIRST,)
 """Each makes of the schema before it the next; what has been released never changes."""
+
+FORGOTTEN_S = 86400
+"""After so long a server that wrote nothing is not missed; it asks about its last transaction within seconds."""
 
 OLDEST = 130000
 """The oldest PostgreSQL that has what is used: transaction ids of 64 bits."""
@@ -130,3 +140,5 @@ async def migrate(connection: Connection, schema: str, migrations: Sequence[str]
             statements = migration.format(schema=schema, channel=channel(schema))
             await connection.execute(statements.encode(), prepare=False)
             await connection.execute(f"INSERT INTO {schema}.migrations VALUES ({step})".encode())
+        forgotten = f"DELETE FROM {schema}.writers WHERE seen < {schema}.clock() - {FORGOTTEN_S}"
+        await connection.execute(forgotten.encode())

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from uuid import uuid4
 
 import psycopg
 from psycopg import OperationalError
@@ -28,7 +29,19 @@ OF_ONE = (psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError, D
 
 _TENANTS = "INSERT INTO tenants (tenant) SELECT unnest(%(tenants)s::text[]) ON CONFLICT DO NOTHING"
 _LOCK = "SELECT FROM tenants WHERE tenant = ANY(%(tenants)s) ORDER BY tenant FOR NO KEY UPDATE"
-_XID = "SELECT pg_current_xact_id_if_assigned()::text"
+_SIGN = """
+INSERT INTO writers (id, number, seen)
+SELECT %(writer)s, %(number)s, clock() WHERE pg_current_xact_id_if_assigned() IS NOT NULL
+ON CONFLICT (id) DO UPDATE SET number = excluded.number, seen = excluded.seen
+RETURNING number
+"""
+"""Marks the transaction as this writer's n-th, unless it changed nothing."""
+
+_SIGNED = """
+INSERT INTO writers (id, number, seen) VALUES (%(writer)s, 0, clock())
+ON CONFLICT (id) DO UPDATE SET seen = excluded.seen RETURNING number
+"""
+"""Which transaction was the writer's last; waits for the end of one that is not over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,7 @@ class Writer:
 
     def __init__(self, location: Location) -> None:
         self._location = location
+        self._name, self._number = uuid4().hex, 0  # as which it signs its transactions, and how many there were
         self._connection: Connection | None = None
         self._waiting: list[tuple[Write, asyncio.Future[Sequence[Row]]]] = []
         self._working: asyncio.Task[None] | None = None
@@ -70,22 +84,22 @@ class Writer:
     async def _work(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-            await self._settle([(write, done) for write, done in batch if not done.done()])
+            if wanted := [(write, done) for write, done in batch if not done.done()]:
+                await self._settle(wanted)
 
     async def _settle(self, batch: Sequence[tuple[Write, "asyncio.Future[Sequence[Row]]"]]) -> None:
         """Gives each its answer; where the database refuses a batch, each is tried for itself."""
         ordered = sorted(batch, key=lambda one: not one[0].tenants)
         try:
             answers = await self._committed([write for write, _ in ordered])
-        except (psycopg.Error, Unavailable, OSError, TimeoutError) as error:
-            if len(ordered) > 1 and isinstance(error, OF_ONE):
+        except Exception as error:
+            if len(ordered) > 1 and (isinstance(error, OF_ONE) or not isinstance(error, (*FAILURES, Unavailable))):
                 for one in ordered:
                     await self._settle([one])
                 return
-            failure = error if isinstance(error, Unavailable) else unavailable(error)
             for _, done in ordered:
                 if not done.done():
-                    done.set_exception(failure)
+                    done.set_exception(unavailable(error) if isinstance(error, FAILURES) else error)
         else:
             for (_, done), answer in zip(ordered, answers, strict=True):
                 if not done.done():
@@ -103,9 +117,10 @@ class Writer:
 
     async def _transaction(self, writes: Sequence[Write]) -> Sequence[Sequence[Row]]:
         connection = self._connection = self._connection or await connected(self._location)
+        self._number += 1
         try:
             with bounded(connection):
-                xid, answers = await _written(connection, writes)
+                signed, answers = await self._written(connection, writes)
         except BaseException:
             await self._drop()
             raise
@@ -114,36 +129,48 @@ class Writer:
                 await connection.execute(b"COMMIT", prepare=False)
         except FAILURES as error:
             await self._drop()
-            if xid is not None and not await self._happened(xid):
+            if signed and not await self._happened():
                 raise OperationalError("the transaction was not committed") from error
         return answers
 
-    async def _happened(self, xid: str) -> bool:
-        """Whether a transaction was committed. Raises Unavailable where nobody says so in time."""
+    async def _written(self, connection: Connection, writes: Sequence[Write]) -> tuple[bool, Sequence[Sequence[Row]]]:
+        """Does it all in a transaction that is left open: whether that changes anything, and what each returned."""
+        tenants = sorted({tenant for write in writes for tenant in write.tenants})
+        cursors = []
+        async with connection.pipeline():
+            await connection.execute(b"BEGIN", prepare=False)
+            if tenants:
+                await connection.execute(_TENANTS.encode(), {"tenants": tenants})
+                await connection.execute(_LOCK.encode(), {"tenants": tenants})
+            for write in writes:
+                for statement in write.statements:
+                    cursor = await connection.execute(statement.encode(), write.values, binary=True)
+                cursors.append(cursor)
+            last = await connection.execute(_SIGN.encode(), {"writer": self._name, "number": self._number})
+        signed = await last.fetchall()
+        return bool(signed), [await cursor.fetchall() for cursor in cursors]
+
+    async def _happened(self) -> bool:
+        """Whether the last transaction was committed. Raises Unavailable where nobody says so in time.
+
+        Its id would not tell: after a crash of the database, ids of what was not committed are given again.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
                 while True:
-                    status = await self._status(xid)
-                    if status != "in progress":
-                        return status == "committed"
+                    with suppress(*FAILURES):
+                        return await self._signed() == self._number
                     await asyncio.sleep(0.1)
         text = "the database of tickets was lost while it kept this: whether it did is not known"
         raise Unavailable(text, reason=REASON)
 
-    async def _status(self, xid: str) -> str | None:
+    async def _signed(self) -> int:
+        connection = await connected(self._location)
         try:
-            connection = await connected(self._location)
-        except FAILURES:
-            return "in progress"
-        try:
-            with bounded(connection, 1.0):
-                cursor = await connection.execute(b"SELECT pg_xact_status(%s::xid8)", (xid,))
-                [[status]] = await cursor.fetchall()
-                return str(status)
-        except OperationalError:
-            return "in progress"
-        except psycopg.Error:  # a database that is older than the transaction
-            return None
+            with bounded(connection):
+                cursor = await connection.execute(_SIGNED.encode(), {"writer": self._name})
+                [[number]] = await cursor.fetchall()
+                return int(number)
         finally:
             await connection.close()
 
@@ -151,24 +178,6 @@ class Writer:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
-
-
-async def _written(connection: Connection, writes: Sequence[Write]) -> tuple[str | None, Sequence[Sequence[Row]]]:
-    """Does it all in a transaction that is left open: its id, and what each returned."""
-    tenants = sorted({tenant for write in writes for tenant in write.tenants})
-    cursors = []
-    async with connection.pipeline():
-        await connection.execute(b"BEGIN", prepare=False)
-        if tenants:
-            await connection.execute(_TENANTS.encode(), {"tenants": tenants})
-            await connection.execute(_LOCK.encode(), {"tenants": tenants})
-        for write in writes:
-            for statement in write.statements:
-                cursor = await connection.execute(statement.encode(), write.values, binary=True)
-            cursors.append(cursor)
-        ended = await connection.execute(_XID.encode())
-    [[xid]] = await ended.fetchall()
-    return xid, [await cursor.fetchall() for cursor in cursors]
 
 
 def lost(error: psycopg.Error) -> bool:
