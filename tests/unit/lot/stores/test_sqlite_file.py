@@ -9,9 +9,11 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from narthex_server.errors import FailedPrecondition, Unavailable
@@ -69,6 +71,37 @@ async def test_who_listens_is_told_that_it_is_closed(path: Path) -> None:
     await store.add(order("one"))
     await store.close()
     assert [change.id async for change in changes] == ["one"]
+
+
+class Listening(sqlite3.Connection):
+    """Notes how safe each commit is to be."""
+
+    said: ClassVar[list[str]] = []
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if sql.startswith("pragma synchronous"):
+            Listening.said.append(sql.rpartition(" ")[2])
+        return super().execute(sql, *values)
+
+
+async def test_only_what_nobody_would_do_again_waits_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await opened(path).close()
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Listening))
+    store = opened(path)
+
+    async def safety(asked: Awaitable[Any]) -> str:
+        await asked
+        return Listening.said[-1]
+
+    lease = Lease("acme", "one", 1)
+    assert await safety(store.add(order("one"))) == "full"
+    assert await safety(store.take(1, 60)) == "full"
+    assert await safety(store.append(lease, [b"a"])) == "normal"
+    assert await safety(store.renew([lease], 60)) == "normal"
+    assert await safety(store.move(lease, State.INPUT_REQUIRED)) == "full"
+    assert await safety(store.finish(lease, Outcome(State.DONE))) == "full"
+    assert await safety(store.cancel("acme", "one")) == "full"
+    await store.close()
 
 
 class TestVersions:

@@ -218,9 +218,9 @@ class Book:
         size = len(order.request)
         self._wrote("insert or ignore into tenants values (?, 0, 0, 0, null)", order.tenant)
         claimed = self._wrote(
-            "update tenants set tickets = tickets + 1, open = open + 1, size = size + ?1"
-            " where tenant = ?2 and open < ?3 and size + ?1 <= ?4",
-            size, order.tenant, self._quota.open, self._quota.size,
+            "update tenants set tickets = tickets + 1, open = open + 1, size = size + ?"
+            " where tenant = ? and open < ? and size + ? <= ?",
+            size, order.tenant, self._quota.open, size, self._quota.size,
         )  # fmt: skip
         if claimed:
             return
@@ -279,8 +279,8 @@ class Book:
             first = place(ref, after - len(events) + 1)
             self.connection.executemany("insert into events values (?, ?)", enumerate(events, first))
         if not self._wrote(
-            "update tenants set size = size + ?1 where tenant = ?2 and (?3 is null or size + ?1 <= ?3)",
-            size, lease.tenant, most,
+            "update tenants set size = size + ? where tenant = ? and size + ? <= ifnull(?, size + ?)",
+            size, lease.tenant, size, most, size,
         ):  # fmt: skip
             (held,) = self._row("select size from tenants where tenant = ?", lease.tenant) or (0,)
             raise self._too_large(held, size)
@@ -313,10 +313,10 @@ class Book:
     def _head(self, tenant: str) -> None:
         """Notes the first of a tenant's tickets that wait."""
         self._wrote(
-            f"update tenants set head = (select min(rank) from tickets where tenant = ?1 and state = {WAITING})"
-            " where tenant = ?1",
-            tenant,
-        )
+            f"update tenants set head = (select min(rank) from tickets where tenant = ? and state = {WAITING})"
+            " where tenant = ?",
+            tenant, tenant,
+        )  # fmt: skip
 
     def _changed(
         self, what: str, values: Sequence[Any], where: str, key: Sequence[Any], columns: str = COLUMNS

@@ -124,11 +124,13 @@ class TicketFile:
         if application == 0 and version == 0 and not connection.execute("select 1 from sqlite_master").fetchall():
             return 0
         if application != APPLICATION:
-            raise FailedPrecondition(f"{self._path} is no file of tickets", reason=f"{REASON}_VERSION")
+            self._note("it is a database of something else")
+            raise FailedPrecondition("the file given for tickets is no file of tickets", reason=f"{REASON}_VERSION")
         if version > len(self._migrations):
+            self._note(f"it is of version {version}")
             raise FailedPrecondition(
-                f"{self._path} is of version {version}, and this server knows versions up to {len(self._migrations)}:"
-                " use the server that wrote it, or a later one",
+                f"the file of the tickets is of version {version}, and this server knows versions up to"
+                f" {len(self._migrations)}: use the server that wrote it, or a later one",
                 reason=f"{REASON}_VERSION",
             )
         return int(version)

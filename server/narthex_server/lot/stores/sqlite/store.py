@@ -129,11 +129,11 @@ def _ahead(connection: sqlite3.Connection, tenant: str, name: str) -> int:
     ).fetchone()
     counted = (
         f"select count(*) as number from (select 1 from tickets where tenant = tenants.tenant and state = {WAITING}"
-        " and (rank, id) < (?2, ?3) limit ?4)"
+        " and (rank, id) < (?, ?) limit ?)"
     )
     (others,) = connection.execute(
-        f"select ifnull(sum(({counted})), 0) from tenants where head <= ?2 and tenant <> ?1",
-        (tenant, rank, name, own + 1),
+        f"select ifnull(sum(({counted})), 0) from tenants where head <= ? and tenant <> ?",
+        (rank, name, own + 1, rank, tenant),
     ).fetchone()
     return int(own + others)
 
