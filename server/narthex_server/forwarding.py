@@ -21,6 +21,7 @@ from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
 from narthex_server.metrics.upstreams import ProcessMetrics, ReloadMetrics, VitalsMetrics
 from narthex_server.pipelines.models import Models
 from narthex_server.reloading import Reloads
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.acts import Acts, Unrecorded
 from narthex_server.tools.catalog import Catalog, Companion
 from narthex_server.tools.fleet import Fleet
@@ -66,18 +67,19 @@ async def forwarding(
     reach: Reach,
     tracer: Tracer,
     auditor: Auditor | None,
+    locks: Locks,
 ) -> Forwarding:
     """All that forwarding is made of; raises SettingsError."""
     sampler = ModelSampler(models)
 
     async def build(source: "ServerSource") -> UpstreamServer:
-        return await in_thread(upstream, confined(bounded(source, config), config), config, sampler, reach)
+        return await in_thread(upstream, confined(bounded(source, config), config), config, sampler, reach, locks)
 
     file = WatchedFile(config.mcp_config) if config.mcp_config else None
     sources = await in_thread(lambda: configured(config, None if file is None else _read(file)))
     servers = [await build(source) for source in sources]
-    catalog = await _catalog(config, servers, registry, tracer, auditor)
-    fleet, acts = Fleet(catalog.roster, sources, build, config.upstream.drain), auditor or Unrecorded()
+    catalog = await _catalog(config, servers, registry, tracer, auditor, locks)
+    fleet, acts = Fleet(catalog.roster, sources, build, config.upstream.drain, locks), auditor or Unrecorded()
     if file is None:
         return Forwarding(catalog, fleet, None, acts)
     observer = ReloadMetrics(registry)
@@ -91,6 +93,7 @@ async def _catalog(
     registry: CollectorRegistry,
     tracer: Tracer,
     auditor: Auditor | None,
+    locks: Locks,
 ) -> Catalog:
     """The catalog with the steps around its calls, the outermost first."""
     observers: list[CatalogObserver] = [ToolMetrics(registry), *([auditor] if auditor else [])]
@@ -119,6 +122,7 @@ async def _catalog(
         searching=Searching(shown.search, shown.search_above, shown.lazy),
         inspection=inspection,
         admission=auditor,
+        locks=locks,
     )
     UpstreamMetrics(registry, catalog.servers)
     VitalsMetrics(registry, catalog.roster.vitals)
@@ -168,7 +172,9 @@ def confined(source: "ServerSource", config: ServerConfig) -> "ServerSource":
     return replace(source, transport=replace(process, limits=limits, sandbox=sandbox))
 
 
-def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler, reach: Reach) -> UpstreamServer:
+def upstream(
+    source: "ServerSource", config: ServerConfig, sampler: ModelSampler, reach: Reach, locks: Locks = UNMETERED
+) -> UpstreamServer:
     """One upstream, not started: by what it speaks; what that needs is imported only where there are upstreams."""
     from narthex_server.tools.upstream.source import Narthex, OpenApi
 
@@ -180,12 +186,12 @@ def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler
         case OpenApi() as api:
             from narthex_server.tools.upstream.openapi.server import OpenApiServer
 
-            return OpenApiServer(source, api)
+            return OpenApiServer(source, api, locks)
         case _:
-            return mcp_upstream(source, config, sampler)
+            return mcp_upstream(source, config, sampler, locks)
 
 
-def mcp_upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler) -> UpstreamServer:
+def mcp_upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler, locks: Locks) -> UpstreamServer:
     """One that speaks MCP, and so may remember its callers: with as many connections as its scope wants."""
     from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
     from narthex_server.tools.upstream.supervisor import Upstream
@@ -193,10 +199,10 @@ def mcp_upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSam
     scope = source.scope or default_scope(config)
     source = replace(source, scope=scope)
     if scope == "shared" or (scope == "tenant" and source.tenants.is_single):  # a tenant alone shares with itself
-        return Upstream(source, sampler)
+        return Upstream(source, sampler, locks)
     own = config.connections
     limits = ScopeLimits(own.per_upstream, own.per_tenant, own.tenant_idle, own.session_idle)
-    return ScopedUpstream(scope, lambda: Upstream(source, sampler), limits)
+    return ScopedUpstream(scope, lambda: Upstream(source, sampler, locks), limits)
 
 
 def default_scope(config: ServerConfig) -> Scope:

@@ -20,6 +20,8 @@ from narthex_server.pipelines.remote.handle import RemoteHandle, RemoteLimits
 from narthex_server.pipelines.remote.refusals import Refusals
 from narthex_server.progress import Progress
 from narthex_server.runtime import allocation
+from narthex_server.sync.locks import UNMETERED, Locks
+from narthex_server.text.compiling import Compiling
 from narthex_server.worker import in_thread
 
 if TYPE_CHECKING:
@@ -40,12 +42,18 @@ class ModelLoader:
     """The library's Loader with the settings of a server, whose metrics follow the models that run."""
 
     def __init__(
-        self, config: ServerConfig, engines: EngineMetrics, embedders: EmbeddingMetrics, remotes: "RemoteLoader"
+        self,
+        config: ServerConfig,
+        engines: EngineMetrics,
+        embedders: EmbeddingMetrics,
+        remotes: "RemoteLoader",
+        locks: Locks = UNMETERED,
     ) -> None:
         self._config = config
         self._engines = engines
         self._embedders = embedders
         self._remotes = remotes
+        self._compiling = Compiling(locks)
 
     def load(self, order: Order, progress: Progress) -> "LoadedModel | LoadedEmbedder | RemoteModel":
         """One model; ONNX Runtime is imported here and nowhere else, so that a gateway never has it."""
@@ -98,7 +106,7 @@ class ModelLoader:
         handle = EngineHandle(loaded.session, options, self._engines.observer(name))
         handle.start()
         self._engines.watch(name, handle.snapshot)
-        return TextModel(name, handle, loaded.text, info)
+        return TextModel(name, handle, loaded.text, info, compiling=self._compiling)
 
     async def stop(self, model: Model) -> None:
         await model.handle.stop(ENGINE_GRACE)

@@ -21,6 +21,7 @@ from narthex_server.config.sessions import Sessions
 from narthex_server.config.tls import Tls
 from narthex_server.config.tracing import Tracing
 from narthex_server.config.upstream import UpstreamSettings
+from narthex_server.sync.locks import Mode
 
 Compute = Literal["auto", "float32", "block8", "int8", "float16", "bfloat16"]
 KvCache = Literal["float32", "int8"]
@@ -104,6 +105,11 @@ class ServerConfig:
     api_key_file: Path | None = option(None, "accept only these keys (made by `narthex keys new`)")
     policy: Path | None = option(None, "the rules that tool calls have to keep, TOML; followed while it changes")
     log_level: LogLevel = option("info", "the least that is logged, on stderr")
+    locks: Mode = option("metered", "how locks count; off: not at all; plain: the standard library's in their place")
+    lock_watchdog: float = option(
+        0.0, "to debug: log orders of locks that can deadlock, and locks held or waited for so many seconds; 0 never",
+        minimum=0,
+    )  # fmt: skip
     tls: Tls = Tls()
     remote: Remote = Remote()
     connections: Connections = field(default_factory=Connections)

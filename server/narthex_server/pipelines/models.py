@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import ClassVar, TypeVar, cast
@@ -12,6 +12,7 @@ from narthex_server.engine.handle import EngineHandle
 from narthex_server.errors import FailedPrecondition, InvalidRequest, NarthexError, NotFound
 from narthex_server.pipelines.remote.handle import RemoteHandle
 from narthex_server.text.assets import TextAssets
+from narthex_server.text.compiling import Compiling
 from narthex_server.text.grammar import Grammars
 from narthex_server.text.tokenizer import Tokenizer
 
@@ -50,9 +51,10 @@ class TextModel:
     info: ModelInfo = ModelInfo()
     adapters: dict[str, Path] = field(default_factory=dict)
     grammars: Grammars = field(init=False, repr=False, compare=False)
+    compiling: InitVar[Compiling | None] = None
 
-    def __post_init__(self) -> None:
-        grammars = Grammars(self.text.tokenizer, self.text.eos_ids, self.handle.vocab_size)
+    def __post_init__(self, compiling: Compiling | None) -> None:
+        grammars = Grammars(self.text.tokenizer, self.text.eos_ids, self.handle.vocab_size, compiling)
         object.__setattr__(self, "grammars", grammars)
 
     @property

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.roster import Roster
 from narthex_server.tools.server import ServerStatus, UpstreamServer
 from narthex_server.tools.upstream.source import ServerSource
@@ -17,14 +18,21 @@ _Answer = TypeVar("_Answer")
 class Fleet:
     """Changes one upstream at a time and leaves the others, and their calls, alone; used on the event loop only."""
 
-    def __init__(self, roster: Roster, sources: Iterable[ServerSource], build: Build, grace: float) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        sources: Iterable[ServerSource],
+        build: Build,
+        grace: float,
+        locks: Locks = UNMETERED,
+    ) -> None:
         """`sources` are those that the roster has; calls of what is taken away have `grace` seconds to end."""
         self._roster = roster
         self._file = {source.name: source for source in sources}
         self._added: set[str] = set()  # beside the file, which must not take them away
         self._build = build
         self._grace = grace
-        self._changing = asyncio.Lock()
+        self._changing = locks.async_mutex("upstream_fleet")
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def add(self, source: ServerSource) -> ServerStatus:
