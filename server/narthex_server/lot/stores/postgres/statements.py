@@ -194,8 +194,10 @@ FROM tenants WHERE %(tenant)s::text IS NULL OR tenant = %(tenant)s
 """
 
 SWEEPABLE = f"""
-SELECT tenant FROM tickets WHERE expires <= clock()
-UNION SELECT tenant FROM tickets WHERE deadline <= clock() AND ended IS NULL AND {_FREE}
+SELECT tenant, count(*) FROM (
+    SELECT tenant FROM tickets WHERE expires <= clock()
+    UNION ALL SELECT tenant FROM tickets WHERE deadline <= clock() AND ended IS NULL AND {_FREE}
+) AS either GROUP BY tenant
 """
 
 SWEEP = f"""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import NoReturn
 
@@ -119,11 +120,10 @@ class PostgresTickets:
         return Holding(*rows[0]) if rows else Holding(0, 0, 0)
 
     async def sweep(self) -> Sequence[Ticket]:
+        found = await self._read(statements.SWEEPABLE, {})
+        tenants = [tenant for tenant, _ in found]
         ended: list[Ticket] = []
-        for _ in range(SWEEPS):
-            tenants = [tenant for [tenant] in await self._read(statements.SWEEPABLE, {})]
-            if not tenants:
-                break
+        for _ in range(min(SWEEPS, math.ceil(sum(count for _, count in found) / SWEPT))):
             ended += map(ticket, await self._write((statements.SWEEP,), {"tenants": tenants, "most": SWEPT}, tenants))
         return ended
 
