@@ -32,6 +32,7 @@ from narthex_server.interceptors.requests import RequestInterceptor
 from narthex_server.interceptors.tracing import TraceInterceptor
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
+from narthex_server.metrics.loop import LoopMetrics
 from narthex_server.metrics.models import ModelMetrics
 from narthex_server.metrics.registry import new_registry, served
 from narthex_server.metrics.remote import RemoteMetrics
@@ -145,6 +146,8 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         offer = Offer(catalog, states)
         await models.follow(offer.follow)
         stack.enter_context(following(forwarded.reloads))
+        watching = asyncio.create_task(LoopMetrics(registry).run())
+        stack.callback(watching.cancel)
         await server.start()
         stack.push_async_callback(stop, server, drain, config.shutdown_grace)
         stack.callback(relay.drain)
