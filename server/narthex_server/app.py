@@ -30,9 +30,11 @@ from narthex_server.interceptors.hops import HopInterceptor
 from narthex_server.interceptors.metrics import MetricsInterceptor
 from narthex_server.interceptors.requests import RequestInterceptor
 from narthex_server.interceptors.tracing import TraceInterceptor
+from narthex_server.lot.lot import Lot
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
 from narthex_server.metrics.loop import LoopMetrics
+from narthex_server.metrics.lot import LotMetrics, LotReadings
 from narthex_server.metrics.models import ModelMetrics
 from narthex_server.metrics.registry import new_registry, served
 from narthex_server.metrics.remote import RemoteMetrics
@@ -45,6 +47,7 @@ from narthex_server.reloading import HangUp, Reloads
 from narthex_server.services.embedding import EmbeddingService
 from narthex_server.services.generation import GenerationService
 from narthex_server.services.model import ModelService
+from narthex_server.services.pools import PoolService
 from narthex_server.services.registration import contract, register
 from narthex_server.services.relay import CALL_TOOL, Relay
 from narthex_server.services.tool import ToolService
@@ -110,13 +113,15 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         server = grpc_server(config, Stack(drain, calls))
         relay = relaying(config, calls)
         grpc_port = bind(server, config)
-        models = library(config, registry)
+        lot = Lot(LotMetrics(registry))
+        LotReadings(registry, lambda: [pool.reading() for pool in lot.pools])
+        models = library(config, registry, lot)
         stack.push_async_callback(models.stop)
         # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
         loading = asyncio.create_task(load_models(config, models))
         stack.callback(loading.cancel)
         auditor = await stack.enter_async_context(auditing(config.audit, registry))
-        forwarded = await forwarding(config, models, registry, reach, tracer, auditor)
+        forwarded = await forwarding(config, models, registry, reach, tracer, auditor, lot)
         catalog = forwarded.catalog
         stack.push_async_callback(catalog.stop)
         stack.push_async_callback(forwarded.fleet.close)
@@ -135,6 +140,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
             {
                 "EmbeddingService": EmbeddingService(models, config.max_message_bytes),
                 "GenerationService": GenerationService(models, catalog, agents),
+                "LotService": PoolService(lot, catalog, forwarded.acts),
                 "ModelService": ModelService(models, adapters),
                 "ToolService": ToolService(catalog, relay, reach, host.running, host.kept),
                 "UpstreamService": UpstreamService(catalog, forwarded.fleet, forwarded.acts),
@@ -195,11 +201,11 @@ async def stop(server: grpc.aio.Server, drain: DrainInterceptor, grace: float) -
     await stopping
 
 
-def library(config: ServerConfig, registry: CollectorRegistry) -> ModelLibrary:
-    """A library without models, whose metrics are in the registry."""
+def library(config: ServerConfig, registry: CollectorRegistry, lot: Lot) -> ModelLibrary:
+    """A library without models, whose metrics are in the registry; requests wait for them in the lot."""
     engines, embedders = EngineMetrics(registry), EmbeddingMetrics(registry)
     remotes = RemoteMetrics(registry, engines, embedders)
-    loader = ModelLoader(config, engines, embedders, RemoteLoader(config, remotes))
+    loader = ModelLoader(config, lot, engines, embedders, RemoteLoader(config, lot, remotes))
     observer = ModelMetrics(registry)
     models = ModelLibrary(
         loader,
@@ -343,7 +349,7 @@ class Offer:
 async def advertise(server: grpc.aio.Server) -> health.aio.HealthServicer:
     """Adds health, of the whole and of each service that needs no model, and reflection."""
     states = health.aio.HealthServicer()
-    for name in ("ToolService", "UpstreamService", "ModelService"):
+    for name in ("ToolService", "UpstreamService", "ModelService", "LotService"):
         await states.set(f"narthex.v1.{name}", SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     names = [service.full_name for service in contract()]

@@ -14,6 +14,7 @@ from narthex_server.audit.redaction import Redaction
 from narthex_server.config.cache import CacheSettings
 from narthex_server.config.document import parse_document
 from narthex_server.config.server import DELEGATE_TOKEN_VARIABLE, ServerConfig
+from narthex_server.lot.lot import Lot
 from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
 from narthex_server.metrics.policy import PolicyMetrics
 from narthex_server.metrics.results import CacheMetrics
@@ -22,6 +23,8 @@ from narthex_server.metrics.upstreams import ProcessMetrics, ReloadMetrics, Vita
 from narthex_server.pipelines.models import Models
 from narthex_server.reloading import Reloads
 from narthex_server.tools.acts import Acts, Unrecorded
+from narthex_server.tools.admission.pools import UpstreamPools
+from narthex_server.tools.admission.step import AdmissionStep
 from narthex_server.tools.catalog import Catalog, Companion
 from narthex_server.tools.fleet import Fleet
 from narthex_server.tools.model_sampler import ModelSampler
@@ -66,9 +69,13 @@ async def forwarding(
     reach: Reach,
     tracer: Tracer,
     auditor: Auditor | None,
+    lot: Lot,
 ) -> Forwarding:
     """All that forwarding is made of; raises SettingsError."""
     sampler = ModelSampler(models)
+    pools = UpstreamPools(
+        lot, config.lot.call_limits(), config.lot.call_memory, lambda source: calls_of(source, config)
+    )
 
     async def build(source: "ServerSource") -> UpstreamServer:
         return await in_thread(upstream, confined(bounded(source, config), config), config, sampler, reach)
@@ -76,8 +83,9 @@ async def forwarding(
     file = WatchedFile(config.mcp_config) if config.mcp_config else None
     sources = await in_thread(lambda: configured(config, None if file is None else _read(file)))
     servers = [await build(source) for source in sources]
-    catalog = await _catalog(config, servers, registry, tracer, auditor)
-    fleet, acts = Fleet(catalog.roster, sources, build, config.upstream.drain), auditor or Unrecorded()
+    catalog = await _catalog(config, servers, registry, tracer, auditor, pools)
+    fleet = Fleet(catalog.roster, sources, build, config.upstream.drain, pools)
+    acts = auditor or Unrecorded()
     if file is None:
         return Forwarding(catalog, fleet, None, acts)
     observer = ReloadMetrics(registry)
@@ -91,6 +99,7 @@ async def _catalog(
     registry: CollectorRegistry,
     tracer: Tracer,
     auditor: Auditor | None,
+    pools: UpstreamPools,
 ) -> Catalog:
     """The catalog with the steps around its calls, the outermost first."""
     observers: list[CatalogObserver] = [ToolMetrics(registry), *([auditor] if auditor else [])]
@@ -106,6 +115,7 @@ async def _catalog(
         visibility = policy
     if config.cache.enabled:
         steps.append(_caching(config.cache, registry, lambda server: catalog.roster.get(server)))
+    steps.append(AdmissionStep(pools))  # kept results do not wait
     shown = config.catalog
     if shown.results != "off":
         steps.append(ResultCheck(shown.results, MisfitMetrics(registry).on_misfit))
@@ -190,13 +200,27 @@ def mcp_upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSam
     from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
     from narthex_server.tools.upstream.supervisor import Upstream
 
-    scope = source.scope or default_scope(config)
-    source = replace(source, scope=scope)
-    if scope == "shared" or (scope == "tenant" and source.tenants.is_single):  # a tenant alone shares with itself
+    scope = scope_of(source, config)
+    source = replace(source, scope=source.scope or default_scope(config))
+    if scope == "shared":
         return Upstream(source, sampler)
     own = config.connections
     limits = ScopeLimits(own.per_upstream, own.per_tenant, own.tenant_idle, own.session_idle)
     return ScopedUpstream(scope, lambda: Upstream(source, sampler), limits)
+
+
+def scope_of(source: "ServerSource", config: ServerConfig) -> Scope:
+    """Who shares a connection in effect: a tenant that is alone shares with itself."""
+    scope = source.scope or default_scope(config)
+    return "shared" if scope == "tenant" and source.tenants.is_single else scope
+
+
+def calls_of(source: "ServerSource", config: ServerConfig) -> int:
+    """How many calls an upstream works on at once, over all of its connections."""
+    from narthex_server.tools.upstream.source import Narthex, OpenApi
+
+    alone = isinstance(source.transport, Narthex | OpenApi) or scope_of(source, config) == "shared"
+    return source.concurrency * (1 if alone else config.connections.per_upstream)
 
 
 def default_scope(config: ServerConfig) -> Scope:

@@ -10,16 +10,21 @@ from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.engine.options import EngineOptions
 from narthex_server.errors import ResourceExhausted
+from narthex_server.lot.lot import Lot
+from narthex_server.lot.pool import Pool
+from narthex_server.lot.units import Units
 from narthex_server.memory import free
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
 from narthex_server.metrics.remote import RemoteMetrics
+from narthex_server.pipelines.admitted import SLOTS, capacity
 from narthex_server.pipelines.models import EmbedModel, Kind, Model, ModelInfo, RemoteModel, TextModel
 from narthex_server.pipelines.order import Order
 from narthex_server.pipelines.remote.handle import RemoteHandle, RemoteLimits
 from narthex_server.pipelines.remote.refusals import Refusals
 from narthex_server.progress import Progress
 from narthex_server.runtime import allocation
+from narthex_server.waiting import limits
 from narthex_server.worker import in_thread
 
 if TYPE_CHECKING:
@@ -40,9 +45,15 @@ class ModelLoader:
     """The library's Loader with the settings of a server, whose metrics follow the models that run."""
 
     def __init__(
-        self, config: ServerConfig, engines: EngineMetrics, embedders: EmbeddingMetrics, remotes: "RemoteLoader"
+        self,
+        config: ServerConfig,
+        lot: Lot,
+        engines: EngineMetrics,
+        embedders: EmbeddingMetrics,
+        remotes: "RemoteLoader",
     ) -> None:
         self._config = config
+        self._lot = lot
         self._engines = engines
         self._embedders = embedders
         self._remotes = remotes
@@ -83,13 +94,13 @@ class ModelLoader:
 
         info = ModelInfo(loaded.model_type, loaded.parameters, loaded.quantization, loaded.compute, loaded.device)
         if isinstance(loaded, LoadedEmbedder):
-            embedder = EmbedderHandle(
-                loaded.session, loaded.head, self._config.max_waiting, self._embedders.observer(name)
-            )
+            slots = self._config.lot.embeddings
+            embedder = EmbedderHandle(loaded.session, loaded.head, slots, self._embedders.observer(name))
             embedder.start()
-            self._embedders.watch(name, embedder.requests)
+            pool = self._open(name, {SLOTS: slots})
+            self._embedders.watch(name, lambda: embedder.requests() + pool.waiting)
             own = (loaded.tokenizer, loaded.vocab_size, loaded.lower_case, loaded.prompts)
-            return EmbedModel(name, embedder, *own, info)
+            return EmbedModel(name, embedder, *own, info, pool)
         try:
             options = engine_options(name, loaded, self._config, cache_room(self._config, free()))
         except ResourceExhausted:
@@ -97,10 +108,12 @@ class ModelLoader:
             raise
         handle = EngineHandle(loaded.session, options, self._engines.observer(name))
         handle.start()
-        self._engines.watch(name, handle.snapshot)
-        return TextModel(name, handle, loaded.text, info)
+        model = TextModel(name, handle, loaded.text, info, pool=self._open(name, capacity(handle)))
+        self._engines.watch(name, model.engine.snapshot)
+        return model
 
     async def stop(self, model: Model) -> None:
+        self._lot.close(pool_of(model.name))
         await model.handle.stop(ENGINE_GRACE)
         if isinstance(model, RemoteModel):
             self._remotes.unwatch(model)
@@ -108,12 +121,16 @@ class ModelLoader:
         (self._embedders if isinstance(model, EmbedModel) else self._engines).unwatch(model.name)
         await in_thread(allocation.trim)
 
+    def _open(self, name: str, there_is: Units) -> Pool:
+        return self._lot.open(pool_of(name), there_is, limits(self._config.lot, self._config.max_waiting))
+
 
 class RemoteLoader:
     """Makes models of those that other servers run; a server that is down is no obstacle."""
 
-    def __init__(self, config: ServerConfig, metrics: RemoteMetrics) -> None:
+    def __init__(self, config: ServerConfig, lot: Lot, metrics: RemoteMetrics) -> None:
         self._config = config
+        self._lot = lot
         self._metrics = metrics
 
     def load(self, named: NamedUrl) -> RemoteModel:
@@ -129,22 +146,28 @@ class RemoteLoader:
         connection = HttpConnection(
             named.url, key, tls, refusals, connect_timeout=remote.connect_timeout, most=remote.max_requests + LOOKS
         )
-        limits = RemoteLimits(
+        bounds = RemoteLimits(
             remote.max_requests, self._config.max_waiting, remote.read_timeout, LOOK_SECONDS, remote.check_interval
         )
         kind = Kind.VECTORS if named.api == NamedUrl.EMBEDDING else Kind.TEXT
         observer = self._metrics.observer(named.name)
-        return RemoteModel(named.name, kind, RemoteHandle(connection, refusals, named.model, limits, observer))
+        return RemoteModel(named.name, kind, RemoteHandle(connection, refusals, named.model, bounds, observer))
 
     def start(self, model: RemoteModel) -> RemoteModel:
         """Have it looked at from now on, in the event loop."""
-        model.handle.start()
+        waiting = limits(self._config.lot, self._config.max_waiting)
+        model.handle.start(self._lot.open(pool_of(model.name), {SLOTS: model.slots}, waiting))
         self._metrics.watch(model)
         return model
 
     def unwatch(self, model: RemoteModel) -> None:
         """It is stopped."""
         self._metrics.unwatch(model)
+
+
+def pool_of(model: str) -> str:
+    """The name of a model's pool."""
+    return f"model/{model}"
 
 
 def cache_room(config: ServerConfig, left: int | None) -> int:
@@ -165,4 +188,6 @@ def engine_options(name: str, model: "LoadedModel", config: ServerConfig, room: 
             reason="OUT_OF_MEMORY",
             metadata={"token_bytes": str(model.session.token_bytes), "available_bytes": str(room)},
         )
-    return EngineOptions(config.prefill_chunk, config.max_waiting, tokens, config.speculate, config.longest_pause)
+    return EngineOptions(
+        config.prefill_chunk, max(config.max_waiting, 1), tokens, config.speculate, config.longest_pause
+    )

@@ -1,5 +1,6 @@
 """Why a request gets no answer, before a face puts it into its own words."""
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, Protocol, get_args
@@ -24,7 +25,7 @@ _STATUSES: Mapping[str, int] = MappingProxyType(
         "UNIMPLEMENTED": 501, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504,
     }
 )  # fmt: skip
-_RETRY_AFTER: Headers = (("retry-after", "1"),)
+_RETRIED = (429, 503)
 
 
 class Refusal(Exception):
@@ -45,9 +46,11 @@ class Refusal(Exception):
     @classmethod
     def of(cls, failure: BackendError) -> "Refusal":
         """A failure of the server; `param` is the contract's path of the first field at fault."""
-        status = _STATUSES.get(failure.status, 500)
+        status = 413 if failure.hopeless else _STATUSES.get(failure.status, 500)
         param = next((violation.field for violation in failure.violations if violation.field), "")
-        headers = _RETRY_AFTER if status in (429, 503) else ()
+        headers: Headers = ()
+        if status in _RETRIED:
+            headers = (("retry-after", str(max(math.ceil(failure.retry_after or 0), 1))),)
         return cls(status, failure.message, headers, param=param, reason=failure.reason)
 
 

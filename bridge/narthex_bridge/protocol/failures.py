@@ -11,7 +11,10 @@ from narthex_bridge.protocol.jsonrpc import RpcError
 
 
 class BackendError(Exception):
-    """The server refused or failed a call; `status` is the gRPC code's name and `message` is fit for clients."""
+    """The server refused or failed a call; `status` is the gRPC code's name and `message` is fit for clients.
+
+    `retry_after`: seconds after which another attempt may succeed, where the server knows.
+    """
 
     def __init__(
         self,
@@ -21,6 +24,7 @@ class BackendError(Exception):
         reason: str = "",
         metadata: Mapping[str, str] | None = None,
         violations: Sequence["Violation"] = (),
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -28,6 +32,12 @@ class BackendError(Exception):
         self.reason = reason or status
         self.metadata = metadata or {}
         self.violations = tuple(violations)
+        self.retry_after = retry_after
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the same request will never be served, though its status is one of those that pass."""
+        return self.reason == "TOO_LARGE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +91,8 @@ def rpc_error(failure: BackendError, request_id: str, era: Era = LATEST_SESSION)
         case "RESOURCE_NOT_FOUND":
             return RpcError(era.missing_resource, failure.message, {"uri": failure.metadata.get("uri", "")})
     treatment = _TABLE.get(failure.status, _INTERNAL)
-    data: dict[str, object] = {"reason": failure.reason, "retryable": treatment.retryable, "requestId": request_id}
+    retryable = treatment.retryable and not failure.hopeless
+    data: dict[str, object] = {"reason": failure.reason, "retryable": retryable, "requestId": request_id}
     if failure.metadata:
         data["metadata"] = dict(failure.metadata)
     if failure.violations:

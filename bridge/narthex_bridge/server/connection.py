@@ -186,11 +186,13 @@ def internal(text: str, request_id: str) -> BackendError:
 
 def _detailed(status: str, details: bytes) -> BackendError | None:
     rich = status_pb2.Status.FromString(details)
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     for detail in rich.details:
-        if not detail.Unpack(info):
-            detail.Unpack(bad)
+        any(detail.Unpack(known) for known in (info, bad, retry))
     if info.domain != DOMAIN:
         return None
     violations = [Violation(v.field, v.description) for v in bad.field_violations]
-    return BackendError(status, rich.message, reason=info.reason, metadata=dict(info.metadata), violations=violations)
+    after = retry.retry_delay.ToMilliseconds() / 1000 if retry.HasField("retry_delay") else None
+    return BackendError(
+        status, rich.message, reason=info.reason, metadata=dict(info.metadata), violations=violations, retry_after=after
+    )

@@ -39,11 +39,9 @@ class Flight:
         self._room = asyncio.Semaphore(WAITING)
         self._questions: set[asyncio.Task[None]] = set()
 
-    async def run(
-        self, turns: asyncio.Semaphore, tool: str, arguments: dict[str, object]
-    ) -> AsyncGenerator[ToolEvent, None]:
+    async def run(self, tool: str, arguments: dict[str, object]) -> AsyncGenerator[ToolEvent, None]:
         """Yields the call's events, its end last; closing it cancels the call there. Raises NarthexError."""
-        pump = asyncio.create_task(self._pump(turns, tool, arguments))
+        pump = asyncio.create_task(self._pump(tool, arguments))
         pump.add_done_callback(lambda _: self._events.put_nowait(None))
         try:
             while (event := await self._events.get()) is not None:
@@ -56,7 +54,7 @@ class Flight:
                 question.cancel()
             await asyncio.gather(pump, *self._questions, return_exceptions=True)
 
-    async def _pump(self, turns: asyncio.Semaphore, tool: str, arguments: dict[str, object]) -> None:
+    async def _pump(self, tool: str, arguments: dict[str, object]) -> None:
         request = wire.CallToolRequest(
             name=tool, arguments=orjson.dumps(arguments), mcp=convert.mcp_context(self._context.mcp)
         )
@@ -66,7 +64,7 @@ class Flight:
         left = None if deadline is None else max(deadline - now, 0.001)
         over = False
         try:
-            async with self._clock, turns:
+            async with self._clock:
                 calls = self._other.stream(self._other.tools.CallTool, request, self._metadata, left)
                 async with aclosing(calls) as responses:
                     async for response in responses:
@@ -74,6 +72,8 @@ class Flight:
         except TimeoutError:
             what = f"did not answer within {self._seconds:g} s; the call was cancelled there"
             raise late(self._name, what) from None
+        finally:
+            self._context.over()
         if not over:
             raise Unavailable(
                 f"upstream {self._name!r} ended the call without a result",

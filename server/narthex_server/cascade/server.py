@@ -73,7 +73,7 @@ class Cascade(KeptServer):
     async def call(self, tool: str, arguments: dict[str, object], context: CallContext) -> AsyncGenerator[ToolEvent]:
         flight = Flight(self.name, self._other(), context, self._source.call_seconds)
         with self._keeper.passing(context):
-            async with aclosing(flight.run(self._turns, tool, arguments)) as events:
+            async with aclosing(flight.run(tool, arguments)) as events:
                 async for event in events:
                     yield event
 

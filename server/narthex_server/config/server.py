@@ -16,6 +16,7 @@ from narthex_server.config.catalog import CatalogSettings
 from narthex_server.config.connections import Connections
 from narthex_server.config.demo import DEMO_MODEL, demo_folder, demo_upstreams
 from narthex_server.config.document import read_document
+from narthex_server.config.lot import LotSettings
 from narthex_server.config.remote import Remote
 from narthex_server.config.sessions import Sessions
 from narthex_server.config.tls import Tls
@@ -75,7 +76,7 @@ class ServerConfig:
         minimum=0,
     )  # fmt: skip
     speculate: bool = option(True, "guess tokens from what the text repeats, where that is faster")
-    max_waiting: int = option(256, "requests that may wait for a slot, per model", minimum=0)
+    max_waiting: int = option(256, "requests that may wait for their turn, per model", minimum=0)
     max_message_bytes: int = option(16 * 1024 * 1024, "the largest gRPC message, either way", minimum=1024)
     max_concurrent_calls: int = option(1024, "RPCs in flight; more are answered RESOURCE_EXHAUSTED", minimum=1)
     tool_timeout: float = option(60.0, "seconds a forwarded call may take, if its upstream does not say", minimum=0.01)
@@ -109,6 +110,7 @@ class ServerConfig:
     connections: Connections = field(default_factory=Connections)
     catalog: CatalogSettings = CatalogSettings()
     cache: CacheSettings = field(default_factory=CacheSettings)
+    lot: LotSettings = field(default_factory=LotSettings)
     agent: Agent = Agent()
     sessions: Sessions = Sessions()
     upstream: UpstreamSettings = UpstreamSettings()

@@ -24,7 +24,7 @@ from narthex_server.engine.messages import (
 )
 from narthex_server.engine.observer import EngineObserver, EngineStats
 from narthex_server.engine.options import EngineOptions
-from narthex_server.engine.request import EngineEvent, EngineRequest, PromptScores, Tokens
+from narthex_server.engine.request import EngineEvent, EngineRequest, Finished, PromptScores, Tokens
 from narthex_server.engine.sampling.logprobs import PositionLogprobs
 from narthex_server.errors import (
     ContextOverflow,
@@ -36,6 +36,10 @@ from narthex_server.errors import (
 from narthex_server.worker import Worker
 
 log = logging.getLogger(__name__)
+
+Over = Callable[[Finished | None], None]
+"""Told once when the engine has nothing more to do for a request, and how it ended unless that was an error or nobody
+wants to know; its events may be read later."""
 
 
 @dataclass(slots=True)
@@ -49,6 +53,7 @@ class Stream:
     prompt: list[PositionLogprobs] = field(default_factory=list)
     ended: Ended | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    over: Over = field(default=lambda finished: None)
 
 
 class EngineHandle:
@@ -96,19 +101,29 @@ class EngineHandle:
 
         self._worker.start(EngineLoop(self._session, self._options, self._inbox, send).run)
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineEvent]:
+    def check(self, request: EngineRequest) -> None:
+        """Refuses what cannot be run, whoever else runs. Errors: as `generate`, ResourceExhausted apart."""
+        self._worker.check()
+        self._validate(request)
+        self._adapters.mix(request.adapters)
+
+    async def generate(
+        self, request: EngineRequest, came: float | None = None, over: Over | None = None
+    ) -> AsyncGenerator[EngineEvent]:
         """Yields PromptScores if asked for, Tokens, then one Finished.
 
-        Closing it, or cancelling its task, frees the slot within one step.
+        Closing it, or cancelling its task, frees the slot within one step. `came` is when its caller began to wait, on
+        the monotonic clock, if that was before.
         Raises InvalidRequest, ContextOverflow, NotFound (an adapter), ResourceExhausted or Unavailable before the first
         event, InternalError anywhere.
         """
         self._admit(request)
         mixture = self._adapters.mix(request.adapters)
         stream, key = Stream(request.request_id, request.index), next(self._keys)
+        stream.over = over or stream.over
         self._streams[key] = stream
         self._worker.idle.clear()
-        self._inbox.put(Submit(key, request, time.monotonic(), mixture))
+        self._inbox.put(Submit(key, request, time.monotonic() if came is None else came, mixture))
         try:
             while True:
                 if stream.prompt:
@@ -219,9 +234,11 @@ class EngineHandle:
             )
 
     def _forget(self, key: int) -> None:
-        self._streams.pop(key, None)
+        stream = self._streams.pop(key, None)
         if not self._streams:
             self._worker.idle.set()
+        if stream is not None:
+            stream.over(None if stream.ended is None else stream.ended.finished)
 
     def _settle(self, ticket: int, error: NarthexError | None) -> None:
         change = self._changes.pop(ticket)

@@ -21,6 +21,7 @@ from narthex.v1.common_pb2 import LimitExceeded
 from narthex_server import errors
 from narthex_server.errors import NarthexError
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
+from narthex_server.lot.refusals import TOO_LARGE
 from narthex_server.principal import REQUEST_ID
 
 DOMAIN = "narthex"
@@ -69,8 +70,10 @@ def status(error: NarthexError) -> Status:
         ]
         details.append(BadRequest(field_violations=violations))
     if isinstance(error, errors.ContextOverflow):
+        details.append(_context(error.metadata))
+    if error.reason == TOO_LARGE:
         details.append(_limit(error.metadata))
-    if isinstance(error, RETRIED):
+    if isinstance(error, RETRIED) and error.reason != TOO_LARGE:  # which will be as large the next time
         details.append(RetryInfo(retry_delay=_delay(error.retry_after)))
     message = _short(error.message, MESSAGE_BYTES)
     return Status(code=code(error).value[0], message=message, details=[_packed(detail) for detail in details])
@@ -112,6 +115,11 @@ class _Ending(AbstractAsyncContextManager[None]):
 
 
 def _limit(metadata: Mapping[str, str]) -> LimitExceeded:
+    requested, maximum = (int(metadata.get(name, 0)) for name in ("requested", "maximum"))
+    return LimitExceeded(limit=metadata.get("limit", ""), requested=requested, maximum=maximum)
+
+
+def _context(metadata: Mapping[str, str]) -> LimitExceeded:
     asked = int(metadata.get("prompt_tokens", 0)) + int(metadata.get("max_tokens", 0))
     return LimitExceeded(limit="max_context", requested=asked, maximum=int(metadata.get("context", 0)))
 

@@ -68,7 +68,7 @@ async def complete(
     ids: list[int] = []
     logprobs: list[PositionLogprobs] = []
     scores: tuple[PositionLogprobs, ...] | None = () if request.prompt_logprobs is not None else None
-    async with aclosing(model.handle.generate(request)) as events:
+    async with aclosing(model.engine.generate(request)) as events:
         async for event in events:
             if isinstance(event, PromptScores):
                 scores = (*(scores or ()), *speller.positions(event.logprobs))
@@ -89,7 +89,7 @@ async def complete(
                 logprobs += scored
                 yield Piece(text, event.ids[:fresh], scored)
                 if stops.matched is not None:
-                    model.handle.abort(request.request_id, request.index)
+                    model.abort(request.request_id, request.index)
                     usage = replace(await _spent(events, request), completion_tokens=len(ids))
                     yield Finished(FinishReason.STOP, usage, stops.matched, None, tuple(ids), tuple(logprobs))
                     return

@@ -3,17 +3,21 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from narthex_server.embedding.head import Pooling
 from narthex_server.errors import Violation
+from narthex_server.lot.units import Units
+from narthex_server.pipelines.admitted import SLOTS
 from narthex_server.pipelines.models import EmbedModel
 from narthex_server.pipelines.request import refuse
 from narthex_server.pipelines.tokens import SMALL
 
 MAX_INPUTS = 2048
+ONE: Units = MappingProxyType({SLOTS: 1})
 _SHORTEST = 1e-12
 """Vectors are divided by no less than this: one of zeros stays one of zeros."""
 
@@ -57,7 +61,7 @@ class EmbedPipeline:
     async def run(self, request: EmbedRequest) -> Embeddings:
         """The vectors of all inputs; cancelling it ends the work before its next batch.
 
-        Errors: InvalidRequest that names the inputs at fault; then those of the embedder.
+        Errors: InvalidRequest that names the inputs at fault; then those of Pool.admit and of the embedder.
         """
         self._check(request)
         characters = sum(len(one) for one in request.inputs) + len(request.instruction) * len(request.inputs)
@@ -65,7 +69,8 @@ class EmbedPipeline:
             texts = self._tokenized(request)
         else:
             texts = await asyncio.to_thread(self._tokenized, request)
-        vectors = await self.model.handle.embed(texts, request.pooling)
+        with await self.model.pool.admit(ONE):
+            vectors = await self.model.handle.embed(texts, request.pooling)
         if request.dimensions:
             vectors = vectors[:, : request.dimensions]
         if request.normalize:

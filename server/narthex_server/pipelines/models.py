@@ -10,10 +10,15 @@ from typing import ClassVar, TypeVar, cast
 from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.errors import FailedPrecondition, InvalidRequest, NarthexError, NotFound
+from narthex_server.lot.pool import Pool
+from narthex_server.pipelines.admitted import SLOTS, AdmittedEngine, capacity
 from narthex_server.pipelines.remote.handle import RemoteHandle
 from narthex_server.text.assets import TextAssets
 from narthex_server.text.grammar import Grammars
 from narthex_server.text.tokenizer import Tokenizer
+
+EMBEDDING_SLOTS = 64
+"""Requests that an embedder works on at once where nobody says how many: it takes turns and mixes their texts."""
 
 
 class Kind(Enum):
@@ -38,6 +43,7 @@ class ModelInfo:
 class TextModel:
     """A text model: its engine, what it needs to read and write text, and the folders of its adapters by their names.
 
+    Requests go to `engine`, where they wait for their turn at the `pool`, which is the model's own if none is given.
     While it is not in memory its engine takes no requests; all else works.
     """
 
@@ -49,11 +55,19 @@ class TextModel:
     text: TextAssets
     info: ModelInfo = ModelInfo()
     adapters: dict[str, Path] = field(default_factory=dict)
+    pool: Pool | None = None
+    engine: AdmittedEngine = field(init=False, repr=False, compare=False)
     grammars: Grammars = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         grammars = Grammars(self.text.tokenizer, self.text.eos_ids, self.handle.vocab_size)
         object.__setattr__(self, "grammars", grammars)
+        pool = self.pool or Pool(f"model/{self.name}", capacity(self.handle))
+        object.__setattr__(self, "engine", AdmittedEngine(self.handle, pool))
+
+    def abort(self, request_id: str, index: int | None = None) -> bool:
+        """Ends all requests of an id, or that of one index, also those that wait; False if there is none."""
+        return self.engine.abort(request_id, index)
 
     @property
     def failure(self) -> str:
@@ -77,7 +91,10 @@ class TextModel:
 
 @dataclass(frozen=True, slots=True)
 class EmbedModel:
-    """An embedder; `prompts` are the instructions that its author gives, by name."""
+    """An embedder; `prompts` are the instructions that its author gives, by name.
+
+    Requests wait for their turn at the `pool`.
+    """
 
     kind: ClassVar[Kind] = Kind.VECTORS
     loaded: ClassVar[bool] = True
@@ -89,6 +106,7 @@ class EmbedModel:
     lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     info: ModelInfo = ModelInfo()
+    pool: Pool = field(default_factory=lambda: Pool("model", {SLOTS: EMBEDDING_SLOTS}), repr=False, compare=False)
 
     @property
     def failure(self) -> str:
@@ -123,6 +141,10 @@ class RemoteModel:
     name: str
     kind: Kind
     handle: RemoteHandle
+
+    def abort(self, request_id: str) -> bool:
+        """Ends all requests of an id, also those that wait; False if there is none."""
+        return self.handle.abort(request_id)
 
     @property
     def info(self) -> ModelInfo:

@@ -102,7 +102,7 @@ class _Batch:
             name=call.name, arguments=call.arguments, call_id=call.call_id, options=self._request.options
         )
         metadata = (*self._shared, (REQUEST_ID_HEADER, f"{REQUEST_ID.get()}/{index}"))
-        own = RelayedContext(metadata, self._context.time_remaining())
+        own = RelayedContext(metadata, self._context.time_remaining(), self._context.peer())
         context = cast(Context, own)
         guarded = self._relay.guard(self._handler(request, context, self._relay.max_event_bytes), context)
         try:

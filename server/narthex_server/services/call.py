@@ -1,6 +1,8 @@
 """What every service needs to know about the running call."""
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -8,8 +10,10 @@ from narthex.tracing.context import TRACE, TRACEPARENT, TraceContext, sent
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import tool_pb2
 
-from narthex_server.errors import Unimplemented
+from narthex_server.errors import InvalidRequest, Unimplemented, Violation
+from narthex_server.lot.terms import TERMS, Priority, Terms
 from narthex_server.principal import CALLER, REQUEST_ID, SESSION
+from narthex_server.services.admins import check_admin
 from narthex_server.services.mcp_context import mcp_context
 from narthex_server.tools.inputs import Inputs
 from narthex_server.tools.tool import CallContext
@@ -17,6 +21,15 @@ from narthex_server.tools.traced import carrying
 from narthex_server.tools.upstream.tokens import tokens_in
 
 PLAIN = tool_pb2.McpContext()
+PRIORITIES: Mapping[common.Priority.ValueType, Priority] = MappingProxyType(
+    {
+        common.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+        common.PRIORITY_BATCH: Priority.LOW,
+        common.PRIORITY_NORMAL: Priority.NORMAL,
+        common.PRIORITY_INTERACTIVE: Priority.HIGH,
+        common.PRIORITY_CRITICAL: Priority.CRITICAL,
+    }
+)
 
 
 def call_context(
@@ -26,11 +39,9 @@ def call_context(
     answers_approvals: bool = False,
 ) -> CallContext:
     """Whose call this is, when its time is over on the event loop's clock, and what an MCP client brings besides."""
-    remaining = context.time_remaining()
-    deadline = None if remaining is None else asyncio.get_running_loop().time() + remaining
     made = CallContext(
-        CALLER.get(), REQUEST_ID.get(), deadline, mcp_context(mcp), inputs, SESSION.get(), answers_approvals,
-        tokens_in(context.invocation_metadata() or ()),
+        CALLER.get(), REQUEST_ID.get(), deadline_of(context), mcp_context(mcp), inputs, SESSION.get(),
+        answers_approvals, tokens_in(context.invocation_metadata() or ()),
     )  # fmt: skip
     return carrying(made, _trace(context, made))
 
@@ -43,11 +54,24 @@ def _trace(context: ServicerContext[Any, Any], call: CallContext) -> TraceContex
     return TRACE.get()
 
 
-def check_options(options: common.CallOptions) -> None:
-    """Refuses what the lot will bring, rather than accept it and not keep the promise."""
+def check_options(options: common.CallOptions, context: ServicerContext[Any, Any], *, timeless: bool = False) -> None:
+    """Has the running call, and all that it starts, wait on the terms that it asks for; `timeless` beyond its deadline.
+
+    Errors: Unimplemented for what the lot will bring; InvalidRequest; PermissionDenied, as CRITICAL is for admins.
+    """
     if options.on_disconnect == common.ON_DISCONNECT_PARK:
         raise Unimplemented("options.on_disconnect: this server cannot park work yet; leave it unset")
     if options.idempotency_key:
         raise Unimplemented("options.idempotency_key: this server cannot recognise repetitions yet; leave it empty")
-    if options.priority not in (common.PRIORITY_UNSPECIFIED, common.PRIORITY_NORMAL):
-        raise Unimplemented("options.priority: this server has one priority yet; leave it unset")
+    if (priority := PRIORITIES.get(options.priority)) is None:
+        violation = Violation("options.priority", f"{options.priority} is not known to this server")
+        raise InvalidRequest(f"{violation.field} {violation.description}", violations=[violation])
+    if priority is Priority.CRITICAL:
+        check_admin(context, "ask for critical priority")
+    TERMS.set(Terms(priority, None if timeless else deadline_of(context)))
+
+
+def deadline_of(context: ServicerContext[Any, Any]) -> float | None:
+    """When a call's time is over, on the event loop's clock; None is never."""
+    remaining = context.time_remaining()
+    return None if remaining is None else asyncio.get_running_loop().time() + remaining

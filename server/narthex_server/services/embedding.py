@@ -37,7 +37,7 @@ class EmbeddingService:
         self._max_bytes = max_bytes
 
     async def Embed(self, request: wire.EmbedRequest, context: Context) -> wire.EmbedResponse:
-        check_options(request.options)
+        check_options(request.options, context)
         asked = _request(request.spec)
         async with self._models.use_embedder(request.spec.model) as model:
             self._check_size(asked, model.dimensions)

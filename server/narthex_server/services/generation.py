@@ -61,7 +61,7 @@ class GenerationService:
     async def GenerateStream(
         self, request: wire.GenerateStreamRequest, context: Context
     ) -> AsyncIterator[wire.GenerateStreamResponse]:
-        check_options(request.options)
+        check_options(request.options, context)
         spec = request.spec
         async with self._models.use(spec.model) as model, aclosing(self._generation(spec, model)) as events:
             async for index, event in events:
@@ -77,7 +77,7 @@ class GenerationService:
                 yield made
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> wire.GenerateResponse:
-        check_options(request.options)
+        check_options(request.options, context)
         spec = request.spec
         reply = wire.GenerateResponse(request_id=REQUEST_ID.get())
         reply.further_completions.extend(wire.Completion() for _ in range(requests.completions(spec) - 1))
@@ -102,7 +102,7 @@ class GenerationService:
     async def ChatStream(
         self, request: wire.ChatStreamRequest, context: Context
     ) -> AsyncIterator[wire.ChatStreamResponse]:
-        check_options(request.options)
+        check_options(request.options, context, timeless=request.resumable)
         call = call_context(context, request.mcp)
         asked = call.mcp if request.HasField("mcp") else None
         if not request.resumable:
@@ -124,7 +124,7 @@ class GenerationService:
                 yield wire.ResumeChatResponse(event=event)
 
     async def Chat(self, request: wire.ChatRequest, context: Context) -> wire.ChatResponse:
-        check_options(request.options)
+        check_options(request.options, context)
         spec = request.spec
         reply = wire.ChatResponse(request_id=REQUEST_ID.get())
         reply.further_completions.extend(wire.ChatCompletion() for _ in range(requests.completions(spec) - 1))
@@ -248,7 +248,7 @@ class GenerationService:
             if spec.tool_execution == wire.TOOL_EXECUTION_SERVER:
                 host, options = self._agents.host, requests.agent_options(spec, self._agents.defaults)
                 reader = Reader(model.max_context, None if isinstance(model, RemoteModel) else serving.tokenize(model))
-                stop = partial(model.handle.abort, generation.name)
+                stop = partial(model.abort, generation.name)
                 loop = AgentLoop(pipeline, self._catalog, host, reader, stop)
                 events = _first(loop.run(request, call.principal, options, call.deadline, asked, call.session))
             else:

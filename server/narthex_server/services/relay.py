@@ -76,7 +76,7 @@ class Relay:
             for key, value in context.invocation_metadata() or ()
             if key not in _OWN and not key.startswith(HEADER)
         )
-        stream = _Stream(self, handler, shared)
+        stream = _Stream(self, handler, shared, context.peer())
         self._streams.add(stream)
         try:
             yield wire.RelayCallsResponse()  # the stream is taken
@@ -102,9 +102,10 @@ class Relay:
 class RelayedContext:
     """What interceptors and handlers ask of an RPC's context, for a call without an RPC of its own."""
 
-    def __init__(self, metadata: tuple[tuple[str, str | bytes], ...], limit_s: float | None) -> None:
-        """`limit_s`: seconds from now to the deadline."""
+    def __init__(self, metadata: tuple[tuple[str, str | bytes], ...], limit_s: float | None, peer: str = "") -> None:
+        """`limit_s`: seconds from now to the deadline; `peer`: who sent it, as gRPC names those."""
         self._metadata = metadata
+        self._peer = peer
         self._clock = asyncio.get_running_loop().time
         self._deadline = None if limit_s is None else self._clock() + limit_s
         self._code: StatusCode | None = None
@@ -112,6 +113,9 @@ class RelayedContext:
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         return self._metadata
+
+    def peer(self) -> str:
+        return self._peer
 
     async def send_initial_metadata(self, metadata: object) -> None:
         """Only the request id is ever sent so, which whoever relays has chosen."""
@@ -170,10 +174,13 @@ class _Call:
 class _Stream:
     """One stream: reads actions, runs calls, and sends what they yield, small events together."""
 
-    def __init__(self, relay: Relay, handler: Handler, metadata: tuple[tuple[str, str | bytes], ...]) -> None:
+    def __init__(
+        self, relay: Relay, handler: Handler, metadata: tuple[tuple[str, str | bytes], ...], peer: str
+    ) -> None:
         self._relay = relay
         self._handler = handler
         self._metadata = metadata
+        self._peer = peer
         self._calls: dict[int, _Call] = {}
         self._unsent: deque[tuple[int, wire.CallToolResponse | wire.RelayedEnd, int]] = deque()
         self._changed = asyncio.Event()
@@ -237,7 +244,7 @@ class _Stream:
         own = start.request_id, start.principal, start.session, start.traceparent, start.tracestate
         metadata = (*self._metadata, *zip(_OWN, own, strict=True))
         metadata += tuple((f"{HEADER}{name.lower()}", token) for name, token in start.upstream_tokens.items())
-        relayed = RelayedContext(metadata, limit_s)
+        relayed = RelayedContext(metadata, limit_s, self._peer)
         context = cast(Context, relayed)
         timer = None if limit_s is None else asyncio.get_running_loop().call_later(limit_s, call.cancel)
         largest = min(start.max_event_bytes or self._relay.max_event_bytes, self._relay.max_event_bytes)

@@ -54,6 +54,6 @@ class Running:
         """
         found = [one for one in self._generations if one.request_id == request_id and one.tenant == tenant]
         for generation in found:
-            if not generation.model.handle.abort(generation.name):
+            if not generation.model.abort(generation.name):
                 generation.cancel()
         return bool(found)

@@ -185,7 +185,7 @@ class ToolService:
         self, request: wire.CallToolRequest, context: Context, largest: int
     ) -> AsyncIterator[wire.CallToolResponse]:
         """Runs a call whose events may have `largest` bytes each; one of more ends it."""
-        check_options(request.options)
+        check_options(request.options, context)
         with self._running.enter(CALLER.get().tenant, request.call_id, REQUEST_ID.get()) as inputs:
             whose = call_context(context, request.mcp, inputs, request.answers_approvals)
             async with aclosing(self._catalog.call(request.name, request.arguments or b"{}", whose)) as events:

@@ -1,17 +1,15 @@
 """UpstreamService over the catalog's servers."""
 
-import ipaddress
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import unquote
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc.aio import ServicerContext
 from narthex.v1 import upstream_pb2 as wire
 
-from narthex_server.errors import PermissionDenied
-from narthex_server.principal import CALLER, LOCAL, Principal
+from narthex_server.principal import CALLER, Principal
+from narthex_server.services.admins import check_admin
 from narthex_server.services.complete import complete
 from narthex_server.services.upstream_spec import source_from
 from narthex_server.tools.acts import Acts, acting
@@ -55,7 +53,7 @@ class UpstreamService:
     async def AddUpstream(self, request: wire.AddUpstreamRequest, context: Context) -> wire.AddUpstreamResponse:
         with acting(self._acts, "upstream.add", request.spec.name):
             self._acts.enter()
-            _check_admin(context)
+            check_admin(context, "change upstreams")
             status = await self._fleet.add(source_from(request.spec))
         return wire.AddUpstreamResponse(upstream=self._upstream(status))
 
@@ -64,7 +62,7 @@ class UpstreamService:
     ) -> wire.RemoveUpstreamResponse:
         with acting(self._acts, "upstream.remove", request.name):
             self._acts.enter()
-            _check_admin(context)
+            check_admin(context, "change upstreams")
             await self._fleet.remove(request.name)
         return wire.RemoveUpstreamResponse()
 
@@ -77,7 +75,7 @@ class UpstreamService:
         with acting(self._acts, "upstream.reconnect", request.name):
             self._acts.enter()
             if shared:
-                _check_admin(context)
+                check_admin(context, "change upstreams")
             status = await self._catalog.reconnect(request.name, None if caller.admin else caller)
         return wire.ReconnectUpstreamResponse(upstream=self._upstream(status))
 
@@ -131,26 +129,3 @@ def _moment(seconds: float) -> Timestamp | None:
     moment = Timestamp()
     moment.FromMicroseconds(round(seconds * 1e6))
     return moment
-
-
-def _check_admin(context: Context) -> None:
-    """Raises PermissionDenied: an upstream can be any program, so whoever adds one does as the server's own user."""
-    caller = CALLER.get()
-    if caller is LOCAL and not _near(context.peer()):
-        raise PermissionDenied(
-            "Without API keys, only callers on the server's own machine may change its upstreams; "
-            "make an admin key: `narthex keys new --admin`."
-        )
-    if not caller.admin:
-        raise PermissionDenied("Only an admin key may change upstreams; make one: `narthex keys new --admin`.")
-
-
-def _near(peer: str) -> bool:
-    """Whether gRPC's name of a peer, such as `ipv6:[::1]:50000`, is on this machine."""
-    kind, _, place = unquote(peer).partition(":")
-    if kind in ("unix", "unix-abstract"):
-        return True
-    try:
-        return ipaddress.ip_address(place.rpartition(":")[0].strip("[]")).is_loopback
-    except ValueError:
-        return False

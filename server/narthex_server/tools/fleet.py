@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
+from narthex_server.tools.admission.pools import UpstreamPools
 from narthex_server.tools.roster import Roster
 from narthex_server.tools.server import ServerStatus, UpstreamServer
 from narthex_server.tools.upstream.source import ServerSource
@@ -17,20 +18,29 @@ _Answer = TypeVar("_Answer")
 class Fleet:
     """Changes one upstream at a time and leaves the others, and their calls, alone; used on the event loop only."""
 
-    def __init__(self, roster: Roster, sources: Iterable[ServerSource], build: Build, grace: float) -> None:
-        """`sources` are those that the roster has; calls of what is taken away have `grace` seconds to end."""
+    def __init__(
+        self, roster: Roster, sources: Iterable[ServerSource], build: Build, grace: float, pools: UpstreamPools
+    ) -> None:
+        """`sources` are those that the roster has; calls of what is taken away have `grace` seconds to end.
+
+        Calls wait for their turn at the `pools`, which are kept to what there is.
+        """
         self._roster = roster
         self._file = {source.name: source for source in sources}
         self._added: set[str] = set()  # beside the file, which must not take them away
         self._build = build
         self._grace = grace
+        self._pools = pools
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
+        for source in self._file.values():
+            self._pools.open(source)
 
     async def add(self, source: ServerSource) -> ServerStatus:
         """Adds one that no later file takes away; returns how its first attempt went. Raises AlreadyExists."""
         server = await self._build(source)
         self._roster.insert(server)
+        self._pools.open(source)
         self._added.add(source.name)
         await server.settled()
         return server.status
@@ -38,6 +48,7 @@ class Fleet:
     async def remove(self, name: str) -> None:
         """Returns when its calls have ended, of themselves or not; raises NotFound."""
         self._added.discard(name)
+        self._pools.close(name)
         await self._kept(self._roster.remove(name, self._grace))
 
     async def apply(self, sources: Iterable[ServerSource]) -> bool:
@@ -52,6 +63,8 @@ class Fleet:
             self._file = now
             self._added -= {source.name for source in others}
             present = {server.name for server in self._roster}
+            for source in others:
+                self._pools.open(source)
             gone = before.keys() - now.keys() - self._added
             work: list[Coroutine[Any, Any, object]] = []
             for server in servers:
@@ -61,6 +74,8 @@ class Fleet:
                     self._roster.insert(server)
                     work.append(server.settled())
             work += [self._roster.remove(name, self._grace) for name in gone & present]
+            for name in gone:
+                self._pools.close(name)
             self._roster.order(now)
             await self._kept(_all(work))
             return bool(others or gone) or list(before) != list(now)

@@ -1,6 +1,6 @@
 """A tool, a call of it, and what a call yields."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,13 +25,18 @@ class Tool:
     own_name: str = ""  # what its server calls it
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class CallContext:
     """Whose call this is; `deadline` is on the event loop's clock, in seconds.
 
     `session` is the caller's own name for one of its sessions, empty outside of any; two callers' never mean the same.
     Without `inputs` nobody can answer while it runs; with `answers_approvals` the caller answers ApprovalRequests.
-    `upstream_tokens` are the caller's own, by upstream.
+    `upstream_tokens` are the caller's own, by upstream. `over` is to be called when its upstream has nothing more to do
+    for it, which may be long before the caller has read all.
     """
 
     principal: Principal
@@ -42,6 +47,7 @@ class CallContext:
     session: str = ""
     answers_approvals: bool = False
     upstream_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    over: Callable[[], None] = field(default=_nothing, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

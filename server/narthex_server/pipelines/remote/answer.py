@@ -8,8 +8,8 @@ from typing import Any
 
 from narthex_server.engine.observer import RequestReport
 from narthex_server.errors import ContextOverflow
+from narthex_server.pipelines.call import Aborted, Call
 from narthex_server.pipelines.events import ChatEvent, Finished, FinishReason, Started
-from narthex_server.pipelines.remote.call import Aborted, Call
 from narthex_server.pipelines.remote.handle import RemoteHandle
 from narthex_server.pipelines.remote.turn import Turn
 from narthex_server.pipelines.request import ChatRequest, GenerateRequest

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narthex_server.errors import Cancelled, Violation
+from narthex_server.pipelines.call import Aborted
 from narthex_server.pipelines.embed import Embeddings, EmbedRequest, scaled
 from narthex_server.pipelines.models import RemoteModel
 from narthex_server.pipelines.remote.body import embedding_body
-from narthex_server.pipelines.remote.call import Aborted
 from narthex_server.pipelines.request import refuse
 
 MOST_DIMENSIONS = 1 << 16

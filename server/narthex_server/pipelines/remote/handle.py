@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 import orjson
@@ -18,12 +19,14 @@ from narthex_server.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from narthex_server.lot.limits import Limits
+from narthex_server.lot.pool import Pool
+from narthex_server.lot.units import Units
+from narthex_server.pipelines.call import Aborted, Call
 from narthex_server.pipelines.events import Usage
-from narthex_server.pipelines.remote.call import Aborted, Call
 from narthex_server.pipelines.remote.connection import Answer, Connection
 from narthex_server.pipelines.remote.facts import Facts, read_facts
 from narthex_server.pipelines.remote.observer import RemoteObserver, Unobserved
-from narthex_server.pipelines.remote.places import Places
 from narthex_server.pipelines.remote.refusals import Refusals
 from narthex_server.pipelines.remote.sse import SseParser, TooLong
 
@@ -31,6 +34,8 @@ LONGEST_REFUSAL = 64 * 1024
 LONGEST_ANSWER = 128 * 1024 * 1024
 END_SECONDS = 0.1
 """How long an engine may take to end its answer after it said that it has; then the connection is given up."""
+SLOTS = "slots"
+ONE: Units = MappingProxyType({SLOTS: 1})
 _DONE = b"[DONE]"
 _OUTCOMES = (
     (InvalidRequest, "invalid"),
@@ -75,7 +80,7 @@ class RemoteHandle:
         self._model = model
         self._connection = connection
         self._limits = limits
-        self._places = Places(limits.requests, limits.waiting)
+        self._pool = Pool(f"model/{refusals.model}", {SLOTS: limits.requests}, Limits(limits.waiting))
         self._calls: set[Call] = set()
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
@@ -84,27 +89,28 @@ class RemoteHandle:
     @property
     def slots(self) -> int:
         """Requests that are sent at once."""
-        return self._places.count
+        return self._limits.requests
 
     def snapshot(self) -> EngineStats:
         """What runs and waits, and what was spent so far."""
         spent = self._spent
         return EngineStats(
-            self.slots, self._places.running, self._places.waiting,
+            self.slots, self._pool.running, self._pool.waiting,
             prompt_tokens=spent.prompt_tokens, cached_tokens=spent.cached_tokens,
             generated_tokens=spent.completion_tokens,
         )  # fmt: skip
 
     def requests(self) -> int:
         """How many run or wait."""
-        return self._places.running + self._places.waiting
+        return self._pool.running + self._pool.waiting
 
     def spend(self, usage: Usage) -> None:
         """Counts what an answer took."""
         self._spent += usage
 
-    def start(self) -> None:
-        """Look at the engine from time to time; call once, in the event loop."""
+    def start(self, pool: Pool | None = None) -> None:
+        """Look at the engine from time to time, and have requests wait at the pool; call once, in the event loop."""
+        self._pool = pool or self._pool
         self._looking = asyncio.create_task(self._watch())
 
     async def stop(self, grace: float) -> None:
@@ -145,17 +151,14 @@ class RemoteHandle:
 
     @asynccontextmanager
     async def call(self, request_id: str, index: int = 0) -> AsyncIterator[Call]:
-        """Takes a place for the block's request. Errors: ResourceExhausted, Unavailable; Aborted."""
+        """Waits for the turn of the block's request. Errors: Unavailable; those of Pool.admit; Aborted."""
         if self._closed:
             raise self.refusals.unreachable("is not used any more")
         call = Call(request_id, index)
         self._calls.add(call)
         try:
-            await call.wait(self._places.take())
-            try:
+            with await call.wait(self._pool.admit(ONE)):
                 yield call
-            finally:
-                self._places.give()
         finally:
             self._calls.discard(call)
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from narthex_server.errors import Cancelled, FailedPrecondition
+from narthex_server.pipelines.call import Aborted
 from narthex_server.pipelines.models import RemoteModel
 from narthex_server.pipelines.remote.body import message_json, tool_json
-from narthex_server.pipelines.remote.call import Aborted
 from narthex_server.pipelines.request import ChatRequest
 
 

@@ -170,6 +170,8 @@ class Calls:
                 return end if isinstance(end, InputRequired) else self._secrets.hide_in_result(end)
         except TimeoutError:
             raise self._too_late(limit) from None
+        finally:
+            flight.context.over()
 
     async def _send(self, flight: Flight, tool: str, arguments: dict[str, Any]) -> ToolResult | InputRequired:
         if self.client is None:

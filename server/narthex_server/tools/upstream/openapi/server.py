@@ -47,7 +47,6 @@ class OpenApiServer(KeptServer):
         self._client: httpx2.AsyncClient | None = None
         self._base = ""
         self._edition: Hashable = object()
-        self._turns = asyncio.Semaphore(source.concurrency)
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -79,8 +78,9 @@ class OpenApiServer(KeptServer):
             raise NotFound(f"upstream {self.name!r} has no tool {tool!r} any more", reason="TOOL_NOT_FOUND")
         request = request_of(operation, arguments)
         with self._keeper.passing(context) as passage:
-            async with self._in_time(context), self._turns:
+            async with self._in_time(context):
                 answer = await self._send(request, context)
+            context.over()
             result = self._secrets.hide_in_result(answer)
             passage.saw(result)
             yield result

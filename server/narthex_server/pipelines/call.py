@@ -1,4 +1,4 @@
-"""One running request to a remote engine."""
+"""One request to an engine, which somebody else may end."""
 
 import asyncio
 from collections.abc import Awaitable

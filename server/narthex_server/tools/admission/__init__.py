@@ -1,0 +1,1 @@
+"""Calls of forwarded tools wait for their turn at their upstream."""
