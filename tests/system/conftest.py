@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest_asyncio
+from narthex.v1 import generation_pb2
+from narthex.v1.generation_pb2_grpc import GenerationServiceStub
 
 from tests.e2e.processes import started
 from tests.system.prometheus import Prometheus, until, watching
@@ -21,6 +24,9 @@ DEMO = ROOT / "models" / "demo" / "tiny-tool-demo-q8_0.gguf"
 EMBEDDER = ROOT / "tests" / "golden" / "embed_bert"
 SERVERS = ROOT / "tests" / "e2e" / "upstreams" / "servers"
 SLOTS = 2
+WAITING = 8
+"""Requests that may wait; more are turned away."""
+
 KV_MEMORY = 4 << 20
 INITIALIZE = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 ACCEPT = {"accept": "application/json, text/event-stream"}
@@ -65,6 +71,27 @@ class Stack:
     async def call(self, tool: str, **arguments: object) -> dict[str, Any]:
         return await self.rpc("tools/call", name=tool, arguments=arguments)
 
+    async def long_chat(self) -> httpx.Response:
+        """One that takes nearly all the room for keys and values."""
+        return await self.chat("porch " * 600, tokens=64)
+
+    async def impatient(self, timeout: float) -> grpc.StatusCode:
+        """A long completion that nobody waits for after so many seconds; how it ended."""
+        spec = generation_pb2.GenerationSpec(model="demo", prompt="porch " * 600)
+        spec.sampling.max_tokens = 64
+        async with grpc.aio.insecure_channel(self.server["grpc"]) as channel:
+            call = GenerationServiceStub(channel).Generate(generation_pb2.GenerateRequest(spec=spec), timeout=timeout)
+            return await call.code()
+
+    async def crowd(self) -> None:
+        """More than may wait, some of which have no time, and some of which go."""
+        whole = [asyncio.create_task(self.long_chat()) for _ in range(SLOTS + WAITING)]
+        await asyncio.gather(*(self.impatient(0.05) for _ in range(4)))
+        for task in whole[-4:]:
+            task.cancel()
+        answers = await asyncio.gather(*whole, *(self.long_chat() for _ in range(SLOTS + WAITING)), return_exceptions=True)
+        assert {answer.status_code for answer in answers if isinstance(answer, httpx.Response)} <= {200, 429}
+
     @contextlib.asynccontextmanager
     async def busy(self, work: Callable[[], Coroutine[Any, Any, object]], at_once: int) -> AsyncIterator[None]:
         """The work again and again within the block, so many at a time."""
@@ -95,7 +122,7 @@ async def stack(tmp_path_factory) -> AsyncIterator[Stack]:
     (folder / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
     models = {"demo": DEMO, "vectors": EMBEDDER, "far": "openai+http://127.0.0.1:9/v1"}
     options = [text for name, where in models.items() for text in ("--model", f"{name}={where}")]
-    options += ["--default-model", "demo", "--max-slots", SLOTS, "--kv-memory", KV_MEMORY, "--cache-read-only"]
+    options += ["--default-model", "demo", "--max-slots", SLOTS, "--max-waiting", WAITING, "--kv-memory", KV_MEMORY, "--cache-read-only"]
     options += ["--mcp-config", folder / "mcp.json", "--cache-dir", folder / "cache"]
     options += ["--audit", "--audit-path", folder / "audit"]
     anywhere = "127.0.0.1:0"
@@ -128,7 +155,10 @@ async def worked(stack: Stack) -> AsyncIterator[Stack]:
         assert "error" in await stack.rpc("no/such/method")
         assert (await stack.client.get("/mcp/list", headers={"origin": "https://elsewhere.example"})).status_code == 403
 
-    async with listening(stack), stack.busy(a_bit_of_all, 2):
+    for _ in range(2):  # a counter that appears has no rate until it counts again
+        await stack.crowd()
+        await asyncio.sleep(1)
+    async with listening(stack), stack.busy(a_bit_of_all, 1):
         yield stack
 
 

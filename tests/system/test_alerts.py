@@ -10,7 +10,7 @@ import subprocess
 import pytest
 import yaml
 
-from tests.system.conftest import ROOT, SLOTS, Stack
+from tests.system.conftest import ROOT, SLOTS, WAITING, Stack
 from tests.system.prometheus import DEPLOY, until
 
 pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module")]
@@ -72,14 +72,19 @@ async def test_a_tool_that_breaks_again_and_again(stack: Stack):
 
 
 async def test_more_work_than_fits(stack: Stack):
-    async def nearly_all_there_is_room_for():
-        answer = await stack.chat("porch " * 600, tokens=64)
+    async def chat():
+        answer = await stack.long_chat()
         assert answer.status_code == 200, answer.text
 
-    async with stack.busy(nearly_all_there_is_room_for, 4 * SLOTS):
-        await stack.prometheus.firing("NarthexQueueGrowing")
+    async with stack.busy(chat, 4 * SLOTS):
+        await stack.prometheus.firing("NarthexQueueGrowing", pool="model/demo")
         await stack.prometheus.firing("NarthexKvCacheFull", model_name="demo")
     await stack.prometheus.resolved("NarthexQueueGrowing")
+
+
+async def test_more_work_than_may_wait(stack: Stack):
+    async with stack.busy(stack.long_chat, 4 * WAITING):
+        await stack.prometheus.firing("NarthexLotRefusing", pool="model/demo", reason="QUEUE_FULL")
 
 
 async def test_a_file_of_upstreams_that_is_wrong(stack: Stack):
