@@ -15,6 +15,7 @@ from narthex_server.config.server import ServerConfig
 from narthex_server.metrics.agent import AgentMetrics
 from narthex_server.services.agents import Agents
 from narthex_server.services.resumable import RunLimits, Runs
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.inputs import RunningCalls
 from narthex_server.tools.kept_results import KeptLimits, KeptResults
 from narthex_server.worker import in_thread
@@ -27,7 +28,7 @@ def agent_host(config: ServerConfig, registry: CollectorRegistry) -> Host:
     return Host(running, KeptResults(kept), AgentMetrics(registry, lambda: running.waiting))
 
 
-async def chat_agents(config: ServerConfig, host: Host) -> Agents:
+async def chat_agents(config: ServerConfig, host: Host, locks: Locks = UNMETERED) -> Agents:
     """What chats have beside models and tools; raises SettingsError."""
     settings, sessions = config.agent, config.sessions
     if settings.parallel_calls > MAX_PARALLEL:
@@ -41,17 +42,17 @@ async def chat_agents(config: ServerConfig, host: Host) -> Agents:
             approvals=Approvals(seconds=settings.approval_timeout),
             results=ResultLimits(settings.result_bytes),
         ),
-        Sessions(await session_store(config), limits),
+        Sessions(await session_store(config, locks), limits),
         Runs(RunLimits(settings.max_runs, settings.run_kept_bytes, settings.run_seconds, settings.run_kept_seconds)),
     )
 
 
-async def session_store(config: ServerConfig) -> SessionStore:
+async def session_store(config: ServerConfig, locks: Locks) -> SessionStore:
     """In memory, or in the configured file. Raises SettingsError."""
     path, ttl = config.sessions.file, config.sessions.ttl
     if path is None:
         return MemorySessions(ttl, time.time)
     try:
-        return await in_thread(SqliteSessions, path, ttl, time.time)
+        return await in_thread(SqliteSessions, path, ttl, time.time, locks)
     except OSError as error:
         raise SettingsError(f"--sessions-file: {path} cannot be used: {error}") from error

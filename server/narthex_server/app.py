@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -33,6 +33,7 @@ from narthex_server.interceptors.tracing import TraceInterceptor
 from narthex_server.lot.lot import Lot
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
+from narthex_server.metrics.locks import LockMetrics
 from narthex_server.metrics.loop import LoopMetrics
 from narthex_server.metrics.lot import LotMetrics, LotReadings
 from narthex_server.metrics.models import ModelMetrics
@@ -53,6 +54,8 @@ from narthex_server.services.relay import CALL_TOOL, Relay
 from narthex_server.services.tool import ToolService
 from narthex_server.services.upstream import UpstreamService
 from narthex_server.starting import ModelLoader, RemoteLoader
+from narthex_server.sync.locks import Locks
+from narthex_server.sync.watchdog import Watchdog
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.native.chat import ChatTool
 from narthex_server.tools.native.count_tokens import CountTokensTool
@@ -69,6 +72,9 @@ UPSTREAM_PATIENCE = 8.0
 
 REMOTE_PATIENCE = 3.0
 """How long readiness waits, in seconds, for remote engines that do not say what they are."""
+
+WATCH_INTERVAL = 1.0
+"""Seconds between two looks of the watchdog at the locks."""
 
 PASS_ON = PassOn()
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -107,6 +113,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
     async with AsyncExitStack() as stack:
         registry = new_registry()
         metrics_port = stack.enter_context(metrics_served(config, registry))
+        locks = stack.enter_context(locking(config, registry))
         drain, reach, tracer = DrainInterceptor(), Reach(), config.otel.tracer("narthex-server")
         stack.push_async_callback(in_thread, tracer.close)
         calls = interceptors(config, registry, reach, tracer)
@@ -115,13 +122,13 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         grpc_port = bind(server, config)
         lot = Lot(LotMetrics(registry))
         LotReadings(registry, lambda: [pool.reading() for pool in lot.pools])
-        models = library(config, registry, lot)
+        models = library(config, registry, lot, locks)
         stack.push_async_callback(models.stop)
         # Loading and the MCP client's import each take a second: both in threads, and upstreams start meanwhile.
         loading = asyncio.create_task(load_models(config, models))
         stack.callback(loading.cancel)
         auditor = await stack.enter_async_context(auditing(config.audit, registry))
-        forwarded = await forwarding(config, models, registry, reach, tracer, auditor, lot)
+        forwarded = await forwarding(config, models, registry, reach, tracer, auditor, lot, locks)
         catalog = forwarded.catalog
         stack.push_async_callback(catalog.stop)
         stack.push_async_callback(forwarded.fleet.close)
@@ -133,7 +140,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         adapters = AdapterLibrary(models, config.adapter_root)
         await load_adapters(config, adapters)
         host = agent_host(config, registry)
-        agents = await chat_agents(config, host)
+        agents = await chat_agents(config, host, locks)
         stack.push_async_callback(agents.runs.stop)
         register(
             server,
@@ -178,6 +185,16 @@ def metrics_served(config: ServerConfig, registry: CollectorRegistry) -> Iterato
 
 
 @contextmanager
+def locking(config: ServerConfig, registry: CollectorRegistry) -> Iterator[Locks]:
+    """The locks of this process, in the metrics; within the block a watchdog looks at them, where one is wanted."""
+    dog = Watchdog(config.lock_watchdog) if config.lock_watchdog else None
+    locks = Locks(config.locks, dog)
+    LockMetrics(registry, locks.readings)
+    with dog.looking(WATCH_INTERVAL) if dog else nullcontext():
+        yield locks
+
+
+@contextmanager
 def following(reloads: Reloads | None) -> Iterator[None]:
     """The file of upstreams is followed within the block, where there is one, and read again on SIGHUP."""
     if reloads is None:
@@ -201,11 +218,11 @@ async def stop(server: grpc.aio.Server, drain: DrainInterceptor, grace: float) -
     await stopping
 
 
-def library(config: ServerConfig, registry: CollectorRegistry, lot: Lot) -> ModelLibrary:
+def library(config: ServerConfig, registry: CollectorRegistry, lot: Lot, locks: Locks) -> ModelLibrary:
     """A library without models, whose metrics are in the registry; requests wait for them in the lot."""
     engines, embedders = EngineMetrics(registry), EmbeddingMetrics(registry)
     remotes = RemoteMetrics(registry, engines, embedders)
-    loader = ModelLoader(config, lot, engines, embedders, RemoteLoader(config, lot, remotes))
+    loader = ModelLoader(config, lot, engines, embedders, RemoteLoader(config, lot, remotes), locks)
     observer = ModelMetrics(registry)
     models = ModelLibrary(
         loader,
@@ -213,6 +230,7 @@ def library(config: ServerConfig, registry: CollectorRegistry, lot: Lot) -> Mode
         root=config.model_root,
         idle_unload=config.idle_unload,
         observer=observer,
+        locks=locks,
     )
     observer.watch(models.listed)
     return models

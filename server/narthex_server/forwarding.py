@@ -22,6 +22,7 @@ from narthex_server.metrics.tools import ToolMetrics, UpstreamMetrics
 from narthex_server.metrics.upstreams import ProcessMetrics, ReloadMetrics, VitalsMetrics
 from narthex_server.pipelines.models import Models
 from narthex_server.reloading import Reloads
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.acts import Acts, Unrecorded
 from narthex_server.tools.admission.pools import UpstreamPools
 from narthex_server.tools.admission.step import AdmissionStep
@@ -42,6 +43,7 @@ from narthex_server.tools.server import Scope, UpstreamServer
 from narthex_server.tools.step import Step
 from narthex_server.tools.traced import tracing
 from narthex_server.tools.visibility import EVERYTHING, Visibility
+from narthex_server.waiting import limits
 from narthex_server.watched_file import WatchedFile
 from narthex_server.worker import in_thread
 
@@ -70,21 +72,21 @@ async def forwarding(
     tracer: Tracer,
     auditor: Auditor | None,
     lot: Lot,
+    locks: Locks,
 ) -> Forwarding:
     """All that forwarding is made of; raises SettingsError."""
     sampler = ModelSampler(models)
-    pools = UpstreamPools(
-        lot, config.lot.call_limits(), config.lot.call_memory, lambda source: calls_of(source, config)
-    )
+    waiting = limits(config.lot, config.lot.calls_waiting)
+    pools = UpstreamPools(lot, waiting, config.lot.call_memory, lambda source: calls_of(source, config))
 
     async def build(source: "ServerSource") -> UpstreamServer:
-        return await in_thread(upstream, confined(bounded(source, config), config), config, sampler, reach)
+        return await in_thread(upstream, confined(bounded(source, config), config), config, sampler, reach, locks)
 
     file = WatchedFile(config.mcp_config) if config.mcp_config else None
     sources = await in_thread(lambda: configured(config, None if file is None else _read(file)))
     servers = [await build(source) for source in sources]
-    catalog = await _catalog(config, servers, registry, tracer, auditor, pools)
-    fleet = Fleet(catalog.roster, sources, build, config.upstream.drain, pools)
+    catalog = await _catalog(config, servers, registry, tracer, auditor, pools, locks)
+    fleet = Fleet(catalog.roster, sources, build, config.upstream.drain, pools, locks)
     acts = auditor or Unrecorded()
     if file is None:
         return Forwarding(catalog, fleet, None, acts)
@@ -100,6 +102,7 @@ async def _catalog(
     tracer: Tracer,
     auditor: Auditor | None,
     pools: UpstreamPools,
+    locks: Locks,
 ) -> Catalog:
     """The catalog with the steps around its calls, the outermost first."""
     observers: list[CatalogObserver] = [ToolMetrics(registry), *([auditor] if auditor else [])]
@@ -129,6 +132,7 @@ async def _catalog(
         searching=Searching(shown.search, shown.search_above, shown.lazy),
         inspection=inspection,
         admission=auditor,
+        locks=locks,
     )
     UpstreamMetrics(registry, catalog.servers)
     VitalsMetrics(registry, catalog.roster.vitals)
@@ -178,7 +182,9 @@ def confined(source: "ServerSource", config: ServerConfig) -> "ServerSource":
     return replace(source, transport=replace(process, limits=limits, sandbox=sandbox))
 
 
-def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler, reach: Reach) -> UpstreamServer:
+def upstream(
+    source: "ServerSource", config: ServerConfig, sampler: ModelSampler, reach: Reach, locks: Locks = UNMETERED
+) -> UpstreamServer:
     """One upstream, not started: by what it speaks; what that needs is imported only where there are upstreams."""
     from narthex_server.tools.upstream.source import Narthex, OpenApi
 
@@ -190,12 +196,12 @@ def upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler
         case OpenApi() as api:
             from narthex_server.tools.upstream.openapi.server import OpenApiServer
 
-            return OpenApiServer(source, api)
+            return OpenApiServer(source, api, locks)
         case _:
-            return mcp_upstream(source, config, sampler)
+            return mcp_upstream(source, config, sampler, locks)
 
 
-def mcp_upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler) -> UpstreamServer:
+def mcp_upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSampler, locks: Locks) -> UpstreamServer:
     """One that speaks MCP, and so may remember its callers: with as many connections as its scope wants."""
     from narthex_server.tools.upstream.scoped import ScopedUpstream, ScopeLimits
     from narthex_server.tools.upstream.supervisor import Upstream
@@ -203,10 +209,10 @@ def mcp_upstream(source: "ServerSource", config: ServerConfig, sampler: ModelSam
     scope = scope_of(source, config)
     source = replace(source, scope=source.scope or default_scope(config))
     if scope == "shared":
-        return Upstream(source, sampler)
+        return Upstream(source, sampler, locks)
     own = config.connections
     limits = ScopeLimits(own.per_upstream, own.per_tenant, own.tenant_idle, own.session_idle)
-    return ScopedUpstream(scope, lambda: Upstream(source, sampler), limits)
+    return ScopedUpstream(scope, lambda: Upstream(source, sampler, locks), limits)
 
 
 def scope_of(source: "ServerSource", config: ServerConfig) -> Scope:

@@ -24,6 +24,8 @@ from narthex_server.pipelines.remote.handle import RemoteHandle, RemoteLimits
 from narthex_server.pipelines.remote.refusals import Refusals
 from narthex_server.progress import Progress
 from narthex_server.runtime import allocation
+from narthex_server.sync.locks import Locks
+from narthex_server.text.compiling import Compiling
 from narthex_server.waiting import limits
 from narthex_server.worker import in_thread
 
@@ -51,12 +53,14 @@ class ModelLoader:
         engines: EngineMetrics,
         embedders: EmbeddingMetrics,
         remotes: "RemoteLoader",
+        locks: Locks,
     ) -> None:
         self._config = config
         self._lot = lot
         self._engines = engines
         self._embedders = embedders
         self._remotes = remotes
+        self._compiling = Compiling(locks)
 
     def load(self, order: Order, progress: Progress) -> "LoadedModel | LoadedEmbedder | RemoteModel":
         """One model; ONNX Runtime is imported here and nowhere else, so that a gateway never has it."""
@@ -108,7 +112,8 @@ class ModelLoader:
             raise
         handle = EngineHandle(loaded.session, options, self._engines.observer(name))
         handle.start()
-        model = TextModel(name, handle, loaded.text, info, pool=self._open(name, capacity(handle)))
+        pool = self._open(name, capacity(handle))
+        model = TextModel(name, handle, loaded.text, info, compiling=self._compiling, pool=pool)
         self._engines.watch(name, model.engine.snapshot)
         return model
 

@@ -26,6 +26,8 @@ from narthex_server.pipelines.reports import LoadProgress, Reports
 from narthex_server.pipelines.root import Root
 from narthex_server.progress import Stage
 from narthex_server.runtime import allocation
+from narthex_server.sync.async_mutex import AsyncMutex
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.worker import in_thread
 
 _log = logging.getLogger(__name__)
@@ -70,14 +72,14 @@ class LibraryObserver(Protocol):
 @dataclass(slots=True, eq=False)
 class _Entry:
     order: Order
+    turn: AsyncMutex
+    """Held while the model goes into memory or out of it."""
     state: State = State.LOADING
     model: Model | None = None
     failure: str = ""
     ready_time: float | None = None
     users: int = 0
     unused: asyncio.Event = field(default_factory=asyncio.Event)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while the model goes into memory or out of it."""
     timer: asyncio.TimerHandle | None = None
     reload: "asyncio.Task[Model] | None" = None
 
@@ -102,6 +104,7 @@ class ModelLibrary(Models):
         root: Path | None = None,
         idle_unload: float = 0.0,
         observer: LibraryObserver | None = None,
+        locks: Locks = UNMETERED,
     ) -> None:
         super().__init__(default)
         self._loader = loader
@@ -109,9 +112,10 @@ class ModelLibrary(Models):
         self._idle_unload = idle_unload
         self._observer = observer
         self._follower: Follower = _nobody
-        self._following = asyncio.Lock()
+        self._following = locks.async_mutex("model_router")
         self._entries: dict[str, _Entry] = {}
-        self._loading = asyncio.Lock()
+        self._loading = locks.async_mutex("model_loading")
+        self._locks = locks
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def follow(self, follower: Follower) -> None:
@@ -150,7 +154,7 @@ class ModelLibrary(Models):
                 f"there is a model {order.name!r} already ({there.state.value}); unload it, or use another name",
                 reason="MODEL_EXISTS",
             )
-        entry = self._entries[order.name] = _Entry(order)
+        entry = self._entries[order.name] = _Entry(order, self._locks.async_mutex("model_memory"))
         entry.unused.set()
         reports = Reports()
         bringing = self._spawn(self._bring(entry, reports))

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import ClassVar, TypeVar, cast
@@ -14,6 +14,7 @@ from narthex_server.lot.pool import Pool
 from narthex_server.pipelines.admitted import SLOTS, AdmittedEngine, capacity
 from narthex_server.pipelines.remote.handle import RemoteHandle
 from narthex_server.text.assets import TextAssets
+from narthex_server.text.compiling import Compiling
 from narthex_server.text.grammar import Grammars
 from narthex_server.text.tokenizer import Tokenizer
 
@@ -58,9 +59,10 @@ class TextModel:
     pool: Pool | None = None
     engine: AdmittedEngine = field(init=False, repr=False, compare=False)
     grammars: Grammars = field(init=False, repr=False, compare=False)
+    compiling: InitVar[Compiling | None] = None
 
-    def __post_init__(self) -> None:
-        grammars = Grammars(self.text.tokenizer, self.text.eos_ids, self.handle.vocab_size)
+    def __post_init__(self, compiling: Compiling | None) -> None:
+        grammars = Grammars(self.text.tokenizer, self.text.eos_ids, self.handle.vocab_size, compiling)
         object.__setattr__(self, "grammars", grammars)
         pool = self.pool or Pool(f"model/{self.name}", capacity(self.handle))
         object.__setattr__(self, "engine", AdmittedEngine(self.handle, pool))

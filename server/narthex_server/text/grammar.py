@@ -2,24 +2,21 @@
 
 import json
 import re
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
 from narthex_server.errors import InvalidRequest
+from narthex_server.text.compiling import Compiling
 from narthex_server.text.constraint import refuse
 from narthex_server.text.tokenizer import Tokenizer
 
 LARGEST = 1 << 18
-"""Bytes of a grammar; together with the stack below it bounds how deep its rules can go."""
-_STACK = 1 << 29
-"""Bytes of address space for the thread that compiles: the library recurses over rules and dies where it ends."""
+"""Bytes of a grammar; together with the stack of the thread that compiles it bounds how deep its rules can go."""
 _KEPT = 32
 _STATES, _ITEMS = 50_000, 500
 """States of a grammar's lexer, of 1 or 2 kB each, and readings of a text side by side, which bound a step's time."""
@@ -30,11 +27,6 @@ _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder=
 _BIAS = np.where(_BITS, np.float32(0), np.float32(-np.inf))
 """What each byte of the tokens' bits adds to eight logits: ten times as fast as spreading bits and choosing by them."""
 _BIAS.setflags(write=False)
-
-_STARTING = threading.Lock()
-"""Held while a thread is started with a stack of another size, which is a setting of the whole process."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +43,22 @@ class Vocabulary:
     is_tokenizer_wrapper = True
     bos_token_id = None
 
-    def __init__(self, tokens: Sequence[bytes], special: frozenset[int], ends: frozenset[int], width: int) -> None:
+    def __init__(
+        self,
+        tokens: Sequence[bytes],
+        special: frozenset[int],
+        ends: frozenset[int],
+        width: int,
+        compiling: Compiling | None = None,
+    ) -> None:
         padded = [*tokens[:width], *[b""] * (width - len(tokens))]
         self.tokens = padded
         self.ends = sorted(end for end in ends if end < width)
         self.eos_token_id = self.ends[0]
         self.special_token_ids = sorted(index for index in special | ends if index < width)
+        self.compiling = compiling or Compiling()
         self._native: llguidance.LLTokenizer | None = None
-        self._lock = threading.Lock()
+        self._lock = self.compiling.mutex()
 
     def __call__(self, text: str) -> list[int]:
         """Part of the library's interface, for texts that a grammar makes certain; no_forcing keeps it from asking."""
@@ -135,12 +135,15 @@ class TokenGrammar:
 class Grammars:
     """Compiles grammars for one model, whose logits are `width` wide, and keeps the last ones; used by any thread."""
 
-    def __init__(self, tokenizer: Tokenizer, ends: frozenset[int], width: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, ends: frozenset[int], width: int, compiling: Compiling | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._ends = frozenset(end for end in ends if end < width)
         self._width = width
         self._kept: OrderedDict[Rules, llguidance.LLMatcher] = OrderedDict()
-        self._lock = threading.Lock()
+        self._compiling = compiling or Compiling()
+        self._lock = self._compiling.mutex()
         self._vocabulary: Vocabulary | None = None
 
     @property
@@ -169,7 +172,7 @@ class Grammars:
             size = len(rules.text.encode("utf-8", "replace")) + len((rules.answer or "").encode("utf-8", "replace"))
             if size > LARGEST:
                 refuse(field, f"makes a grammar of {size} bytes; at most {LARGEST} are compiled")
-            matcher = _with_deep_stack(lambda: _compiled(vocabulary, rules, field))
+            matcher = self._compiling.deeply(lambda: _compiled(vocabulary, rules, field))
             with self._lock:
                 self._kept[rules] = matcher
                 while len(self._kept) > _KEPT:
@@ -177,11 +180,12 @@ class Grammars:
         return TokenGrammar(vocabulary, rules, matcher.deep_copy())
 
     def _new_vocabulary(self) -> Vocabulary:
-        return Vocabulary(self._tokenizer.pieces or (), self._tokenizer.special_ids, self._ends, self._width)
+        pieces, special = self._tokenizer.pieces or (), self._tokenizer.special_ids
+        return Vocabulary(pieces, special, self._ends, self._width, self._compiling)
 
 
 def _restored(vocabulary: Vocabulary, rules: Rules, accepted: Sequence[int]) -> TokenGrammar:
-    return TokenGrammar(vocabulary, rules, _with_deep_stack(lambda: vocabulary.matcher(rules)), accepted)
+    return TokenGrammar(vocabulary, rules, vocabulary.compiling.deeply(lambda: vocabulary.matcher(rules)), accepted)
 
 
 def _compiled(vocabulary: Vocabulary, rules: Rules, field: str) -> llguidance.LLMatcher:
@@ -226,27 +230,3 @@ def _explained(error: str) -> str:
         error = reason[1]
     said = re.split(r"\n|; following|\. Enable| and retrieving|\(at \"| \(in ", error, maxsplit=1)[0].strip()
     return f"cannot be compiled{where}: {said[:300]}"
-
-
-def _with_deep_stack(work: Callable[[], T]) -> T:
-    """Runs `work` in a thread of its own, with room for deep recursion in native code."""
-    results: list[T] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:  # carried to the thread that waits
-            failures.append(error)
-
-    with _STARTING:
-        before = threading.stack_size(_STACK)
-        try:
-            thread = threading.Thread(target=run, name="grammar")
-            thread.start()
-        finally:
-            threading.stack_size(before)
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0]

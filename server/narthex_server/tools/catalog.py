@@ -11,6 +11,7 @@ from narthex_server.errors import (
     NarthexError,
 )
 from narthex_server.principal import Principal
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.arguments import ArgumentSchemas, parse_arguments
 from narthex_server.tools.completion import Completion, PromptReference, Reference, TemplateReference, Typed
 from narthex_server.tools.log_levels import LogLevels
@@ -74,6 +75,7 @@ class Catalog:
         searching: Searching = OFF,
         inspection: Inspection | None = None,
         admission: Admission | None = None,
+        locks: Locks = UNMETERED,
     ) -> None:
         """Every call passes the `steps` from the first to the last; each companion runs from start to stop.
 
@@ -91,7 +93,7 @@ class Catalog:
         self._schemas = ArgumentSchemas()
         self._searching = searching
         self._finders: dict[str, NativeTool] = {
-            finder.tool.name: finder for finder in (SearchTool(self), CallTool(self))
+            finder.tool.name: finder for finder in (SearchTool(self, locks), CallTool(self))
         }
         self._views = Views(Shared(inspection or Inspection(), self._found_by))
         self.watches = Watches(self.sight, lambda principal: self.versions(principal).resources)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.admission.pools import UpstreamPools
 from narthex_server.tools.roster import Roster
 from narthex_server.tools.server import ServerStatus, UpstreamServer
@@ -19,7 +20,13 @@ class Fleet:
     """Changes one upstream at a time and leaves the others, and their calls, alone; used on the event loop only."""
 
     def __init__(
-        self, roster: Roster, sources: Iterable[ServerSource], build: Build, grace: float, pools: UpstreamPools
+        self,
+        roster: Roster,
+        sources: Iterable[ServerSource],
+        build: Build,
+        grace: float,
+        pools: UpstreamPools,
+        locks: Locks = UNMETERED,
     ) -> None:
         """`sources` are those that the roster has; calls of what is taken away have `grace` seconds to end.
 
@@ -31,7 +38,7 @@ class Fleet:
         self._build = build
         self._grace = grace
         self._pools = pools
-        self._changing = asyncio.Lock()
+        self._changing = locks.async_mutex("upstream_fleet")
         self._tasks: set[asyncio.Task[Any]] = set()
         for source in self._file.values():
             self._pools.open(source)

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from narthex_server.agent.sessions.session import Owner, Session, Summary, dumped, loaded
 from narthex_server.errors import Unavailable
+from narthex_server.sync.locks import UNMETERED, Locks
 
 T = TypeVar("T")
 
@@ -27,12 +28,12 @@ _OWN = "tenant = ? AND name = ? AND used > ?"
 class SqliteSessions:
     """A SessionStore in the file at `path`, which only its owner may read; `seconds` as in memory."""
 
-    def __init__(self, path: Path, seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, seconds: float, clock: Callable[[], float], locks: Locks = UNMETERED) -> None:
         """Raises OSError where the file cannot be used."""
         self._path = path
         self._seconds = seconds
         self._clock = clock
-        self._turn = asyncio.Lock()
+        self._turn = locks.async_mutex("sessions_file")
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         try:

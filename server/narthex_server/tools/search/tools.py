@@ -12,6 +12,8 @@ from narthex.scopes import ALL_TOOLS
 
 from narthex_server.errors import InvalidToolArguments, Violation
 from narthex_server.principal import Principal
+from narthex_server.sync.async_mutex import AsyncMutex
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.offers.view import View
 from narthex_server.tools.search.searching import CALL, SEARCH
 from narthex_server.tools.search.tool_index import ToolIndex
@@ -34,9 +36,9 @@ class Tools(Protocol):
 class _Kept:
     """The index of one view, which is what several tenants may see, and nothing that others see beside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: AsyncMutex) -> None:
         self.index = ToolIndex()
-        self.turn = asyncio.Lock()
+        self.turn = turn
         self._version = -1
 
     async def follow(self, view: View) -> None:
@@ -104,15 +106,17 @@ class SearchTool:
         annotations=orjson.dumps({"readOnlyHint": True, "idempotentHint": True, "openWorldHint": False}),
     )
 
-    def __init__(self, catalog: Tools) -> None:
+    def __init__(self, catalog: Tools, locks: Locks = UNMETERED) -> None:
         self._catalog = catalog
+        self._locks = locks
         self._indexes: WeakKeyDictionary[View, _Kept] = WeakKeyDictionary()
 
     async def call(self, arguments: bytes, context: CallContext) -> AsyncGenerator[ToolEvent]:
         asked = json.loads(arguments)
         server = asked.get("server")
         view = self._catalog.view(context.principal)
-        kept = self._indexes.setdefault(view, _Kept())
+        if (kept := self._indexes.get(view)) is None:
+            kept = self._indexes[view] = _Kept(self._locks.async_mutex("tool_index"))
         async with kept.turn:
             await kept.follow(view)
             visible = self._catalog.list(context.principal)

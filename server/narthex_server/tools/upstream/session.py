@@ -28,6 +28,7 @@ from mcp_types import RequestId
 from pydantic import ValidationError
 
 from narthex_server.errors import ResourceExhausted
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.upstream import jsonrpc
 from narthex_server.tools.upstream.cutter import AT_ONCE, Cutter
 from narthex_server.tools.upstream.lines import LongLine
@@ -91,7 +92,7 @@ class Session(Dispatcher[TransportContext]):
     `call` is the short way for what passes through.
     """
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, locks: Locks = UNMETERED) -> None:
         self._peer = peer
         self._numbers = count(1)
         self._asked: dict[RequestId, _Asked] = {}
@@ -99,7 +100,7 @@ class Session(Dispatcher[TransportContext]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._cutter = Cutter()
         self._cutting: asyncio.Task[None] | None = None
-        self._writing = asyncio.Lock()
+        self._writing = locks.async_mutex("upstream_pipe")
         self._pace = Pace(UNASKED_RATE, UNASKED_BURST)
         self._unasked = 0
         self._closed = False

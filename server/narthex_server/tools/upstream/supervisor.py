@@ -19,6 +19,7 @@ import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
 from narthex_server.errors import NarthexError, Unavailable
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.audience import Audience
 from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.failures import down
@@ -63,8 +64,9 @@ _log = logging.getLogger(__name__)
 class Upstream(SharedServer):
     """An UpstreamServer over MCP; used on the event loop only."""
 
-    def __init__(self, source: ServerSource, sampler: Sampler | None = None) -> None:
+    def __init__(self, source: ServerSource, sampler: Sampler | None = None, locks: Locks = UNMETERED) -> None:
         self._source = source
+        self._locks = locks
         self._status = ServerStatus(
             source.name, source.transport.scheme, ServerState.STOPPED, scope=source.scope or "shared"
         )
@@ -335,7 +337,7 @@ class Upstream(SharedServer):
         self._signal.clear()
 
     def _dispatcher(self) -> Connecting:
-        link = Link(self.name, self._secrets, self._end, self._refuse)
+        link = Link(self.name, self._secrets, self._end, self._refuse, self._locks)
         match self._source.transport:
             case Process() as process:
                 return stdio.connect(process, self._source.max_bytes, link, self._runs_as)

@@ -10,6 +10,7 @@ from urllib.parse import urljoin
 import httpx2
 
 from narthex_server.errors import NotFound, Unavailable
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.completion import Completion, Reference, Typed
 from narthex_server.tools.prompt import FilledPrompt, Prompt
 from narthex_server.tools.resource import Contents, Resource, ResourceTemplate
@@ -40,9 +41,10 @@ class OpenApiServer(KeptServer):
     cannot be reached.
     """
 
-    def __init__(self, source: ServerSource, api: OpenApi) -> None:
+    def __init__(self, source: ServerSource, api: OpenApi, locks: Locks = UNMETERED) -> None:
         super().__init__(source, Breaker(source.breaker) if source.breaker else None)
         self._api = api
+        self._locks = locks
         self._operations: dict[str, Operation] = {}
         self._client: httpx2.AsyncClient | None = None
         self._base = ""
@@ -109,7 +111,7 @@ class OpenApiServer(KeptServer):
             await self._take(data)
             base = self._base
             self._client = await stack.enter_async_context(
-                opened(self._api, base, self._secrets, self._source.call_seconds)
+                opened(self._api, base, self._secrets, self._source.call_seconds, self._locks)
             )
             stack.callback(self._forget)
             self._keeper.ready()
@@ -150,7 +152,7 @@ class OpenApiServer(KeptServer):
         try:
             async with (
                 asyncio.timeout(self._source.start_timeout),
-                opened(source, url, self._secrets, self._source.start_timeout) as client,
+                opened(source, url, self._secrets, self._source.start_timeout, self._locks) as client,
                 client.stream("GET", url, headers={"Accept": "application/json, application/yaml, */*"}) as response,
             ):
                 if response.status_code != 200:

@@ -36,7 +36,7 @@ async def connect(source: Http, link: Link) -> AsyncGenerator[TransportStreams]:
         elif response.is_success:
             link.refused("")  # a token was renewed, or whatever it was is over
 
-    async with opened(source, source.url, link.secrets, READ_TIMEOUT) as client:
+    async with opened(source, source.url, link.secrets, READ_TIMEOUT, link.locks) as client:
         client.event_hooks["response"].append(note)
         async with _session(source, client) as streams:
             yield streams

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.upstream.secrets import Secrets
 
 
@@ -15,3 +16,4 @@ class Link:
     secrets: Secrets
     ended: Callable[[str], None]
     refused: Callable[[str], None]
+    locks: Locks = UNMETERED

@@ -85,7 +85,7 @@ async def connect(
     listening = asyncio.create_task(child.listen())
     running(process.pid)
     try:
-        yield Session(child)
+        yield Session(child, link.locks)
     finally:
         child.leaving = True
         try:

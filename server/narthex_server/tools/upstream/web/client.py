@@ -7,6 +7,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
 
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.upstream.auth import Auth, ClientCredentials, Passthrough
 from narthex_server.tools.upstream.grant import GRANT
 from narthex_server.tools.upstream.secrets import Secrets
@@ -22,7 +23,7 @@ _OTHER_ERROR = re.compile(r'\berror\s*=\s*"?(?!invalid_token)\w', re.IGNORECASE)
 
 @asynccontextmanager
 async def opened(
-    source: Http | OpenApi, url: str, secrets: Secrets, read_timeout: float
+    source: Http | OpenApi, url: str, secrets: Secrets, read_timeout: float, locks: Locks = UNMETERED
 ) -> AsyncGenerator[httpx2.AsyncClient]:
     """A client for the upstream at `url`; files are read again for each one.
 
@@ -33,7 +34,7 @@ async def opened(
     limits = httpx2.Limits(max_connections=256, max_keepalive_connections=32)
     timeout = httpx2.Timeout(CONNECT_TIMEOUT, read=read_timeout)
     async with (
-        _tokens(source.auth, url, source.tls, secrets) as auth,
+        _tokens(source.auth, url, source.tls, secrets, locks) as auth,
         httpx2.AsyncClient(
             headers=headers,
             auth=auth,
@@ -58,7 +59,9 @@ def _no_cookies() -> CookieJar:
 
 
 @asynccontextmanager
-async def _tokens(auth: Auth | None, url: str, tls: Tls, secrets: Secrets) -> AsyncGenerator[httpx2.Auth | None]:
+async def _tokens(
+    auth: Auth | None, url: str, tls: Tls, secrets: Secrets, locks: Locks
+) -> AsyncGenerator[httpx2.Auth | None]:
     match auth:
         case None:
             yield None
@@ -70,7 +73,7 @@ async def _tokens(auth: Auth | None, url: str, tls: Tls, secrets: Secrets) -> As
                 timeout=TOKEN_TIMEOUT,
                 follow_redirects=False,
             ) as client:
-                yield _Showing(TokenSource(auth, url, client, secrets))
+                yield _Showing(TokenSource(auth, url, client, secrets, locks))
 
 
 class _Showing(httpx2.Auth):

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx2
 
 from narthex_server.errors import Unavailable
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.tools.upstream.auth import ClientCredentials
 from narthex_server.tools.upstream.secrets import Secrets
 from narthex_server.tools.upstream.web.discovery import canonical, token_endpoint, trusted
@@ -37,7 +38,9 @@ class _Token:
 class TokenSource:
     """Tokens for the resource at `url`; cached, and fetched by one task at a time."""
 
-    def __init__(self, auth: ClientCredentials, url: str, client: httpx2.AsyncClient, secrets: Secrets) -> None:
+    def __init__(
+        self, auth: ClientCredentials, url: str, client: httpx2.AsyncClient, secrets: Secrets, locks: Locks = UNMETERED
+    ) -> None:
         """`client` speaks to authorization servers, and sends nothing of its own."""
         self._auth = auth
         self._resource = auth.resource or canonical(url)
@@ -45,7 +48,7 @@ class TokenSource:
         self._secrets = secrets
         self._token: _Token | None = None
         self._endpoint = auth.token_url
-        self._fetching = asyncio.Lock()
+        self._fetching = locks.async_mutex("upstream_token")
 
     async def token(self, but: str = "") -> str:
         """A token that is good for a while, another one than `but`; raises Unavailable with what went wrong."""
