@@ -28,6 +28,12 @@ WAITING = 8
 """Requests that may wait; more are turned away."""
 
 KV_MEMORY = 4 << 20
+"""Bytes for keys and values of the demo: 682 tokens."""
+
+LONG = "porch " * 161
+"""652 tokens as a chat."""
+
+FEW = 24
 INITIALIZE = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 ACCEPT = {"accept": "application/json, text/event-stream"}
 
@@ -73,12 +79,12 @@ class Stack:
 
     async def long_chat(self) -> httpx.Response:
         """One that takes nearly all the room for keys and values."""
-        return await self.chat("porch " * 600, tokens=64)
+        return await self.chat(LONG, FEW)
 
     async def impatient(self, timeout: float) -> grpc.StatusCode:
         """A long completion that nobody waits for after so many seconds; how it ended."""
-        spec = generation_pb2.GenerationSpec(model="demo", prompt="porch " * 600)
-        spec.sampling.max_tokens = 64
+        spec = generation_pb2.GenerationSpec(model="demo", prompt=LONG)
+        spec.sampling.max_tokens = FEW
         async with grpc.aio.insecure_channel(self.server["grpc"]) as channel:
             call = GenerationServiceStub(channel).Generate(generation_pb2.GenerateRequest(spec=spec), timeout=timeout)
             return await call.code()

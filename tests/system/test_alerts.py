@@ -63,12 +63,15 @@ async def test_a_remote_engine_that_is_not_there(stack: Stack):
 
 
 async def test_a_tool_that_breaks_again_and_again(stack: Stack):
-    for _ in range(12):
+    async def broken():
         answer = await stack.call("shaky__internal")
         assert "error" in answer or answer["result"]["isError"]
-    await stack.prometheus.firing("NarthexUpstreamBreakerOpen", server="shaky")
-    await stack.prometheus.firing("NarthexToolErrors", server="shaky")
-    await stack.prometheus.firing("NarthexGrpcErrors")
+        await asyncio.sleep(0.1)
+
+    async with stack.busy(broken, 1):
+        await stack.prometheus.firing("NarthexUpstreamBreakerOpen", server="shaky")
+        await stack.prometheus.firing("NarthexToolErrors", server="shaky")
+        await stack.prometheus.firing("NarthexGrpcErrors")
 
 
 async def test_more_work_than_fits(stack: Stack):
@@ -115,9 +118,14 @@ async def test_a_record_of_calls_that_cannot_be_written(stack: Stack):
 async def test_descriptors_that_run_out(stack: Stack, process):
     pid = getattr(stack, process)["pid"]
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) + 8, before[1]))
+
+    async def leave_few():
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) + 4, before[1]))
+        await asyncio.sleep(0.2)
+
     try:
-        await stack.prometheus.firing("NarthexDescriptorsShort", job=f"narthex-{process}")
+        async with stack.busy(leave_few, 1):
+            await stack.prometheus.firing("NarthexDescriptorsShort", job=f"narthex-{process}")
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
     await stack.prometheus.resolved("NarthexDescriptorsShort")
