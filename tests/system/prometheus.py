@@ -104,10 +104,10 @@ async def watching(folder: Path, targets: Mapping[str, str]) -> AsyncIterator[Pr
 
             async def ready() -> bool:
                 with contextlib.suppress(httpx.TransportError):
-                    return bool(await prometheus.values("up == 1"))
+                    return (await client.get("/-/ready")).is_success
                 return False
 
-            await until(ready, f"Prometheus is ready\n{(folder / 'log').read_text()}")
+            await until(ready, f"Prometheus is ready; its log is {folder / 'log'}")
             yield prometheus
     finally:
         process.terminate()

@@ -1,17 +1,21 @@
 """Alerts that fire because what they are about has really happened to a running narthex."""
 
 import asyncio
-import contextlib
 import os
 import resource
 import signal
-import subprocess
+import threading
 
 import pytest
 import yaml
+from narthex.settings import Address
+from narthex_server.metrics.locks import LockMetrics
+from narthex_server.metrics.registry import new_registry, served
+from narthex_server.sync.locks import Locks
 
+from tests.system.command import done
 from tests.system.conftest import ROOT, SLOTS, WAITING, Stack
-from tests.system.prometheus import DEPLOY, until
+from tests.system.prometheus import DEPLOY, watching
 
 pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module")]
 
@@ -29,8 +33,7 @@ async def test_rules_are_right_and_fire_when_they_should():
         ["check", "config", "--syntax-only", "prometheus.yml"],
         ["test", "rules", "alerts_test.yml"],
     ):
-        done = subprocess.run(["promtool", *command], cwd=RULES, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        await done("promtool", *command, cwd=RULES)
 
 
 async def test_the_timing_of_every_alert_is_tested():
@@ -90,6 +93,28 @@ async def test_more_work_than_may_wait(stack: Stack):
         await stack.prometheus.firing("NarthexLotRefusing", pool="model/demo", reason="QUEUE_FULL")
 
 
+async def test_a_lock_that_is_waited_for_too_long(tmp_path):
+    """The server's own locks and their metrics, in a process whose threads hold one for 10 ms at a time."""
+    registry, locks, over = new_registry(), Locks("metered"), threading.Event()
+    LockMetrics(registry, locks.readings)
+    lock = locks.mutex("kv_cache")
+
+    def hold():
+        while not over.is_set():
+            with lock:
+                over.wait(0.01)
+
+    with served(registry, Address("127.0.0.1", 0)) as port:
+        targets = dict.fromkeys(("narthex-server", "narthex-bridge"), f"127.0.0.1:{port}")
+        async with watching(tmp_path, targets) as prometheus:
+            threads = [asyncio.create_task(asyncio.to_thread(hold)) for _ in range(3)]
+            try:
+                await prometheus.firing("NarthexLockWaitHigh", lock="kv_cache")
+            finally:
+                over.set()
+                await asyncio.gather(*threads)
+
+
 async def test_a_file_of_upstreams_that_is_wrong(stack: Stack):
     file = stack.folder / "mcp.json"
     right = file.read_text()
@@ -98,8 +123,6 @@ async def test_a_file_of_upstreams_that_is_wrong(stack: Stack):
         await stack.prometheus.firing("NarthexSettingsRejected")
     finally:
         file.write_text(right)
-
-
 
 
 async def test_a_record_of_calls_that_cannot_be_written(stack: Stack):
