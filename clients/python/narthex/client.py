@@ -1,7 +1,7 @@
 """The async client."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
@@ -12,12 +12,14 @@ from grpc import aio
 from narthex.errors import NarthexError
 from narthex.v1 import embedding_pb2 as embedding
 from narthex.v1 import generation_pb2 as generation
+from narthex.v1 import lot_pb2 as lot
 from narthex.v1 import model_pb2 as models
 from narthex.v1 import tool_pb2 as tools
 from narthex.v1 import upstream_pb2 as upstreams
 from narthex.v1.common_pb2 import CallOptions
 from narthex.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from narthex.v1.generation_pb2_grpc import GenerationServiceStub
+from narthex.v1.lot_pb2_grpc import LotServiceStub
 from narthex.v1.model_pb2_grpc import ModelServiceStub
 from narthex.v1.tool_pb2_grpc import ToolServiceStub
 from narthex.v1.upstream_pb2_grpc import UpstreamServiceStub
@@ -67,6 +69,7 @@ class Client:
         self._timeout = timeout
         self._embedding = EmbeddingServiceStub(self._channel)
         self._generation = GenerationServiceStub(self._channel)
+        self._lot = LotServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
         self._tools = ToolServiceStub(self._channel)
         self._upstreams = UpstreamServiceStub(self._channel)
@@ -217,6 +220,37 @@ class Client:
         """Connect one anew; as it is afterwards."""
         request = upstreams.ReconnectUpstreamRequest(name=name)
         return (await self._unary(self._upstreams.ReconnectUpstream, request)).upstream
+
+    async def list_pools(self) -> list[lot.Pool]:
+        """What work shares and waits for."""
+        return list((await self._unary(self._lot.ListPools, lot.ListPoolsRequest())).pools)
+
+    async def resize_pool(self, pool: str, capacity: Mapping[str, int]) -> lot.Pool:
+        """Change how much there is of the named resources, until the server ends; as the pool is afterwards."""
+        request = lot.ResizePoolRequest(pool=pool, capacity=capacity)
+        return (await self._unary(self._lot.ResizePool, request)).pool
+
+    async def drain_pool(self, pool: str = "", *, resume: bool = False) -> list[lot.Pool]:
+        """Have a pool, or all, admit nothing more, or admit again; as they are afterwards."""
+        return list((await self._unary(self._lot.DrainPool, lot.DrainPoolRequest(pool=pool, resume=resume))).pools)
+
+    async def list_tickets(self, states: Collection[lot.TicketState.ValueType] = ()) -> list[lot.Ticket]:
+        """The tenant's tickets in one of the states, or in any, the newest first."""
+        found: list[lot.Ticket] = []
+        token = ""
+        while True:
+            page = await self._unary(self._lot.ListTickets, lot.ListTicketsRequest(page_token=token, states=states))
+            found += page.tickets
+            if not (token := page.next_page_token):
+                return found
+
+    async def get_ticket(self, ticket_id: str) -> lot.Ticket:
+        """How a ticket is."""
+        return (await self._unary(self._lot.GetTicket, lot.GetTicketRequest(ticket_id=ticket_id))).ticket
+
+    async def cancel_ticket(self, ticket_id: str) -> lot.Ticket:
+        """End a ticket's work, or throw its result away; as it was then."""
+        return (await self._unary(self._lot.Cancel, lot.CancelRequest(ticket_id=ticket_id))).ticket
 
     async def list_tools(self) -> list[tools.Tool]:
         """All tools that may be called, native and forwarded."""

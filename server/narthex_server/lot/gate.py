@@ -57,8 +57,10 @@ class Gate:
             return work
         self._join(work, now)
         self._let_in(now)
-        if work.stage is Stage.WAITING and (refusal := self._crowded(tenant)):
-            self._turn_away(work, now, refusal)
+        if work.stage is not Stage.WAITING:
+            self._settled.remove(work)  # it did not wait
+        elif refusal := self._crowded(tenant):
+            self._turn_away(work, now)
             raise refusal
         return work
 
@@ -144,12 +146,13 @@ class Gate:
         """The first that fits, unless somebody whom others have passed for too long is before it."""
         passed: list[Work] = []
         for work in itertools.islice(self.line.in_order(now), LOOKED_AT):
-            if work.late(now):
-                return work
+            late = work.late(now)
             if self._has_room(work.cost):
-                for other in passed:
+                for other in () if late else passed:
                     other.passed = now if other.passed is None else other.passed
                 return work
+            if late:
+                continue  # it will be turned away, and holds up nobody until then
             if work.passed is not None and now - work.passed >= self.limits.patience:
                 return None
             passed.append(work)

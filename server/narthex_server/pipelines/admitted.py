@@ -24,8 +24,8 @@ class AdmittedEngine:
     """
 
     def __init__(self, handle: EngineHandle, pool: Pool) -> None:
+        self.pool = pool
         self._handle = handle
-        self._pool = pool
         self._answers = Estimate()
         self._waiting: set[Call] = set()
 
@@ -59,13 +59,13 @@ class AdmittedEngine:
     def snapshot(self) -> EngineStats:
         """The engine's, with those that wait for their turn."""
         stats = self._handle.snapshot()
-        return replace(stats, waiting=stats.waiting + self._pool.waiting)
+        return replace(stats, waiting=stats.waiting + self.pool.waiting)
 
     async def _admitted(self, request: EngineRequest) -> Permit:
         call = Call(request.request_id, request.index)
         self._waiting.add(call)
         try:
-            return await call.wait(self._pool.admit(_cost(request, self._answers.within(request.max_tokens))))
+            return await call.wait(self.pool.admit(_cost(request, self._answers.within(request.max_tokens))))
         finally:
             self._waiting.discard(call)
 

@@ -2,7 +2,10 @@ import asyncio
 
 import pytest
 from narthex_server.errors import AlreadyExists, NotFound
+from narthex_server.lot.limits import Limits
+from narthex_server.lot.lot import Lot
 from narthex_server.principal import LOCAL
+from narthex_server.tools.admission.pools import UpstreamPools
 from narthex_server.tools.catalog import Catalog
 from narthex_server.tools.fleet import Fleet
 from narthex_server.tools.server import ServerState
@@ -21,7 +24,9 @@ class Yard:
         self.built: list = []
         sources = [source("a"), source("b")]
         self.catalog = Catalog(servers=[self.make(one) for one in sources])
-        self.fleet = Fleet(self.catalog.roster, sources, self.build, grace=7.0)
+        self.lot = Lot()
+        pools = UpstreamPools(self.lot, Limits(), 1000, lambda source: source.concurrency)
+        self.fleet = Fleet(self.catalog.roster, sources, self.build, 7.0, pools)
 
     def make(self, one: ServerSource):
         made = self._server(one.name, "tool")
@@ -30,6 +35,10 @@ class Yard:
 
     async def build(self, one: ServerSource):
         return self.make(one)
+
+    @property
+    def pools(self) -> list[str]:
+        return [pool.name for pool in self.lot.pools]
 
     @property
     def names(self) -> list[str]:
@@ -129,3 +138,13 @@ async def test_a_removal_goes_on_when_its_caller_leaves_and_ends_with_the_fleet(
     assert server.status.state is ServerState.READY and yard.names == ["b"]
     await yard.fleet.close()
     assert server.status.state is ServerState.STOPPED
+
+
+async def test_their_pools_come_and_go_with_them(yard):
+    assert yard.pools == ["upstream/a", "upstream/b"]
+    await yard.fleet.add(source("c"))
+    await yard.fleet.apply([ServerSource("b", Process("run"), concurrency=3)])
+    assert yard.pools == ["upstream/b", "upstream/c"]
+    assert yard.lot.get("upstream/b").capacity == {"calls": 3, "memory": 1000}
+    await yard.fleet.remove("c")
+    assert yard.pools == ["upstream/b"]

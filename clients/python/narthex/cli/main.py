@@ -20,6 +20,7 @@ COMMANDS = {  # each is a module here with `add(parser)` and `run(arguments) -> 
     "chat": "talk to a served model in the terminal",
     "tools": "list the tools of a server, or call one",
     "upstreams": "list the MCP servers behind a server, add, remove or reconnect one",
+    "lot": "look at what waits, and change how much is worked on at once",
     "models": "list the models of a server, load or unload one",
     "adapters": "list the adapters of a server, load or unload one",
     "quantize": "write a model folder with quantised weights",
