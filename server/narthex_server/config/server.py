@@ -22,6 +22,7 @@ from narthex_server.config.sessions import Sessions
 from narthex_server.config.tls import Tls
 from narthex_server.config.tracing import Tracing
 from narthex_server.config.upstream import UpstreamSettings
+from narthex_server.sync.locks import Mode
 
 Compute = Literal["auto", "float32", "block8", "int8", "float16", "bfloat16"]
 KvCache = Literal["float32", "int8"]
@@ -30,7 +31,6 @@ Quantize = Literal[
     "q6k", "q5k", "q4k", "q3k", "q2k", "8", "6", "5", "4", "3", "2",
 ]  # fmt: skip
 LogLevel = Literal["debug", "info", "warning", "error"]
-Locks = Literal["metered", "plain", "off"]
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
 DELEGATE_TOKEN_VARIABLE = "NARTHEX_DELEGATE_TOKEN"
@@ -106,9 +106,7 @@ class ServerConfig:
     api_key_file: Path | None = option(None, "accept only these keys (made by `narthex keys new`)")
     policy: Path | None = option(None, "the rules that tool calls have to keep, TOML; followed while it changes")
     log_level: LogLevel = option("info", "the least that is logged, on stderr")
-    locks: Locks = option(
-        "metered", "off does not count what happens to locks, plain has the standard library's instead"
-    )
+    locks: Mode = option("metered", "how locks count; off: not at all; plain: the standard library's in their place")
     lock_watchdog: float = option(
         0.0, "to debug: log orders of locks that can deadlock, and locks held or waited for so many seconds; 0 never",
         minimum=0,

@@ -94,14 +94,16 @@ class _State:
         return len(self._readers), len(self._writers)
 
     def begin_read(self) -> None:
-        began = self._enter()
+        began = 0.0 if self._gate.acquire(False) else self._enter()
         if not self._writing and not self._writers:
             self._reading += 1
             if self._reading == 1:
                 self._counts.took()
             else:
                 self._counts.joined()
-            self._leave(began)
+            if began:
+                self._counts.waited(perf_counter() - began)
+            self._gate.release()
             return
         turn = _Turn()
         self._readers.append(turn)
@@ -117,11 +119,13 @@ class _State:
                     self._let_writer_in()
 
     def begin_write(self) -> None:
-        began = self._enter()
+        began = 0.0 if self._gate.acquire(False) else self._enter()
         if not self._writing and not self._reading:
             self._writing = True
             self._counts.took()
-            self._leave(began)
+            if began:
+                self._counts.waited(perf_counter() - began)
+            self._gate.release()
             return
         turn = _Turn()
         self._writers.append(turn)
@@ -138,17 +142,10 @@ class _State:
                 self._let_readers_in()
 
     def _enter(self) -> float:
-        """Takes the gate; when the wait for it began, 0 where there was none."""
-        if self._gate.acquire(False):
-            return 0.0
+        """Waits for the gate; when the wait began."""
         began = perf_counter()
         self._gate.acquire()
         return began
-
-    def _leave(self, began: float) -> None:
-        if began:
-            self._counts.waited(perf_counter() - began)
-        self._gate.release()
 
     def _wait(self, turn: _Turn, began: float, give_up: Callable[[_Turn], None]) -> None:
         began = began or perf_counter()

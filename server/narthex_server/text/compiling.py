@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Compiling:
-    """Threads with room for deep recursion, and locks; one for a process, as the size of a stack is a setting of all."""
+    """Threads with room for deep recursion, and locks; one for a process: the size of stacks is a setting of it all."""
 
     def __init__(self, locks: Locks = UNMETERED) -> None:
         self._locks = locks

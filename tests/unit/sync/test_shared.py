@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from narthex_server.sync.locks import Locks
 from narthex_server.sync.meter import Meter
-from narthex_server.sync.shared import SharedLock
+from narthex_server.sync.shared import SharedLock, _Turn
 
 from tests.unit.sync.waiting import Visitor, held, until
 
@@ -97,6 +97,26 @@ def test_an_interrupt_takes_a_waiting_thread_away_and_nobody_else(writes):
     others[0].enter()
     others[0].leave()
     with lock.write:
+        assert lock.waiting == (0, 0)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_an_interrupt_just_after_it_was_let_in_gives_the_lock_back(monkeypatch, writes):
+    class LetIn(_Turn):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wait = self._interrupted  # type: ignore[assignment]
+
+        def _interrupted(self) -> bool:
+            first.leave()
+            raise InterruptedError
+
+    lock = SharedLock(Meter("a"))
+    first = Asked(lock, writes=True)
+    monkeypatch.setattr("narthex_server.sync.shared._Turn", LetIn)
+    with pytest.raises(InterruptedError), lock.write if writes else lock.read:
+        raise AssertionError("it got in")
+    with held(lock.write):
         assert lock.waiting == (0, 0)
 
 
