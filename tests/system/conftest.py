@@ -84,8 +84,8 @@ class Stack:
     async def crowd(self) -> None:
         """More than may wait, two of which have no time, and two of which go."""
         tasks = [asyncio.create_task(self.long_chat()) for _ in range(SLOTS + WAITING // 2)]
-        request = generation_pb2.GenerateRequest(spec=generation_pb2.GenerationSpec(model="demo", prompt=LONG))
-        request.spec.sampling.max_tokens = FEW
+        request = generation_pb2.GenerateRequest(spec=generation_pb2.GenerationSpec(model="demo", text=LONG))
+        request.spec.stopping.max_tokens = FEW
         async with grpc.aio.insecure_channel(self.server["grpc"]) as channel:
             generate = GenerationServiceStub(channel).Generate
             brief, left = ([generate(request, timeout=seconds) for _ in range(2)] for seconds in (0.05, None))

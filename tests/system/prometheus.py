@@ -14,7 +14,7 @@ import yaml
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 EVERY = "500ms"
-PATIENCE_S = 60
+PATIENCE_S = 45
 
 T = TypeVar("T")
 Labels = Mapping[str, str]
