@@ -22,6 +22,10 @@ class State(Enum):
         return self in (State.DONE, State.FAILED, State.CANCELLED)
 
 
+LEVEL_SECONDS = 600.0
+"""How long work of one level of priority must have waited to stand beside new work of the next."""
+
+
 @dataclass(frozen=True, slots=True)
 class Webhook:
     """Whom to tell of the end; an empty `secret` signs nothing."""
@@ -54,14 +58,20 @@ class Order:
     repeatable: bool = True
     webhook: Webhook | None = None
 
+    @property
+    def rank(self) -> float:
+        """Its place among those that wait: the lower is taken first, of equal ones the lower id."""
+        return self.submitted - LEVEL_SECONDS * (self.priority - Priority.NORMAL)
+
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """An order and how it is; `version` grows with every change of what is here, `events` is how many are kept,
-    `size` the bytes of request and events.
+    """An order and how it is; `events` is how many are kept, `size` the bytes of request and events, `version` grows
+    with every change of the rest.
 
-    `attempt`: how often it was begun. `expires`: when all of it is thrown away; only after the end. `code` and `status`
-    say how failed work failed (a google.rpc.Code, and the serialised google.rpc.Status).
+    `attempt`: how often it was begun; `started`: when first. `expires`: from when on it does not exist any more; only
+    after the end. `code` and `status` say how failed work failed (a google.rpc.Code, and the serialised
+    google.rpc.Status).
     """
 
     order: Order
@@ -106,7 +116,9 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What one tenant has in the lot: tickets that are not over, results that wait, and bytes of all of them."""
+    """What one tenant has in the lot: tickets that are not over, results that wait, and the bytes of all of them, until
+    expired ones are swept.
+    """
 
     open: int
     parked: int
