@@ -107,6 +107,7 @@ class Gate:
         """What it is for was replaced by something of another size, or is waited for in another way."""
         self.capacity, self.most = dict(capacity), dict(capacity)
         self.used = {resource: 0 for resource in capacity} | self.used
+        self._least.clear()
         self.limits = limits
         self.line.ageing, self._shares.weights = limits.ageing, limits.weights
         self._turn_away_too_large(now)

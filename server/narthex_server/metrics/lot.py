@@ -75,9 +75,9 @@ class LotReadings(Collector):
         longest = gauge("longest_wait_seconds", "How long the longest has waited that waits now.")
         draining = gauge("draining", "1 where nothing more is admitted.")
         for one in self._readings():
-            for resource, amount in one.used.items():
-                units.add_metric([one.name, resource], amount)
-                capacity.add_metric([one.name, resource], one.capacity[resource])
+            for resource, amount in one.capacity.items():
+                units.add_metric([one.name, resource], one.used[resource])
+                capacity.add_metric([one.name, resource], amount)
             running.add_metric([one.name], one.running)
             for priority, level in LEVELS.items():
                 waiting.add_metric([one.name, level], one.waiting.get(priority, 0))

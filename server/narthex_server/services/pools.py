@@ -71,9 +71,9 @@ def pool_to_wire(reading: PoolReading) -> wire.Pool:
         name=reading.name,
         resources=[
             wire.PoolResource(
-                name=resource, used=used, capacity=reading.capacity[resource], max_capacity=reading.most[resource]
+                name=resource, used=reading.used[resource], capacity=amount, max_capacity=reading.most[resource]
             )
-            for resource, used in reading.used.items()
+            for resource, amount in reading.capacity.items()
         ],
         running=reading.running,
         waiting=[

@@ -132,12 +132,13 @@ async def test_a_server_without_models_becomes_one_with_them_and_back(server, ch
     assert all(server.metric("narthex_model_state", model_name=name, state=state) for name, state in states)
     assert server.metric("narthex_model_load_seconds_count", model_name="text") == 1
     assert server.metric("narthex_num_slots", model_name="text") == 3
+    assert [pool.name for pool in await client.list_pools()] == ["model/text", "model/vectors"]
 
     await client.unload_model("vectors")
     assert "embed" not in await tools(channel) and await serving(channel) == [True, False]
     await client.unload_model("text")
     assert await tools(channel) == [] and await serving(channel) == [False, False]
-    assert not (await models.ListModels(ListModelsRequest())).models
+    assert not (await models.ListModels(ListModelsRequest())).models and not await client.list_pools()
     assert not [name for name, _ in server.metrics() if name in ("narthex_num_slots", "narthex_model_state")]
     watch.cancel()
 

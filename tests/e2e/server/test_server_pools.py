@@ -155,7 +155,7 @@ async def test_a_pool_is_resized_while_it_works(models, pools):
     found = await until(pools, MODEL, 1, 0)
     assert {one.name: one.capacity for one in found.resources}["slots"] == 2
     holder.cancel()
-    for capacity in ({"slots": 3}, {"slots": 0}, {"nuggets": 1}):
+    for capacity in ({"slots": 4}, {"slots": 0}, {"nuggets": 1}):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await pools.ResizePool(lot.ResizePoolRequest(pool=MODEL, capacity=capacity))
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

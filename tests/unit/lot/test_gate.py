@@ -248,3 +248,13 @@ def test_a_pool_for_something_else_of_the_same_name_keeps_what_it_admitted(place
     assert not works[3].admitted
     at.leave(works[2])
     assert works[3].admitted
+
+
+def test_it_may_be_made_of_something_else_then(place):
+    at = place(2)
+    running, waiting = at.enter(2), at.enter(1)
+    at.gate.refit({"slots": 1}, SPACIOUS, at.now)
+    assert waiting.error is not None and waiting.error.reason == "TOO_LARGE"
+    assert at.gate.enter("t", Terms(), {"slots": 1}, at.now).admitted
+    at.leave(running)
+    assert at.gate.used == {"slots": 1, "units": 0}

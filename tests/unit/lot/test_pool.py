@@ -123,6 +123,31 @@ async def test_cancelling_before_it_began_takes_nothing():
     assert made.reading().used == {"units": 0}
 
 
+@pytest.mark.parametrize("turns", range(12))
+async def test_cancelling_at_any_point_leaves_nothing_taken(turns):
+    made = pool(2)
+    permit = await made.admit({"units": 2})
+
+    async def call() -> None:
+        with await made.admit(ONE, Terms(deadline=time.monotonic() + 60)) as own:
+            await asyncio.sleep(0)
+            own.correct({"units": 0})
+            await asyncio.sleep(0)
+        with await made.admit({"units": 2}):
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(call()) for _ in range(3)]
+    for turn in range(turns):
+        if turn == 2:
+            permit.release()
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    permit.release()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert made.reading().used == {"units": 0} and made.running == made.waiting == 0
+
+
 async def test_an_error_in_the_work_gives_the_units_back():
     made = pool()
     with pytest.raises(ZeroDivisionError), await made.admit(ONE):

@@ -20,7 +20,7 @@ async def ended(events) -> Finished:
 
 @pytest.fixture
 async def model(serve):
-    """A model with two slots."""
+    """A model with two slots, for which its pool admits three."""
     async with serve("Hello.") as made:
         yield made
 
@@ -57,7 +57,7 @@ async def test_what_waits_is_counted_with_what_the_engine_has(model):
 
 
 async def test_one_that_waits_is_aborted_by_its_name(model):
-    with await model.engine.pool.admit({"slots": 2}):
+    with await model.engine.pool.admit({"slots": 3}):
         first, second = (asyncio.create_task(ended(model.engine.generate(request(name)))) for name in "ab")
         await settle()
         assert model.abort("a") and not model.abort("c") and not model.abort("b", index=1)
@@ -68,7 +68,7 @@ async def test_one_that_waits_is_aborted_by_its_name(model):
 
 
 async def test_what_cannot_be_run_does_not_wait(model):
-    with await model.engine.pool.admit({"slots": 2}), pytest.raises(NotFound):
+    with await model.engine.pool.admit({"slots": 3}), pytest.raises(NotFound):
         await ended(model.engine.generate(EngineRequest("a", PROMPT, 4, adapters=(AdapterUse("none"),))))
 
 
@@ -78,7 +78,7 @@ async def test_closing_it_at_any_point_gives_the_units_back(model):
     await anext(stream)
     await stream.aclose()
     assert pool.reading().used == {"slots": 0, "kv_tokens": 0}
-    with await pool.admit({"slots": 2}):
+    with await pool.admit({"slots": 3}):
         waiting = asyncio.create_task(ended(model.engine.generate(request("b"))))
         await settle()
         waiting.cancel()
@@ -106,7 +106,7 @@ async def test_the_length_of_answers_is_learned(serve):
 
 
 async def test_a_model_that_is_gone_turns_away_what_waits(model):
-    with await model.engine.pool.admit({"slots": 2}):
+    with await model.engine.pool.admit({"slots": 3}):
         waiting = asyncio.create_task(ended(model.engine.generate(request("a"))))
         await settle()
         model.engine.pool.close()

@@ -106,8 +106,13 @@ def ticket_line(ticket: wire.Ticket) -> str:
 
 
 def _times(ticket: wire.Ticket) -> list[str]:
-    fields = {"submitted": "submit_time", "started": "start_time", "ended": "end_time", "expires": "expire_time"}
-    return [f"{word} {_moment(getattr(ticket, field))}" for word, field in fields.items() if ticket.HasField(field)]
+    times = (
+        ("submitted", ticket.HasField("submit_time"), ticket.submit_time),
+        ("started", ticket.HasField("start_time"), ticket.start_time),
+        ("ended", ticket.HasField("end_time"), ticket.end_time),
+        ("expires", ticket.HasField("expire_time"), ticket.expire_time),
+    )
+    return [f"{word} {_moment(time)}" for word, known, time in times if known]
 
 
 def _moment(time: Timestamp) -> str:
