@@ -24,7 +24,7 @@ from narthex_server.pipelines.remote.handle import RemoteHandle, RemoteLimits
 from narthex_server.pipelines.remote.refusals import Refusals
 from narthex_server.progress import Progress
 from narthex_server.runtime import allocation
-from narthex_server.sync.locks import Locks
+from narthex_server.sync.locks import UNMETERED, Locks
 from narthex_server.text.compiling import Compiling
 from narthex_server.waiting import limits
 from narthex_server.worker import in_thread
@@ -53,7 +53,7 @@ class ModelLoader:
         engines: EngineMetrics,
         embedders: EmbeddingMetrics,
         remotes: "RemoteLoader",
-        locks: Locks,
+        locks: Locks = UNMETERED,
     ) -> None:
         self._config = config
         self._lot = lot
