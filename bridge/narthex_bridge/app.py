@@ -39,6 +39,11 @@ from narthex_bridge.stores.choice import stores
 from narthex_bridge.streams.streams import Streams
 from narthex_bridge.transport.body import BodyReader
 from narthex_bridge.transport.front import Application, Front
+from narthex_bridge.ui.boards import Boards
+from narthex_bridge.ui.questions import Questions
+from narthex_bridge.ui.routes import ui_routes
+from narthex_bridge.ui.snapshot import Snapshot
+from narthex_bridge.ui.standing import Standing
 
 
 class Bridge:
@@ -57,6 +62,10 @@ class Bridge:
         self._sessions.follow(self._core.restored, self._core.ended)
         self._work = Work(config.max_calls)
         self._gate = building.gate(config, self._metrics.refused)
+        questions = Questions(self._core.connection)
+        self._boards = Boards(
+            lambda caller: Snapshot(caller, questions, self._standing, chat=config.openai).take, config.keepalive_s
+        )
         self._background: list[asyncio.Task[None]] = []
         self._draining: asyncio.Task[None] | None = None
         self.app = self._application()
@@ -69,6 +78,7 @@ class Bridge:
 
     async def _drain(self) -> None:
         self._core.dispatcher.draining = True
+        self._boards.close()
         self._sessions.close_streams(idle_only=True)
         grace = self._config.shutdown_grace
         await asyncio.gather(self._core.dispatcher.drain(grace), self._work.drain(grace))
@@ -130,7 +140,16 @@ class Bridge:
             routes += anthropic_routes(config, inference, core.backend, self._work)
         if config.mistralrs:
             routes += mistralrs_routes(inference, self._work)
+        if config.ui:
+            routes += ui_routes(self._boards)
         return routes
+
+    def _standing(self) -> Standing:
+        config, dispatcher = self._config, self._core.dispatcher
+        return Standing(
+            len(self._sessions), config.max_sessions, len(dispatcher), len(self._work), config.max_calls,
+            dispatcher.draining,
+        )  # fmt: skip
 
     def _view(self, pattern: str, answer: Callable[[], Awaitable[HttpResponse]]) -> Callable[[], Awaitable[Response]]:
         counted = self._metrics.route(pattern)

@@ -41,6 +41,7 @@ class BridgeConfig:
     openai: bool = option(True, "answer OpenAI-style requests under /v1")
     anthropic: bool = option(True, "answer Anthropic-style requests under /v1/messages")
     mistralrs: bool = option(True, "answer mistral.rs's own endpoints for models and adapters, and /health")
+    ui: bool = option(True, "serve the status page under /ui")
     max_body_bytes: int = option(16 * MIB, "largest HTTP request body", minimum=1024)
     max_header_bytes: int = option(32 * 1024, "largest HTTP request head", minimum=1024)
     body_timeout_s: float = option(30.0, "seconds in which a request's body must have arrived", minimum=0.01)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from narthex_bridge.http.messages import HttpResponse
 
 _USES = {
+    "/ui": "what the models and tools do now, and a chat: for browsers",
     "/mcp": "MCP clients, of every version of the protocol: give them this URL",
     "/sse": "MCP clients that know only HTTP with SSE",
     "/mcp/list": "the tools, as JSON",

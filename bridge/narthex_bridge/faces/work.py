@@ -17,6 +17,9 @@ class Work:
         self._running: set[asyncio.Task[Any]] = set()
         self._draining = False
 
+    def __len__(self) -> int:
+        return len(self._running)
+
     def start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """Begins work, which cancelling the task ends. Raises BackendError where no more is taken."""
         if self._draining or len(self._running) >= self._limit:

@@ -32,6 +32,9 @@ class Dispatcher:
         self._running: set[asyncio.Task[None]] = set()
         self.draining = False
 
+    def __len__(self) -> int:
+        return len(self._running)
+
     def start(self, request: Request, session: Session, request_id: str, responder: Responder) -> asyncio.Task[None]:
         """Begins the work on a request; its notifications and its one response go to `responder`."""
         origin, known = Origin(request, session, request_id, responder), request.id in session.calls

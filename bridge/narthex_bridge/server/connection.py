@@ -88,6 +88,11 @@ class Connection:
         finally:
             call.cancel()
 
+    @property
+    def reachable(self) -> bool:
+        """False between vain attempts to connect, when a call would fail at once."""
+        return self.channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE
+
     async def healthy(self) -> bool:
         """Whether the server can be reached and says that it serves."""
         check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary("/grpc.health.v1.Health/Check")

@@ -50,9 +50,9 @@ class Inference:
         return await self._connection.work(self._embedding.Embed, request, caller, request_id)
 
     async def list_models(
-        self, caller: Caller, request_id: str, request: model_pb2.ListModelsRequest
+        self, caller: Caller, request_id: str, request: model_pb2.ListModelsRequest, limit_s: float | None = None
     ) -> model_pb2.ListModelsResponse:
-        return await self._connection.ask(self._models.ListModels, request, caller, request_id)
+        return await self._connection.ask(self._models.ListModels, request, caller, request_id, limit_s)
 
     async def get_model(
         self, caller: Caller, request_id: str, request: model_pb2.GetModelRequest

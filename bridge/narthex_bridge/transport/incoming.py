@@ -9,6 +9,9 @@ from urllib.parse import parse_qsl
 from narthex_bridge import gate
 from narthex_bridge.http.messages import HttpResponse
 
+_BODILESS = (204, 304)
+"""Statuses whose length would be that of another answer (RFC 9110, 8.6)."""
+
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -51,7 +54,8 @@ class Incoming:
 
     async def answer(self, answer: HttpResponse) -> None:
         """Sends an answer of one body."""
-        await self.begin(answer, (b"content-length", str(len(answer.body)).encode()))
+        length = (b"content-length", str(len(answer.body)).encode())
+        await self.begin(answer, *(() if answer.status in _BODILESS else (length,)))
         await self.end(answer.body)
 
     async def refuse_websocket(self, answer: HttpResponse) -> None:

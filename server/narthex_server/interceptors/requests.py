@@ -16,6 +16,15 @@ from narthex.tracing.context import TRACE, sent
 from narthex_server.interceptors.around import AroundInterceptor, Traffic
 from narthex_server.principal import CALLER, REQUEST_ID, REQUEST_ID_HEADER
 
+# What watchers ask again and again, and what changes nothing: a success is not worth a line of everybody's log.
+POLLED = frozenset(
+    {
+        "/narthex.v1.ModelService/ListModels", "/narthex.v1.UpstreamService/ListUpstreams",
+        "/narthex.v1.LotService/GetOccupancy", "/narthex.v1.LotService/ListPools",
+        "/narthex.v1.LotService/ListTickets", "/narthex.v1.LotService/ListLocks",
+    }
+)  # fmt: skip
+
 SANE = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 
 log = logging.getLogger(__name__)
@@ -58,9 +67,11 @@ class _Logging(AbstractAsyncContextManager[None]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        if log.isEnabledFor(logging.INFO) and self._method.startswith("/narthex."):
+        level = logging.DEBUG if error is None and self._method in POLLED else logging.INFO
+        if log.isEnabledFor(level) and self._method.startswith("/narthex."):
             trace = TRACE.get()
-            log.info(
+            log.log(
+                level,
                 "%s %s %.1f ms, %d sent, request=%s%s caller=%s",
                 self._method,
                 self._outcome(error),

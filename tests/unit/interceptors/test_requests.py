@@ -2,8 +2,10 @@
 
 import logging
 
+import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from narthex.v1 import model_pb2, model_pb2_grpc
 from narthex_server.interceptors.requests import RequestInterceptor, request_id
 from narthex_server.principal import REQUEST_ID
 from narthex_server.principal import REQUEST_ID_HEADER as HEADER
@@ -51,3 +53,20 @@ async def test_health_checks_are_not_logged(serve, caplog):
     with caplog.at_level(logging.INFO):
         await stub.Check(REQUEST)
     assert "Check" not in caplog.text
+
+
+class Listing(model_pb2_grpc.ModelServiceServicer):
+    async def ListModels(self, request, context):
+        return model_pb2.ListModelsResponse()
+
+
+@pytest.mark.parametrize(("level", "told"), [(logging.INFO, False), (logging.DEBUG, True)])
+async def test_what_watchers_ask_each_second_is_logged_for_debugging_alone(serve, caplog, level, told):
+    add, stub_of = model_pb2_grpc.add_ModelServiceServicer_to_server, model_pb2_grpc.ModelServiceStub
+    stub = await serve(Listing(), [RequestInterceptor()], add, stub_of)
+    with caplog.at_level(level, "narthex_server.interceptors.requests"):
+        await stub.ListModels(model_pb2.ListModelsRequest())
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.GetModel(model_pb2.GetModelRequest())
+    assert ("ListModels OK" in caplog.text) is told
+    assert "GetModel" in caplog.text

@@ -1,0 +1,1 @@
+"""The status page: its files, and what it shows."""
