@@ -112,8 +112,9 @@ class ModelLoader:
             raise
         handle = EngineHandle(loaded.session, options, self._engines.observer(name))
         handle.start()
-        pool = self._open(name, capacity(handle))
-        model = TextModel(name, handle, loaded.text, info, compiling=self._compiling, pool=pool)
+        model = TextModel(
+            name, handle, loaded.text, info, compiling=self._compiling, pool=self._open(name, capacity(handle))
+        )
         self._engines.watch(name, model.engine.snapshot)
         return model
 

@@ -28,8 +28,8 @@ CHANGE = "change pools"
 Context = ServicerContext[Any, Any]
 
 
-class Pools:
-    """The RPCs of LotService about pools."""
+class PoolRpcs:
+    """The part of LotService that is about pools."""
 
     def __init__(self, lot: Lot, catalog: Catalog, acts: Acts) -> None:
         """Of upstreams each caller sees the pools of those that the `catalog` shows it."""
@@ -62,7 +62,7 @@ class Pools:
 
 
 @complete(wire.DESCRIPTOR.services_by_name["LotService"])
-class PoolService(Pools):
+class PoolService(PoolRpcs):
     """A LotService of pools alone."""
 
 
