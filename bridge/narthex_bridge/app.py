@@ -179,7 +179,7 @@ class Bridge:
         return HttpResponse(200, b'{"status":"ready"}')
 
     async def _exposition(self, _: HttpRequest) -> HttpResponse:
-        return HttpResponse(200, self._metrics.render(), metrics.CONTENT_TYPE)
+        return HttpResponse(200, await asyncio.to_thread(self._metrics.render), metrics.CONTENT_TYPE)
 
     async def _http_error(self, error: HTTPException) -> Response:
         status = error.code or 500
@@ -196,6 +196,7 @@ class Bridge:
         self._background = [
             asyncio.create_task(self._sessions.forget_idle()),
             asyncio.create_task(self._stores.bus.follow(self._hear)),
+            asyncio.create_task(self._metrics.watch_loop()),
         ]
 
     async def _stop(self) -> None:

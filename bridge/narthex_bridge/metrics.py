@@ -1,5 +1,8 @@
 """What the bridge counts; every child is bound once."""
 
+import asyncio
+from time import perf_counter
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -20,6 +23,8 @@ from narthex_bridge.protocol.methods import METHODS
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _ADDED_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_LAG_PERIOD = 0.25
 _HTTP_METHODS = frozenset({"GET", "POST", "DELETE", "OPTIONS", "HEAD"})
 
 
@@ -106,6 +111,12 @@ class Metrics:
         refusals = Counter(
             f"{name}refusals", "HTTP requests that may not pass, by reason.", ("reason",), registry=registry
         )
+        self._lag = Histogram(
+            f"{name}event_loop_lag_seconds",
+            "How much later than asked the event loop woke a task.",
+            buckets=_LAG_SECONDS,
+            registry=registry,
+        )
         self._refusals = {reason: refusals.labels(reason) for reason in REASONS}
         self._answer: dict[tuple[str, int], Counter] = {}
         self._routes: dict[str, RouteMetrics] = {}
@@ -128,6 +139,13 @@ class Metrics:
             child = self._answer[key] = self._answers.labels(key[0], str(key[1]))
         child.inc()
 
+    async def watch_loop(self) -> None:
+        """Counts how punctual the event loop is, until it is cancelled."""
+        while True:
+            due = perf_counter() + _LAG_PERIOD
+            await asyncio.sleep(_LAG_PERIOD)
+            self._lag.observe(max(perf_counter() - due, 0.0))
+
     def render(self) -> bytes:
-        """The exposition text."""
+        """The exposition text; takes milliseconds, so not on the event loop."""
         return generate_latest(self._registry)

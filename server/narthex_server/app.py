@@ -35,6 +35,7 @@ from narthex_server.lot.lot import Lot
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
 from narthex_server.metrics.locks import LockMetrics
+from narthex_server.metrics.loop import LoopMetrics
 from narthex_server.metrics.lot import LotMetrics, LotReadings
 from narthex_server.metrics.models import ModelMetrics
 from narthex_server.metrics.registry import new_registry, served
@@ -174,6 +175,8 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         offer = Offer(catalog, states)
         await models.follow(offer.follow)
         stack.enter_context(following(forwarded.reloads))
+        watching = asyncio.create_task(LoopMetrics(registry).run())
+        stack.callback(watching.cancel)
         await server.start()
         tickets.crew.start()
         stack.push_async_callback(stop, server, drain, config.shutdown_grace, tickets.crew)

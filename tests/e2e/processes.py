@@ -12,7 +12,7 @@ READY_S = 60
 
 @contextlib.asynccontextmanager
 async def started(module: str, *arguments: object, log: Path | None = None, **environ: str) -> AsyncIterator[dict]:
-    """A process and the fields of its ready line; its standard error goes to `log` where that is given."""
+    """A process: its `pid` and the fields of its ready line; its standard error goes to `log` where that is given."""
     with contextlib.ExitStack() as files:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", module, *map(str, arguments),
@@ -22,7 +22,7 @@ async def started(module: str, *arguments: object, log: Path | None = None, **en
     try:
         line = (await asyncio.wait_for(process.stdout.readline(), READY_S)).decode()
         assert " ready " in line, f"{line!r}\n{log.read_text() if log else ''}"
-        yield dict(part.split("=", 1) for part in line.split() if "=" in part)
+        yield {"pid": process.pid} | dict(part.split("=", 1) for part in line.split() if "=" in part)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()

@@ -54,7 +54,7 @@ class EmbeddingMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         text = "Requests whose vectors are being made, or wait for it."
         level = GaugeMetricFamily("narthex_embedding_requests_running", text, labels=MODEL)
-        for model, running in self._running.items():
+        for model, running in tuple(self._running.items()):  # as of engines: a copy for another thread
             level.add_metric([model], running())
         yield level
 

@@ -55,7 +55,8 @@ class EngineMetrics(Collector):
         self._engines.pop(model, None)
 
     def collect(self) -> Iterable[Metric]:
-        stats = {model: snapshot() for model, snapshot in self._engines.items()}
+        # a copy, as this is another thread than the one in which models come and go
+        stats = {model: snapshot() for model, snapshot in tuple(self._engines.items())}
 
         def family(kind: type[Metric], name: str, text: str, value: Callable[[EngineStats], float]) -> Metric:
             made = kind(f"narthex_{name}", text, labels=MODEL)  # type: ignore[call-arg]

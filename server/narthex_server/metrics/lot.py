@@ -7,10 +7,12 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from narthex_server.lot.pool import PoolReading
+from narthex_server.lot.refusals import CLOSED, DRAINING, QUEUE_FULL, TOO_LARGE
 from narthex_server.lot.terms import Priority
 
 POOL = ("pool",)
 WAITED = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+REASONS = (TOO_LARGE, QUEUE_FULL, DRAINING, CLOSED)
 LEVELS = {priority: priority.name.lower() for priority in Priority}
 
 
@@ -29,8 +31,11 @@ class LotMetrics:
         self._refused = count("refused", "Work that was turned away.", "reason")
         self._expired = count("expired", "Work whose time was over before its turn came.")
         self._abandoned = count("abandoned", "Work that nobody wanted any more before its turn came.")
+        self._begun: set[str] = set()
 
     def on_admitted(self, pool: str, priority: Priority, waited: float) -> None:
+        if pool not in self._begun:
+            self._begin(pool)
         self._admitted.labels(pool).inc()
         self._waited.labels(pool, LEVELS[priority]).observe(waited)
 
@@ -42,6 +47,14 @@ class LotMetrics:
 
     def on_abandoned(self, pool: str, priority: Priority, waited: float) -> None:
         self._abandoned.labels(pool).inc()
+
+    def _begin(self, pool: str) -> None:
+        """All counts of a pool are there from its first work on: a rate misses what a counter appears with."""
+        self._begun.add(pool)
+        for reason in REASONS:
+            self._refused.labels(pool, reason)
+        self._expired.labels(pool)
+        self._abandoned.labels(pool)
 
 
 class LotReadings(Collector):

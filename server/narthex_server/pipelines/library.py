@@ -124,8 +124,8 @@ class ModelLibrary(Models):
         await self._changed()
 
     def listed(self) -> tuple[Listed, ...]:
-        """All models, also those that are not ready, in the order in which they came."""
-        return tuple(entry.listed() for entry in self._entries.values())
+        """All models, also those that are not ready, in the order in which they came; for any thread."""
+        return tuple(entry.listed() for entry in tuple(self._entries.values()))
 
     def describe(self, name: str = "") -> Listed:
         """One of them; an empty name as for `find`. Errors: NotFound, InvalidRequest."""

@@ -17,7 +17,7 @@ class Roster:
         self._changed = changed
 
     def __iter__(self) -> Iterator[UpstreamServer]:
-        return iter(self._servers.values())
+        return iter(tuple(self._servers.values()))  # a copy, as metrics are read in another thread
 
     def get(self, name: str) -> UpstreamServer | None:
         return self._servers.get(name)

@@ -8,10 +8,12 @@ import pytest
 from narthex.settings import Address
 from narthex_server.embedding.loop import BatchReport
 from narthex_server.engine.observer import EngineStats, RequestReport, StepReport
+from narthex_server.lot.terms import Priority
 from narthex_server.metrics.agent import AgentMetrics
 from narthex_server.metrics.catalog import MisfitMetrics, OfferMetrics
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
+from narthex_server.metrics.lot import REASONS, LotMetrics
 from narthex_server.metrics.models import ModelMetrics
 from narthex_server.metrics.registry import new_registry, served
 from narthex_server.metrics.remote import RemoteMetrics
@@ -271,3 +273,15 @@ def test_kept_results_are_counted_as_they_are_looked_for_and_go(registry):
         for outcome in ("miss", "hit")
     ]
     assert counts == [2, 1]
+
+
+def test_what_a_pool_turns_away_counts_from_zero_once_it_admits(registry):
+    metrics = LotMetrics(registry)
+    metrics.on_admitted("model/demo", Priority.NORMAL, 0.0)
+    pool = {"pool": "model/demo"}
+    refused = [registry.get_sample_value("narthex_lot_refused_total", pool | {"reason": reason}) for reason in REASONS]
+    assert refused == [0, 0, 0, 0]
+    ended = [registry.get_sample_value(f"narthex_lot_{name}_total", pool) for name in ("expired", "abandoned")]
+    assert ended == [0, 0]
+    metrics.on_refused("model/demo", REASONS[0])
+    assert registry.get_sample_value("narthex_lot_refused_total", pool | {"reason": REASONS[0]}) == 1

@@ -79,14 +79,14 @@ class ScopedUpstream:
 
     @property
     def status(self) -> ServerStatus:
-        """That of the listing connection, and how many there are in all that are up."""
-        up = sum(seat.server.status.connections for seat in self._seats.values())
+        """That of the listing connection, and how many there are in all that are up; for any thread."""
+        up = sum(seat.server.status.connections for seat in tuple(self._seats.values()))
         status = self._lister.status
         return replace(status, scope=self._scope, connections=status.connections + up)
 
     @property
     def vitals(self) -> Vitals:
-        seats = (seat.server.vitals for seat in self._seats.values())
+        seats = (seat.server.vitals for seat in tuple(self._seats.values()))
         return together((self._lister.vitals, *seats, self._left))
 
     def vitals_of(self, tenant: str) -> Vitals:

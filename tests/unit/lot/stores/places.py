@@ -2,11 +2,16 @@
 
 from pathlib import Path
 from typing import Protocol
+from uuid import uuid4
 
+import psycopg
+from narthex_server.lot.stores.postgres.location import Location
+from narthex_server.lot.stores.postgres.tickets import PostgresTickets
 from narthex_server.lot.stores.sqlite.store import SqliteTickets
 from narthex_server.lot.stores.store import TicketStore
 from narthex_server.lot.ticket import Order, Quota
 
+from tests.unit.lot.stores.postgres_server import PostgresServer
 from tests.unit.lot.stores.reference import Data, ReferenceTickets
 
 START = 1_000_000.0
@@ -52,6 +57,29 @@ class SqlitePlace:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+class PostgresPlace:
+    """A schema of its own in the server's database; tests move its clock."""
+
+    shared = True
+
+    def __init__(self, server: PostgresServer, console: "psycopg.Connection[tuple[object, ...]]") -> None:
+        self.url = f"{server.url}&schema=test_{uuid4().hex}"
+        self._console = console
+        self._now = START
+
+    async def open(self, quota: Quota = Quota()) -> TicketStore:  # noqa: B008 (frozen)
+        store = PostgresTickets(Location.parse(self.url), quota)
+        await store.holding("acme")
+        self.advance(0)
+        return store
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+        schema = Location.parse(self.url).schema
+        clock = f"FUNCTION {schema}.clock() RETURNS float8 LANGUAGE sql STABLE AS 'SELECT {self._now}::float8'"
+        self._console.execute(f"CREATE OR REPLACE {clock}".encode())
 
 
 def order(name: str, tenant: str = "acme", **more: object) -> Order:

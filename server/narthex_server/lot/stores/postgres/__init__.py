@@ -1,0 +1,1 @@
+"""Tickets in PostgreSQL, which several servers share; psycopg is used nowhere else."""
