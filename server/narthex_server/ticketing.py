@@ -12,7 +12,7 @@ from google.rpc.code_pb2 import Code
 from narthex.settings import SettingsError
 from prometheus_client import CollectorRegistry
 
-from narthex_server.config.tickets import TicketSettings
+from narthex_server.config.tickets import StorePlace, TicketSettings
 from narthex_server.errors import NarthexError
 from narthex_server.interceptors.errors import status, visible
 from narthex_server.lot.courier import Courier
@@ -20,7 +20,7 @@ from narthex_server.lot.crew import Crew
 from narthex_server.lot.desk import Desk
 from narthex_server.lot.keeper import Keeper
 from narthex_server.lot.news import News
-from narthex_server.lot.stores.sqlite.store import SqliteTickets
+from narthex_server.lot.stores.choice import chosen
 from narthex_server.lot.stores.store import TicketStore
 from narthex_server.lot.ticket import Holding, Quota, State
 from narthex_server.lot.transition import Observers, Transition, Verb
@@ -78,11 +78,11 @@ async def ticketing(
 
 
 async def opened(place: str, quota: Quota) -> TicketStore:
-    """The store at a path. Raises SettingsError where it cannot be used."""
+    """The store at a place. Raises SettingsError where it cannot be used."""
     try:
-        return await in_thread(lambda: SqliteTickets(Path(place).expanduser(), quota))
+        return await in_thread(chosen, place, quota)
     except NarthexError as error:
-        raise SettingsError(f"--tickets-store: {place} cannot be used: {error.message}") from error
+        raise SettingsError(f"--tickets-store: {StorePlace(place)} cannot be used: {error.message}") from error
 
 
 def trusted(ca: Path | None) -> ssl.SSLContext:
