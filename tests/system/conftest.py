@@ -13,8 +13,9 @@ from typing import Any
 import grpc
 import httpx
 import pytest_asyncio
-from narthex.v1 import generation_pb2
+from narthex.v1 import generation_pb2, lot_pb2
 from narthex.v1.generation_pb2_grpc import GenerationServiceStub
+from narthex.v1.lot_pb2_grpc import LotServiceStub
 
 from tests.e2e.processes import started
 from tests.system.prometheus import Prometheus, watching
@@ -80,6 +81,13 @@ class Stack:
     async def long_chat(self) -> httpx.Response:
         """One that takes nearly all the room for keys and values."""
         return await self.chat(LONG, FEW)
+
+    async def submit(self) -> None:
+        """A ticket for a completion."""
+        request = lot_pb2.SubmitRequest()
+        request.work.generate.CopyFrom(generation_pb2.GenerationSpec(model="demo", text="porch"))
+        async with grpc.aio.insecure_channel(self.server["grpc"]) as channel:
+            await LotServiceStub(channel).Submit(request, timeout=30)
 
     async def crowd(self) -> None:
         """More than may wait, two of which have no time, and two of which go."""
@@ -171,6 +179,7 @@ async def worked(stack: Stack) -> AsyncIterator[Stack]:
         ):
             assert "result" in await stack.call(tool, **arguments)
         assert "error" in await stack.rpc("no/such/method")
+        await stack.submit()
         assert (await stack.client.get("/mcp/list", headers={"origin": "https://elsewhere.example"})).status_code == 403
 
     await stack.crowd()
