@@ -8,6 +8,7 @@ import pytest
 from narthex_server.config.server import ServerConfig
 from narthex_server.engine.request import EngineRequest, Sampling
 from narthex_server.errors import InvalidModelFile
+from narthex_server.lot.lot import Lot
 from narthex_server.metrics.embedding import EmbeddingMetrics
 from narthex_server.metrics.engine import EngineMetrics
 from narthex_server.metrics.registry import new_registry
@@ -38,8 +39,9 @@ def loader(tmp_path):
     config = ServerConfig(threads=1, max_slots=2, max_context=128, cache_dir=tmp_path / "cache")
     registry = new_registry()
     engines, embedders = EngineMetrics(registry), EmbeddingMetrics(registry)
-    remotes = RemoteLoader(config, RemoteMetrics(registry, engines, embedders))
-    return WatchedLoader(config, engines, embedders, remotes)
+    lot = Lot()
+    remotes = RemoteLoader(config, lot, RemoteMetrics(registry, engines, embedders))
+    return WatchedLoader(config, lot, engines, embedders, remotes)
 
 
 @pytest.fixture
