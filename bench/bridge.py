@@ -38,10 +38,10 @@ STREAMS = {  # between two arrivals, in seconds
 
 async def serve_tools() -> None:
     """`echo`, and `paced`: 20 events a second for `seconds`, each saying when it was made."""
-    from narthex_server.app import grpc_server, interceptors, relaying
     from narthex_server.config.server import ServerConfig
     from narthex_server.interceptors.around import Stack
     from narthex_server.interceptors.drain import DrainInterceptor
+    from narthex_server.listening import grpc_server, interceptors, relaying
     from narthex_server.metrics.registry import new_registry
     from narthex_server.metrics.tools import ToolMetrics
     from narthex_server.services.registration import register

@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def serve(config: ServerConfig) -> int:
     """Starts, says that it is ready on stdout, waits for a signal, drains."""
-    from narthex_server.app import AddressInUse, ModelFailed, serving
+    from narthex_server.app import serving
+    from narthex_server.listening import AddressInUse
+    from narthex_server.stocking import ModelFailed
 
     signals = _Signals()
     try:

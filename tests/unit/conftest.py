@@ -11,11 +11,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from narthex_server.app import grpc_server, interceptors, relaying
 from narthex_server.config.server import ServerConfig
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.interceptors.around import Stack
 from narthex_server.interceptors.drain import DrainInterceptor
+from narthex_server.listening import grpc_server, interceptors, relaying
 from narthex_server.pipelines.models import TextModel
 from narthex_server.services.registration import register
 from narthex_server.services.relay import Relay
