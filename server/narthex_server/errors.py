@@ -65,6 +65,11 @@ class InvalidRequest(NarthexError):
     reason = "INVALID_REQUEST"
 
 
+def invalid(*violations: Violation) -> InvalidRequest:
+    """The InvalidRequest that names these fields."""
+    return InvalidRequest("; ".join(f"{one.field} {one.description}" for one in violations), violations=violations)
+
+
 class ContextOverflow(InvalidRequest):
     reason = "CONTEXT_OVERFLOW"
 

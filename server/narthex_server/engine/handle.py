@@ -28,10 +28,10 @@ from narthex_server.engine.request import EngineEvent, EngineRequest, Finished, 
 from narthex_server.engine.sampling.logprobs import PositionLogprobs
 from narthex_server.errors import (
     ContextOverflow,
-    InvalidRequest,
     NarthexError,
     ResourceExhausted,
     Violation,
+    invalid,
 )
 from narthex_server.worker import Worker
 
@@ -225,8 +225,7 @@ class EngineHandle:
         if any((stream.request_id, stream.index) == name for stream in self._streams.values()):
             violations.append(Violation("request_id", f"{request.request_id} is already running"))
         if violations:
-            text = "; ".join(f"{violation.field} {violation.description}" for violation in violations)
-            raise InvalidRequest(text, violations=violations)
+            raise invalid(*violations)
         if len(prompt) + request.max_tokens > self.max_context:
             raise ContextOverflow(
                 f"{len(prompt)} prompt tokens and max_tokens {request.max_tokens} exceed the context of "

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
-from narthex_server.errors import InvalidRequest, NarthexError, Violation
+from narthex_server.errors import NarthexError, Violation, invalid
 from narthex_server.lot import refusals
 from narthex_server.lot.limits import Limits
 from narthex_server.lot.line import Line
@@ -96,9 +96,8 @@ class Gate:
 
         Errors: InvalidRequest, which changes nothing.
         """
-        if violations := [*self._violations(capacity)]:
-            text = "; ".join(f"{one.field} {one.description}" for one in violations)
-            raise InvalidRequest(text, violations=violations)
+        if violations := self._violations(capacity):
+            raise invalid(*violations)
         self.capacity.update(capacity)
         self._turn_away_too_large(now)
         self._let_in(now)

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx2
 
-from narthex_server.errors import InvalidRequest, Violation
+from narthex_server.errors import InvalidRequest, Violation, invalid
 
 LONGEST_URL = 2048
 SECONDS = 10.0
@@ -35,7 +35,7 @@ class Hosts:
     def check(self, url: str, field: str) -> None:
         """Raises InvalidRequest for a URL that must not be told."""
         if problem := self._problem(url):
-            raise InvalidRequest(f"{field} {problem}", violations=(Violation(field, problem),))
+            raise invalid(Violation(field, problem))
 
     def fits(self, host: str, address: str) -> bool:
         """Whether an address may be the host's: else a name could lead to what only this server can reach."""

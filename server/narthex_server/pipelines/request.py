@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from narthex_server.engine.request import AdapterUse, Dry, Sampling
 from narthex_server.engine.sampling.logprobs import MOST_CANDIDATES
-from narthex_server.errors import InvalidRequest, Violation
+from narthex_server.errors import Violation, invalid
 from narthex_server.text.assets import GenerationDefaults
 from narthex_server.text.constraint import Constraint
 from narthex_server.text.messages import Message, ToolSpec
@@ -213,8 +213,7 @@ def check_choice(request: ChatRequest) -> None:
 def refuse(violations: Iterable[Violation]) -> None:
     """Raises InvalidRequest that names all of them, if there are any."""
     if found := tuple(violations):
-        text = "; ".join(f"{violation.field} {violation.description}" for violation in found)
-        raise InvalidRequest(text, violations=found)
+        raise invalid(*found)
 
 
 def _settle(asked: T | None, suggested: T | None, otherwise: T) -> T:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from narthex_server.errors import InvalidRequest, NarthexError, PermissionDenied, Violation
+from narthex_server.errors import NarthexError, PermissionDenied, Violation, invalid
 from narthex_server.pipelines.request import refuse
 
 _LONGEST_PATH = 4096
@@ -33,7 +33,7 @@ class Root:
             found.exists()
         except (OSError, ValueError, RuntimeError) as error:
             what = Violation("path", "is no name that a file or folder could have")
-            raise InvalidRequest(f"{what.field} {what.description}", violations=[what]) from error
+            raise invalid(what) from error
         if not found.is_relative_to(root):
             raise PermissionDenied(f"the path is outside the folder of {self.what}", reason="PATH_OUTSIDE_ROOT")
         return found

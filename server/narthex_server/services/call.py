@@ -1,8 +1,6 @@
 """What every service needs to know about the running call."""
 
 import asyncio
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -10,26 +8,18 @@ from narthex.tracing.context import TRACE, TRACEPARENT, TraceContext, sent
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import tool_pb2
 
-from narthex_server.errors import InvalidRequest, Violation
+from narthex_server.errors import Violation, invalid
 from narthex_server.lot.terms import TERMS, Priority, Terms
 from narthex_server.principal import CALLER, REQUEST_ID, SESSION
 from narthex_server.services.admins import check_admin
 from narthex_server.services.mcp_context import mcp_context
+from narthex_server.services.priorities import ASKED
 from narthex_server.tools.inputs import Inputs
 from narthex_server.tools.tool import CallContext
 from narthex_server.tools.traced import carrying
 from narthex_server.tools.upstream.tokens import tokens_in
 
 PLAIN = tool_pb2.McpContext()
-PRIORITIES: Mapping[common.Priority.ValueType, Priority] = MappingProxyType(
-    {
-        common.PRIORITY_UNSPECIFIED: Priority.NORMAL,
-        common.PRIORITY_BATCH: Priority.LOW,
-        common.PRIORITY_NORMAL: Priority.NORMAL,
-        common.PRIORITY_INTERACTIVE: Priority.HIGH,
-        common.PRIORITY_CRITICAL: Priority.CRITICAL,
-    }
-)
 
 
 def call_context(
@@ -59,9 +49,8 @@ def check_options(options: common.CallOptions, context: ServicerContext[Any, Any
 
     Errors: InvalidRequest; PermissionDenied, as CRITICAL is for admins.
     """
-    if (priority := PRIORITIES.get(options.priority)) is None:
-        violation = Violation("options.priority", f"{options.priority} is not known to this server")
-        raise InvalidRequest(f"{violation.field} {violation.description}", violations=[violation])
+    if (priority := ASKED.get(options.priority)) is None:
+        raise invalid(Violation("options.priority", f"{options.priority} is not known to this server"))
     if priority is Priority.CRITICAL:
         check_admin(context, "ask for critical priority")
     TERMS.set(Terms(priority, None if timeless else deadline_of(context)))

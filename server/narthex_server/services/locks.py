@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from grpc.aio import ServicerContext
 from narthex.v1 import lot_pb2 as wire
 
+from narthex_server.services.times import duration
 from narthex_server.sync.locks import Locks
 from narthex_server.sync.reading import LockReading
 
@@ -27,15 +27,7 @@ def _reading(reading: LockReading) -> wire.LockReading:
         name=reading.name,
         acquisitions=reading.acquisitions,
         contended=reading.contended,
-        waited=_duration(reading.waited),
-        wait_p99=_duration(reading.wait_p99),
-        held_mean=_duration(reading.held_mean),
+        waited=duration(reading.waited),
+        wait_p99=duration(reading.wait_p99),
+        held_mean=duration(reading.held_mean),
     )
-
-
-def _duration(seconds: float | None) -> Duration | None:
-    if seconds is None:
-        return None
-    made = Duration()
-    made.FromNanoseconds(round(seconds * 1e9))
-    return made

@@ -2,7 +2,7 @@
 
 from narthex.v1 import tool_pb2 as wire
 
-from narthex_server.errors import InvalidRequest, Violation
+from narthex_server.errors import InvalidRequest, Violation, invalid
 from narthex_server.tools.inputs import Answer
 from narthex_server.tools.mcp_context import PLAIN, McpContext
 from narthex_server.tools.objects import parse_object
@@ -75,5 +75,4 @@ def _answer(response: wire.InputResponse, field: str) -> Answer:
         case "approved":
             return Answer(response.id, approved=response.approved, reason=response.reason)
         case _:
-            violation = Violation(f"{field}.response", "must be a result, an error or an approval")
-            raise InvalidRequest(f"{violation.field} {violation.description}", violations=(violation,))
+            raise invalid(Violation(f"{field}.response", "must be a result, an error or an approval"))

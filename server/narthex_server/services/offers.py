@@ -2,7 +2,7 @@
 
 from narthex.v1 import tool_pb2 as wire
 
-from narthex_server.errors import InvalidRequest, Violation
+from narthex_server.errors import Violation, invalid
 from narthex_server.services.mcp_context import input_required_to_wire
 from narthex_server.tools.completion import Completion, PromptReference, Reference, TemplateReference
 from narthex_server.tools.prompt import FilledPrompt, Prompt
@@ -75,8 +75,7 @@ def reference_from(request: wire.CompleteRequest) -> Reference:
         case "uri_template":
             return TemplateReference(request.uri_template)
         case _:
-            violation = Violation("reference", "must name a prompt or a resource template")
-            raise InvalidRequest(f"{violation.field} {violation.description}", violations=(violation,))
+            raise invalid(Violation("reference", "must name a prompt or a resource template"))
 
 
 def completion_to_wire(completion: Completion) -> wire.CompleteResponse:

@@ -2,26 +2,19 @@
 
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from grpc.aio import ServicerContext
-from narthex.v1 import common_pb2 as common
 from narthex.v1 import lot_pb2 as wire
 
 from narthex_server.lot.lot import Lot
 from narthex_server.lot.pool import PoolReading
-from narthex_server.lot.terms import Priority
 from narthex_server.principal import CALLER, Principal
 from narthex_server.services.admins import check_admin
+from narthex_server.services.priorities import SHOWN
+from narthex_server.services.times import duration
 from narthex_server.tools.acts import Acts, acting
 from narthex_server.tools.admission.pools import pool_of
 from narthex_server.tools.catalog import Catalog
 
-PRIORITIES = {
-    Priority.LOW: common.PRIORITY_BATCH,
-    Priority.NORMAL: common.PRIORITY_NORMAL,
-    Priority.HIGH: common.PRIORITY_INTERACTIVE,
-    Priority.CRITICAL: common.PRIORITY_CRITICAL,
-}
 CHANGE = "change pools"
 
 Context = ServicerContext[Any, Any]
@@ -40,28 +33,28 @@ class PoolRpcs:
         caller = CALLER.get()
         hidden = set() if caller.admin else self._upstreams(None) - self._upstreams(caller)
         shown = (pool.reading() for pool in self._lot.pools if pool.name not in hidden)
-        return wire.ListPoolsResponse(pools=map(pool_to_wire, shown))
+        return wire.ListPoolsResponse(pools=map(_pool, shown))
 
     async def ResizePool(self, request: wire.ResizePoolRequest, context: Context) -> wire.ResizePoolResponse:
         with acting(self._acts, "pool.resize", request.pool):
             self._acts.enter()
             check_admin(context, CHANGE)
             pool = self._lot.resize(request.pool, dict(request.capacity))
-        return wire.ResizePoolResponse(pool=pool_to_wire(pool.reading()))
+        return wire.ResizePoolResponse(pool=_pool(pool.reading()))
 
     async def DrainPool(self, request: wire.DrainPoolRequest, context: Context) -> wire.DrainPoolResponse:
         with acting(self._acts, "pool.resume" if request.resume else "pool.drain", request.pool):
             self._acts.enter()
             check_admin(context, CHANGE)
             pools = self._lot.drain(request.pool, draining=not request.resume)
-        return wire.DrainPoolResponse(pools=[pool_to_wire(pool.reading()) for pool in pools])
+        return wire.DrainPoolResponse(pools=[_pool(pool.reading()) for pool in pools])
 
     def _upstreams(self, principal: Principal | None) -> set[str]:
         return {pool_of(server.name) for server in self._catalog.servers(principal)}
 
 
-def pool_to_wire(reading: PoolReading) -> wire.Pool:
-    made = wire.Pool(
+def _pool(reading: PoolReading) -> wire.Pool:
+    return wire.Pool(
         name=reading.name,
         resources=[
             wire.PoolResource(
@@ -71,17 +64,9 @@ def pool_to_wire(reading: PoolReading) -> wire.Pool:
         ],
         running=reading.running,
         waiting=[
-            wire.WaitingWork(priority=PRIORITIES[priority], count=count) for priority, count in reading.waiting.items()
+            wire.WaitingWork(priority=SHOWN[priority], count=count) for priority, count in reading.waiting.items()
         ],
         max_waiting=reading.max_waiting,
         draining=reading.draining,
+        longest_wait=duration(reading.longest_wait),
     )
-    if reading.longest_wait is not None:
-        made.longest_wait.CopyFrom(_duration(reading.longest_wait))
-    return made
-
-
-def _duration(seconds: float) -> Duration:
-    made = Duration()
-    made.FromMicroseconds(round(1e6 * max(seconds, 0.0)))
-    return made

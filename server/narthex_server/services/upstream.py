@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc.aio import ServicerContext
 from narthex.v1 import upstream_pb2 as wire
 
 from narthex_server.principal import CALLER, Principal
 from narthex_server.services.admins import check_admin
 from narthex_server.services.complete import complete
+from narthex_server.services.times import timestamp
 from narthex_server.services.upstream_spec import source_from
 from narthex_server.tools.acts import Acts, acting
 from narthex_server.tools.catalog import Catalog
@@ -101,11 +101,11 @@ def upstream_to_wire(status: ServerStatus, vitals: Vitals, renamed: Iterable[Ren
         protocol_version=status.protocol_version,
         failures=status.attempts,
         renamed_tools=map(_renamed_to_wire, renamed),
-        state_time=_moment(status.since),
-        next_attempt_time=_moment(status.next_attempt),
+        state_time=timestamp(status.since or None),
+        next_attempt_time=timestamp(status.next_attempt or None),
         breaker=BREAKERS[vitals.breaker],
-        breaker_retry_time=_moment(vitals.breaker_retry),
-        last_success_time=_moment(vitals.last_success),
+        breaker_retry_time=timestamp(vitals.breaker_retry or None),
+        last_success_time=timestamp(vitals.last_success or None),
     )
 
 
@@ -121,11 +121,3 @@ def _renamed_to_wire(renamed: Renamed) -> wire.RenamedTool:
 def _sees() -> Principal | None:
     """Whose upstreams are shown: an admin sees those of all."""
     return None if CALLER.get().admin else CALLER.get()
-
-
-def _moment(seconds: float) -> Timestamp | None:
-    if not seconds:
-        return None
-    moment = Timestamp()
-    moment.FromMicroseconds(round(seconds * 1e6))
-    return moment

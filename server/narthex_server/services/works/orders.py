@@ -8,10 +8,10 @@ from typing import Any
 
 from narthex.v1 import common_pb2 as common
 
-from narthex_server.errors import Violation
+from narthex_server.errors import Violation, invalid
 from narthex_server.lot.ticket import Order, Webhook
-from narthex_server.pipelines.request import refuse
-from narthex_server.services.call import PRIORITIES, check_options
+from narthex_server.services.call import check_options
+from narthex_server.services.priorities import ASKED
 from narthex_server.services.relay import Context
 from narthex_server.services.works.kind import Kind
 from narthex_server.services.works.whose import Whose
@@ -49,7 +49,7 @@ class Orders:
         options.CopyFrom(request.options)
         check_options(options, context)
         if len(options.idempotency_key) > LONGEST_KEY:
-            refuse([Violation("options.idempotency_key", f"must have at most {LONGEST_KEY} characters")])
+            raise invalid(Violation("options.idempotency_key", f"must have at most {LONGEST_KEY} characters"))
         digest = _digest(kind, request)
         repeatable = await kind.check(request)
         kind.settle(request)
@@ -64,7 +64,7 @@ class Orders:
             now,
             self.times.keep if keep is None else min(keep, self.times.keep),
             now + (self.times.work if seconds is None else min(seconds, self.times.work)),
-            PRIORITIES[options.priority],
+            ASKED[options.priority],
             options.idempotency_key,
             repeatable,
             webhook,
