@@ -153,8 +153,7 @@ class Crew:
         self._told(Verb.ASKED, ticket)
 
     def _told(self, verb: Verb, ticket: Ticket) -> None:
-        order = ticket.order
-        self._news.tell(Change(order.tenant, order.id, ticket.version, ticket.events))
+        self._news.tell(ticket.change)
         self._observer.on_transition(Transition(verb, ticket))
 
     async def _take(self) -> None:

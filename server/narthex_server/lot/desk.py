@@ -10,7 +10,7 @@ from narthex_server.lot.crew import Crew
 from narthex_server.lot.forever import forever
 from narthex_server.lot.news import MOST_KNOWN, News
 from narthex_server.lot.stores.store import TicketStore
-from narthex_server.lot.ticket import Change, Holding, Order, State, Ticket
+from narthex_server.lot.ticket import Holding, Order, State, Ticket
 from narthex_server.lot.transition import TicketObserver, Transition, Verb
 
 BATCH_BYTES = 1 << 18
@@ -51,7 +51,7 @@ class Desk:
         ticket, new = await self._store.add(order)
         if new:
             self._told(Verb.SUBMITTED, ticket)
-            self._crew.hear(_change(ticket))
+            self._crew.hear(ticket.change)
         return ticket
 
     async def begin(self, order: Order) -> tuple[Ticket, bool]:
@@ -134,7 +134,7 @@ class Desk:
                 if now.state.over and not events:
                     raise _missing(ticket)  # its result was thrown away meanwhile
                 if self._crew.draining and self._crew.find(tenant, ticket) is None:
-                    raise Unavailable("The server is shutting down.", reason="DRAINING")
+                    raise _draining()
                 if events:
                     continue
                 try:
@@ -171,7 +171,7 @@ class Desk:
                         versions[name] = now.version
                         yield now
                 if self._crew.draining:
-                    raise Unavailable("The server is shutting down.", reason="DRAINING")
+                    raise _draining()
 
     async def read_changes(self) -> None:
         """Tells this server of what changes at others; works without an end."""
@@ -193,16 +193,16 @@ class Desk:
 
     def _open(self) -> None:
         if self._crew.draining:
-            raise Unavailable("The server is shutting down.", reason="DRAINING")
+            raise _draining()
 
     def _told(self, verb: Verb, ticket: Ticket) -> None:
-        self._news.tell(_change(ticket))
+        self._news.tell(ticket.change)
         self._observer.on_transition(Transition(verb, ticket))
+
+
+def _draining() -> Unavailable:
+    return Unavailable("The server is shutting down.", reason="DRAINING")
 
 
 def _missing(ticket: str) -> NotFound:
     return NotFound(f"there is no ticket {ticket[:200]!r}, or it has expired", reason="TICKET_NOT_FOUND")
-
-
-def _change(ticket: Ticket) -> Change:
-    return Change(ticket.order.tenant, ticket.order.id, ticket.version, ticket.events)

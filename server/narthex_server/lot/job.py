@@ -11,6 +11,7 @@ from functools import partial
 from narthex_server.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from narthex_server.lot.journal import RETRY, Journal, patiently
 from narthex_server.lot.news import News
+from narthex_server.lot.refusals import QUEUE_FULL
 from narthex_server.lot.runner import Happening, Runner
 from narthex_server.lot.stores.store import Lease, LeaseLost, TicketStore
 from narthex_server.lot.ticket import Change, Outcome, State, Ticket
@@ -18,7 +19,6 @@ from narthex_server.lot.ticket import Change, Outcome, State, Ticket
 BATCH_BYTES = 1 << 20
 """Bytes of kept events that are asked for at a time."""
 
-QUEUE_FULL = "QUEUE_FULL"
 LONGEST_WAIT = 5.0
 """Seconds until work that found everything full is begun again, at most."""
 
@@ -128,7 +128,7 @@ class Job:
         if state is not self.ticket.state:
             await self.journal.flush()
             self.ticket = await patiently(partial(self._store.move, self.lease, state))
-            self._news.tell(Change(self.lease.tenant, self.lease.ticket, self.ticket.version, self.journal.count))
+            self._told(self.journal.count)
             if happening.waits:
                 self._asked(self.ticket)
 

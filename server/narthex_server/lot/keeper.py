@@ -3,7 +3,6 @@
 from narthex_server.lot.forever import forever
 from narthex_server.lot.news import News
 from narthex_server.lot.stores.store import TicketStore
-from narthex_server.lot.ticket import Change
 from narthex_server.lot.transition import TicketObserver, Transition, Verb
 
 INTERVAL = 10.0
@@ -21,8 +20,7 @@ class Keeper:
     async def round(self) -> None:
         """Once. Errors: Unavailable."""
         for ticket in await self._store.sweep():
-            order = ticket.order
-            self._news.tell(Change(order.tenant, order.id, ticket.version, ticket.events))
+            self._news.tell(ticket.change)
             self._observer.on_transition(Transition(Verb.EXPIRED, ticket))
         self._observer.on_holding(await self._store.holding(None))
 

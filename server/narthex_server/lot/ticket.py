@@ -65,6 +65,16 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """Something of a ticket is new: its `version`, or how many `events` it has."""
+
+    tenant: str
+    id: str
+    version: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """An order and how it is; `events` is how many are kept, `size` the bytes of request and events, `version` grows
     with every change of the rest.
@@ -86,6 +96,11 @@ class Ticket:
     code: int = 0
     status: bytes = b""
 
+    @property
+    def change(self) -> Change:
+        """What is told of it as it is."""
+        return Change(self.order.tenant, self.order.id, self.version, self.events)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -94,16 +109,6 @@ class Outcome:
     state: State
     code: int = 0
     status: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Something of a ticket is new: its `version`, or how many `events` it has."""
-
-    tenant: str
-    id: str
-    version: int
-    events: int
 
 
 @dataclass(frozen=True, slots=True)

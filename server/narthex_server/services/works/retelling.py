@@ -99,14 +99,16 @@ def _index(event: Any) -> int:
 
 def _run(event: Any) -> _Run | None:
     """The text of a delta; None for anything else."""
-    kind, place = event.WhichOneof("event") if "event" in event.DESCRIPTOR.oneofs_by_name else "", 0
-    place = int(getattr(event, "round", 0))
-    if kind == "text_delta":
-        delta = event.text_delta
-        return _Run((kind, place), delta.text, list(delta.token_ids), len(delta.logprobs))
-    if kind == "reasoning_delta":
-        return _Run((kind, place), event.reasoning_delta.text)
-    return None
+    kind = event.WhichOneof("event") if "event" in event.DESCRIPTOR.oneofs_by_name else ""
+    key = kind, int(getattr(event, "round", 0))
+    match kind:
+        case "text_delta":
+            delta = event.text_delta
+            return _Run(key, delta.text, list(delta.token_ids), len(delta.logprobs))
+        case "reasoning_delta":
+            return _Run(key, event.reasoning_delta.text)
+        case _:
+            return None
 
 
 def _cut(event: Any, said: _Run, heard: _Run, head: _Run) -> Any:

@@ -11,11 +11,11 @@ import psycopg
 
 from narthex_server.errors import Unavailable
 from narthex_server.lot.stores.postgres.location import Location
+from narthex_server.lot.stores.refusals import UNUSABLE
 
 Row = tuple[Any, ...]
 Connection = psycopg.AsyncConnection[Row]
 
-REASON = "TICKET_STORE"
 CONNECT_S = 5
 PATIENCE_S = 10.0
 FAILURES = (psycopg.Error, OSError, TimeoutError)
@@ -67,6 +67,6 @@ def cut(connection: Connection) -> None:
 
 def unavailable(error: BaseException) -> Unavailable:
     """What a caller is told; the cause is for the log."""
-    failure = Unavailable("the database of tickets cannot be used now", reason=REASON)
+    failure = Unavailable("the database of tickets cannot be used now", reason=UNUSABLE)
     failure.__cause__ = error
     return failure

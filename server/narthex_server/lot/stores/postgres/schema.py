@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from narthex_server.errors import FailedPrecondition
-from narthex_server.lot.stores.postgres.connection import REASON, Connection
+from narthex_server.lot.stores.postgres.connection import Connection
+from narthex_server.lot.stores.refusals import UNUSABLE
 
 # Whatever changes a ticket, the trigger counts it for its tenant, marks it with the transaction that changed it, and
 # tells the listeners. `ended` is set exactly in tickets that are over, `lease` (until when) exactly in those that
@@ -123,7 +124,7 @@ async def migrate(connection: Connection, schema: str, migrations: Sequence[str]
     Raises FailedPrecondition where the database, or what is in it, cannot be used by this version.
     """
     if connection.info.server_version < OLDEST:
-        raise FailedPrecondition("tickets need PostgreSQL 13 or newer", reason=f"{REASON}_VERSION")
+        raise FailedPrecondition("tickets need PostgreSQL 13 or newer", reason=f"{UNUSABLE}_VERSION")
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"narthex lot {schema}",))
         cursor = await connection.execute("SELECT to_regclass(%s)", (f"{schema}.migrations",))
@@ -135,7 +136,7 @@ async def migrate(connection: Connection, schema: str, migrations: Sequence[str]
         cursor = await connection.execute(f"SELECT coalesce(max(number), 0) FROM {schema}.migrations".encode())
         [[number]] = await cursor.fetchall()
         if number > len(migrations):
-            raise FailedPrecondition("the tickets are of a newer version of narthex", reason=f"{REASON}_VERSION")
+            raise FailedPrecondition("the tickets are of a newer version of narthex", reason=f"{UNUSABLE}_VERSION")
         for step, migration in enumerate(migrations[number:], start=number + 1):
             statements = migration.format(schema=schema, channel=channel(schema))
             await connection.execute(statements.encode(), prepare=False)

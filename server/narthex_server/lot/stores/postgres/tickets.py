@@ -6,9 +6,10 @@ import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import NoReturn
 
-from narthex_server.errors import AlreadyExists, InvalidRequest, NarthexError, ResourceExhausted, Unavailable
+from narthex_server.errors import InvalidRequest, NarthexError, Unavailable
+from narthex_server.lot.stores import refusals
 from narthex_server.lot.stores.postgres import statements
-from narthex_server.lot.stores.postgres.connection import FAILURES, REASON, Row, bounded, connected, unavailable
+from narthex_server.lot.stores.postgres.connection import FAILURES, Row, bounded, connected, unavailable
 from narthex_server.lot.stores.postgres.location import Location
 from narthex_server.lot.stores.postgres.news import News
 from narthex_server.lot.stores.postgres.readers import Readers
@@ -55,7 +56,7 @@ class PostgresTickets:
             await self._refuse(order)
         kept = ticket(rows[0])
         if kept.order.digest != order.digest:
-            raise AlreadyExists("the idempotency key is that of another order", reason="KEY_REUSED")
+            raise refusals.key_reused()
         return kept, rows[0][-1]
 
     async def take(self, most: int, lease: float) -> Sequence[Ticket]:
@@ -73,7 +74,7 @@ class PostgresTickets:
         asked = {"bodies": list(events), "size": size, "most_size": self._quota.size}
         [last, kept] = await self._held(statements.APPEND, lease, asked)
         if last is None:
-            raise _large(kept, self._quota.size, size)
+            raise refusals.too_large(kept, self._quota.size, size)
         return int(last)
 
     async def move(self, lease: Lease, state: State) -> Ticket:
@@ -162,10 +163,10 @@ class PostgresTickets:
         rows = await self._read(statements.WHY, {"tenant": order.tenant, "ticket": order.id})
         taken, kept, size = rows[0] if rows else (False, 0, 0)
         if taken:
-            raise AlreadyExists("there is a ticket of this id", reason="TICKET_EXISTS")
+            raise refusals.ticket_exists()
         if kept >= self._quota.open:
-            raise _crowded(kept, self._quota.open)
-        raise _large(size, self._quota.size, len(order.request))
+            raise refusals.too_many(kept, self._quota.open)
+        raise refusals.too_large(size, self._quota.size, len(order.request))
 
     async def _read(self, statement: str, asked: Mapping[str, object]) -> Sequence[Row]:
         await self._open()
@@ -189,7 +190,7 @@ class PostgresTickets:
     async def _open(self) -> None:
         """Raises Unavailable; FailedPrecondition where the database is not one for this version."""
         if self._closed:
-            raise Unavailable("the store of tickets is closed", reason=REASON)
+            raise refusals.closed()
         if self._opened:
             return
         if self._opening is None:
@@ -212,13 +213,3 @@ class PostgresTickets:
         finally:
             await connection.close()
         await self._news.start()
-
-
-def _crowded(kept: int, most: int) -> ResourceExhausted:
-    text = f"{kept} tickets are not over, of {most} that the tenant may have"
-    return ResourceExhausted(text, reason="LOT_FULL", metadata={"open": str(kept), "max_open": str(most)})
-
-
-def _large(kept: int, most: int, more: int) -> ResourceExhausted:
-    text = f"{kept} bytes are kept, of {most} that the tenant may have, and {more} do not fit any more"
-    return ResourceExhausted(text, reason="LOT_FULL", metadata={"bytes": str(kept), "max_bytes": str(most)})

@@ -14,7 +14,6 @@ from narthex_server.errors import Unavailable
 from narthex_server.lot.stores.postgres.connection import (
     FAILURES,
     PATIENCE_S,
-    REASON,
     Connection,
     Row,
     bounded,
@@ -22,6 +21,7 @@ from narthex_server.lot.stores.postgres.connection import (
     unavailable,
 )
 from narthex_server.lot.stores.postgres.location import Location
+from narthex_server.lot.stores.refusals import UNUSABLE
 
 MOST = 200
 OF_ONE = (psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError, DeadlockDetected)
@@ -162,7 +162,7 @@ class Writer:
                         return await self._signed() == self._number
                     await asyncio.sleep(0.1)
         text = "the database of tickets was lost while it kept this: whether it did is not known"
-        raise Unavailable(text, reason=REASON)
+        raise Unavailable(text, reason=UNUSABLE)
 
     async def _signed(self) -> int:
         connection = await connected(self._location)

@@ -6,7 +6,7 @@ from contextlib import closing
 from itertools import islice
 from typing import Any
 
-from narthex_server.errors import AlreadyExists, ResourceExhausted
+from narthex_server.lot.stores import refusals
 from narthex_server.lot.stores.sqlite.rows import COLUMNS, NUMBERS, REQUEST, ticket
 from narthex_server.lot.stores.sqlite.schema import DONE, INPUT_REQUIRED, RUNNING, WAITING, place
 from narthex_server.lot.stores.sqlite.turns import Candidate, Head, turns
@@ -197,7 +197,7 @@ class Book:
             return None
         known = ticket(row)
         if known.order.digest != order.digest:
-            raise AlreadyExists("another order has this idempotency key", reason="KEY_REUSED")
+            raise refusals.key_reused()
         return known
 
     def _make_way(self, order: Order) -> None:
@@ -211,7 +211,7 @@ class Book:
                 continue
             *old, there = row
             if there:
-                raise AlreadyExists("there is a ticket of this id", reason="TICKET_EXISTS")
+                raise refusals.ticket_exists()
             self._forget(*old)
 
     def _claim(self, order: Order) -> None:
@@ -226,19 +226,8 @@ class Book:
             return
         count, held = self._row("select open, size from tenants where tenant = ?", order.tenant) or (0, 0)
         if count >= self._quota.open:
-            raise ResourceExhausted(
-                f"{count} tickets are not over, of {self._quota.open} that the tenant may have",
-                reason="LOT_FULL",
-                metadata={"open": str(count), "max_open": str(self._quota.open)},
-            )
-        raise self._too_large(held, size)
-
-    def _too_large(self, held: int, more: int) -> ResourceExhausted:
-        return ResourceExhausted(
-            f"{held} bytes are kept, of {self._quota.size} that the tenant may have, and {more} do not fit any more",
-            reason="LOT_FULL",
-            metadata={"bytes": str(held), "max_bytes": str(self._quota.size)},
-        )
+            raise refusals.too_many(count, self._quota.open)
+        raise refusals.too_large(held, self._quota.size, size)
 
     def _chosen(self, most: int) -> Sequence[Candidate]:
         running = self.connection.execute(
@@ -283,7 +272,7 @@ class Book:
             size, lease.tenant, size, most, size,
         ):  # fmt: skip
             (held,) = self._row("select size from tenants where tenant = ?", lease.tenant) or (0,)
-            raise self._too_large(held, size)
+            raise refusals.too_large(held, self._quota.size, size)
         return ref, version, after
 
     def _end(self, ref: int, outcome: Outcome) -> Ticket:

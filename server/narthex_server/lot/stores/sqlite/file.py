@@ -8,11 +8,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from narthex_server.errors import FailedPrecondition, Unavailable
+from narthex_server.lot.stores.refusals import UNUSABLE
 from narthex_server.lot.stores.sqlite.schema import APPLICATION, MIGRATIONS
 
 log = logging.getLogger(__name__)
-
-REASON = "TICKET_STORE"
 
 PATIENCE_SECONDS = 5.0
 """How long a write waits for another process that writes."""
@@ -89,7 +88,7 @@ class TicketFile:
             self._note("it is gone")
             raise Unavailable(
                 "the file of the tickets is gone: put it back, or start the server anew to begin another",
-                reason=REASON,
+                reason=UNUSABLE,
             ) from error
         except OSError as error:
             raise self.failure(error) from error
@@ -99,7 +98,7 @@ class TicketFile:
         """What to tell callers; the log has the rest."""
         self._note(str(error))
         text = _TEXTS.get(_code(error), "the file of the tickets cannot be used now")
-        return Unavailable(text, reason=REASON)
+        return Unavailable(text, reason=UNUSABLE)
 
     def works(self) -> None:
         """Something was written: what fails next is news."""
@@ -125,13 +124,13 @@ class TicketFile:
             return 0
         if application != APPLICATION:
             self._note("it is a database of something else")
-            raise FailedPrecondition("the file given for tickets is no file of tickets", reason=f"{REASON}_VERSION")
+            raise FailedPrecondition("the file given for tickets is no file of tickets", reason=f"{UNUSABLE}_VERSION")
         if version > len(self._migrations):
             self._note(f"it is of version {version}")
             raise FailedPrecondition(
                 f"the file of the tickets is of version {version}, and this server knows versions up to"
                 f" {len(self._migrations)}: use the server that wrote it, or a later one",
-                reason=f"{REASON}_VERSION",
+                reason=f"{UNUSABLE}_VERSION",
             )
         return int(version)
 

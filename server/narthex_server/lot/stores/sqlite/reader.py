@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from narthex_server.errors import NarthexError, Unavailable
-from narthex_server.lot.stores.sqlite.file import REASON, TicketFile, passing
+from narthex_server.errors import NarthexError
+from narthex_server.lot.stores import refusals
+from narthex_server.lot.stores.sqlite.file import TicketFile, passing
 from narthex_server.worker import in_thread
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class Readers:
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Errors: those of the work; Unavailable where the database fails."""
         if self._closed:
-            raise Unavailable("the store of tickets is closed", reason=REASON)
+            raise refusals.closed()
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, work)
 
     async def close(self) -> None:

@@ -9,10 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from narthex_server.errors import NarthexError, Unavailable
+from narthex_server.errors import NarthexError
+from narthex_server.lot.stores import refusals
 from narthex_server.lot.stores.feed import Feed
 from narthex_server.lot.stores.sqlite.book import Book
-from narthex_server.lot.stores.sqlite.file import REASON, TicketFile, passing, rollback
+from narthex_server.lot.stores.sqlite.file import TicketFile, passing, rollback
 from narthex_server.lot.ticket import Change, Quota
 from narthex_server.worker import failure, in_thread
 
@@ -77,7 +78,7 @@ class Writer:
     async def do(self, work: Callable[[Book], T], *, lasting: bool = True) -> T:
         """Errors: those of the work; Unavailable where the database fails."""
         if self._closed:
-            raise Unavailable("the store of tickets is closed", reason=REASON)
+            raise refusals.closed()
         future: asyncio.Future[Any] = self.attach().create_future()
         self._inbox.put(_Operation(work, lasting, future))
         return cast(T, await future)
