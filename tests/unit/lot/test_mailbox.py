@@ -288,6 +288,28 @@ async def test_results_expire_and_waiting_tickets_run_out_of_time(open_house, cl
             await house.desk.get(TENANT, name)
 
 
+async def test_whoever_waits_for_a_ticket_hears_that_its_time_is_over(open_house, clock) -> None:
+    house = open_house(most=1)
+    await house.desk.submit(order("a", deadline=None))
+    house.script.of("a").put_nowait(b"x")
+    await anext(house.events("a"))
+    await house.desk.submit(order("b"))
+    waiting = asyncio.create_task(house.over("b"))
+    clock.now += 101
+    await house.keeper.round()
+    assert (await waiting).state is State.CANCELLED
+
+
+async def test_nobody_waits_longer_for_events_than_was_asked_and_nothing_stays_behind(open_house) -> None:
+    house = open_house()
+    await house.desk.begin(order())
+    before = asyncio.all_tasks()
+    until = asyncio.get_running_loop().time() + 0.01
+    async with asyncio.timeout(10), aclosing(house.desk.follow(TENANT, "t", until=until)) as told:
+        assert [one.state async for one in told] == [State.RUNNING]
+    assert asyncio.all_tasks() <= before
+
+
 async def test_a_webhook_is_tried_ever_later_until_it_answers_or_the_result_is_gone(open_house, clock) -> None:
     house = open_house()
     house.post.failures = 4

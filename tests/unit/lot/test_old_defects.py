@@ -1,4 +1,5 @@
-"""What schedulers of this kind got wrong before; each has a test of its name."""
+"""What schedulers of this kind got wrong before; each has a test of its name. Those of durable queues are with the stores
+(`stores/test_old_defects.py`)."""
 
 import asyncio
 import time
