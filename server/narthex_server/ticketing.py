@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.rpc.code_pb2 import Code
 from narthex.settings import SettingsError
 from prometheus_client import CollectorRegistry
 
@@ -18,21 +17,21 @@ from narthex_server.interceptors.errors import status, visible
 from narthex_server.lot.courier import Courier
 from narthex_server.lot.crew import Crew
 from narthex_server.lot.desk import Desk
-from narthex_server.lot.keeper import Keeper
 from narthex_server.lot.news import News
 from narthex_server.lot.stores.choice import chosen
 from narthex_server.lot.stores.store import TicketStore
-from narthex_server.lot.ticket import Holding, Quota, State
-from narthex_server.lot.transition import Observers, Transition, Verb
+from narthex_server.lot.sweeper import Sweeper
+from narthex_server.lot.ticket import Quota
+from narthex_server.lot.transition import Observers
 from narthex_server.lot.webhooks import Hosts, HttpPost
 from narthex_server.metrics.tickets import TicketMetrics
 from narthex_server.services.parking import Parking
+from narthex_server.services.ticket_acts import TicketActs
 from narthex_server.services.tickets import Office
 from narthex_server.services.works.orders import Orders, Times
 from narthex_server.services.works.parking import LotParking
-from narthex_server.services.works.whose import Whose
 from narthex_server.services.works.works import Works
-from narthex_server.tools.acts import Act, Acts
+from narthex_server.tools.acts import Acts
 from narthex_server.worker import in_thread
 
 
@@ -67,7 +66,7 @@ async def ticketing(
         hosts = Hosts(settings.webhook_hosts, private=settings.webhook_private)
         post = HttpPost(hosts, await in_thread(trusted, settings.webhook_ca) if settings.webhook_hosts else None)
         stack.push_async_callback(post.close)
-        loops = [desk.read_changes(), Keeper(store, news, observer).run()]
+        loops = [desk.read_changes(), Sweeper(store, news, observer).run()]
         if settings.webhook_hosts:
             loops.append(Courier(store, post, observer).run())
         tasks = [asyncio.create_task(loop) for loop in loops]
@@ -97,21 +96,3 @@ async def ended(tasks: "list[asyncio.Task[None]]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class TicketActs:
-    """Writes what becomes of tickets into the record of acts, as done by those whose they are."""
-
-    def __init__(self, acts: Acts) -> None:
-        self._acts = acts
-
-    def on_transition(self, transition: Transition) -> None:
-        ticket = transition.ticket
-        reason = transition.error
-        if transition.verb is Verb.FINISHED and ticket.state is not State.DONE:
-            reason = Code.Name(ticket.code) if ticket.code in Code.values() and ticket.code else "CANCELLED"
-        principal = Whose.parse(ticket.order.principal).principal
-        self._acts.on_act(Act(f"ticket.{transition.verb.value}", ticket.order.id, principal, ticket.order.id, reason))
-
-    def on_holding(self, holding: Holding) -> None:
-        """Nothing has happened."""

@@ -1,12 +1,17 @@
 """The right to run until it is given back."""
 
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 from narthex_server.lot.units import Units
 from narthex_server.lot.work import Work
 
-if TYPE_CHECKING:
-    from narthex_server.lot.pool import Pool
+
+class Admits(Protocol):
+    """What a permit needs of the pool that it is of."""
+
+    def leave(self, work: Work) -> None: ...
+
+    def correct(self, work: Work, cost: Units) -> None: ...
 
 
 class Permit:
@@ -14,7 +19,7 @@ class Permit:
 
     __slots__ = ("_pool", "_work")
 
-    def __init__(self, pool: "Pool", work: Work) -> None:
+    def __init__(self, pool: Admits, work: Work) -> None:
         self._pool = pool
         self._work = work
 

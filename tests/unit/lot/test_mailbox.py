@@ -1,4 +1,4 @@
-"""The desk, the crew, the keeper and the courier over a file of tickets, with work that a test makes up."""
+"""The desk, the crew, the sweeper and the courier over a file of tickets, with work that a test makes up."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -11,11 +11,11 @@ from narthex_server.errors import NotFound, ResourceExhausted, Unavailable
 from narthex_server.lot.courier import Courier
 from narthex_server.lot.crew import Crew
 from narthex_server.lot.desk import Desk, Kept
-from narthex_server.lot.keeper import Keeper
 from narthex_server.lot.news import News
 from narthex_server.lot.runner import Happening
 from narthex_server.lot.stores.sqlite.store import SqliteTickets
 from narthex_server.lot.stores.store import Lease
+from narthex_server.lot.sweeper import Sweeper
 from narthex_server.lot.ticket import Holding, Order, Outcome, Quota, State, Ticket, Webhook
 from narthex_server.lot.transition import Transition, Verb
 
@@ -111,7 +111,7 @@ class House:
         self.script, self.record, self.post, self.news = Script(), Record(), Post(), News()
         self.crew = Crew(self.store, self.script, self.news, self.record, most=most, lease=lease, clock=clock)
         self.desk = Desk(self.store, self.crew, self.news, self.record, clock)
-        self.keeper = Keeper(self.store, self.news, self.record)
+        self.sweeper = Sweeper(self.store, self.news, self.record)
         self.courier = Courier(self.store, self.post, self.record, clock)
 
     async def over(self, ticket: str) -> Ticket:
@@ -273,15 +273,15 @@ async def test_results_expire_and_waiting_tickets_run_out_of_time(open_house, cl
     house.script.of("a").put_nowait(b"x")
     await anext(house.events("a"))
     clock.now += 101
-    await house.keeper.round()
+    await house.sweeper.round()
     assert (await house.desk.get(TENANT, "b")).state is State.CANCELLED
     assert house.record.verbs[-1] is Verb.EXPIRED
     house.script.of("a").put_nowait(None)
     assert (await house.over("a")).state is State.DONE
-    await house.keeper.round()
+    await house.sweeper.round()
     assert house.record.holding is not None and house.record.holding.parked == 2
     clock.now += 60
-    await house.keeper.round()
+    await house.sweeper.round()
     assert house.record.holding.parked == 0 and house.record.holding.size == 0
     for name in "ab":
         with pytest.raises(NotFound):
@@ -296,7 +296,7 @@ async def test_whoever_waits_for_a_ticket_hears_that_its_time_is_over(open_house
     await house.desk.submit(order("b"))
     waiting = asyncio.create_task(house.over("b"))
     clock.now += 101
-    await house.keeper.round()
+    await house.sweeper.round()
     assert (await waiting).state is State.CANCELLED
 
 
@@ -340,7 +340,7 @@ async def test_a_webhook_is_given_up_with_the_result(open_house, clock) -> None:
     await house.over("t")
     for _ in range(20):
         await house.courier.round()
-        await house.keeper.round()
+        await house.sweeper.round()
         clock.now += 1
     assert len(house.post.sent) == 4 and "x-narthex-signature" not in house.post.sent[0][1]
 

@@ -1,5 +1,4 @@
-"""What schedulers of this kind got wrong before; each has a test of its name. Those of durable queues are with the stores
-(`stores/test_old_defects.py`)."""
+"""What schedulers of this kind got wrong before; each has a test of its name. Of durable queues: `stores/`."""
 
 import asyncio
 import time

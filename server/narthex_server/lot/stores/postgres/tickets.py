@@ -11,7 +11,7 @@ from narthex_server.lot.stores import refusals
 from narthex_server.lot.stores.postgres import statements
 from narthex_server.lot.stores.postgres.connection import FAILURES, Row, bounded, connected, unavailable
 from narthex_server.lot.stores.postgres.location import Location
-from narthex_server.lot.stores.postgres.news import News
+from narthex_server.lot.stores.postgres.notifications import Notifications
 from narthex_server.lot.stores.postgres.readers import Readers
 from narthex_server.lot.stores.postgres.rows import ticket, values
 from narthex_server.lot.stores.postgres.schema import migrate
@@ -39,7 +39,7 @@ class PostgresTickets:
         self._quota = quota
         self._readers = Readers(location)
         self._writer = Writer(location)
-        self._news = News(location)
+        self._news = Notifications(location)
         self._opening: asyncio.Task[None] | None = None  # one try for all who wait for it
         self._opened = self._closed = False
         self._waking: asyncio.Task[None] | None = None

@@ -9,7 +9,7 @@ INTERVAL = 10.0
 """Seconds between two rounds."""
 
 
-class Keeper:
+class Sweeper:
     """Goes through the store again and again, and tells what there is in it."""
 
     def __init__(self, store: TicketStore, news: News, observer: TicketObserver) -> None:

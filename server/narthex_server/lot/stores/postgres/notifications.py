@@ -22,7 +22,7 @@ _MARK = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
 _SINCE = "SELECT tenant, id, version, events FROM tickets WHERE changed >= %s::xid8"
 
 
-class News:
+class Notifications:
     """Listens on a connection of its own, which sleeps until there is something.
 
     Every change that was committed after `start` returned is told, also what happened while the connection was lost:
