@@ -98,7 +98,7 @@ async def test_events_come_from_any_offset_and_none_twice(lot, stub):
     ticket = await submitted(lot, generate(completion(40)))
     await over(lot, ticket.id)
     every = [response.event for response in await fetched(lot, ticket.id, events=True)]
-    for after in (1, 7, len(every) - 1):
+    for after in (1, len(every) // 2, len(every) - 1):
         assert [one.event for one in await fetched(lot, ticket.id, events=True, after_sequence=after)] == every[after:]
     assert await fetched(lot, ticket.id, events=True, after_sequence=len(every)) == []
 
