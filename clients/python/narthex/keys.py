@@ -63,6 +63,7 @@ class KeyRing:
     def __init__(self, keys: Iterable[Key]) -> None:
         self._keys = tuple(keys)
         self._by_hash = {key.hash: key for key in self._keys}
+        self._by_name = {key.name: key for key in self._keys}
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._keys)
@@ -93,6 +94,11 @@ class KeyRing:
         A look-up by hash: how long it takes tells about hashes only, and nobody can choose a secret by its hash.
         """
         key = self._by_hash.get(digest(bearer))
+        return None if key is None or key.expired else key
+
+    def named(self, name: str) -> Key | None:
+        """The key of that name, unless it has expired: for work that goes on without its holder."""
+        key = self._by_name.get(name)
         return None if key is None or key.expired else key
 
     def expired(self, bearer: str) -> bool:

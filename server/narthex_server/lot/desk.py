@@ -68,7 +68,7 @@ class Desk:
         """Raises NotFound where the tenant has no such ticket, or its result has expired."""
         found = await self._store.get(tenant, ticket)
         if found is None or (found.expires is not None and found.expires <= self._clock()):
-            raise _missing(ticket)
+            raise missing(ticket)
         return found
 
     async def ahead(self, ticket: Ticket) -> int:
@@ -81,7 +81,7 @@ class Desk:
         over = (await self.get(tenant, ticket)).state.over
         was = await self._store.cancel(tenant, ticket)
         if was is None:
-            raise _missing(ticket)
+            raise missing(ticket)
         self._crew.lose(tenant, ticket)
         if over:
             self._told(Verb.DISCARDED, replace(was, version=was.version + 1))
@@ -132,7 +132,7 @@ class Desk:
                     yield now
                     return
                 if now.state.over and not events:
-                    raise _missing(ticket)  # its result was thrown away meanwhile
+                    raise missing(ticket)  # its result was thrown away meanwhile
                 if self._crew.draining and self._crew.find(tenant, ticket) is None:
                     raise Unavailable("The server is shutting down.", reason="DRAINING")
                 if events:
@@ -200,7 +200,8 @@ class Desk:
         self._observer.on_transition(Transition(verb, ticket))
 
 
-def _missing(ticket: str) -> NotFound:
+def missing(ticket: str) -> NotFound:
+    """What those are told who ask for a ticket that is none, or not theirs."""
     return NotFound(f"there is no ticket {ticket[:200]!r}, or it has expired", reason="TICKET_NOT_FOUND")
 
 

@@ -23,13 +23,16 @@ class Whose:
     @classmethod
     def parse(cls, data: bytes) -> "Whose":
         said = json.loads(data)
-        principal = Principal(said["name"], said["tenant"], ToolScope(tuple(said["tools"])), said["admin"])
+        principal = Principal(
+            said["name"], said["tenant"], ToolScope(tuple(said["tools"])), said["admin"], said.get("key", ""),
+            said.get("voucher", ""),
+        )  # fmt: skip
         return cls(principal, said["session"])
 
     def dump(self) -> bytes:
         one = self.principal
         said = {
             "name": one.name, "tenant": one.tenant, "tools": one.tools.globs, "admin": one.admin,
-            "session": self.session,
+            "key": one.key, "voucher": one.voucher, "session": self.session,
         }  # fmt: skip
         return json.dumps(said).encode()
