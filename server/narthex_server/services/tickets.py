@@ -3,8 +3,9 @@
 import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import cast
 
@@ -23,12 +24,15 @@ from narthex_server.pipelines.request import refuse
 from narthex_server.principal import REQUEST_ID
 from narthex_server.services.failure import failure
 from narthex_server.services.joined import joined
-from narthex_server.services.paging import LARGEST, mark, marked
+from narthex_server.services.paging import LARGEST as LARGEST_PAGE
+from narthex_server.services.paging import mark, marked
 from narthex_server.services.relay import Context
 from narthex_server.services.works.orders import Orders
 from narthex_server.services.works.window import Window
 from narthex_server.services.works.works import Works
+from narthex_server.sync.locks import Locks
 from narthex_server.tools.acts import Acts
+from narthex_server.worker import in_thread
 
 MOST_WATCHED = 1000
 """Tickets that one call may name."""
@@ -37,6 +41,12 @@ MOST_FOLLOWED = 100
 """Those of which one call may follow the events."""
 
 LONGEST_SECRET = 256
+
+LARGE = 1 << 20
+"""Bytes of request and events of which results are put together one after the other, beside the event loop."""
+
+LARGEST = 64 << 20
+"""Those of which none is: it would be too large for a message in any case."""
 
 _STATES: Mapping[State, wire.TicketState.ValueType] = MappingProxyType(
     {
@@ -73,10 +83,11 @@ class Office:
 class Tickets:
     """Tickets of callers."""
 
-    def __init__(self, office: Office, models: Models) -> None:
+    def __init__(self, office: Office, models: Models, locks: Locks) -> None:
         self._office = office
         self._window = Window(office.desk)
         self._models = models
+        self._putting_together = locks.async_mutex("large_results")
 
     async def Submit(self, request: wire.SubmitRequest, context: Context) -> wire.SubmitResponse:
         self._office.acts.enter()
@@ -110,7 +121,7 @@ class Tickets:
 
     async def ListTickets(self, request: wire.ListTicketsRequest, context: Context) -> wire.ListTicketsResponse:
         states = [_state(state, f"states[{index}]") for index, state in enumerate(request.states)]
-        size, before = min(request.page_size or LARGEST, LARGEST), _place(request.page_token)
+        size, before = min(request.page_size or LARGEST_PAGE, LARGEST_PAGE), _place(request.page_token)
         found = await self._window.list(states, before, size + 1)
         shown, last = found[:size], found[size - 1] if len(found) > size else None
         return wire.ListTicketsResponse(
@@ -133,9 +144,7 @@ class Tickets:
         ticket = await self._ended(request.ticket_id, wait)
         if (error := failure(ticket)) is not None:
             raise error
-        async with aclosing(self._window.follow(request.ticket_id)) as told:
-            kept = [one.event async for one in told if isinstance(one, Kept)]
-        for response in self._office.works.results(ticket.order, kept):
+        for response in await self._results(ticket):
             yield response
 
     async def Watch(self, request: wire.WatchRequest, context: Context) -> AsyncIterator[wire.WatchResponse]:
@@ -195,6 +204,21 @@ class Tickets:
                 metadata={"ticket_id": name, "state": ticket.state.value},
             )
         return ticket
+
+    async def _results(self, ticket: Ticket) -> Sequence[wire.FetchResponse]:
+        """What a ticket that is over has come to. Errors: FailedPrecondition where that is too much."""
+        name, large = ticket.order.id, ticket.size > LARGE
+        if ticket.size > LARGEST:
+            raise FailedPrecondition(
+                f"the {ticket.size} bytes of ticket {name!r} are too many for one message; fetch its events",
+                reason="RESULT_TOO_LARGE",
+                metadata={"ticket_id": name, "bytes": str(ticket.size), "max_bytes": str(LARGEST)},
+            )
+        async with self._putting_together if large else nullcontext():
+            async with aclosing(self._window.follow(name)) as told:
+                kept = [one.event async for one in told if isinstance(one, Kept)]
+            made = partial(list, self._office.works.results(ticket.order, kept))
+            return await in_thread(made) if large else made()
 
     async def _shown(self, ticket: Ticket) -> wire.Ticket:
         return ticket_to_wire(ticket, await self._window.ahead(ticket))
