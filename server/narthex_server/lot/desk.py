@@ -150,14 +150,14 @@ class Desk:
         the beginning; one that goes later is only not told of again.
         """
         with self._news.listen(tenant, tickets) as bell:
-            found = [await self.get(tenant, name) for name in dict.fromkeys(tickets)]
-            if not tickets:
-                found = [ticket async for ticket in self._all(tenant)]
-            versions = {ticket.order.id: ticket.version for ticket in found}
-            running = {ticket.order.id for ticket in found if not ticket.state.over}
-            for ticket in found:
+            versions: dict[str, int] = {}
+            running: set[str] = set()
+            async for ticket in self._named(tenant, tickets) if tickets else self._all(tenant):
+                if not ticket.state.over:
+                    running.add(ticket.order.id)
+                if not ticket.state.over or len(versions) < MOST_KNOWN:
+                    versions[ticket.order.id] = ticket.version
                 yield ticket
-            del found
             while running or not tickets:
                 for name in await bell.heard() or [*running]:
                     now = await self._store.get(tenant, name)
@@ -183,6 +183,15 @@ class Desk:
         async for change in changes:
             self._crew.hear(change)
             self._news.tell(change)
+
+    async def _named(self, tenant: str, tickets: Sequence[str]) -> AsyncGenerator[Ticket]:
+        """All of them or none; without their requests, which are large."""
+        found = []
+        for name in dict.fromkeys(tickets):
+            ticket = await self.get(tenant, name)
+            found.append(replace(ticket, order=replace(ticket.order, request=b"")))
+        for ticket in found:
+            yield ticket
 
     async def _all(self, tenant: str) -> AsyncGenerator[Ticket]:
         before: tuple[float, str] | None = None

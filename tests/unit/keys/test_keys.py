@@ -124,7 +124,8 @@ def test_an_expiry_can_be_so_many_days_or_hours_ahead():
 
 
 def test_a_key_is_found_by_its_name_until_it_expires():
-    ring = KeyRing([Key("ci", digest("x")), Key("old", digest("y"), expires=datetime(2020, 1, 1, tzinfo=UTC))])
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    ring = KeyRing([Key(name, digest("y"), expires=past) for name in ("ci", "old")] + [Key("ci", digest("x"))])
     assert ring.named("ci").hash == digest("x")
     assert ring.named("old") is None and ring.named("nobody") is None
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from narthex_server.errors import NotFound, ResourceExhausted, Unavailable
@@ -379,3 +380,22 @@ async def test_a_large_result_does_not_go_past_what_the_tenant_may_have(open_hou
 def test_what_is_kept_of_others_is_in_no_log() -> None:
     shown = repr(order(request=b"their words", webhook=Webhook("https://hooks.example.org/", "their secret")))
     assert "their" not in shown and "hooks.example.org" in shown
+
+
+async def test_whoever_watches_all_is_told_page_by_page(open_house, monkeypatch) -> None:
+    house = open_house(most=1)
+    for number in range(101):
+        await house.desk.submit(order(f"{number:03}"))
+    asked, listed = 0, house.store.list
+
+    async def counted(*given: Any) -> Sequence[Ticket]:
+        nonlocal asked
+        asked += 1
+        return await listed(*given)
+
+    monkeypatch.setattr(house.store, "list", counted)
+    async with aclosing(house.desk.watch(TENANT, ())) as tickets:
+        told = {(await anext(tickets)).order.id}
+        assert asked == 1, "nothing is held that was not told"
+        while len(told) < 101:
+            told.add((await anext(tickets)).order.id)
