@@ -26,6 +26,7 @@ from narthex_server.lot.ticket import Holding, Quota, State
 from narthex_server.lot.transition import Observers, Transition, Verb
 from narthex_server.lot.webhooks import Hosts, HttpPost
 from narthex_server.metrics.tickets import TicketMetrics
+from narthex_server.principal import CALLER, REQUEST_ID
 from narthex_server.services.parking import Parking
 from narthex_server.services.tickets import Office
 from narthex_server.services.works.orders import Orders, Times
@@ -101,7 +102,7 @@ async def ended(tasks: "list[asyncio.Task[None]]") -> None:
 
 
 class TicketActs:
-    """Writes what becomes of tickets into the record of acts, as done by those whose they are."""
+    """Writes what becomes of tickets into the record of acts, as done by those whose they are, or who asked for it."""
 
     def __init__(self, acts: Acts) -> None:
         self._acts = acts
@@ -111,8 +112,11 @@ class TicketActs:
         reason = transition.error
         if transition.verb is Verb.FINISHED and ticket.state is not State.DONE:
             reason = Code.Name(ticket.code) if ticket.code in Code.values() and ticket.code else "CANCELLED"
+        name, request_id = ticket.order.id, ticket.order.id
         principal = Whose.parse(ticket.order.principal).principal
-        self._acts.on_act(Act(f"ticket.{transition.verb.value}", ticket.order.id, principal, ticket.order.id, reason))
+        if transition.verb in (Verb.CANCELLED, Verb.DISCARDED):  # which an admin may ask for, too
+            principal, request_id = CALLER.get(), REQUEST_ID.get()
+        self._acts.on_act(Act(f"ticket.{transition.verb.value}", name, principal, request_id, reason))
 
     def on_holding(self, holding: Holding) -> None:
         """Nothing has happened."""

@@ -217,7 +217,7 @@ class Tickets:
         async with self._putting_together if large else nullcontext():
             async with aclosing(self._window.follow(name)) as told:
                 kept = [one.event async for one in told if isinstance(one, Kept)]
-            made = partial(list, self._office.works.results(ticket.order, kept))
+            made = partial(list[wire.FetchResponse], self._office.works.results(ticket.order, kept))
             return await in_thread(made) if large else made()
 
     async def _shown(self, ticket: Ticket) -> wire.Ticket:
