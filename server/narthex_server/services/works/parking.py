@@ -15,6 +15,7 @@ from narthex_server.principal import REQUEST_ID
 from narthex_server.services.failure import failure
 from narthex_server.services.relay import Context
 from narthex_server.services.works.orders import Orders
+from narthex_server.services.works.whose import Whose
 from narthex_server.services.works.window import Window
 from narthex_server.services.works.works import Works
 from narthex_server.tools.acts import Acts
@@ -115,24 +116,23 @@ class LotParking:
         before = None
         try:
             found = await self._window.get(call_id)
-            if found.order.kind == CALL and self._name(found) in ("", call_id):
+            if found.order.kind == CALL and _name(found) in ("", call_id):
                 return found
         except NotFound:
             pass
         for _ in range(MOST_LOOKED_AT // 100):
             page = await self._window.list((), before, 100)
             for one in self._window.shown(page):
-                if one.order.kind == CALL:
-                    ticket = await self._window.get(one.order.id)  # pages have no requests
-                    if self._name(ticket) == call_id:
-                        return ticket
+                if one.order.kind == CALL and _name(one) == call_id:
+                    return await self._window.get(one.order.id)
             if len(page) < 100:
                 break
             before = page[-1].order.submitted, page[-1].order.id
         raise NotFound(f"no call {call_id[:200]!r} was parked", reason="CALL_NOT_FOUND")
 
-    def _name(self, ticket: Ticket) -> str:
-        return str(self._works.kind(CALL).parse(ticket.order.request).call_id)
+
+def _name(ticket: Ticket) -> str:
+    return Whose.parse(ticket.order.principal).call
 
 
 def _numbered(event: Any, sequence: int) -> Any:
