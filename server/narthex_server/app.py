@@ -15,7 +15,7 @@ from narthex_server.config.server import ServerConfig
 from narthex_server.forwarding import forwarding
 from narthex_server.interceptors.around import Stack
 from narthex_server.interceptors.drain import DrainInterceptor
-from narthex_server.listening import bind, grpc_server, interceptors, metrics_served, relaying
+from narthex_server.listening import bind, grpc_server, interceptors, key_ring, metrics_served, relaying
 from narthex_server.locking import locking
 from narthex_server.lot.crew import Crew
 from narthex_server.lot.lot import Lot
@@ -37,6 +37,7 @@ from narthex_server.services.works.call_tool import CallToolWork
 from narthex_server.services.works.chat import ChatWork
 from narthex_server.services.works.embed import EmbedWork
 from narthex_server.services.works.generate import GenerateWork
+from narthex_server.services.works.rights import KeyRights
 from narthex_server.stocking import library, load_adapters, load_models, look_at_remotes
 from narthex_server.ticketing import ticketing
 from narthex_server.tools.reach import Reach
@@ -72,6 +73,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         drain, reach, tracer = DrainInterceptor(), Reach(), config.otel.tracer("narthex-server")
         stack.push_async_callback(in_thread, tracer.close)
         calls = interceptors(config, registry, reach, tracer)
+        rights = KeyRights(key_ring(config), required=config.api_key_file is not None)
         server = grpc_server(config, Stack(drain, calls))
         relay = relaying(config, calls)
         grpc_port = bind(server, config)
@@ -85,7 +87,9 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         auditor = await stack.enter_async_context(auditing(config.audit, registry))
         forwarded = await forwarding(config, models, registry, reach, tracer, auditor, lot, locks)
         catalog = forwarded.catalog
-        tickets = await stack.enter_async_context(ticketing(config.tickets, config.grpc.port, registry, forwarded.acts))
+        tickets = await stack.enter_async_context(
+            ticketing(config.tickets, config.grpc.port, registry, forwarded.acts, rights)
+        )
         stack.push_async_callback(catalog.stop)
         stack.push_async_callback(forwarded.fleet.close)
         connecting = asyncio.create_task(catalog.start())

@@ -47,18 +47,22 @@ def metrics_served(config: ServerConfig, registry: CollectorRegistry) -> Iterato
         yield port
 
 
+def key_ring(config: ServerConfig) -> KeyRing:
+    """The keys that callers may show. Raises SettingsError."""
+    keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else KeyRing(())
+    token = os.environ.get(DELEGATE_TOKEN_VARIABLE)
+    return keys.with_delegate(token) if token else keys
+
+
 def interceptors(config: ServerConfig, registry: CollectorRegistry, reach: Reach, tracer: Tracer = PASS_ON) -> Stack:
     """What stands around every call, whether it has a stream of its own or not."""
-    keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else KeyRing(())
-    if token := os.environ.get(DELEGATE_TOKEN_VARIABLE):
-        keys = keys.with_delegate(token)
     return Stack(
         RequestInterceptor(),
         MetricsInterceptor(registry, contract()),
         ErrorInterceptor(),
         HopInterceptor(reach.instance),
         *(() if isinstance(tracer, PassOn) else (TraceInterceptor(tracer),)),
-        AuthInterceptor(keys, required=config.api_key_file is not None),
+        AuthInterceptor(key_ring(config), required=config.api_key_file is not None),
     )
 
 

@@ -30,6 +30,7 @@ from narthex_server.services.ticket_acts import TicketActs
 from narthex_server.services.tickets import Office
 from narthex_server.services.works.orders import Orders, Times
 from narthex_server.services.works.parking import LotParking
+from narthex_server.services.works.rights import Rights
 from narthex_server.services.works.works import Works
 from narthex_server.tools.acts import Acts
 from narthex_server.worker import in_thread
@@ -47,7 +48,7 @@ class Ticketing:
 
 @asynccontextmanager
 async def ticketing(
-    settings: TicketSettings, port: int, registry: CollectorRegistry, acts: Acts
+    settings: TicketSettings, port: int, registry: CollectorRegistry, acts: Acts, rights: Rights
 ) -> AsyncIterator[Ticketing]:
     """The lot of a server that was told to listen on this port; raises SettingsError where the store cannot be used."""
     async with AsyncExitStack() as stack:
@@ -59,7 +60,7 @@ async def ticketing(
         store = await opened(place, quota)
         stack.push_async_callback(store.close)
         news, observer = News(), Observers(TicketMetrics(registry), TicketActs(acts))
-        works = Works(lambda error: status(visible(error)))
+        works = Works(lambda error: status(visible(error)), rights)
         crew = Crew(store, works, news, observer, most=settings.running, lease=settings.lease)
         desk = Desk(store, crew, news, observer)
         orders = Orders(Times(settings.max_seconds, settings.keep))

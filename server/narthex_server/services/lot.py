@@ -19,7 +19,7 @@ class LotService(TicketRpcs, OccupancyRpcs, PoolRpcs, LockRpcs):
     """All of it."""
 
     def __init__(self, office: Office, models: Models, locks: Locks, lot: Lot, catalog: Catalog, acts: Acts) -> None:
-        TicketRpcs.__init__(self, office)
-        OccupancyRpcs.__init__(self, models, office.desk, office.quota)
+        TicketRpcs.__init__(self, office, locks)
+        OccupancyRpcs.__init__(self, models, office)
         PoolRpcs.__init__(self, lot, catalog, acts)
         LockRpcs.__init__(self, locks)

@@ -2,25 +2,24 @@
 
 from narthex.v1 import lot_pb2 as wire
 
-from narthex_server.lot.desk import Desk
-from narthex_server.lot.ticket import Quota
 from narthex_server.pipelines.admitted import SLOTS
 from narthex_server.pipelines.models import EmbedModel, Model, Models, TextModel
-from narthex_server.principal import CALLER
 from narthex_server.services.relay import Context
+from narthex_server.services.tickets import Office
+from narthex_server.services.works.window import Window
 
 
 class OccupancyRpcs:
     """The part of LotService that is about models at work, and about what the caller's tenant has."""
 
-    def __init__(self, models: Models, desk: Desk, quota: Quota) -> None:
+    def __init__(self, models: Models, office: Office) -> None:
         self._models = models
-        self._desk = desk
-        self._quota = quota
+        self._window = Window(office.desk)
+        self._quota = office.quota
 
     async def GetOccupancy(self, request: wire.GetOccupancyRequest, context: Context) -> wire.GetOccupancyResponse:
         models = [self._models.find(request.model)] if request.model else [*self._models]
-        holding = await self._desk.holding(CALLER.get().tenant)
+        holding = await self._window.holding()
         return wire.GetOccupancyResponse(
             models=map(_occupancy, models),
             open_tickets=holding.open,

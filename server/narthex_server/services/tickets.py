@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from narthex.v1 import lot_pb2 as wire
 
@@ -11,10 +12,10 @@ from narthex_server.errors import FailedPrecondition, Violation, invalid
 from narthex_server.lot.desk import Desk, Kept
 from narthex_server.lot.ticket import Quota, Ticket, Webhook
 from narthex_server.lot.webhooks import Hosts
-from narthex_server.principal import CALLER, REQUEST_ID
+from narthex_server.principal import REQUEST_ID
 from narthex_server.services.failure import failure
 from narthex_server.services.joined import joined
-from narthex_server.services.paging import LARGEST
+from narthex_server.services.paging import LARGEST as LARGEST_PAGE
 from narthex_server.services.relay import Context
 from narthex_server.services.ticket_messages import (
     duration_of,
@@ -26,8 +27,11 @@ from narthex_server.services.ticket_messages import (
     wait_of,
 )
 from narthex_server.services.works.orders import Orders
+from narthex_server.services.works.window import Window
 from narthex_server.services.works.works import Works
+from narthex_server.sync.locks import Locks
 from narthex_server.tools.acts import Acts
+from narthex_server.worker import in_thread
 
 MOST_WATCHED = 1000
 """Tickets that one call may name."""
@@ -36,6 +40,12 @@ MOST_FOLLOWED = 100
 """Those of which one call may follow the events."""
 
 LONGEST_SECRET = 256
+
+LARGE = 1 << 20
+"""Bytes of request and events of which results are put together one after the other, beside the event loop."""
+
+LARGEST = 64 << 20
+"""Those of which none is: it would be too large for a message in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +61,12 @@ class Office:
 
 
 class TicketRpcs:
-    """The part of LotService that is about tickets, those of the caller's tenant."""
+    """The part of LotService that is about tickets, those that the caller sees."""
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: Office, locks: Locks) -> None:
         self._office = office
-        self._desk = office.desk
+        self._window = Window(office.desk)
+        self._putting_together = locks.async_mutex("large_results")
 
     async def Submit(self, request: wire.SubmitRequest, context: Context) -> wire.SubmitResponse:
         self._office.acts.enter()
@@ -74,24 +85,24 @@ class TicketRpcs:
             duration_of(request, "keep"),
             self._webhook(request.webhook) if request.HasField("webhook") else None,
         )
-        ticket = await self._desk.submit(order)
+        ticket = await self._window.submit(order)
         return wire.SubmitResponse(ticket=await self._shown(ticket))
 
     async def GetTicket(self, request: wire.GetTicketRequest, context: Context) -> wire.GetTicketResponse:
-        ticket = await self._desk.get(CALLER.get().tenant, request.ticket_id)
+        ticket = await self._window.get(request.ticket_id)
         return wire.GetTicketResponse(ticket=await self._shown(ticket))
 
     async def Cancel(self, request: wire.CancelRequest, context: Context) -> wire.CancelResponse:
         self._office.acts.enter()
-        ticket = await self._desk.cancel(CALLER.get().tenant, request.ticket_id)
+        ticket = await self._window.cancel(request.ticket_id)
         return wire.CancelResponse(ticket=ticket_to_wire(ticket))
 
     async def ListTickets(self, request: wire.ListTicketsRequest, context: Context) -> wire.ListTicketsResponse:
         states = [state_of(state, f"states[{index}]") for index, state in enumerate(request.states)]
-        size, before = min(request.page_size or LARGEST, LARGEST), place_of(request.page_token)
-        found = await self._desk.list(CALLER.get().tenant, states, before, size + 1)
+        size, before = min(request.page_size or LARGEST_PAGE, LARGEST_PAGE), place_of(request.page_token)
+        found = await self._window.list(states, before, size + 1)
         return wire.ListTicketsResponse(
-            tickets=[await self._shown(ticket) for ticket in found[:size]],
+            tickets=[await self._shown(ticket) for ticket in self._window.shown(found[:size])],
             next_page_token=page_token(found[size - 1]) if len(found) > size else "",
         )
 
@@ -111,8 +122,7 @@ class TicketRpcs:
     async def _events(self, request: wire.FetchRequest, wait: float) -> AsyncGenerator[wire.FetchResponse]:
         """What happens in the work until it is over, or the time is."""
         until = asyncio.get_running_loop().time() + wait
-        following = self._desk.follow(CALLER.get().tenant, request.ticket_id, request.after_sequence, until)
-        async with aclosing(following) as told:
+        async with aclosing(self._window.follow(request.ticket_id, request.after_sequence, until)) as told:
             async for one in told:
                 if isinstance(one, Kept):
                     yield wire.FetchResponse(event=event_to_wire(one))
@@ -121,8 +131,8 @@ class TicketRpcs:
 
     async def _result(self, request: wire.FetchRequest, wait: float) -> AsyncGenerator[wire.FetchResponse]:
         """What the work has come to. Errors: FailedPrecondition where it is not over in time; the work's own."""
-        tenant, name = CALLER.get().tenant, request.ticket_id
-        ticket = await self._desk.get(tenant, name)
+        name = request.ticket_id
+        ticket = await self._window.get(name)
         if not ticket.state.over and wait:
             ticket = await self._changed(ticket, wait)
         if not ticket.state.over:
@@ -133,9 +143,7 @@ class TicketRpcs:
             )
         if (error := failure(ticket)) is not None:
             raise error
-        async with aclosing(self._desk.follow(tenant, name)) as told:
-            kept = [one.event async for one in told if isinstance(one, Kept)]
-        for response in self._office.works.results(ticket.order, kept):
+        for response in await self._put_together(ticket):
             yield response
 
     async def _changed(self, ticket: Ticket, seconds: float) -> Ticket:
@@ -143,7 +151,7 @@ class TicketRpcs:
         with suppress(TimeoutError):
             async with (
                 asyncio.timeout(seconds),
-                aclosing(self._desk.watch(ticket.order.tenant, (ticket.order.id,))) as changes,
+                aclosing(self._window.watch((ticket.order.id,))) as changes,
             ):
                 async for changed in changes:
                     ticket = changed
@@ -151,16 +159,15 @@ class TicketRpcs:
 
     async def _watched(self, names: Sequence[str]) -> AsyncGenerator[wire.WatchResponse]:
         """The tickets whenever they change."""
-        async with aclosing(self._desk.watch(CALLER.get().tenant, names)) as tickets:
+        async with aclosing(self._window.watch(names)) as tickets:
             async for ticket in tickets:
                 yield wire.WatchResponse(ticket=await self._shown(ticket))
 
     async def _followed(self, request: wire.WatchRequest, names: Sequence[str]) -> AsyncGenerator[wire.WatchResponse]:
         """The tickets whenever they change, and what happens in their work."""
-        tenant = CALLER.get().tenant
         for name in names:
-            await self._desk.get(tenant, name)
-        streams = [self._desk.follow(tenant, name, request.after_sequence) for name in names]
+            await self._window.get(name)
+        streams = [self._window.follow(name, request.after_sequence) for name in names]
         async with aclosing(joined(streams)) as told:
             async for place, one in told:
                 if isinstance(one, Kept):
@@ -168,8 +175,23 @@ class TicketRpcs:
                 else:
                     yield wire.WatchResponse(ticket=await self._shown(one))
 
+    async def _put_together(self, ticket: Ticket) -> Sequence[wire.FetchResponse]:
+        """What a ticket that is over has come to. Errors: FailedPrecondition where that is too much."""
+        name, large = ticket.order.id, ticket.size > LARGE
+        if ticket.size > LARGEST:
+            raise FailedPrecondition(
+                f"the {ticket.size} bytes of ticket {name!r} are too many for one message; fetch its events",
+                reason="RESULT_TOO_LARGE",
+                metadata={"ticket_id": name, "bytes": str(ticket.size), "max_bytes": str(LARGEST)},
+            )
+        async with self._putting_together if large else nullcontext():
+            async with aclosing(self._window.follow(name)) as told:
+                kept = [one.event async for one in told if isinstance(one, Kept)]
+            made = partial(list[wire.FetchResponse], self._office.works.results(ticket.order, kept))
+            return await in_thread(made) if large else made()
+
     async def _shown(self, ticket: Ticket) -> wire.Ticket:
-        return ticket_to_wire(ticket, await self._desk.ahead(ticket))
+        return ticket_to_wire(ticket, await self._window.ahead(ticket))
 
     def _webhook(self, webhook: wire.Webhook) -> Webhook:
         self._office.hosts.check(webhook.url, "webhook.url")

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from narthex.keys import KeyRing
 from narthex.v1 import lot_pb2 as wire
 from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.embedding.head import Head, Pooling
@@ -14,9 +15,14 @@ from narthex_server.lot.pool import Pool
 from narthex_server.lot.stores.sqlite.store import SqliteTickets
 from narthex_server.lot.ticket import Quota
 from narthex_server.lot.transition import Observers
+from narthex_server.lot.webhooks import Hosts
 from narthex_server.pipelines.models import EmbedModel, Models
 from narthex_server.services.occupancy import OccupancyRpcs
+from narthex_server.services.tickets import Office
+from narthex_server.services.works.orders import Orders
+from narthex_server.services.works.rights import KeyRights
 from narthex_server.services.works.works import Works
+from narthex_server.tools.acts import Unrecorded
 
 
 class NoEncoder:
@@ -31,7 +37,11 @@ class NoEncoder:
 async def test_what_waits_at_a_pool_is_told_and_how_much_runs_at_once(serve, tmp_path: Path) -> None:
     quota = Quota(open=7, size=1 << 20)
     store = SqliteTickets(tmp_path / "tickets.sqlite", quota)
-    works, news, observer = Works(lambda error: status(visible(error))), News(), Observers()
+    works, news, observer = (
+        Works(lambda error: status(visible(error)), KeyRights(KeyRing(()), required=False)),
+        News(),
+        Observers(),
+    )
     desk = Desk(store, Crew(store, works, news, observer, most=1, lease=15.0), news, observer)
     pool = Pool("model/vectors", {"slots": 3})
     models = Models()
@@ -41,7 +51,9 @@ async def test_what_waits_at_a_pool_is_told_and_how_much_runs_at_once(serve, tmp
         permits = [await text.engine.pool.admit({"slots": 3}), *[await pool.admit({"slots": 1}) for _ in range(3)]]
         waiting = [asyncio.create_task(one.admit({"slots": 1})) for one in (text.engine.pool, text.engine.pool, pool)]
         await asyncio.sleep(0)
-        told = await OccupancyRpcs(models, desk, quota).GetOccupancy(wire.GetOccupancyRequest(), None)
+        told = await OccupancyRpcs(models, Office(desk, works, Orders(), quota, Hosts(()), Unrecorded())).GetOccupancy(
+            wire.GetOccupancyRequest(), None
+        )
         for task in waiting:
             task.cancel()
         for permit in permits:

@@ -66,7 +66,7 @@ def test_no_statement_looks_through_a_table(tmp_path: Path) -> None:
     assert len(asked) > 30
     for statement in asked:
         steps = [row[3] for row in connection.execute(f"explain query plan {statement}")]
-        assert not [step for step in steps if "SCAN" in step], (statement, steps)
+        assert not [step for step in steps if "SCAN" in step and "(subquery" not in step], (statement, steps)
     connection.close()
 
 
