@@ -12,6 +12,7 @@ from narthex.v1 import common_pb2 as common
 from narthex.v1 import embedding_pb2 as wire
 
 from narthex_bridge.faces.body import LARGEST_WHOLE, Fields, fields
+from narthex_bridge.faces.options import call_options
 from narthex_bridge.faces.policy import settle
 from narthex_bridge.faces.work import Work
 from narthex_bridge.http.messages import HttpRequest, HttpResponse
@@ -37,7 +38,7 @@ class EmbeddingsEndpoint:
             dimensions=body.whole("dimensions") or 0,
             truncate=bool(body.flag("truncate_sequence")),
         )
-        asked, headers = wire.EmbedRequest(spec=spec), settle(body)
+        asked, headers = wire.EmbedRequest(spec=spec, options=call_options(http, body)), settle(body)
         reply = await self._work.run(self._inference.embed(http.caller, http.request_id, asked))
         many = sum(len(one.values) for one in reply.embeddings) > _MANY
         made = await asyncio.to_thread(_body, reply, packed) if many else _body(reply, packed)
