@@ -21,6 +21,7 @@ from narthex_bridge.endpoints.metadata import MetadataEndpoint
 from narthex_bridge.endpoints.stateless import StatelessEndpoint
 from narthex_bridge.endpoints.welcome import welcome
 from narthex_bridge.faces.anthropic.routes import anthropic_routes
+from narthex_bridge.faces.candle.routes import candle_routes
 from narthex_bridge.faces.mistralrs.routes import mistralrs_routes
 from narthex_bridge.faces.openai.routes import openai_routes
 from narthex_bridge.faces.work import Work
@@ -137,6 +138,7 @@ class Bridge:
         inference, lot = Inference(core.connection), Lot(core.connection)
         if config.openai:  # before the other faces: what is unknown under /v1 is refused in its words
             routes += openai_routes(config, inference, core.backend, lot, self._work)
+            routes += candle_routes(lot)
         if config.anthropic:
             routes += anthropic_routes(config, inference, core.backend, self._work)
         if config.mistralrs:

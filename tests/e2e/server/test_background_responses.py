@@ -1,4 +1,4 @@
-"""Responses that are made in the background: the unmodified openai package, two bridges, the server and its demo model."""
+"""Responses made in the background: the unmodified openai package, two bridges, the server and its demo model."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -53,7 +53,11 @@ async def test_it_is_made_while_nobody_waits_and_says_what_a_live_one_does(clien
     made = await settled_response(clients[1], begun.id)
     live = await clients[0].responses.create(**asked)
     assert made.status == live.status and made.output_text == live.output_text != ""
-    assert made.usage.total_tokens == live.usage.total_tokens and made.instructions == "Be brief." and made.created_at == begun.created_at
+    assert (
+        made.usage.total_tokens == live.usage.total_tokens
+        and made.instructions == "Be brief."
+        and made.created_at == begun.created_at
+    )
     assert [item.type for item in made.output] == [item.type for item in live.output]
 
 
@@ -72,7 +76,12 @@ async def test_its_stream_goes_on_from_any_event_at_any_bridge(clients):
 
 async def test_a_reader_that_left_finds_what_came_meanwhile(client):
     stream = await client.responses.create(
-        model="demo", input="Hello!", max_output_tokens=300, background=True, stream=True, extra_body={"ignore_eos": True}
+        model="demo",
+        input="Hello!",
+        max_output_tokens=300,
+        background=True,
+        stream=True,
+        extra_body={"ignore_eos": True},
     )
     heard = []
     async for event in stream:

@@ -41,7 +41,7 @@ class EmbeddingsEndpoint:
         asked, headers = wire.EmbedRequest(spec=spec, options=call_options(http, body)), settle(body)
         reply = await self._work.run(self._inference.embed(http.caller, http.request_id, asked))
         many = sum(len(one.values) for one in reply.embeddings) > _MANY
-        made = await asyncio.to_thread(_body, reply, packed) if many else _body(reply, packed)
+        made = await asyncio.to_thread(embeddings, reply, packed) if many else embeddings(reply, packed)
         return HttpResponse(200, made, headers=headers)
 
 
@@ -66,7 +66,8 @@ def _is_token(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_WHOLE
 
 
-def _body(reply: wire.EmbedResponse, packed: bool) -> bytes:
+def embeddings(reply: wire.EmbedResponse, packed: bool) -> bytes:
+    """The body of an answer."""
     tokens = reply.usage.prompt_tokens
     data = [
         {"object": "embedding", "index": index, "embedding": _packed(one.values) if packed else _listed(one.values)}
