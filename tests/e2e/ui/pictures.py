@@ -22,7 +22,7 @@ UPSTREAMS = {
     "time": {"command": sys.executable, "args": ["-m", "mcp_server_time"]},
     "search": {"url": "http://127.0.0.1:9/mcp"},
 }
-CLOCK = {"tool_execution": "server", "catalog_tools": ["time__get_current_time"], "temperature": 0, "max_tokens": 80}
+CLOCK = {"tool_execution": "server", "catalog_tools": ["time__get_current_time"], "temperature": 0}
 
 
 async def main(images: Path) -> None:
@@ -66,7 +66,7 @@ async def _park(http: httpx.AsyncClient, until: asyncio.Event) -> None:
         if until.is_set():
             return
         asked = {"model": "demo", "input": "Tell me a story.", "background": True, "max_output_tokens": 600}
-        asked |= CLOCK | {"input": "What time is it in Tokyo?"} if number % 3 == 1 else {"ignore_eos": True}
+        asked |= CLOCK | {"input": "What time is it in Oslo?"} if number % 3 == 1 else {"ignore_eos": True}
         urgent = {"x-narthex-priority": PRIORITIES[number % 3]}
         (await http.post("/responses", json=asked, headers=urgent)).raise_for_status()
         await asyncio.sleep(SECONDS / 9)

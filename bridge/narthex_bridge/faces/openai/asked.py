@@ -36,12 +36,12 @@ class Asked:
         """None for what is no note of a response."""
         try:
             kept = orjson.loads(note)
-        except orjson.JSONDecodeError:
+            if kept["form"] != _FORM:
+                return None
+            tools = kept["tools"]
+            runner = wire.TOOL_EXECUTION_SERVER if tools["served"] else wire.TOOL_EXECUTION_CLIENT
+            own = [wire.ToolSpec(name=name) for name in tools["own"]]
+            made = Tools(own, execution=runner, single=tools["single"])
+            return cls(kept["model"], kept["repeated"], made, kept["labels"])
+        except (orjson.JSONDecodeError, KeyError, TypeError):
             return None
-        if not isinstance(kept, dict) or kept.get("form") != _FORM:
-            return None
-        tools = kept["tools"]
-        runner = wire.TOOL_EXECUTION_SERVER if tools["served"] else wire.TOOL_EXECUTION_CLIENT
-        own = [wire.ToolSpec(name=name) for name in tools["own"]]
-        made = Tools(own, execution=runner, single=tools["single"])
-        return cls(kept["model"], kept["repeated"], made, kept["labels"])

@@ -121,7 +121,7 @@ async def test_who_has_heard_of_work_that_is_begun_anew_is_told_to_begin_anew(cl
 
 
 async def test_a_ticket_of_other_work_is_no_response(client, models, begun):
-    for note in (b"", b"{", b"[]", b'{"form": "other"}'):
+    for note in (b"", b"{", b"[]", b'{"form": "other"}', b'{"form": "narthex.response/1"}'):
         models.note = note
         with pytest.raises(openai.NotFoundError):
             await client.responses.retrieve(begun.id)
