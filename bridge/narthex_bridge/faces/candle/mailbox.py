@@ -29,7 +29,7 @@ _UNFORTUNATE = (wire.TICKET_STATE_FAILED, wire.TICKET_STATE_CANCELLED)
 
 
 class MailboxEndpoint:
-    """The tickets of the caller's tenant, and their results."""
+    """The tickets that the caller may see, and their results."""
 
     def __init__(self, lot: Lot) -> None:
         self._lot = lot

@@ -44,7 +44,7 @@ class Parked:
 
 
 class Background:
-    """Begins, tells, cancels and throws away the responses of the caller's tenant."""
+    """Begins, tells, cancels and throws away the caller's responses."""
 
     def __init__(self, config: BridgeConfig, lot: Lot, work: Work) -> None:
         self._config = config
@@ -85,7 +85,7 @@ class Background:
         return _whole({"id": f"{_PREFIX}{parked.ticket.id}", "object": "response", "deleted": True})
 
     async def _find(self, http: HttpRequest, name: str) -> Parked:
-        """Raises Refusal (404) for what is none of the tenant's responses."""
+        """Raises Refusal (404) for what is none of the caller's responses."""
         try:
             found = await self._lot.ticket(http.caller, http.request_id, name)
         except BackendError as failure:
