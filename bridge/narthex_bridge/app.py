@@ -21,6 +21,7 @@ from narthex_bridge.endpoints.metadata import MetadataEndpoint
 from narthex_bridge.endpoints.stateless import StatelessEndpoint
 from narthex_bridge.endpoints.welcome import welcome
 from narthex_bridge.faces.anthropic.routes import anthropic_routes
+from narthex_bridge.faces.candle.routes import candle_routes
 from narthex_bridge.faces.mistralrs.routes import mistralrs_routes
 from narthex_bridge.faces.openai.routes import openai_routes
 from narthex_bridge.faces.work import Work
@@ -33,6 +34,7 @@ from narthex_bridge.mcp.core import Core
 from narthex_bridge.mcp.face import McpFace
 from narthex_bridge.metrics import Metrics
 from narthex_bridge.server.inference import Inference
+from narthex_bridge.server.lot import Lot
 from narthex_bridge.sessions.store import SessionStore
 from narthex_bridge.stores.bus import Note
 from narthex_bridge.stores.choice import stores
@@ -133,9 +135,10 @@ class Bridge:
             metadata = MetadataEndpoint(config.oauth).get
             paths = {WELL_KNOWN, f"{WELL_KNOWN}/mcp", urlsplit(metadata_url(config.oauth.resource)).path}
             routes += [Route("GET", path, metadata, face, open=True) for path in paths]
-        inference = Inference(core.connection)
+        inference, lot = Inference(core.connection), Lot(core.connection)
         if config.openai:  # before the other faces: what is unknown under /v1 is refused in its words
-            routes += openai_routes(config, inference, core.backend, self._work)
+            routes += openai_routes(config, inference, core.backend, lot, self._work)
+            routes += candle_routes(lot)
         if config.anthropic:
             routes += anthropic_routes(config, inference, core.backend, self._work)
         if config.mistralrs:

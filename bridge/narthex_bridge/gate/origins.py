@@ -18,6 +18,7 @@ REMEMBERED_S = 600
 _ACCEPTED = re.compile(
     r"accept|authorization|content-type|last-event-id|mcp-(session-id|protocol-version|method|name|param-[!-~]+)"
     r"|x-request-id|x-api-key|anthropic-(version|beta)|openai-(organization|project|beta)|x-stainless-[a-z-]+"
+    r"|idempotency-key|x-narthex-priority"
     r"|traceparent|tracestate|baggage"
 )
 

@@ -12,7 +12,7 @@ Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A method and a pattern: a path, or one that ends with `{name}`, which stands for all that follows, also `/`.
+    """A method and a pattern: a path, or one with a `{name}`, which stands for all that is there, also `/`.
 
     An `open` route needs no credential.
     """
@@ -31,7 +31,18 @@ class Route:
     @property
     def name(self) -> str:
         """The name in the pattern; empty where there is none."""
-        return self.pattern.partition("{")[2].rstrip("}")
+        return self.pattern.partition("{")[2].partition("}")[0]
+
+    @property
+    def suffix(self) -> str:
+        """What comes after the name."""
+        return self.pattern.partition("}")[2]
+
+    def named(self, path: str) -> str:
+        """What the name stands for in a path; empty where the pattern is not the path's."""
+        if not path.startswith(self.prefix) or not path.endswith(self.suffix):
+            return ""
+        return path[len(self.prefix) : len(path) - len(self.suffix)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +70,8 @@ class Routes:
         if found is not None:
             return found
         for route in self._patterns:
-            if route.method == method and path.startswith(route.prefix) and len(path) > len(route.prefix):
-                return Found(route, {route.name: path[len(route.prefix) :]})
+            if route.method == method and (named := route.named(path)):
+                return Found(route, {route.name: named})
         return None
 
     def methods(self, path: str) -> tuple[str, ...]:

@@ -90,7 +90,8 @@ class TicketRpcs:
 
     async def GetTicket(self, request: wire.GetTicketRequest, context: Context) -> wire.GetTicketResponse:
         ticket = await self._window.get(request.ticket_id)
-        return wire.GetTicketResponse(ticket=await self._shown(ticket))
+        asked = self._office.works.kind(ticket.order.kind).parse(ticket.order.request)
+        return wire.GetTicketResponse(ticket=await self._shown(ticket), note=asked.options.note)
 
     async def Cancel(self, request: wire.CancelRequest, context: Context) -> wire.CancelResponse:
         self._office.acts.enter()

@@ -1,66 +1,102 @@
-"""The pictures of docs/ui.md, taken anew: python -m tests.e2e.ui.pictures."""
+"""The pictures of docs/ui.md, taken anew of a server at work: python -m tests.e2e.ui.pictures."""
 
 import asyncio
-import math
+import itertools
+import json
 import sys
 import tempfile
+from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx
+
 from tests.e2e.processes import started
-from tests.e2e.ui.browser import Page, page
-from tests.e2e.ui.examples import busy
-from tests.unit.bridge.ui.lot_server import LotServer, serving
+from tests.e2e.ui.browser import PATIENCE_S, Page, page
+from tests.e2e.ui.conftest import ANY, MODEL
 
 IMAGES = Path(__file__).parents[3] / "docs" / "images"
 SECONDS = 100
+CALLERS = 7
+PRIORITIES = ("low", "normal", "high")
+UPSTREAMS = {
+    "time": {"command": sys.executable, "args": ["-m", "mcp_server_time"]},
+    "search": {"url": "http://127.0.0.1:9/mcp"},
+}
+CLOCK = {"tool_execution": "server", "catalog_tools": ["time__get_current_time"], "temperature": 0}
 
 
 async def main(images: Path) -> None:
     images.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        async with (
-            serving() as lot,
-            started("narthex_bridge.main", "--http", "127.0.0.1:0", "--server", lot.address) as bridge,
-            page(Path(folder)) as browser,
-        ):
-            busy(lot)
-            await _taken(browser, lot, f"http://{bridge['http']}/ui", images)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        (folder / "mcp.json").write_text(json.dumps({"mcpServers": UPSTREAMS}))
+        (folder / "browser").mkdir()
+        server = await stack.enter_async_context(
+            started(
+                "narthex_server.main", "--grpc", ANY, "--metrics", ANY, "--model", f"demo={MODEL}", "--threads", 1,
+                "--max-slots", 4, "--mcp-config", folder / "mcp.json",
+                "--cache-dir", folder / "cache", log=folder / "log",
+            )
+        )  # fmt: skip
+        bridge = await stack.enter_async_context(
+            started("narthex_bridge.main", "--http", ANY, "--server", server["grpc"])
+        )
+        browser = await stack.enter_async_context(page(folder / "browser"))
+        url = f"http://{bridge['http']}"
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"{url}/v1", timeout=10 * PATIENCE_S))
+        await _taken(browser, http, f"{url}/ui", images)
 
 
-def _go_on(lot: LotServer, second: int) -> None:
-    """What a load that comes and goes looks like; it ends as it began."""
-    left = SECONDS - 1 - second
-    swing = 1 - math.cos(left / 5)
-    engine = lot.occupancy.models[0]
-    engine.running = max(1, 7 - round(2.5 * swing))
-    waiting = max(0, 5 - round(4 * swing))
-    engine.waiting = waiting
-    engine.kv_usage = 0.93 - 0.22 * swing - 0.004 * left
-    lot.occupancy.open_tickets = 3 + left // 9
-    lot.pools[0].waiting[1].count = max(1, waiting - 2)
-    lot.locks[0].wait_p99.nanos = 8_400 - round(1_500 * swing)
+async def _call(http: httpx.AsyncClient, number: int, until: asyncio.Event) -> None:
+    """One caller, who comes, asks again and again, and is away for a while."""
+    hello = {"model": "demo", "messages": [{"role": "user", "content": "Hello! Who are you?"}]}
+    urgent = {"x-narthex-priority": PRIORITIES[number % 3]}
+    for turn in itertools.count():
+        if until.is_set():
+            return
+        asked = {**hello, "max_tokens": 100 + 150 * (turn % 3), "ignore_eos": True}
+        (await http.post("/chat/completions", json=asked, headers=urgent)).raise_for_status()
+        if turn % 4 == 3:
+            await asyncio.sleep(2 * number)
 
 
-async def _taken(browser: Page, lot: LotServer, url: str, images: Path) -> None:
+async def _park(http: httpx.AsyncClient, until: asyncio.Event) -> None:
+    """Work that nobody waits for, some of which asks a tool."""
+    for number in itertools.count():
+        if until.is_set():
+            return
+        asked = {"model": "demo", "input": "Tell me a story.", "background": True, "max_output_tokens": 600}
+        asked |= CLOCK | {"input": "What time is it in Oslo?"} if number % 3 == 1 else {"ignore_eos": True}
+        urgent = {"x-narthex-priority": PRIORITIES[number % 3]}
+        (await http.post("/responses", json=asked, headers=urgent)).raise_for_status()
+        await asyncio.sleep(SECONDS / 9)
+
+
+async def _taken(browser: Page, http: httpx.AsyncClient, url: str, images: Path) -> None:
     await browser.resize(1280, 1150)
     await browser.open(url)
-    await browser.shows("#locks-table", "kv_cache")
-    await browser.run("document.getElementById('chat-text').focus()")
-    await browser.type("What happens when everybody comes at once?")
-    await browser.press("Enter")
-    await browser.shows(".turn:last-child", "tokens in")
-    await browser.run("document.activeElement.blur()")
-    for second in range(SECONDS):
-        _go_on(lot, second)
+    await browser.shows("#upstreams-table", "ready")
+    over = asyncio.Event()
+    async with asyncio.TaskGroup() as load:
+        for number in range(CALLERS):
+            load.create_task(_call(http, number, over))
+        load.create_task(_park(http, over))
+        await browser.run("document.getElementById('chat-text').focus()")
+        await browser.type("What happens when everybody comes at once?")
+        await browser.press("Enter")
+        await browser.shows(".turn:last-child", "tokens in")
+        await browser.run("document.activeElement.blur()")
+        await asyncio.sleep(SECONDS)
         await browser.until(
-            f"document.querySelector('.spark .line').getAttribute('points')?.split(' ').length > {second}"
+            "/[1-9]/.test(document.querySelector('#pools-table tr:last-child td:nth-child(5)').innerText)"
         )
-    for scheme in ("light", "dark"):
-        await browser.prefer(prefers_color_scheme=scheme)
-        await browser.picture(images / f"ui-{scheme}.png")
-    await browser.prefer(prefers_color_scheme="light")
-    await browser.resize(320, 1150)
-    await browser.picture(images / "ui-narrow.png")
+        for scheme in ("light", "dark"):
+            await browser.prefer(prefers_color_scheme=scheme)
+            await browser.picture(images / f"ui-{scheme}.png")
+        await browser.prefer(prefers_color_scheme="light")
+        await browser.resize(320, 1150)
+        await browser.picture(images / "ui-narrow.png")
+        over.set()
 
 
 if __name__ == "__main__":

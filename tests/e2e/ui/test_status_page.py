@@ -20,6 +20,7 @@ pytestmark = pytest.mark.system
 CHAT = model_pb2.Model(
     name="demo", state=model_pb2.MODEL_STATE_READY, capabilities=[model_pb2.CAPABILITY_CHAT], max_slots=8
 )
+PARKED = {"model": "demo", "input": "Tell me a story.", "background": True, "ignore_eos": True}
 LONG = {"model": "demo", "messages": [{"role": "user", "content": "Hello! Who are you?"}], "max_tokens": 400}
 
 
@@ -45,9 +46,24 @@ async def test_numbers_move_while_work_runs(browser, demo):
     async with httpx.AsyncClient(base_url=demo, timeout=PATIENCE_S) as http:
         work = [asyncio.create_task(work(http)) for _ in range(4)]
         await browser.until("/^[1-9]/.test(document.querySelector('#bridge-table tr:nth-child(3) td').innerText)")
+        for table, taken in (("models", "[1-9]\\d* / \\d+"), ("pools", "[1-9]\\d* / \\d+ slots")):
+            await browser.until(_matches(f"#{table}-table", taken))
+        parked = (await http.post("/v1/responses", json=PARKED)).json()["id"]
+        await browser.until(_matches("#tickets-table", f"{parked.removeprefix('resp_')}\\s+running"))
+        await browser.shows("#tickets-sum", "1 open")
+        await http.post(f"/v1/responses/{parked}/cancel")
+        await browser.shows("#tickets-table", "cancelled")
+        await browser.shows("#tickets-sum", "0 open")
         working.set()
         await asyncio.gather(*work)
     await browser.until("/^0 /.test(document.querySelector('#bridge-table tr:nth-child(3) td').innerText)")
+    for table, free in (("models", "\\b0 / \\d+"), ("pools", "\\b0 / \\d+ slots")):
+        await browser.until(_matches(f"#{table}-table", free))
+
+
+def _matches(selector, pattern):
+    """Whether an element's text does, as an expression in the page."""
+    return f"new RegExp({json.dumps(pattern)}).test(document.querySelector({json.dumps(selector)})?.innerText)"
 
 
 async def test_a_conversation_by_the_keyboard_alone(browser, demo):

@@ -1,7 +1,7 @@
 """Which endpoint answers."""
 
 import pytest
-from narthex_bridge.http.routes import Route, Routes
+from narthex_bridge.http.routes import Found, Route, Routes
 from narthex_bridge.mcp.face import McpFace
 
 
@@ -39,6 +39,15 @@ def test_paths_come_before_patterns(method, path, route, named):
 )
 def test_everything_else_is_somebody_elses(method, path):
     assert ROUTES.find(method, path) is None
+
+
+def test_a_name_may_stand_before_more_of_the_path():
+    cancel, one = (Route("POST", pattern, _endpoint, McpFace()) for pattern in ("/r/{id}/cancel", "/r/{id}"))
+    routes = Routes([cancel, one])
+    assert routes.find("POST", "/r/a/cancel") == Found(cancel, {"id": "a"})
+    assert routes.find("POST", "/r/cancel") == Found(one, {"id": "cancel"})
+    for path in ("/r/cancel", "/r//cancel", "/r/a/cancel/b"):
+        assert Routes([cancel]).find("POST", path) is None
 
 
 def test_a_path_without_a_route_is_refused_in_the_words_of_the_most_similar_one():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 
 from narthex_bridge.config.bridge import BridgeConfig
@@ -19,6 +20,7 @@ from narthex_bridge.faces.openai.messages import messages
 from narthex_bridge.faces.openai.stopping import stopping
 from narthex_bridge.faces.openai.tools import Tools, chat_tools
 from narthex_bridge.faces.openai.usage import finish_reason, usage
+from narthex_bridge.faces.options import call_options
 from narthex_bridge.faces.policy import settle
 from narthex_bridge.faces.reasoning import effort_of, reasoning
 from narthex_bridge.faces.sampling import sampling
@@ -49,15 +51,16 @@ class ChatEndpoint:
         self._work = work
 
     async def post(self, http: HttpRequest) -> HttpResponse:
-        order = chat_order(fields(http.body))
+        body = fields(http.body)
+        options, order = call_options(http, body), chat_order(body)
         if order.stream:
-            return await self._stream(http, order)
-        asked = wire.ChatRequest(spec=order.spec)
+            return await self._stream(http, order, options)
+        asked = wire.ChatRequest(spec=order.spec, options=options)
         reply = await self._work.run(self._inference.chat(http.caller, http.request_id, asked))
         return HttpResponse(200, completion(reply, order.tools), headers=order.headers)
 
-    async def _stream(self, http: HttpRequest, order: ChatOrder) -> HttpResponse:
-        asked = wire.ChatStreamRequest(spec=order.spec)
+    async def _stream(self, http: HttpRequest, order: ChatOrder, options: common.CallOptions) -> HttpResponse:
+        asked = wire.ChatStreamRequest(spec=order.spec, options=options)
         shown = order.spec.response
         scored = shown.HasField("logprobs") or shown.token_ids
         chunks = ChatChunks(order.tools, order.spec.n or 1, scored=scored, include_usage=order.include_usage)

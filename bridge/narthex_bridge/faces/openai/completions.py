@@ -21,6 +21,7 @@ from narthex_bridge.faces.openai.stopping import stopping
 from narthex_bridge.faces.openai.texts import CompletionChunks
 from narthex_bridge.faces.openai.together import all_of, merged
 from narthex_bridge.faces.openai.usage import add_usage, finish_reason, usage
+from narthex_bridge.faces.options import call_options, numbered
 from narthex_bridge.faces.policy import settle
 from narthex_bridge.faces.sampling import sampling
 from narthex_bridge.faces.stream import Stream
@@ -34,6 +35,7 @@ _LONGEST_ID = 120
 """Of a request's id; with a prompt's number it stays within the contract's 128."""
 
 Prompt = str | Sequence[int]
+_Request = tuple[str, wire.GenerationSpec, common.CallOptions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,14 @@ class CompletionOrder:
     include_usage: bool
     headers: Headers
 
-    def requests(self, request_id: str) -> Sequence[tuple[str, wire.GenerationSpec]]:
-        """The work for each prompt under an id of its own: the server takes an id once at a time."""
+    def requests(self, request_id: str, options: common.CallOptions) -> Sequence[_Request]:
+        """The work for each prompt under an id and a key of its own: the server takes an id once at a time."""
         if len(self.specs) == 1:
-            return [(request_id, self.specs[0])]
-        return [(f"{request_id[:_LONGEST_ID]}-{number}", spec) for number, spec in enumerate(self.specs)]
+            return [(request_id, self.specs[0], options)]
+        return [
+            (f"{request_id[:_LONGEST_ID]}-{number}", spec, numbered(options, number))
+            for number, spec in enumerate(self.specs)
+        ]
 
 
 class CompletionsEndpoint:
@@ -62,23 +67,26 @@ class CompletionsEndpoint:
         self._work = work
 
     async def post(self, http: HttpRequest) -> HttpResponse:
-        order = completion_order(fields(http.body))
+        body = fields(http.body)
+        options, order = call_options(http, body), completion_order(body)
         if order.stream:
-            return await self._stream(http, order)
+            return await self._stream(http, order, options)
         calls = [
             partial(
                 self._inference.generate, http.caller, request_id,
-                wire.GenerateRequest(spec=spec),
+                wire.GenerateRequest(spec=spec, options=options),
             )
-            for request_id, spec in order.requests(http.request_id)
+            for request_id, spec, options in order.requests(http.request_id, options)
         ]  # fmt: skip
         replies = await self._work.run(all_of(calls))
         return HttpResponse(200, completions(http.request_id, replies, order), headers=order.headers)
 
-    async def _stream(self, http: HttpRequest, order: CompletionOrder) -> HttpResponse:
+    async def _stream(self, http: HttpRequest, order: CompletionOrder, options: common.CallOptions) -> HttpResponse:
         streams = [
-            self._inference.generate_stream(http.caller, request_id, wire.GenerateStreamRequest(spec=spec))
-            for request_id, spec in order.requests(http.request_id)
+            self._inference.generate_stream(
+                http.caller, request_id, wire.GenerateStreamRequest(spec=spec, options=options)
+            )
+            for request_id, spec, options in order.requests(http.request_id, options)
         ]
         each = order.specs[0].n or 1
         chunks = CompletionChunks(f"cmpl-{http.request_id}", each, len(streams), order.scored_echo, order.include_usage)

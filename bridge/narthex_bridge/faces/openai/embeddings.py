@@ -12,6 +12,7 @@ from narthex.v1 import common_pb2 as common
 from narthex.v1 import embedding_pb2 as wire
 
 from narthex_bridge.faces.body import LARGEST_WHOLE, Fields, fields
+from narthex_bridge.faces.options import call_options
 from narthex_bridge.faces.policy import settle
 from narthex_bridge.faces.work import Work
 from narthex_bridge.http.messages import HttpRequest, HttpResponse
@@ -37,10 +38,10 @@ class EmbeddingsEndpoint:
             dimensions=body.whole("dimensions") or 0,
             truncate=bool(body.flag("truncate_sequence")),
         )
-        asked, headers = wire.EmbedRequest(spec=spec), settle(body)
+        asked, headers = wire.EmbedRequest(spec=spec, options=call_options(http, body)), settle(body)
         reply = await self._work.run(self._inference.embed(http.caller, http.request_id, asked))
         many = sum(len(one.values) for one in reply.embeddings) > _MANY
-        made = await asyncio.to_thread(_body, reply, packed) if many else _body(reply, packed)
+        made = await asyncio.to_thread(embeddings, reply, packed) if many else embeddings(reply, packed)
         return HttpResponse(200, made, headers=headers)
 
 
@@ -65,7 +66,8 @@ def _is_token(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_WHOLE
 
 
-def _body(reply: wire.EmbedResponse, packed: bool) -> bytes:
+def embeddings(reply: wire.EmbedResponse, packed: bool) -> bytes:
+    """The body of an answer."""
     tokens = reply.usage.prompt_tokens
     data = [
         {"object": "embedding", "index": index, "embedding": _packed(one.values) if packed else _listed(one.values)}

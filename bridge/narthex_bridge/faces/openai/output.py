@@ -1,6 +1,5 @@
 """A response as it grows: its items, and the events that tell of them."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -10,10 +9,10 @@ import orjson
 from narthex.v1 import common_pb2 as common
 from narthex.v1 import generation_pb2 as wire
 
+from narthex_bridge.faces.openai.asked import Asked
 from narthex_bridge.faces.openai.face import error
 from narthex_bridge.faces.openai.logprobs import token_logprobs
 from narthex_bridge.faces.openai.results import result_text
-from narthex_bridge.faces.openai.tools import Tools
 from narthex_bridge.http.refusal import Refusal, needs_input
 from narthex_bridge.protocol import sse
 
@@ -58,14 +57,16 @@ class _Open:
 class Output:
     """Takes a chat's events; tells them as a response's, and has the response as a whole at any time."""
 
-    def __init__(self, id: str, asked: Mapping[str, Any], tools: Tools, labels: Mapping[str, str]) -> None:
-        """`asked` is what a response repeats of its request; `labels` are the MCP servers of the catalog's tools."""
+    def __init__(self, id: str, asked: Asked, created: int, after: int = -1) -> None:
+        """`created` is when it was asked for; events up to the number `after` have been told before."""
         self._id = id
-        self._asked = asked
-        self._tools = tools
-        self._labels = labels
-        self._created = int(time.time())
-        self._model = ""
+        self._asked = asked.repeated
+        self._tools = asked.tools
+        self._labels = asked.labels
+        self._created = created
+        self._after = after
+        self._announced = self._begun = False
+        self._model = asked.model
         self._items: list[dict[str, Any]] = []
         self._open: _Open | None = None
         self._running: dict[str, int] = {}
@@ -79,25 +80,50 @@ class Output:
             return self._tell(*_kind(events[0]), events)
         return b"".join([self._tell(kind, number, list(group)) for (kind, number), group in groupby(events, _kind)])
 
+    @property
+    def begun(self) -> bool:
+        """Whether the work has."""
+        return self._begun
+
+    def queued(self) -> bytes:
+        """What tells that it waits for its turn."""
+        self._announced = True
+        whole = {"response": self.standing("queued")}
+        return self._event("response.created", whole) + self._event("response.queued", whole)
+
     def end(self) -> bytes:
         """Also settles what stays undone: calls after the last round were not run."""
-        unfinished = b"".join(self._ran(index, None, "incomplete") for index in self._running.values())
-        self._running.clear()
+        unfinished = self._undone()
         found = self.response()
         return unfinished + self._event(f"response.{found['status']}", {"response": found})
 
     def fail(self, refusal: Refusal) -> bytes:
+        return self._event("response.failed", {"response": self.failed(refusal)})
+
+    def cancelled(self) -> bytes:
+        """Instead of what would still have come, when somebody ended it."""
+        cut = self._closed(cut=True) + self._undone()
+        return cut + self._event("response.cancelled", {"response": self.standing("cancelled")})
+
+    def broken(self, refusal: Refusal) -> bytes:
+        """This telling ends, the response does not."""
+        told = error(refusal)
+        told = {"type": "error", "code": told["code"], "message": told["message"], "param": told["param"]}
+        return sse.event(b"error", orjson.dumps({**told, "sequence_number": self._sequence}))
+
+    def failed(self, refusal: Refusal) -> dict[str, Any]:
+        """The response that could not be made."""
         told = error(refusal)
         code = told["code"] if told["code"] == "rate_limit_exceeded" else told["type"]
         failure = {"code": code or "server_error", "message": refusal.text}
-        return self._event("response.failed", {"response": {**self._whole("failed"), "error": failure}})
+        return {**self.standing("failed"), "error": failure}
 
     def response(self) -> dict[str, Any]:
         """The response after its last event."""
         reason = _UNFINISHED.get(self._finished.finish_reason)
         if self._finished.finish_reason == common.FINISH_REASON_CANCELLED:
-            return self._whole("cancelled")
-        made = self._whole("incomplete" if reason else "completed")
+            return self.standing("cancelled")
+        made = self.standing("incomplete" if reason else "completed")
         return {**made, "incomplete_details": {"reason": reason}} if reason else made
 
     def _tell(self, kind: str | None, number: int, events: Sequence[wire.ChatStreamResponse]) -> bytes:
@@ -114,9 +140,11 @@ class Output:
     def _other(self, kind: str | None, event: wire.ChatStreamResponse) -> bytes:
         match kind:
             case "started":
-                self._model = event.started.model
-                whole = {"response": self._whole("in_progress")}
-                return self._event("response.created", whole) + self._event("response.in_progress", whole)
+                self._model, self._begun = event.started.model, True
+                self._id = event.started.request_id or self._id  # of work that was done before, its own
+                whole = {"response": self.standing("in_progress")}
+                created = b"" if self._announced else self._event("response.created", whole)
+                return created + self._event("response.in_progress", whole)
             case "tool_call":
                 call = event.tool_call
                 return self._closed() + (self._call(call) if self._tools.theirs(call.name) else self._run(call))
@@ -171,6 +199,8 @@ class Output:
         assert self._open is not None
         self._open.texts.append(text)
         self._sequence += 1
+        if self._sequence - 1 <= self._after:
+            return b""
         return b'%b,"delta":%b,"sequence_number":%d}\n\n' % (self._open.delta, orjson.dumps(text), self._sequence - 1)
 
     def _closed(self, cut: bool = False) -> bytes:
@@ -232,6 +262,12 @@ class Output:
             )
         )
 
+    def _undone(self) -> bytes:
+        """What tells that calls were not run."""
+        told = b"".join([self._ran(index, None, "incomplete") for index in self._running.values()])
+        self._running.clear()
+        return told
+
     def _ran(self, index: int, result: Any, status: str) -> bytes:
         """What tells of a call's result; None where it was not run."""
         item = self._items[index]
@@ -250,11 +286,14 @@ class Output:
         return self._event("response.output_item.done", {"output_index": index, "item": item})
 
     def _event(self, name: str, more: Mapping[str, Any]) -> bytes:
-        data = {"type": name, **more, "sequence_number": self._sequence}
-        self._sequence += 1
+        number, self._sequence = self._sequence, self._sequence + 1
+        if number <= self._after:
+            return b""
+        data = {"type": name, **more, "sequence_number": number}
         return sse.event(name.encode(), orjson.dumps(data))
 
-    def _whole(self, status: str) -> dict[str, Any]:
+    def standing(self, status: str) -> dict[str, Any]:
+        """The response as it is now."""
         return {
             "id": f"resp_{self._id}",
             "object": "response",
@@ -264,7 +303,9 @@ class Output:
             "incomplete_details": None,
             "model": self._model,
             "output": [item for item in self._items if item],
-            "usage": None if status in ("in_progress", "failed") else _usage(self._finished.usage),
+            "usage": None
+            if self._finished.finish_reason == common.FINISH_REASON_UNSPECIFIED
+            else _usage(self._finished.usage),
             **self._asked,
         }
 

@@ -1,8 +1,8 @@
-"""POST /v1/responses: a chat as items, kept nowhere."""
+"""POST /v1/responses: a chat as items."""
 
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -12,19 +12,22 @@ from narthex_bridge.config.bridge import BridgeConfig
 from narthex_bridge.faces.adapters import adapters
 from narthex_bridge.faces.body import Fields, fields
 from narthex_bridge.faces.constraint import constraint, text_format
+from narthex_bridge.faces.openai.asked import Asked
+from narthex_bridge.faces.openai.background import Background
 from narthex_bridge.faces.openai.chat import streaming
 from narthex_bridge.faces.openai.items import conversation
+from narthex_bridge.faces.openai.order import ResponseOrder
 from narthex_bridge.faces.openai.output import Output
 from narthex_bridge.faces.openai.stopping import stopping
 from narthex_bridge.faces.openai.tools import Tools, choose, spec, with_catalog
 from narthex_bridge.faces.openai.upstreams import Upstreams
+from narthex_bridge.faces.options import call_options
 from narthex_bridge.faces.policy import settle
 from narthex_bridge.faces.reasoning import effort_of, reasoning
 from narthex_bridge.faces.sampling import sampling
 from narthex_bridge.faces.stream import Stream
 from narthex_bridge.faces.work import Work
 from narthex_bridge.http.messages import HttpRequest, HttpResponse, event_stream
-from narthex_bridge.http.refusal import Headers
 from narthex_bridge.server.backend import Backend
 from narthex_bridge.server.inference import Inference
 
@@ -35,44 +38,42 @@ _REPEATED: Mapping[str, Any] = {
     "temperature": None, "text": {"format": {"type": "text"}}, "tool_choice": "auto", "tools": [],
     "top_logprobs": None, "top_p": None, "user": None,
 }  # fmt: skip
-_FIXED: Mapping[str, Any] = {
-    "background": False, "previous_response_id": None, "store": False, "truncation": "disabled",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseOrder:
-    """A response that was asked for."""
-
-    request: wire.ChatStreamRequest
-    output: Output
-    stream: bool
-    headers: Headers
+_FIXED: Mapping[str, Any] = {"previous_response_id": None, "truncation": "disabled"}
 
 
 class ResponsesEndpoint:
-    """Answers with a response, whole or event by event."""
+    """Answers with a response, whole or event by event, or with one that is yet to be made."""
 
-    def __init__(self, config: BridgeConfig, inference: Inference, backend: Backend, work: Work) -> None:
+    def __init__(
+        self, config: BridgeConfig, inference: Inference, backend: Backend, work: Work, background: Background
+    ) -> None:
         self._config = config
         self._inference = inference
         self._upstreams = Upstreams(backend)
         self._work = work
+        self._background = background
 
     async def post(self, http: HttpRequest) -> HttpResponse:
         order = await self._order(fields(http.body), http)
-        events = self._inference.chat_stream(http.caller, http.request_id, order.request)
+        if order.background:
+            return await self._background.begin(http, order)
+        request = wire.ChatStreamRequest(spec=order.chat, options=order.options)
+        events = self._inference.chat_stream(http.caller, http.request_id, request)
+        output = Output(http.request_id, order.asked, int(time.time()))
         if not order.stream:
-            order.output.tell(await self._work.run(_all(events)))
-            order.output.end()
-            return HttpResponse(200, orjson.dumps(order.output.response()), headers=order.headers)
-        stream = Stream[wire.ChatStreamResponse](order.output, self._config.keepalive_s, http.request_id)
+            output.tell(await self._work.run(_all(events)))
+            output.end()
+            return HttpResponse(200, orjson.dumps(output.response()), headers=order.headers)
+        stream = Stream[wire.ChatStreamResponse](output, self._config.keepalive_s, http.request_id)
         await stream.open(self._work, events, self._config.stream_after_s)
         return event_stream(stream, stream.tally, order.headers)
 
     async def _order(self, body: Fields, http: HttpRequest) -> ResponseOrder:
-        if body.flag("store"):
-            raise body.fault("store", "must be false: responses are not kept here")
+        background, store = bool(body.flag("background")), body.flag("store")
+        if store and not background:
+            raise body.fault("store", "must be false: responses are not kept here, but for those of the background")
+        if background and store is False:
+            raise body.fault("store", "must not be false with background: the response waits until it is asked for")
         tools, labels = await self._tools(body, http)
         thinking = body.object("reasoning")
         level = effort_of(thinking, "effort") if thinking is not None else None
@@ -93,9 +94,9 @@ class ResponsesEndpoint:
         repeated = {
             name: orjson.Fragment(body.written(name)) if name in body else none for name, none in _REPEATED.items()
         }
-        output = Output(http.request_id, {**repeated, **_FIXED}, tools, labels)
-        request = wire.ChatStreamRequest(spec=chat)
-        return ResponseOrder(request, output, stream, settle(body))
+        kept = {**repeated, **_FIXED, "background": background, "store": background}
+        asked = Asked(chat.model, kept, tools, labels)
+        return ResponseOrder(chat, call_options(http, body), asked, background, stream, settle(body))
 
     async def _tools(self, body: Fields, http: HttpRequest) -> tuple[Tools, Mapping[str, str]]:
         """The tools of all kinds, and the MCP servers of the catalog's."""

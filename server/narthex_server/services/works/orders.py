@@ -53,7 +53,7 @@ class Orders:
         digest = _digest(kind, request)
         repeatable = await kind.check(request)
         kind.settle(request)
-        request.options.CopyFrom(common.CallOptions(priority=options.priority))
+        request.options.CopyFrom(common.CallOptions(priority=options.priority, note=options.note))
         return Order(
             ticket,
             whose.principal.tenant,

@@ -6,6 +6,7 @@ from narthex.keys import new_key
 PAGE = "https://app.example"
 SENT = (
     "authorization,content-type,mcp-protocol-version,mcp-session-id,mcp-method,mcp-name,mcp-param-region,last-event-id"
+    ",idempotency-key,x-narthex-priority"
 )
 
 

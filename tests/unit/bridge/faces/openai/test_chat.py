@@ -71,7 +71,7 @@ async def test_options_reach_the_server(client, models):
     assert list(spec.adapters) == [wire.AdapterUse(name="a"), wire.AdapterUse(name="b", scale=0.5)]
     assert spec.n == 2 and spec.reasoning == wire.ReasoningOptions(max_tokens=64)
     assert json.loads(spec.template_arguments) == {"x": [1]}
-    assert not models.asked[0].HasField("options")  # the server has one priority
+    assert models.asked[0].options == common.CallOptions(priority=common.PRIORITY_BATCH)
 
 
 async def test_what_is_not_given_stays_unset(post, models):

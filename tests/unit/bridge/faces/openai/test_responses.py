@@ -158,7 +158,7 @@ async def test_options_reach_the_server(post, models, said):
         ({"store": True}, "store"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"conversation": "c"}, "conversation"),
-        ({"background": True}, "background"),
+        ({"background": True, "store": False}, "store"),
         ({"truncation": "auto"}, "truncation"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{**CLOCK, "server_url": "https://x"}]}, "tools[0].server_url"),
