@@ -20,6 +20,11 @@ GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 """What calls end with whose server has died, or whose channel was closed for that."""
 
 PATIENCE = 60.0
+"""Seconds in which a server comes back, and a call of one that lives ends."""
+
+OUTLASTED = 500.0
+"""Seconds in which something succeeds, however often its server dies."""
+
 PAUSE = 0.02
 TOOL = "counting__look"
 
@@ -160,7 +165,7 @@ class Crowd:
         return found
 
     async def _insist(self, once: Callable[[LotServiceStub], object], index: int | None) -> None:
-        async with asyncio.timeout(PATIENCE * 2):
+        async with asyncio.timeout(OUTLASTED):
             while True:
                 try:
                     async with self.servers.one(index) as channel:

@@ -13,8 +13,8 @@ from tests.e2e.server.crowd import Crowd, Servers, attempts, check, work
 
 COUNTING = Path(__file__).parents[1] / "upstreams" / "servers" / "counting.py"
 CLIENTS = 3
-LONGEST_LIFE = 0.7
-"""Seconds from a server's ready line to its death; the work of one ticket takes less than half of that, mostly."""
+LONGEST_LIFE = 1.5
+"""Seconds from a server's ready line to its death, at most."""
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def length(number: int) -> int:
     return (8, 40, 200)[number % 3]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("deaths", [4, pytest.param(30, marks=pytest.mark.slow)])
 async def test_every_acknowledged_ticket_ends_once_however_often_its_server_dies(serve, deaths):
     chance, over = random.Random(deaths), asyncio.Event()
