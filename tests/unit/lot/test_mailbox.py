@@ -161,6 +161,24 @@ def order(name: str = "t", **fields: object) -> Order:
     return replace(made, **fields)  # type: ignore[arg-type]
 
 
+async def test_work_goes_on_when_the_clock_is_set_or_the_machine_has_slept(open_house, clock) -> None:
+    house = open_house(lease=30.0)
+    await house.desk.submit(order("acts", repeatable=False, deadline=None))
+    house.script.of("acts").put_nowait(b"one")
+    follower = house.events("acts")
+    assert await anext(follower) == b"one"
+    for jump in (3600.0, -7200.0):
+        clock.now += jump
+        await house.desk.submit(order(f"after {jump}", deadline=None))
+        house.script.of(f"after {jump}").put_nowait(None)
+        assert (await house.over(f"after {jump}")).state is State.DONE
+    house.script.of("acts").put_nowait(b"two")
+    house.script.of("acts").put_nowait(None)
+    assert [event async for event in follower] == [b"two"]
+    assert [(name, attempt) for name, attempt, _ in house.script.begun][0] == ("acts", 1)
+    assert (await house.over("acts")).attempt == 1 and len(house.script.begun) == 3
+
+
 async def test_what_happens_is_followed_as_it_happens_and_from_any_place(open_house) -> None:
     house = open_house()
     await house.desk.submit(order())
