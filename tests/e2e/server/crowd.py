@@ -74,6 +74,12 @@ class Crowd:
     tickets: dict[int, str] = field(default_factory=dict)
     heard: dict[str, list[wire.WorkEvent]] = field(default_factory=dict)
     live: dict[str, list[text.GenerateStreamResponse]] = field(default_factory=dict)
+    _more: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def has(self, count: int) -> None:
+        """Waits until so many tickets were given."""
+        async with self._more:
+            await self._more.wait_for(lambda: len(self.tickets) >= count)
 
     async def submit(self, number: int, work: wire.Work, index: int | None = None) -> str:
         """Until it is acknowledged, by a key that makes the attempts one."""
@@ -85,6 +91,8 @@ class Crowd:
             assert known == response.ticket.id, "two tickets of one key"
 
         await self._insist(once, index)
+        async with self._more:
+            self._more.notify_all()
         return self.tickets[number]
 
     async def follow(self, ticket: str, index: int | None = None) -> list[wire.WorkEvent]:

@@ -218,11 +218,19 @@ async def test_work_that_fails_keeps_what_it_said_before(open_house) -> None:
     assert [event async for event in house.events("t")] == [b"a"]
 
 
-async def test_work_that_finds_everything_full_is_begun_again(open_house) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ResourceExhausted("full", reason="QUEUE_FULL", retry_after=0.001),
+        Unavailable("draining", reason="DRAINING", retry_after=0.001),
+        Unavailable("starting", reason="UPSTREAM_STARTING", retry_after=0.001),
+    ],
+    ids=lambda error: error.reason,
+)
+async def test_work_that_cannot_be_done_yet_is_begun_again(open_house, refusal) -> None:
     house = open_house()
     await house.desk.begin(order())
-    full = ResourceExhausted("full", reason="QUEUE_FULL", retry_after=0.001)
-    for line in (full, full, b"a", None):
+    for line in (refusal, refusal, b"a", None):
         house.script.of("t").put_nowait(line)
     done = await house.over("t")
     assert (done.state, done.attempt, len(house.script.begun)) == (State.DONE, 1, 3)
