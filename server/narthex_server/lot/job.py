@@ -108,7 +108,10 @@ class Job:
         return await self._finish(outcome, rest)
 
     async def _do(self, kept: Sequence[bytes]) -> None:
-        """Begins again, after a while, as long as where it is done there is no room for it, or none comes in."""
+        """Begins again, after a while, as long as where it is done there is no room for it, or none comes in.
+
+        It may have told that it began before it was refused, which it does not tell twice.
+        """
         while True:
             try:
                 async with aclosing(self._runner.run(self.ticket.order, self.ticket.attempt, kept)) as happenings:
@@ -116,9 +119,11 @@ class Job:
                         await self._keep(happening)
                 return
             except (ResourceExhausted, Unavailable) as error:
-                if error.reason not in NOT_YET or self.journal.begun:
+                if error.reason not in NOT_YET or (self.journal.begun and not self.ticket.order.repeatable):
                     raise
                 await asyncio.sleep(min(error.retry_after or 1.0, LONGEST_WAIT))
+                await self.journal.flush()
+                kept = await self._kept()
 
     async def _keep(self, happening: Happening) -> None:
         await self.journal.put(happening.event)
@@ -133,9 +138,9 @@ class Job:
                 self._asked(self.ticket)
 
     async def _kept(self) -> Sequence[bytes]:
-        """What attempts before have left."""
+        """What was told so far, by attempts before or by this one."""
         events: list[bytes] = []
-        while len(events) < self.ticket.events:
+        while len(events) < self.journal.count:
             order, after = self.ticket.order, len(events)
             more = await patiently(partial(self._store.events, order.tenant, order.id, after, BATCH_BYTES))
             if not more:

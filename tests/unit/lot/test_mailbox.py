@@ -236,6 +236,18 @@ async def test_work_that_cannot_be_done_yet_is_begun_again(open_house, refusal) 
     assert (done.state, done.attempt, len(house.script.begun)) == (State.DONE, 1, 3)
 
 
+async def test_work_that_was_refused_after_it_told_that_it_began_goes_on_from_there_if_it_may(open_house) -> None:
+    house = open_house()
+    refusal = Unavailable("draining", reason="DRAINING", retry_after=0.001)
+    for name, repeatable in (("again", True), ("acts", False)):
+        await house.desk.begin(order(name, repeatable=repeatable))
+        for line in (b"began", refusal, b"more", None):
+            house.script.of(name).put_nowait(line)
+    assert (await house.over("again")).state is State.DONE and (await house.over("acts")).state is State.FAILED
+    assert [event async for event in house.events("again")] == [b"began", b"more"]
+    assert sorted(house.script.begun) == [("acts", 1, []), ("again", 1, []), ("again", 1, [b"began"])]
+
+
 async def test_cancelling_closes_the_work(open_house) -> None:
     house = open_house()
     await house.desk.begin(order())
