@@ -17,6 +17,9 @@ from narthex_server.lot.transition import TicketObserver, Transition, Verb
 BATCH_BYTES = 1 << 18
 """Bytes of events that are asked for at a time."""
 
+PAGE = 100
+"""Tickets of a page of all that a tenant has."""
+
 AHEAD_SECONDS = 1.0
 """For so long it is not counted again how many go before a ticket: it is an estimate, and counting costs."""
 
@@ -49,6 +52,9 @@ class Desk:
         self._observer = observer
         self._clock = clock
         self._now: Shared[tuple[str, str], Ticket | None] = Shared(lambda name: store.get(*name))
+        self._pages: Shared[tuple[str, tuple[float, str] | None], Sequence[Ticket]] = Shared(
+            lambda page: store.list(page[0], (), page[1], PAGE)
+        )
         self._ahead: Shared[tuple[str, str], int] = Shared(lambda name: store.ahead(*name), AHEAD_SECONDS)
 
     async def submit(self, order: Order) -> Ticket:
@@ -192,7 +198,7 @@ class Desk:
 
     async def _all(self, tenant: str) -> AsyncGenerator[Ticket]:
         before: tuple[float, str] | None = None
-        while page := await self._store.list(tenant, (), before, 100):
+        while page := await self._pages((tenant, before)):
             for ticket in page:
                 yield ticket
             before = page[-1].order.submitted, page[-1].order.id

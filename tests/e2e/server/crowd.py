@@ -49,19 +49,29 @@ def generation(number: int, tokens: int, **sampling: float) -> text.GenerationSp
     return text.GenerationSpec(text=f"The time {number}", stopping=stopping, sampling=options, response=response)
 
 
-@dataclass
 class Servers:
-    """Those that share a lot, by where they are now; None where one is dead."""
+    """Those that share a lot, by where they are now, if they are anywhere."""
 
-    addresses: list[str | None]
-    _turn: Callable[[], int] = field(default_factory=lambda: itertools.count().__next__)
+    def __init__(self, *addresses: str) -> None:
+        self._addresses: list[asyncio.Future[str]] = []
+        self._turn = itertools.count()
+        for index, address in enumerate(addresses):
+            self._addresses.append(asyncio.get_running_loop().create_future())
+            if address:
+                self.came(index, address)
+
+    def came(self, index: int, address: str) -> None:
+        self._addresses[index].set_result(address)
+
+    def went(self, index: int) -> None:
+        self._addresses[index] = asyncio.get_running_loop().create_future()
 
     @asynccontextmanager
     async def one(self, index: int | None = None) -> AsyncIterator[grpc.aio.Channel]:
         """A connection to the named one, or to one after the other, as soon as it is there."""
+        place = (next(self._turn) if index is None else index) % len(self._addresses)
         async with asyncio.timeout(PATIENCE):
-            while (address := self.addresses[(self._turn() if index is None else index) % len(self.addresses)]) is None:
-                await asyncio.sleep(PAUSE)
+            address = await asyncio.shield(self._addresses[place])
         async with grpc.aio.insecure_channel(address) as channel:
             yield channel
 

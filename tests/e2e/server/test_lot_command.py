@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 
-import grpc
 import pytest
 from narthex.v1 import generation_pb2 as text
 from narthex.v1 import lot_pb2 as wire

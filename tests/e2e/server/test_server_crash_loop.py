@@ -39,7 +39,7 @@ def length(number: int) -> int:
 @pytest.mark.parametrize("deaths", [4, pytest.param(30, marks=pytest.mark.slow)])
 async def test_every_acknowledged_ticket_ends_once_however_often_its_server_dies(serve, deaths):
     chance, over = random.Random(deaths), asyncio.Event()
-    crowd = Crowd(Servers([None]))
+    crowd = Crowd(Servers(""))
     followed: set[asyncio.Task[object]] = set()
 
     async def submit(client: int) -> None:
@@ -55,14 +55,14 @@ async def test_every_acknowledged_ticket_ends_once_however_often_its_server_dies
     clients = [asyncio.create_task(submit(client)) for client in range(CLIENTS)]
     for _ in range(deaths):
         server = await asyncio.to_thread(serve)
-        crowd.servers.addresses[0] = server.grpc
+        crowd.servers.came(0, server.grpc)
         await asyncio.wait(clients, timeout=chance.uniform(0, LONGEST_LIFE), return_when=asyncio.FIRST_EXCEPTION)
-        crowd.servers.addresses[0] = None
+        crowd.servers.went(0)
         server.process.kill()
         server.process.wait()
     over.set()
     server = await asyncio.to_thread(serve)
-    crowd.servers.addresses[0] = server.grpc
+    crowd.servers.came(0, server.grpc)
     await asyncio.gather(*clients)
     await asyncio.gather(*followed)
 

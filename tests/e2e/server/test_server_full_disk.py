@@ -1,4 +1,4 @@
-"""A server whose file of tickets cannot grow: who needs it is told so, others notice nothing, and work goes on later."""
+"""A server whose file of tickets cannot grow: who needs it is told, others notice nothing, and work goes on later."""
 
 import resource
 import sys

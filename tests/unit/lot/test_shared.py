@@ -9,11 +9,13 @@ class Source:
 
     def __init__(self):
         self.asked = []
+        self.reached = asyncio.Event()
         self.open = asyncio.Event()
         self.open.set()
 
     async def __call__(self, question):
         self.asked.append(question)
+        self.reached.set()
         answer = len(self.asked)
         await self.open.wait()
         if question == "bad":
@@ -33,23 +35,21 @@ async def test_who_asks_when_the_asking_has_begun_gets_an_answer_of_its_own():
     shared = Shared(source)
     source.open.clear()
     first = asyncio.create_task(shared("a"))
-    while not source.asked:
-        await asyncio.sleep(0)
+    await source.reached.wait()
+    source.reached.clear()
     second = asyncio.create_task(shared("a"))
-    while len(source.asked) < 2:
-        await asyncio.sleep(0)
+    await source.reached.wait()
     source.open.set()
     assert [await first, await second] == [1, 2]
 
 
 async def test_an_answer_that_is_good_for_a_while_is_given_for_so_long():
     source = Source()
-    shared = Shared(source, good=0.01)
+    shared, over = Shared(source, good=0.01), asyncio.Event()
     assert [await shared("a"), await shared("a")] == [1, 1]
-    async with asyncio.timeout(5):
-        while await shared("a") == 1:
-            await asyncio.sleep(0.001)
-    assert source.asked == ["a", "a"]
+    asyncio.get_running_loop().call_later(0.05, over.set)
+    await over.wait()
+    assert await shared("a") == 2
 
 
 async def test_an_error_is_everybodys_and_who_gives_up_takes_nobody_along():
@@ -57,8 +57,7 @@ async def test_an_error_is_everybodys_and_who_gives_up_takes_nobody_along():
     shared = Shared(source)
     source.open.clear()
     one, other = (asyncio.create_task(shared("bad")) for _ in range(2))
-    while not source.asked:
-        await asyncio.sleep(0)
+    await source.reached.wait()
     one.cancel()
     source.open.set()
     with pytest.raises(ValueError, match="bad"):
