@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,8 +210,9 @@ async def latencies(channel: grpc.aio.Channel, one: Served, seconds: float) -> d
     stopping = text.StoppingOptions(max_tokens=1, ignore_eos=True)
     request = text.GenerateRequest(spec=text.GenerationSpec(text="The time", stopping=stopping))
     request.options.priority = common.PRIORITY_INTERACTIVE
-    stub, took, until = ToolServiceStub(channel), [], time.monotonic() + seconds
-    listed: list[float] = []
+    stub, until = ToolServiceStub(channel), time.monotonic() + seconds
+    took: list[float] = []
+    called: list[float] = []
     before = await one.values()
     while time.monotonic() < until:
         began = time.perf_counter()
@@ -220,12 +221,12 @@ async def latencies(channel: grpc.aio.Channel, one: Served, seconds: float) -> d
         began = time.perf_counter()
         async for _ in stub.CallTool(tool.CallToolRequest(name="echo__echo", arguments=b'{"text": "here"}')):
             pass
-        listed.append((time.perf_counter() - began) * 1e3)
+        called.append((time.perf_counter() - began) * 1e3)
         await asyncio.sleep(0.02)
     after = await one.values()
     return {
         "generation ms": spread(took),
-        "tool ms": spread(listed),
+        "tool ms": spread(called),
         "lag mean ms": round(mean(before, after) * 1e3, 2),
         "lag over 25 ms": share_above(before, after, "0.025"),
     }
@@ -249,10 +250,9 @@ def share_above(before: Mapping[str, float], after: Mapping[str, float], bound: 
 async def punctuality(waiting: int, watchers: int, seconds: float) -> dict[str, Any]:
     report: dict[str, Any] = {}
     async with server() as one, contextlib.AsyncExitStack() as stack:
-        dial: Callable[[], Awaitable[grpc.aio.Channel]] = lambda: stack.enter_async_context(  # noqa: E731
-            grpc.aio.insecure_channel(one.process.address)
-        )
-        live, other = await dial(), await dial()
+        live, other = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(one.process.address)) for _ in range(2)
+        ]
         await asyncio.sleep(2)
         await latencies(live, one, 2)
         report["alone"] = await latencies(live, one, seconds)
@@ -271,15 +271,15 @@ async def punctuality(waiting: int, watchers: int, seconds: float) -> dict[str, 
 
         told = 0
 
-        async def watch(channel: grpc.aio.Channel) -> None:
+        async def watch() -> None:
             nonlocal told
-            async for _ in LotServiceStub(channel).Watch(wire.WatchRequest()):
+            async for _ in lot.Watch(wire.WatchRequest()):
                 told += 1
 
         filling = asyncio.create_task(fill())
         await asyncio.sleep(5)
         report["beside those that wait"] = await latencies(live, one, seconds)
-        watching = [asyncio.create_task(watch(other)) for _ in range(watchers)]
+        watching = [asyncio.create_task(watch()) for _ in range(watchers)]
         await asyncio.sleep(5)
         before, began = told, time.monotonic()
         report["and those that watch"] = await latencies(live, one, seconds)
@@ -299,11 +299,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    measured = soak(options.minutes)
     if options.waiting:
-        measured.close()
-        measured = punctuality(options.waiting, options.watchers, options.seconds)
-    report = uvloop.run(measured)
+        report = uvloop.run(punctuality(options.waiting, options.watchers, options.seconds))
+    else:
+        report = uvloop.run(soak(options.minutes))
     print(f"load average {os.getloadavg()[0]:.1f}")
     for name, figures in report.items():
         print(f"{name}: {figures}")
