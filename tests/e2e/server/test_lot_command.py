@@ -8,12 +8,13 @@ import sys
 import pytest
 from narthex.v1 import generation_pb2 as text
 from narthex.v1 import lot_pb2 as wire
+from narthex.v1 import tool_pb2
 from narthex.v1.lot_pb2_grpc import LotServiceStub
 
 
 @pytest.fixture(scope="module")
-def server(launch, demo, nothing):
-    return launch("--model", demo, "--mcp-config", str(nothing), "--max-slots", "4", "--tickets-running", "1")
+def server(launch, demo, upstreams):
+    return launch("--model", demo, "--mcp-config", str(upstreams), "--max-slots", "4", "--tickets-running", "1")
 
 
 @pytest.fixture
@@ -31,9 +32,9 @@ async def printed(run, *words: str) -> list[list[str]]:
     return [line.split("\t") for line in done.stdout.splitlines()]
 
 
-async def test_tickets_are_listed_shown_and_cancelled(narthex_lot, channel):
+async def test_tickets_are_listed_shown_and_cancelled(narthex_lot, channel, settled):
     lot = LotServiceStub(channel)
-    endless = wire.Work(generate=text.GenerationSpec(text="The time", stopping=text.StoppingOptions(ignore_eos=True)))
+    endless = wire.Work(call_tool=tool_pb2.ToolInvocation(name="rich__hang"))
     tickets = [(await lot.Submit(wire.SubmitRequest(work=endless))).ticket.id for _ in range(3)]
     async for change in lot.Watch(wire.WatchRequest(ticket_ids=tickets[:1])):
         if change.ticket.state == wire.TICKET_STATE_RUNNING:
@@ -46,8 +47,8 @@ async def test_tickets_are_listed_shown_and_cancelled(narthex_lot, channel):
     assert [line[0] for line in await printed(narthex_lot, "list", "--state", "running")] == tickets[:1]
     [shown] = await printed(narthex_lot, "show", tickets[0])
     assert shown[1:3] == ["running", "normal"] and shown[3].startswith("submitted ")
-    [pool] = await printed(narthex_lot, "pools")
-    assert pool[0] == "model/demo" and "1 running" in pool
+    pools = {pool[0]: pool[1:] for pool in await printed(narthex_lot, "pools")}
+    assert "1 running" in pools["upstream/rich"] and "0 running" in pools["model/demo"]
     for ticket in tickets:
         [cancelled] = await printed(narthex_lot, "cancel", ticket)
         assert cancelled[:2] == [ticket, "cancelled"]
@@ -70,6 +71,6 @@ async def test_a_pool_is_resized_and_tickets_wait_while_it_is_drained(narthex_lo
     watch = aiter(lot.Watch(wire.WatchRequest(ticket_ids=[ticket])))
     while (await anext(watch)).ticket.state == wire.TICKET_STATE_WAITING:
         pass
-    [pool] = await printed(narthex_lot, "resume")
+    [pool] = await printed(narthex_lot, "resume", "model/demo")
     assert pool[-1] != "draining"
     assert [change.ticket.state async for change in watch] == [wire.TICKET_STATE_DONE]
