@@ -59,6 +59,7 @@ class Crew:
         self._wanted = asyncio.Event()
         self._wanted.set()  # those of a server before
         self._doubted = asyncio.Event()
+        self._renewed = clock()
         self._loops: list[asyncio.Task[None]] = []
 
     @property
@@ -162,6 +163,8 @@ class Crew:
             async with asyncio.timeout(LOOK):
                 await self._wanted.wait()
         self._wanted.clear()
+        if self._clock() - self._renewed > self.lease:  # the clock was set, or the machine slept; our work goes on
+            await self._renew_now()
         if (room := self._most - len(self._taken)) > 0:
             for ticket in await self._store.take(room, self.lease):
                 self.begin(ticket, taken=True)
@@ -172,7 +175,10 @@ class Crew:
             async with asyncio.timeout(self.lease / 3):
                 await self._doubted.wait()
         self._doubted.clear()
-        jobs, asked = [*self._jobs.values()], asyncio.get_running_loop().time()
+        await self._renew_now()
+
+    async def _renew_now(self) -> None:
+        jobs, asked, self._renewed = [*self._jobs.values()], asyncio.get_running_loop().time(), self._clock()
         if not jobs:
             return
         try:

@@ -9,12 +9,19 @@ from narthex_server.errors import NotFound, OutOfRange, Unavailable
 from narthex_server.lot.crew import Crew
 from narthex_server.lot.forever import forever
 from narthex_server.lot.news import MOST_KNOWN, News
+from narthex_server.lot.shared import Shared
 from narthex_server.lot.stores.store import TicketStore
 from narthex_server.lot.ticket import Holding, Order, State, Ticket
 from narthex_server.lot.transition import TicketObserver, Transition, Verb
 
 BATCH_BYTES = 1 << 18
 """Bytes of events that are asked for at a time."""
+
+PAGE = 100
+"""Tickets of a page of all that a tenant has."""
+
+AHEAD_SECONDS = 1.0
+"""For so long it is not counted again how many go before a ticket: it is an estimate, and counting costs."""
 
 RETRY = 1.0
 """Seconds until changes are asked for again where the store failed."""
@@ -44,6 +51,11 @@ class Desk:
         self._news = news
         self._observer = observer
         self._clock = clock
+        self._now: Shared[tuple[str, str], Ticket | None] = Shared(lambda name: store.get(*name))
+        self._pages: Shared[tuple[str, tuple[float, str] | None], Sequence[Ticket]] = Shared(
+            lambda page: store.list(page[0], (), page[1], PAGE)
+        )
+        self._ahead: Shared[tuple[str, str], int] = Shared(lambda name: store.ahead(*name), AHEAD_SECONDS)
 
     async def submit(self, order: Order) -> Ticket:
         """Takes an order in, or gives the ticket of the one before with its key. Errors: those of `TicketStore.add`."""
@@ -74,7 +86,7 @@ class Desk:
     async def ahead(self, ticket: Ticket) -> int:
         """How many are probably taken before it."""
         waits = ticket.state is State.WAITING
-        return await self._store.ahead(ticket.order.tenant, ticket.order.id) if waits else 0
+        return await self._ahead((ticket.order.tenant, ticket.order.id)) if waits else 0
 
     async def cancel(self, tenant: str, ticket: str) -> Ticket:
         """Ends its work, or throws its result away; as it was then. Raises NotFound."""
@@ -160,7 +172,7 @@ class Desk:
                 yield ticket
             while running or not tickets:
                 for name in await bell.heard() or [*running]:
-                    now = await self._store.get(tenant, name)
+                    now = await self._now((tenant, name))
                     if now is None or now.state.over:
                         running.discard(name)
                     else:
@@ -195,7 +207,7 @@ class Desk:
 
     async def _all(self, tenant: str) -> AsyncGenerator[Ticket]:
         before: tuple[float, str] | None = None
-        while page := await self._store.list(tenant, (), before, 100):
+        while page := await self._pages((tenant, before)):
             for ticket in page:
                 yield ticket
             before = page[-1].order.submitted, page[-1].order.id

@@ -11,7 +11,7 @@ from functools import partial
 from narthex_server.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from narthex_server.lot.journal import RETRY, Journal, patiently
 from narthex_server.lot.news import News
-from narthex_server.lot.refusals import QUEUE_FULL
+from narthex_server.lot.refusals import NOT_YET
 from narthex_server.lot.runner import Happening, Runner
 from narthex_server.lot.stores.store import Lease, LeaseLost, TicketStore
 from narthex_server.lot.ticket import Change, Outcome, State, Ticket
@@ -20,7 +20,7 @@ BATCH_BYTES = 1 << 20
 """Bytes of kept events that are asked for at a time."""
 
 LONGEST_WAIT = 5.0
-"""Seconds until work that found everything full is begun again, at most."""
+"""Seconds until work that could not be done yet is begun again, at most."""
 
 
 class _Ending(Enum):
@@ -110,17 +110,22 @@ class Job:
         return await self._finish(outcome, rest)
 
     async def _do(self, kept: Sequence[bytes]) -> None:
-        """Begins again, after a while, as long as there is no room for the work where it is done."""
+        """Begins again, after a while, as long as where it is done there is no room for it, or none comes in.
+
+        It may have told that it began before it was refused, which it does not tell twice.
+        """
         while True:
             try:
                 async with aclosing(self._runner.run(self.ticket.order, self.ticket.attempt, kept)) as happenings:
                     async for happening in happenings:
                         await self._keep(happening)
                 return
-            except ResourceExhausted as error:
-                if error.reason != QUEUE_FULL or self.journal.begun:
+            except (ResourceExhausted, Unavailable) as error:
+                if error.reason not in NOT_YET or (self.journal.begun and not self.ticket.order.repeatable):
                     raise
                 await asyncio.sleep(min(error.retry_after or 1.0, LONGEST_WAIT))
+                await self.journal.flush()
+                kept = await self._kept()
 
     async def _keep(self, happening: Happening) -> None:
         await self.journal.put(happening.event)
@@ -135,9 +140,9 @@ class Job:
                 self._asked(self.ticket)
 
     async def _kept(self) -> Sequence[bytes]:
-        """What attempts before have left."""
+        """What was told so far, by attempts before or by this one."""
         events: list[bytes] = []
-        while len(events) < self.ticket.events:
+        while len(events) < self.journal.count:
             order, after = self.ticket.order, len(events)
             more = await patiently(partial(self._store.events, order.tenant, order.id, after, BATCH_BYTES))
             if not more:

@@ -5,6 +5,9 @@ from narthex_server.lot.units import Units
 
 TOO_LARGE, QUEUE_FULL, DRAINING, CLOSED = "TOO_LARGE", "QUEUE_FULL", "DRAINING", "POOL_CLOSED"
 DEADLINE = "DEADLINE_WHILE_WAITING"
+STARTING = "UPSTREAM_STARTING"
+NOT_YET = frozenset((QUEUE_FULL, DRAINING, STARTING))
+"""Reasons for which work that was not begun may be tried again as it is."""
 
 
 def too_large(pool: str, cost: Units, capacity: Units) -> ResourceExhausted:

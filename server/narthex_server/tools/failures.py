@@ -3,7 +3,8 @@
 from time import time
 
 from narthex_server.errors import DeadlineExceeded, Unavailable
-from narthex_server.tools.server import ServerStatus
+from narthex_server.lot.refusals import STARTING
+from narthex_server.tools.server import ServerState, ServerStatus
 
 
 def down(status: ServerStatus) -> Unavailable:
@@ -12,10 +13,15 @@ def down(status: ServerStatus) -> Unavailable:
     wait = round((status.next_attempt - time()) * 1000)
     return Unavailable(
         f"upstream {status.name!r} is {status.state.value}{why}",
-        reason="UPSTREAM_UNAVAILABLE",
+        reason=reason_down(status),
         metadata={"upstream": status.name} | ({"retry_after_ms": str(wait)} if wait > 0 else {}),
         retry_after=wait / 1000 if wait > 0 else None,
     )
+
+
+def reason_down(status: ServerStatus) -> str:
+    """Whether it is the first connection that is not there yet, or one that was lost or failed."""
+    return STARTING if status.state is ServerState.STARTING else "UPSTREAM_UNAVAILABLE"
 
 
 def late(upstream: str, what: str) -> DeadlineExceeded:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,8 +108,8 @@ def nothing(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def upstreams_up() -> Callable[[grpc.aio.Channel], Awaitable[None]]:
-    """Waits until every upstream that can come up has."""
+def upstreams_up() -> Callable[..., Awaitable[None]]:
+    """Waits until every upstream that can come up has; a server with keys is asked with `metadata`."""
     return _upstreams_up
 
 
@@ -119,11 +119,11 @@ async def settled(channel) -> None:
     await _upstreams_up(channel)
 
 
-async def _upstreams_up(channel: grpc.aio.Channel) -> None:
+async def _upstreams_up(channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]] = ()) -> None:
     stub, tools = UpstreamServiceStub(channel), ToolServiceStub(channel)
     async with asyncio.timeout(60):
-        async for _ in tools.WatchTools(tool_pb2.WatchToolsRequest()):
-            found = (await stub.ListUpstreams(upstream_pb2.ListUpstreamsRequest())).upstreams
+        async for _ in tools.WatchTools(tool_pb2.WatchToolsRequest(), metadata=metadata):
+            found = (await stub.ListUpstreams(upstream_pb2.ListUpstreamsRequest(), metadata=metadata)).upstreams
             if all(one.state == upstream_pb2.UPSTREAM_STATE_READY for one in found if one.name != "absent"):
                 return
 

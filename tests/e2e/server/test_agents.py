@@ -181,6 +181,8 @@ async def test_a_session_survives_the_death_of_its_server_between_two_rounds(
                     if event.round == 2:
                         first.process.kill()
     second = launch(*arguments)
+    async with grpc.aio.insecure_channel(second.grpc) as channel:
+        await upstreams_up(channel)
     async with Client(second.grpc) as client:
         (session,) = await client.list_sessions()
         assert session.id == session_id and session.unfinished

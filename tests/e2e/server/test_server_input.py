@@ -66,6 +66,11 @@ class Caller:
         return self.stub.SetLogLevel(wire.SetLogLevelRequest(**request), metadata=self.metadata)
 
 
+@pytest.fixture(autouse=True)
+async def settled(channel, key, upstreams_up):
+    await upstreams_up(channel, [("authorization", f"Bearer {key[0]}")])
+
+
 @pytest.fixture
 async def caller(server):
     channels = []

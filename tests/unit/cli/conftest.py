@@ -26,6 +26,17 @@ while True:
 """
 
 
+SUPERVISOR = """
+import asyncio, os, sys
+from narthex.cli.supervisor import Supervised, supervise
+child, port = sys.argv[1:]
+async def main():
+    program = Supervised("server", lambda known: [sys.executable, "-c", child, port, "server"], os.environ)
+    return await supervise([program], lambda: "ready", grace=5)
+asyncio.run(main())
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Birth:
     name: str
@@ -66,6 +77,10 @@ class Nursery:
             return [sys.executable, "-c", CHILD, str(self.port), name, *words, *told]
 
         return Supervised(name, command, os.environ, after)
+
+    async def supervisor(self, before: str = "") -> asyncio.subprocess.Process:
+        """One in a process of its own, where `before` is done first, with one child."""
+        return await asyncio.create_subprocess_exec(sys.executable, "-c", before + SUPERVISOR, CHILD, str(self.port))
 
 
 @pytest.fixture

@@ -37,6 +37,20 @@ async def test_a_signal_ends_every_program(nursery, number, code):
         await nursery.dead(child)
 
 
+COPIED = """
+import os
+os.register_at_fork(after_in_child=lambda: os._exit(9))  # where a lock of a lost thread would stop it for ever
+"""
+
+
+async def test_nothing_of_the_supervisor_runs_in_a_copy_of_its_process(nursery):
+    supervisor = await nursery.supervisor(COPIED)
+    child = await nursery.born()
+    supervisor.terminate()
+    assert await ended(supervisor.wait()) == 0
+    await nursery.dead(child)
+
+
 async def test_tells_when_all_are_ready_and_passes_other_output_on(nursery, capfd):
     programs = [nursery.program("server"), nursery.program("bridge")]
     running = started(programs)
@@ -100,21 +114,9 @@ async def test_a_second_signal_kills_at_once(nursery):
     await nursery.dead(child)
 
 
-SUPERVISOR = """
-import asyncio, os, sys
-from narthex.cli.supervisor import Supervised, supervise
-child, port = sys.argv[1:]
-async def main():
-    program = Supervised("server", lambda known: [sys.executable, "-c", child, port, "server"], os.environ)
-    return await supervise([program], lambda: "ready", grace=5)
-asyncio.run(main())
-"""
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
 async def test_a_killed_supervisor_leaves_no_orphans(nursery):
-    child_code = nursery.program("server")._command({})[2]
-    supervisor = await asyncio.create_subprocess_exec(sys.executable, "-c", SUPERVISOR, child_code, str(nursery.port))
+    supervisor = await nursery.supervisor()
     child = await nursery.born()
     supervisor.kill()
     await supervisor.wait()

@@ -164,6 +164,24 @@ def order(name: str = "t", **fields: object) -> Order:
     return replace(made, **fields)  # type: ignore[arg-type]
 
 
+async def test_work_goes_on_when_the_clock_is_set_or_the_machine_has_slept(open_house, clock) -> None:
+    house = open_house(lease=30.0)
+    await house.desk.submit(order("acts", repeatable=False, deadline=None))
+    house.script.of("acts").put_nowait(b"one")
+    follower = house.events("acts")
+    assert await anext(follower) == b"one"
+    for jump in (3600.0, -7200.0):
+        clock.now += jump
+        await house.desk.submit(order(f"after {jump}", deadline=None))
+        house.script.of(f"after {jump}").put_nowait(None)
+        assert (await house.over(f"after {jump}")).state is State.DONE
+    house.script.of("acts").put_nowait(b"two")
+    house.script.of("acts").put_nowait(None)
+    assert [event async for event in follower] == [b"two"]
+    assert house.script.begun[0][:2] == ("acts", 1)
+    assert (await house.over("acts")).attempt == 1 and len(house.script.begun) == 3
+
+
 async def test_what_happens_is_followed_as_it_happens_and_from_any_place(open_house) -> None:
     house = open_house()
     await house.desk.submit(order())
@@ -203,14 +221,34 @@ async def test_work_that_fails_keeps_what_it_said_before(open_house) -> None:
     assert [event async for event in house.events("t")] == [b"a"]
 
 
-async def test_work_that_finds_everything_full_is_begun_again(open_house) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ResourceExhausted("full", reason="QUEUE_FULL", retry_after=0.001),
+        Unavailable("draining", reason="DRAINING", retry_after=0.001),
+        Unavailable("starting", reason="UPSTREAM_STARTING", retry_after=0.001),
+    ],
+    ids=lambda error: error.reason,
+)
+async def test_work_that_cannot_be_done_yet_is_begun_again(open_house, refusal) -> None:
     house = open_house()
     await house.desk.begin(order())
-    full = ResourceExhausted("full", reason="QUEUE_FULL", retry_after=0.001)
-    for line in (full, full, b"a", None):
+    for line in (refusal, refusal, b"a", None):
         house.script.of("t").put_nowait(line)
     done = await house.over("t")
     assert (done.state, done.attempt, len(house.script.begun)) == (State.DONE, 1, 3)
+
+
+async def test_work_that_was_refused_after_it_told_that_it_began_goes_on_from_there_if_it_may(open_house) -> None:
+    house = open_house()
+    refusal = Unavailable("draining", reason="DRAINING", retry_after=0.001)
+    for name, repeatable in (("again", True), ("acts", False)):
+        await house.desk.begin(order(name, repeatable=repeatable))
+        for line in (b"began", refusal, b"more", None):
+            house.script.of(name).put_nowait(line)
+    assert (await house.over("again")).state is State.DONE and (await house.over("acts")).state is State.FAILED
+    assert [event async for event in house.events("again")] == [b"began", b"more"]
+    assert sorted(house.script.begun) == [("acts", 1, []), ("again", 1, []), ("again", 1, [b"began"])]
 
 
 async def test_cancelling_closes_the_work(open_house) -> None:

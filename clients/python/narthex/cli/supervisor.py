@@ -2,16 +2,22 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from narthex.cli.exits import Exit
+
+_TETHER = str(Path(__file__).with_name("tether.py"))
+
+_OWN_GROUP: dict[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}
+"""So that Ctrl-C reaches the supervisor alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +102,11 @@ class Supervised:
     async def _once(self) -> int:
         fields = self.ready.result() if self.ready.done() else {}
         process = self._process = await asyncio.create_subprocess_exec(
-            *self._command(fields),
+            *_tethered(self._command(fields)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             env=dict(self._environ),
-            **_own_group(),
+            **_OWN_GROUP,
         )
         try:
             if self._stopping.is_set():  # `stop` came while the process was being made and could not see it
@@ -210,21 +216,15 @@ def _deliver(signals: "asyncio.Queue[signal.Signals]") -> Callable[[], None]:
     return restore
 
 
-def _own_group() -> dict[str, Any]:
-    """Process options: a group of its own, so that Ctrl-C reaches the supervisor alone, and the death of the
-    supervisor, however it dies, ends the child (Linux; elsewhere a killed supervisor leaves its children)."""
-    if sys.platform == "win32":
-        return {}
+def _tethered(command: Sequence[str]) -> Sequence[str]:
+    """What is run so that the death of the supervisor, however it dies, ends the child: on Linux a small program before
+    it, as a `preexec_fn` would run in a copy of a process whose other threads are gone, with the locks that they held.
+    Elsewhere a killed supervisor leaves its children.
+    """
     if sys.platform != "linux":
-        return {"process_group": 0}
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
-
-    def die_with_parent() -> None:
-        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it died before the call
-            os._exit(Exit.INTERNAL)
-
-    return {"process_group": 0, "preexec_fn": die_with_parent}
+        return command
+    path = shutil.which(command[0]) or command[0]
+    return [sys.executable, "-I", "-S", _TETHER, str(os.getpid()), path, *command]
 
 
 def _kill_group(pid: int) -> None:

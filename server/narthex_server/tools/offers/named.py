@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from narthex.scopes import ALL_TOOLS, ToolScope
 
 from narthex_server.errors import NotFound, Unavailable
+from narthex_server.tools.failures import reason_down
 from narthex_server.tools.lookalikes import skeleton
 from narthex_server.tools.names import Renamed, RenameReason, aliases, distinct_name, exposed_name, plain_name
 from narthex_server.tools.once import Once
@@ -174,7 +175,7 @@ class Unlisted(Unavailable):
         super().__init__(
             f"{kind} {name!r} cannot be reached: upstream {server.name!r} is {server.status.state.value}"
             + (f": {server.status.reason}" if server.status.reason else ""),
-            reason="UPSTREAM_UNAVAILABLE",
+            reason=reason_down(server.status),
             metadata={"upstream": server.name},
         )
         self.server = server.name
