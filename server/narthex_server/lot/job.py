@@ -41,11 +41,12 @@ class Job:
         news: News,
         asked: Callable[[Ticket], None],
         clock: Callable[[], float] = time.time,
+        promised: "asyncio.Future[None] | None" = None,
     ) -> None:
-        """`asked` hears of it when the work waits for an answer."""
+        """`asked` hears of it when the work waits for an answer; `promised`: see Journal."""
         self.ticket = ticket
         self.lease = Lease(ticket.order.tenant, ticket.order.id, ticket.attempt)
-        self.journal = Journal(store, self.lease, ticket.events, self._told, self._failed)
+        self.journal = Journal(store, self.lease, ticket.events, self._told, self._failed, promised)
         self.renewed = asyncio.get_running_loop().time()
         self._store = store
         self._runner = runner
@@ -147,7 +148,9 @@ class Job:
         self._finishing = True
         while True:
             try:
-                return await self._store.finish(self.lease, outcome, rest)
+                self.ticket = await self._store.finish(self.lease, outcome, rest)
+                self.journal.kept(rest)
+                return self.ticket
             except ResourceExhausted as error:
                 outcome, rest = self._runner.outcome(error), ()
             except Unavailable:

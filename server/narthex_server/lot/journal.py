@@ -18,6 +18,9 @@ MOST_PENDING = 1 << 20
 MOST_REMEMBERED = 1 << 20
 """Bytes of kept events that those who follow need not ask the store for."""
 
+PACE = 0.005
+"""Seconds between two writes: events that come faster share them, others do not wait."""
+
 RETRY = 0.25
 """Seconds until a store that failed is tried again."""
 
@@ -32,7 +35,7 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
 
 
 class Journal:
-    """Keeps events in their order, those together that come while others are being written.
+    """Keeps events in their order, those together that come at nearly the same time, or while others are being written.
 
     Nobody is shown an event that is not kept. While the store fails they wait; whoever owns the lease gives up in time.
     """
@@ -44,10 +47,12 @@ class Journal:
         count: int,
         told: Callable[[int], None],
         failed: Callable[[Exception], None],
+        promised: "asyncio.Future[None] | None" = None,
     ) -> None:
         """`count` events are kept already; `told` hears how many there are whenever there are more.
 
-        `failed` hears of an error after which nothing more is kept.
+        `failed` hears of an error after which nothing more is kept. Nothing is written before `promised` is there,
+        which raises where it never will be.
         """
         self.count = count
         self.begun = False
@@ -57,7 +62,10 @@ class Journal:
         self._failed = failed
         self._pending: list[bytes] = []
         self._size = 0
+        self._promised = promised
         self._writing: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
+        self._written_at = -PACE
         self._error: Exception | None = None
         self._room = asyncio.Event()
         self._remembered: deque[bytes] = deque()
@@ -68,7 +76,10 @@ class Journal:
         self.begun = True
         self._pending.append(event)
         self._size += len(event)
-        self._write()
+        if self._size <= MOST_PENDING:
+            self._write_soon()
+        else:
+            self._write()
         while self._size > MOST_PENDING and self._error is None:
             self._room.clear()
             await self._room.wait()
@@ -77,16 +88,24 @@ class Journal:
 
     async def flush(self) -> None:
         """Returns when all is kept. Errors: as `put`."""
+        self._write()
         while self._writing is not None:
             await asyncio.wait((self._writing,))
+            self._write()
         if self._error is not None:
             raise self._error
+        await self._there()
 
     async def rest(self) -> Sequence[bytes]:
         """What is not kept yet, which whoever asks keeps together with the end. Errors: as `put`."""
         self._pending, rest = [], self._pending  # so that what is being written is not followed by them
         await self.flush()
         return rest
+
+    def kept(self, events: Sequence[bytes]) -> None:
+        """They are, where somebody else kept the rest."""
+        self.count += len(events)
+        self._remember(events)
 
     def after(self, sequence: int) -> Sequence[bytes] | None:
         """The kept events after that one; None where they are not remembered."""
@@ -95,22 +114,40 @@ class Journal:
 
     def close(self) -> None:
         """Writes nothing more."""
+        if self._later is not None:
+            self._later.cancel()
         if self._writing is not None:
             self._writing.cancel()
 
+    async def _there(self) -> None:
+        if self._promised is not None:
+            await asyncio.shield(self._promised)  # others wait for it, too
+
+    def _write_soon(self) -> None:
+        if self._writing is None and self._later is None:
+            loop = asyncio.get_running_loop()
+            wait = self._written_at + PACE - loop.time()
+            if wait > 0:
+                self._later = loop.call_later(wait, self._write)
+            else:
+                self._write()
+
     def _write(self) -> None:
-        if self._writing is None and self._error is None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        if self._pending and self._writing is None and self._error is None:
             self._writing = asyncio.create_task(self._written())
 
     async def _written(self) -> None:
         try:
-            while self._pending:
-                batch, self._pending = self._pending, []
+            await self._there()
+            self._written_at = asyncio.get_running_loop().time()
+            batch, self._pending = self._pending, []
+            if batch:  # else the end came meanwhile, and takes them along
                 await patiently(partial(self._store.append, self._lease, batch))
                 self._size -= sum(map(len, batch))
-                self.count += len(batch)
-                self._remember(batch)
-                self._room.set()
+                self.kept(batch)
                 self._told(self.count)
         except Exception as error:
             self._error = error
@@ -118,6 +155,8 @@ class Journal:
         finally:
             self._writing = None
             self._room.set()
+        if self._pending:
+            self._write_soon()
 
     def _remember(self, batch: Sequence[bytes]) -> None:
         self._remembered.extend(batch)
