@@ -11,8 +11,8 @@ from narthex_server.lot.forever import forever
 from narthex_server.lot.job import Job
 from narthex_server.lot.news import News
 from narthex_server.lot.runner import Runner
-from narthex_server.lot.stores.store import LeaseLost, TicketStore
-from narthex_server.lot.ticket import Change, Order, State, Ticket
+from narthex_server.lot.stores.store import TicketStore
+from narthex_server.lot.ticket import Change, Ticket
 from narthex_server.lot.transition import TicketObserver, Transition, Verb
 
 LOOK = 2.0
@@ -89,44 +89,16 @@ class Crew:
 
     def begin(self, ticket: Ticket, *, taken: bool = False) -> None:
         """Works on a ticket whose lease this server has."""
-        task = self._started(job := self._job(ticket))
-        if taken:
-            self._taken.add(task)
-        self._enter(job)
-
-    def anticipate(self, order: Order, adding: "asyncio.Future[tuple[Ticket, bool]]") -> None:
-        """Works on an order that is being added with a lease; until it is, nothing is told of it and nothing kept."""
-        promised: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        ticket = Ticket(order, State.RUNNING, attempt=1, started=self._clock())
-        self._started(job := self._job(ticket, promised))
-
-        def added(done: "asyncio.Future[tuple[Ticket, bool]]") -> None:
-            if done.cancelled() or done.exception() is not None:
-                promised.set_exception(LeaseLost())
-                promised.exception()  # nobody may have waited for it
-                job.lose()
-                return
-            promised.set_result(None)
-            job.ticket, _ = done.result()
-            self._enter(job)
-
-        adding.add_done_callback(added)
-
-    def _job(self, ticket: Ticket, promised: "asyncio.Future[None] | None" = None) -> Job:
-        return Job(ticket, self._store, self._runner, self._news, self._asked, self._clock, promised)
-
-    def _started(self, job: Job) -> "asyncio.Task[None]":
+        job = Job(ticket, self._store, self._runner, self._news, self._asked, self._clock)
         if self.draining:  # it came while this began
             job.release()
+        self._jobs[ticket.order.tenant, ticket.order.id] = job
         task = asyncio.create_task(self._work(job))
         self._working[task] = job
+        if taken:
+            self._taken.add(task)
         task.add_done_callback(self._done)
-        return task
-
-    def _enter(self, job: Job) -> None:
-        """From now on the job can be found, and its lease is renewed."""
-        self._jobs[job.lease.tenant, job.lease.ticket] = job
-        self._told(Verb.STARTED, job.ticket)
+        self._told(Verb.STARTED, ticket)
 
     def find(self, tenant: str, ticket: str) -> Job | None:
         """The job of a ticket that is worked on here."""

@@ -54,28 +54,15 @@ class Desk:
             self._crew.hear(_change(ticket))
         return ticket
 
-    async def begin(self, order: Order, *, early: bool = False) -> tuple[Ticket, bool]:
-        """As `submit`, and the work begins here at once. True where it is new.
-
-        With `early` already while the order is being kept, where that does no harm if it is refused: what the work has
-        to say is kept and seen only after that.
-        """
+    async def begin(self, order: Order) -> tuple[Ticket, bool]:
+        """As `submit`, and the work begins here at once. True where it is new."""
         self._open()
         with self._crew.expecting(order.tenant, order.id):
-            adding = asyncio.ensure_future(self._store.add(order, self._crew.lease))
-            adding.add_done_callback(self._added)
-            if early and order.repeatable and not order.key:
-                self._crew.anticipate(order, adding)
-                ticket, new = await asyncio.shield(adding)  # the work is there, with its caller or without
-            else:
-                ticket, new = await adding
-                if new:
-                    self._crew.begin(ticket)
+            ticket, new = await self._store.add(order, self._crew.lease)
+            if new:
+                self._told(Verb.SUBMITTED, ticket)
+                self._crew.begin(ticket)
         return ticket, new
-
-    def _added(self, adding: "asyncio.Future[tuple[Ticket, bool]]") -> None:
-        if not adding.cancelled() and adding.exception() is None and (added := adding.result())[1]:
-            self._told(Verb.SUBMITTED, added[0])
 
     async def get(self, tenant: str, ticket: str) -> Ticket:
         """Raises NotFound where the tenant has no such ticket, or its result has expired."""

@@ -41,12 +41,11 @@ class Job:
         news: News,
         asked: Callable[[Ticket], None],
         clock: Callable[[], float] = time.time,
-        promised: "asyncio.Future[None] | None" = None,
     ) -> None:
-        """`asked` hears of it when the work waits for an answer; `promised`: see Journal."""
+        """`asked` hears of it when the work waits for an answer."""
         self.ticket = ticket
         self.lease = Lease(ticket.order.tenant, ticket.order.id, ticket.attempt)
-        self.journal = Journal(store, self.lease, ticket.events, self._told, self._failed, promised)
+        self.journal = Journal(store, self.lease, ticket.events, self._told, self._failed)
         self.renewed = asyncio.get_running_loop().time()
         self._store = store
         self._runner = runner

@@ -47,12 +47,10 @@ class Journal:
         count: int,
         told: Callable[[int], None],
         failed: Callable[[Exception], None],
-        promised: "asyncio.Future[None] | None" = None,
     ) -> None:
         """`count` events are kept already; `told` hears how many there are whenever there are more.
 
-        `failed` hears of an error after which nothing more is kept. Nothing is written before `promised` is there,
-        which raises where it never will be.
+        `failed` hears of an error after which nothing more is kept.
         """
         self.count = count
         self.begun = False
@@ -62,7 +60,6 @@ class Journal:
         self._failed = failed
         self._pending: list[bytes] = []
         self._size = 0
-        self._promised = promised
         self._writing: asyncio.Task[None] | None = None
         self._later: asyncio.TimerHandle | None = None
         self._written_at = -PACE
@@ -94,7 +91,6 @@ class Journal:
             self._write()
         if self._error is not None:
             raise self._error
-        await self._there()
 
     async def rest(self) -> Sequence[bytes]:
         """What is not kept yet, which whoever asks keeps together with the end. Errors: as `put`."""
@@ -119,10 +115,6 @@ class Journal:
         if self._writing is not None:
             self._writing.cancel()
 
-    async def _there(self) -> None:
-        if self._promised is not None:
-            await asyncio.shield(self._promised)  # others wait for it, too
-
     def _write_soon(self) -> None:
         if self._writing is None and self._later is None:
             loop = asyncio.get_running_loop()
@@ -141,7 +133,6 @@ class Journal:
 
     async def _written(self) -> None:
         try:
-            await self._there()
             self._written_at = asyncio.get_running_loop().time()
             batch, self._pending = self._pending, []
             if batch:  # else the end came meanwhile, and takes them along

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from narthex_server.errors import AlreadyExists, NotFound, ResourceExhausted, Unavailable
+from narthex_server.errors import NotFound, ResourceExhausted, Unavailable
 from narthex_server.lot.courier import Courier
 from narthex_server.lot.crew import Crew
 from narthex_server.lot.desk import Desk, Kept
@@ -29,15 +29,6 @@ class Troubled(SqliteTickets):
 
     lost = 0
     appends = reads = 0
-
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.open = asyncio.Event()
-        self.open.set()
-
-    async def add(self, order: Order, lease: float | None = None) -> tuple[Ticket, bool]:
-        await self.open.wait()
-        return await super().add(order, lease)
 
     async def get(self, tenant: str, ticket: str) -> Ticket | None:
         self.reads += 1
@@ -392,72 +383,6 @@ async def test_events_that_come_fast_share_writes_and_the_first_does_not_wait(op
     said.put_nowait(None)
     assert len([event async for event in follower]) == count - 1
     assert 2 <= house.store.appends <= (loop.time() - began) / PACE + 2
-
-
-async def test_work_begins_while_its_order_is_kept_and_nobody_sees_it_before(open_house) -> None:
-    house = open_house()
-    house.store.open.clear()
-    said = house.script.of("t")
-    for line in (b"a", b"b", None):
-        said.put_nowait(line)
-    beginning = asyncio.create_task(house.desk.begin(order(), early=True))
-    async with asyncio.timeout(10):
-        await house.script.over.wait()
-    assert not beginning.done() and house.crew.running == 0 and house.record.verbs == []
-    with pytest.raises(NotFound):
-        await house.desk.get(TENANT, "t")
-    house.store.open.set()
-    ticket, new = await beginning
-    assert new and ticket.attempt == 1
-    assert [event async for event in house.events("t")] == [b"a", b"b"]
-    assert house.record.verbs == [Verb.SUBMITTED, Verb.STARTED, Verb.FINISHED]
-    assert house.store.appends == 0, "the end takes them along"
-
-
-async def test_work_that_began_early_goes_on_when_its_caller_goes(open_house) -> None:
-    house = open_house()
-    house.store.open.clear()
-    beginning = asyncio.create_task(house.desk.begin(order(), early=True))
-    await asyncio.sleep(0)
-    beginning.cancel()
-    await asyncio.gather(beginning, return_exceptions=True)
-    house.store.open.set()
-    for line in (b"a", None):
-        house.script.of("t").put_nowait(line)
-    async with asyncio.timeout(10), aclosing(house.desk.watch(TENANT, ())) as changes:
-        async for change in changes:
-            if change.state.over:
-                break
-    assert change.state is State.DONE and change.events == 1
-
-
-async def test_an_order_that_is_refused_takes_its_work_along_and_touches_no_other(open_house) -> None:
-    house = open_house()
-    await house.desk.begin(order())
-    said, follower = house.script.of("t"), house.events("t")
-    said.put_nowait(b"mine")
-    assert await anext(follower) == b"mine"
-    said.put_nowait(b"theirs")  # whoever of the two takes it
-    with pytest.raises(AlreadyExists):
-        await house.desk.begin(order(digest=b"another"), early=True)
-    said.put_nowait(None)
-    said.put_nowait(None)
-    done = await house.over("t")
-    assert done.state is State.DONE and house.record.verbs == [Verb.SUBMITTED, Verb.STARTED, Verb.FINISHED]
-
-
-@pytest.mark.parametrize("fields", [{"repeatable": False}, {"key": "k"}])
-async def test_what_must_not_be_done_in_vain_waits_for_its_order_to_be_kept(open_house, fields) -> None:
-    house = open_house()
-    house.store.open.clear()
-    beginning = asyncio.create_task(house.desk.begin(order(**fields), early=True))
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert house.script.begun == []
-    house.store.open.set()
-    await beginning
-    house.script.of("t").put_nowait(None)
-    assert (await house.over("t")).state is State.DONE
 
 
 async def test_whoever_follows_to_the_end_asks_the_store_for_nothing(open_house) -> None:

@@ -15,7 +15,7 @@ from narthex_server.principal import CALLER, REQUEST_ID
 from narthex_server.services.failure import failure
 from narthex_server.services.relay import Context
 from narthex_server.services.works.orders import Orders
-from narthex_server.services.works.works import Works, lent
+from narthex_server.services.works.works import Works
 from narthex_server.tools.acts import Acts
 
 CALL = "call_tool"
@@ -66,10 +66,9 @@ class LotParking:
         order = await self._orders.make(
             self._works.kind(kind), own, context, REQUEST_ID.get(), context.time_remaining()
         )
-        metadata = context.invocation_metadata() or ()
-        ticket, new = await self._desk.begin(order, early=not lent(metadata))  # which work is only lent when it is new
+        ticket, new = await self._desk.begin(order)
         if new:
-            self._works.lend(order.tenant, order.id, metadata)
+            self._works.lend(order.tenant, order.id, context.invocation_metadata() or ())
         return ticket
 
     async def _beginning(self, ticket: Ticket) -> int:

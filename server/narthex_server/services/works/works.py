@@ -44,7 +44,7 @@ class Works:
 
     def lend(self, tenant: str, ticket: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
         """The caller's own tokens for upstreams go with a ticket as long as this process lasts: they are never kept."""
-        if tokens := lent(metadata):
+        if tokens := tuple((key, value) for key, value in metadata if key.startswith(HEADER)):
             self._tokens[tenant, ticket] = tokens
 
     async def run(self, order: Order, attempt: int, kept: Sequence[bytes]) -> AsyncGenerator[Happening]:
@@ -90,8 +90,3 @@ class Works:
         marks = [place for place, event in enumerate(all_of_them) if event.HasField("restarted")]
         for event in all_of_them[marks[-1] + 1 if marks else 0 :]:
             yield getattr(event, kind.name)
-
-
-def lent(metadata: Iterable[tuple[str, str | bytes]]) -> Tokens:
-    """The caller's own tokens for upstreams."""
-    return tuple((key, value) for key, value in metadata if key.startswith(HEADER))
