@@ -58,6 +58,7 @@ from narthex_server.services.works.call_tool import CallToolWork
 from narthex_server.services.works.chat import ChatWork
 from narthex_server.services.works.embed import EmbedWork
 from narthex_server.services.works.generate import GenerateWork
+from narthex_server.services.works.rights import KeyRights
 from narthex_server.starting import ModelLoader, RemoteLoader
 from narthex_server.sync.locks import Locks
 from narthex_server.sync.watchdog import Watchdog
@@ -123,6 +124,7 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         drain, reach, tracer = DrainInterceptor(), Reach(), config.otel.tracer("narthex-server")
         stack.push_async_callback(in_thread, tracer.close)
         calls = interceptors(config, registry, reach, tracer)
+        rights = KeyRights(key_ring(config), required=config.api_key_file is not None)
         server = grpc_server(config, Stack(drain, calls))
         relay = relaying(config, calls)
         grpc_port = bind(server, config)
@@ -136,7 +138,9 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         auditor = await stack.enter_async_context(auditing(config.audit, registry))
         forwarded = await forwarding(config, models, registry, reach, tracer, auditor, lot, locks)
         catalog = forwarded.catalog
-        tickets = await stack.enter_async_context(ticketing(config.tickets, config.grpc.port, registry, forwarded.acts))
+        tickets = await stack.enter_async_context(
+            ticketing(config.tickets, config.grpc.port, registry, forwarded.acts, rights)
+        )
         stack.push_async_callback(catalog.stop)
         stack.push_async_callback(forwarded.fleet.close)
         connecting = asyncio.create_task(catalog.start())
@@ -255,18 +259,22 @@ def library(config: ServerConfig, registry: CollectorRegistry, lot: Lot, locks: 
     return models
 
 
+def key_ring(config: ServerConfig) -> KeyRing:
+    """The keys that callers may show. Raises SettingsError."""
+    keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else KeyRing(())
+    token = os.environ.get(DELEGATE_TOKEN_VARIABLE)
+    return keys.with_delegate(token) if token else keys
+
+
 def interceptors(config: ServerConfig, registry: CollectorRegistry, reach: Reach, tracer: Tracer = PASS_ON) -> Stack:
     """What stands around every call, whether it has a stream of its own or not."""
-    keys = KeyRing.from_file(config.api_key_file) if config.api_key_file else KeyRing(())
-    if token := os.environ.get(DELEGATE_TOKEN_VARIABLE):
-        keys = keys.with_delegate(token)
     return Stack(
         RequestInterceptor(),
         MetricsInterceptor(registry, contract()),
         ErrorInterceptor(),
         HopInterceptor(reach.instance),
         *(() if isinstance(tracer, PassOn) else (TraceInterceptor(tracer),)),
-        AuthInterceptor(keys, required=config.api_key_file is not None),
+        AuthInterceptor(key_ring(config), required=config.api_key_file is not None),
     )
 
 

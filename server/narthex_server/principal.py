@@ -1,7 +1,7 @@
 """Who is calling, and under which request id."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from narthex.scopes import ALL_TOOLS, ToolScope
 
@@ -10,13 +10,16 @@ from narthex.scopes import ALL_TOOLS, ToolScope
 class Principal:
     """An authenticated caller: the name of its key, the tenant that its work and limits belong to, and its tools.
 
-    An `admin` may change what the server offers to all.
+    An `admin` may change what the server offers to all. `key` is the server's key that its rights are of, and `voucher`
+    that of who speaks for it; both are empty where there is none.
     """
 
     name: str
     tenant: str
     tools: ToolScope = ALL_TOOLS
     admin: bool = False
+    key: str = field(default="", compare=False)
+    voucher: str = field(default="", compare=False)
 
 
 REQUEST_ID_HEADER, ASSERTED_HEADER, SESSION_HEADER = "x-request-id", "x-narthex-principal", "x-narthex-session"

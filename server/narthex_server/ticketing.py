@@ -26,10 +26,12 @@ from narthex_server.lot.ticket import Holding, Quota, State
 from narthex_server.lot.transition import Observers, Transition, Verb
 from narthex_server.lot.webhooks import Hosts, HttpPost
 from narthex_server.metrics.tickets import TicketMetrics
+from narthex_server.principal import CALLER, REQUEST_ID
 from narthex_server.services.parking import Parking
 from narthex_server.services.tickets import Office
 from narthex_server.services.works.orders import Orders, Times
 from narthex_server.services.works.parking import LotParking
+from narthex_server.services.works.rights import Rights
 from narthex_server.services.works.whose import Whose
 from narthex_server.services.works.works import Works
 from narthex_server.tools.acts import Act, Acts
@@ -48,7 +50,7 @@ class Ticketing:
 
 @asynccontextmanager
 async def ticketing(
-    settings: TicketSettings, port: int, registry: CollectorRegistry, acts: Acts
+    settings: TicketSettings, port: int, registry: CollectorRegistry, acts: Acts, rights: Rights
 ) -> AsyncIterator[Ticketing]:
     """The lot of a server that was told to listen on this port; raises SettingsError where the store cannot be used."""
     async with AsyncExitStack() as stack:
@@ -60,7 +62,7 @@ async def ticketing(
         store = await opened(place, quota)
         stack.push_async_callback(store.close)
         news, observer = News(), Observers(TicketMetrics(registry), TicketActs(acts))
-        works = Works(lambda error: status(visible(error)))
+        works = Works(lambda error: status(visible(error)), rights)
         crew = Crew(store, works, news, observer, most=settings.running, lease=settings.lease)
         desk = Desk(store, crew, news, observer)
         orders = Orders(Times(settings.max_seconds, settings.keep))
@@ -100,7 +102,7 @@ async def ended(tasks: "list[asyncio.Task[None]]") -> None:
 
 
 class TicketActs:
-    """Writes what becomes of tickets into the record of acts, as done by those whose they are."""
+    """Writes what becomes of tickets into the record of acts, as done by those whose they are, or who asked for it."""
 
     def __init__(self, acts: Acts) -> None:
         self._acts = acts
@@ -110,8 +112,11 @@ class TicketActs:
         reason = transition.error
         if transition.verb is Verb.FINISHED and ticket.state is not State.DONE:
             reason = Code.Name(ticket.code) if ticket.code in Code.values() and ticket.code else "CANCELLED"
+        name, request_id = ticket.order.id, ticket.order.id
         principal = Whose.parse(ticket.order.principal).principal
-        self._acts.on_act(Act(f"ticket.{transition.verb.value}", ticket.order.id, principal, ticket.order.id, reason))
+        if transition.verb in (Verb.CANCELLED, Verb.DISCARDED):  # which an admin may ask for, too
+            principal, request_id = CALLER.get(), REQUEST_ID.get()
+        self._acts.on_act(Act(f"ticket.{transition.verb.value}", name, principal, request_id, reason))
 
     def on_holding(self, holding: Holding) -> None:
         """Nothing has happened."""

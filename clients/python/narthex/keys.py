@@ -63,6 +63,9 @@ class KeyRing:
     def __init__(self, keys: Iterable[Key]) -> None:
         self._keys = tuple(keys)
         self._by_hash = {key.hash: key for key in self._keys}
+        self._by_name: dict[str, list[Key]] = {}
+        for key in self._keys:
+            self._by_name.setdefault(key.name, []).append(key)
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._keys)
@@ -94,6 +97,10 @@ class KeyRing:
         """
         key = self._by_hash.get(digest(bearer))
         return None if key is None or key.expired else key
+
+    def named(self, name: str) -> Key | None:
+        """The first key of that name that has not expired: for work that goes on without its holder."""
+        return next((key for key in self._by_name.get(name, ()) if not key.expired), None)
 
     def expired(self, bearer: str) -> bool:
         """Whether `bearer` is the secret of a key that has expired: only its holder can ask."""

@@ -29,5 +29,9 @@ class ToolScope:
         """Whether the tool of this exposed name is in the scope."""
         return "*" in self.globs or any(fnmatchcase(tool, glob) for glob in self.globs)
 
+    def within(self, other: "ToolScope") -> bool:
+        """Whether the other one allows all that this one does, as far as the patterns themselves say so."""
+        return "*" in other.globs or set(self.globs) <= set(other.globs)
+
 
 ALL_TOOLS = ToolScope()

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from narthex.settings import option
+from narthex.settings import SettingsError, option
+
+LONGEST = 10 * 365 * 86400.0
+"""Seconds: with more of them what is kept would have times that cannot be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,11 @@ class TicketSettings:
     )
     webhook_private: bool = option(False, "these hosts may be in the server's own networks")
     webhook_ca: Path | None = option(None, "trust webhooks with certificates of these authorities alone, PEM")
+
+    def __post_init__(self) -> None:
+        for name, seconds in (("lease", self.lease), ("max-seconds", self.max_seconds), ("keep", self.keep)):
+            if seconds > LONGEST:
+                raise SettingsError(f"--tickets-{name}: {seconds:g} is above {LONGEST:g}, ten years")
 
     def where(self, port: int) -> str | None:
         """Where the tickets are of a server on this port; None: nowhere that outlives it."""

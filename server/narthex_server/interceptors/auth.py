@@ -54,14 +54,16 @@ class AuthInterceptor(AroundInterceptor):
         return key
 
     def _caller(self, key: Key | None, asserted: str) -> Principal:
-        caller = Principal(key.name, key.tenant, key.tools, key.admin) if key else LOCAL
+        caller = Principal(key.name, key.tenant, key.tools, key.admin, key.name) if key else LOCAL
         if not asserted:
             return caller
         spoken_for = _asserted(asserted)
         if key is not None and key.delegate:
             if spoken_for is None:
                 raise InvalidRequest(f"{ASSERTED_HEADER} {_FORM.description}", violations=[_FORM])
-            return spoken_for
+            own = self._keys.named(spoken_for.name)  # bridges may ask for the same keys
+            known = own is not None and not own.delegate and own.tenant == spoken_for.tenant
+            return replace(spoken_for, key=spoken_for.name if known else "", voucher=key.name)
         if spoken_for is not None and caller.tools == ALL_TOOLS:
             return replace(caller, tools=spoken_for.tools, admin=False)
         return caller

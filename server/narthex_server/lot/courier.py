@@ -20,7 +20,7 @@ from narthex_server.lot.transition import TicketObserver, Transition, Verb
 LOOK = 2.0
 """Seconds between two looks for tickets to be told of."""
 
-AT_ONCE = 8
+AT_ONCE = 32
 """Webhooks that are told at the same time."""
 
 SOONEST, LATEST = 1.0, 600.0

@@ -68,7 +68,7 @@ class Desk:
         """Raises NotFound where the tenant has no such ticket, or its result has expired."""
         found = await self._store.get(tenant, ticket)
         if found is None or (found.expires is not None and found.expires <= self._clock()):
-            raise _missing(ticket)
+            raise missing(ticket)
         return found
 
     async def ahead(self, ticket: Ticket) -> int:
@@ -81,7 +81,7 @@ class Desk:
         over = (await self.get(tenant, ticket)).state.over
         was = await self._store.cancel(tenant, ticket)
         if was is None:
-            raise _missing(ticket)
+            raise missing(ticket)
         self._crew.lose(tenant, ticket)
         if over:
             self._told(Verb.DISCARDED, replace(was, version=was.version + 1))
@@ -134,7 +134,7 @@ class Desk:
                     yield now
                     return
                 if now.state.over and not events:
-                    raise _missing(ticket)  # its result was thrown away meanwhile
+                    raise missing(ticket)  # its result was thrown away meanwhile
                 if self._crew.draining and self._crew.find(tenant, ticket) is None:
                     raise Unavailable("The server is shutting down.", reason="DRAINING")
                 if events:
@@ -152,14 +152,14 @@ class Desk:
         the beginning; one that goes later is only not told of again.
         """
         with self._news.listen(tenant, tickets) as bell:
-            found = [await self.get(tenant, name) for name in dict.fromkeys(tickets)]
-            if not tickets:
-                found = [ticket async for ticket in self._all(tenant)]
-            versions = {ticket.order.id: ticket.version for ticket in found}
-            running = {ticket.order.id for ticket in found if not ticket.state.over}
-            for ticket in found:
+            versions: dict[str, int] = {}
+            running: set[str] = set()
+            async for ticket in self._named(tenant, tickets) if tickets else self._all(tenant):
+                if not ticket.state.over:
+                    running.add(ticket.order.id)
+                if not ticket.state.over or len(versions) < MOST_KNOWN:
+                    versions[ticket.order.id] = ticket.version
                 yield ticket
-            del found
             while running or not tickets:
                 for name in await bell.heard() or [*running]:
                     now = await self._store.get(tenant, name)
@@ -186,6 +186,15 @@ class Desk:
             self._crew.hear(change)
             self._news.tell(change)
 
+    async def _named(self, tenant: str, tickets: Sequence[str]) -> AsyncGenerator[Ticket]:
+        """All of them or none; without their requests, which are large."""
+        found = []
+        for name in dict.fromkeys(tickets):
+            ticket = await self.get(tenant, name)
+            found.append(replace(ticket, order=replace(ticket.order, request=b"")))
+        for ticket in found:
+            yield ticket
+
     async def _all(self, tenant: str) -> AsyncGenerator[Ticket]:
         before: tuple[float, str] | None = None
         while page := await self._store.list(tenant, (), before, 100):
@@ -202,7 +211,8 @@ class Desk:
         self._observer.on_transition(Transition(verb, ticket))
 
 
-def _missing(ticket: str) -> NotFound:
+def missing(ticket: str) -> NotFound:
+    """What those are told who ask for a ticket that is none, or not theirs."""
     return NotFound(f"there is no ticket {ticket[:200]!r}, or it has expired", reason="TICKET_NOT_FOUND")
 
 

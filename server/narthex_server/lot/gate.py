@@ -216,9 +216,12 @@ class Gate:
             self._turn_away(work, now, refusals.too_large(self.name, work.cost, self.capacity))
 
     def _crowded(self, tenant: str) -> NarthexError | None:
-        """Why the last one of a tenant that came is one too many; None where it is not."""
+        """Why the last one of a tenant that came is one too many; None where it is not.
+
+        A full line is full for those who have an even part of it: nobody can fill it for others.
+        """
         waiting, own, limits = len(self.line), self.line.by_tenant[tenant], self.limits
-        if waiting > limits.waiting:
+        if waiting > limits.waiting and own > limits.waiting // len(self.line.by_tenant):
             seconds = self._throughput.seconds(waiting - 1)
             return refusals.queue_full(self.name, waiting - 1, limits.waiting, "", seconds)
         if limits.tenant_waiting and own > limits.tenant_waiting:

@@ -103,8 +103,10 @@ class Job:
             rest = await self.journal.rest()
         except LeaseLost:
             raise
-        except ResourceExhausted:
-            rest = ()  # the tenant has no room for them, which is what the work has failed with
+        except ResourceExhausted as error:
+            rest = ()  # the tenant has no room for them, so the work has not done what it was to do
+            if outcome.state is State.DONE:
+                outcome = self._runner.outcome(error)
         return await self._finish(outcome, rest)
 
     async def _do(self, kept: Sequence[bytes]) -> None:

@@ -18,6 +18,9 @@ MOST_PENDING = 1 << 20
 MOST_REMEMBERED = 1 << 20
 """Bytes of kept events that those who follow need not ask the store for."""
 
+MOST_AT_END = 1 << 16
+"""Bytes of events that are kept together with the end of the work, whether there is room for them or not."""
+
 PACE = 0.005
 """Seconds between two writes: events that come faster share them, others do not wait."""
 
@@ -93,8 +96,12 @@ class Journal:
             raise self._error
 
     async def rest(self) -> Sequence[bytes]:
-        """What is not kept yet, which whoever asks keeps together with the end. Errors: as `put`."""
-        self._pending, rest = [], self._pending  # so that what is being written is not followed by them
+        """What is not kept yet, which whoever asks keeps together with the end; nothing where that is much, which is
+        kept before, as far as there is room. Errors: as `put`.
+        """
+        rest: list[bytes] = []
+        if self._size <= MOST_AT_END:
+            self._pending, rest = [], self._pending  # so that what is being written is not followed by them
         await self.flush()
         return rest
 

@@ -1,6 +1,6 @@
 """Work that nobody waits on the line for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from narthex_server.lot.terms import Priority
@@ -31,7 +31,7 @@ class Webhook:
     """Whom to tell of the end; an empty `secret` signs nothing."""
 
     url: str
-    secret: str = ""
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Order:
     tenant: str
     principal: bytes
     kind: str
-    request: bytes
+    request: bytes = field(repr=False)
     digest: bytes
     submitted: float
     keep: float

@@ -18,6 +18,7 @@ SECONDS = 10.0
 """How long one try may take."""
 
 _HOST = re.compile(r"[a-z0-9.-]+|[0-9a-f:.]+")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -40,8 +41,10 @@ class Hosts:
     def fits(self, host: str, address: str) -> bool:
         """Whether an address may be the host's: else a name could lead to what only this server can reach."""
         found = ipaddress.ip_address(address)
-        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-            found = found.ipv4_mapped
+        if isinstance(found, ipaddress.IPv6Address):
+            if found.ipv4_mapped is None and (inner := _inside(found)) is not None:
+                return self.fits(host, str(inner)) and not inner.is_loopback
+            found = found.ipv4_mapped or found
         if found.is_loopback:
             return host in _LOOPBACK
         if found.is_multicast or found.is_unspecified or found.is_link_local or found.is_reserved:
@@ -102,6 +105,13 @@ class HttpPost:
         response = await self._client.send(request, stream=True)
         await response.aclose()  # what it says beside the status is nobody's business
         return "" if response.is_success else f"answered {response.status_code}"
+
+
+def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The address to which a gateway on the way would lead: of NAT64 (RFC 6052), 6to4 and Teredo."""
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
 def _split(url: str) -> SplitResult | None:

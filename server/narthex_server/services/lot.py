@@ -18,6 +18,6 @@ class LotService(Tickets, PoolRpcs, LockRpcs):
     """All of it."""
 
     def __init__(self, office: Office, models: Models, locks: Locks, lot: Lot, catalog: Catalog, acts: Acts) -> None:
-        Tickets.__init__(self, office, models)
+        Tickets.__init__(self, office, models, locks)
         PoolRpcs.__init__(self, lot, catalog, acts)
         LockRpcs.__init__(self, locks)

@@ -3,8 +3,9 @@
 import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import cast
 
@@ -20,14 +21,18 @@ from narthex_server.lot.ticket import Quota, State, Ticket, Webhook
 from narthex_server.lot.webhooks import Hosts
 from narthex_server.pipelines.models import Kind, Models
 from narthex_server.pipelines.request import refuse
-from narthex_server.principal import CALLER, REQUEST_ID
+from narthex_server.principal import REQUEST_ID
 from narthex_server.services.failure import failure
 from narthex_server.services.joined import joined
-from narthex_server.services.paging import LARGEST, mark, marked
+from narthex_server.services.paging import LARGEST as LARGEST_PAGE
+from narthex_server.services.paging import mark, marked
 from narthex_server.services.relay import Context
 from narthex_server.services.works.orders import Orders
+from narthex_server.services.works.window import Window
 from narthex_server.services.works.works import Works
+from narthex_server.sync.locks import Locks
 from narthex_server.tools.acts import Acts
+from narthex_server.worker import in_thread
 
 MOST_WATCHED = 1000
 """Tickets that one call may name."""
@@ -36,6 +41,12 @@ MOST_FOLLOWED = 100
 """Those of which one call may follow the events."""
 
 LONGEST_SECRET = 256
+
+LARGE = 1 << 20
+"""Bytes of request and events of which results are put together one after the other, beside the event loop."""
+
+LARGEST = 64 << 20
+"""Those of which none is: it would be too large for a message in any case."""
 
 _STATES: Mapping[State, wire.TicketState.ValueType] = MappingProxyType(
     {
@@ -70,12 +81,13 @@ class Office:
 
 
 class Tickets:
-    """Tickets of the caller's tenant."""
+    """Tickets of callers."""
 
-    def __init__(self, office: Office, models: Models) -> None:
+    def __init__(self, office: Office, models: Models, locks: Locks) -> None:
         self._office = office
-        self._desk = office.desk
+        self._window = Window(office.desk)
         self._models = models
+        self._putting_together = locks.async_mutex("large_results")
 
     async def Submit(self, request: wire.SubmitRequest, context: Context) -> wire.SubmitResponse:
         self._office.acts.enter()
@@ -95,33 +107,33 @@ class Tickets:
             _seconds(request, "keep"),
             self._webhook(request.webhook) if request.HasField("webhook") else None,
         )
-        ticket = await self._desk.submit(order)
+        ticket = await self._window.submit(order)
         return wire.SubmitResponse(ticket=await self._shown(ticket))
 
     async def GetTicket(self, request: wire.GetTicketRequest, context: Context) -> wire.GetTicketResponse:
-        ticket = await self._desk.get(CALLER.get().tenant, request.ticket_id)
+        ticket = await self._window.get(request.ticket_id)
         return wire.GetTicketResponse(ticket=await self._shown(ticket))
 
     async def Cancel(self, request: wire.CancelRequest, context: Context) -> wire.CancelResponse:
         self._office.acts.enter()
-        ticket = await self._desk.cancel(CALLER.get().tenant, request.ticket_id)
+        ticket = await self._window.cancel(request.ticket_id)
         return wire.CancelResponse(ticket=ticket_to_wire(ticket))
 
     async def ListTickets(self, request: wire.ListTicketsRequest, context: Context) -> wire.ListTicketsResponse:
         states = [_state(state, f"states[{index}]") for index, state in enumerate(request.states)]
-        size, before = min(request.page_size or LARGEST, LARGEST), _place(request.page_token)
-        found = await self._desk.list(CALLER.get().tenant, states, before, size + 1)
+        size, before = min(request.page_size or LARGEST_PAGE, LARGEST_PAGE), _place(request.page_token)
+        found = await self._window.list(states, before, size + 1)
         shown, last = found[:size], found[size - 1] if len(found) > size else None
         return wire.ListTicketsResponse(
-            tickets=[await self._shown(ticket) for ticket in shown],
+            tickets=[await self._shown(ticket) for ticket in self._window.shown(shown)],
             next_page_token=mark(f"{last.order.submitted!r}/{last.order.id}") if last is not None else "",
         )
 
     async def Fetch(self, request: wire.FetchRequest, context: Context) -> AsyncIterator[wire.FetchResponse]:
-        tenant, wait = CALLER.get().tenant, _seconds(request, "wait") or 0.0
+        wait = _seconds(request, "wait") or 0.0
         if request.events:
             until = asyncio.get_running_loop().time() + wait
-            following = self._desk.follow(tenant, request.ticket_id, request.after_sequence, until)
+            following = self._window.follow(request.ticket_id, request.after_sequence, until)
             async with aclosing(following) as told:
                 async for one in told:
                     if isinstance(one, Kept):
@@ -129,25 +141,23 @@ class Tickets:
                     elif one.state.over and (error := failure(one)) is not None:
                         raise error
             return
-        ticket = await self._ended(tenant, request.ticket_id, wait)
+        ticket = await self._ended(request.ticket_id, wait)
         if (error := failure(ticket)) is not None:
             raise error
-        async with aclosing(self._desk.follow(tenant, request.ticket_id)) as told:
-            kept = [one.event async for one in told if isinstance(one, Kept)]
-        for response in self._office.works.results(ticket.order, kept):
+        for response in await self._results(ticket):
             yield response
 
     async def Watch(self, request: wire.WatchRequest, context: Context) -> AsyncIterator[wire.WatchResponse]:
-        tenant, names = CALLER.get().tenant, [*dict.fromkeys(request.ticket_ids)]
+        names = [*dict.fromkeys(request.ticket_ids)]
         self._check_watch(request, names)
         if not request.events:
-            async with aclosing(self._desk.watch(tenant, names)) as tickets:
+            async with aclosing(self._window.watch(names)) as tickets:
                 async for ticket in tickets:
                     yield wire.WatchResponse(ticket=await self._shown(ticket))
             return
         for name in names:
-            await self._desk.get(tenant, name)
-        streams = [self._desk.follow(tenant, name, request.after_sequence) for name in names]
+            await self._window.get(name)
+        streams = [self._window.follow(name, request.after_sequence) for name in names]
         async with aclosing(joined(streams)) as told:
             async for place, one in told:
                 if isinstance(one, Kept):
@@ -157,7 +167,7 @@ class Tickets:
 
     async def GetOccupancy(self, request: wire.GetOccupancyRequest, context: Context) -> wire.GetOccupancyResponse:
         models = [self._models.find(request.model)] if request.model else [*self._models]
-        holding = await self._desk.holding(CALLER.get().tenant)
+        holding = await self._window.holding()
         response = wire.GetOccupancyResponse(
             open_tickets=holding.open,
             max_open_tickets=self._office.quota.open,
@@ -178,11 +188,11 @@ class Tickets:
                 response.models.add(model=model.name, running=running, max_running=model.slots)
         return response
 
-    async def _ended(self, tenant: str, name: str, seconds: float) -> Ticket:
+    async def _ended(self, name: str, seconds: float) -> Ticket:
         """The ticket when it is over; raises FailedPrecondition where it is not in time."""
-        ticket = await self._desk.get(tenant, name)
+        ticket = await self._window.get(name)
         try:
-            async with asyncio.timeout(seconds), aclosing(self._desk.watch(tenant, (name,))) as changes:
+            async with asyncio.timeout(seconds), aclosing(self._window.watch((name,))) as changes:
                 async for changed in changes if not ticket.state.over else _nothing():
                     ticket = changed
         except TimeoutError:
@@ -195,8 +205,23 @@ class Tickets:
             )
         return ticket
 
+    async def _results(self, ticket: Ticket) -> Sequence[wire.FetchResponse]:
+        """What a ticket that is over has come to. Errors: FailedPrecondition where that is too much."""
+        name, large = ticket.order.id, ticket.size > LARGE
+        if ticket.size > LARGEST:
+            raise FailedPrecondition(
+                f"the {ticket.size} bytes of ticket {name!r} are too many for one message; fetch its events",
+                reason="RESULT_TOO_LARGE",
+                metadata={"ticket_id": name, "bytes": str(ticket.size), "max_bytes": str(LARGEST)},
+            )
+        async with self._putting_together if large else nullcontext():
+            async with aclosing(self._window.follow(name)) as told:
+                kept = [one.event async for one in told if isinstance(one, Kept)]
+            made = partial(list[wire.FetchResponse], self._office.works.results(ticket.order, kept))
+            return await in_thread(made) if large else made()
+
     async def _shown(self, ticket: Ticket) -> wire.Ticket:
-        return ticket_to_wire(ticket, await self._desk.ahead(ticket))
+        return ticket_to_wire(ticket, await self._window.ahead(ticket))
 
     def _webhook(self, webhook: wire.Webhook) -> Webhook:
         self._office.hosts.check(webhook.url, "webhook.url")

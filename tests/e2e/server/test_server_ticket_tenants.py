@@ -12,6 +12,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from narthex.keys import append_key, new_key
+from narthex.scopes import ALL_TOOLS, ToolScope
 from narthex.v1 import common_pb2
 from narthex.v1 import generation_pb2 as text
 from narthex.v1 import lot_pb2 as wire
@@ -27,6 +28,9 @@ def keys(tmp_path_factory):
     file, secrets = tmp_path_factory.mktemp("keys") / "keys.toml", {}
     for tenant in ("acme", "umbrella"):
         secrets[tenant], key = new_key(f"{tenant}-ci", tenant)
+        append_key(file, key)
+    for name, scope, admin in (("narrow", ToolScope(()), False), ("chief", ALL_TOOLS, True)):
+        secrets[name], key = new_key(name, "acme", tools=scope, admin=admin)
         append_key(file, key)
     return file, secrets
 
@@ -49,6 +53,16 @@ def acme(keys):
     return (("authorization", f"Bearer {keys[1]['acme']}"),)
 
 
+@pytest.fixture(params=["umbrella", "narrow"])
+def other(keys, request):
+    return (("authorization", f"Bearer {keys[1][request.param]}"),)
+
+
+@pytest.fixture
+def chief(keys):
+    return (("authorization", f"Bearer {keys[1]['chief']}"),)
+
+
 @pytest.fixture
 def umbrella(keys):
     return (("authorization", f"Bearer {keys[1]['umbrella']}"),)
@@ -69,29 +83,31 @@ async def over(lot, ticket: str, whose) -> wire.Ticket:
     return last
 
 
-async def test_another_tenants_ticket_does_not_exist(lot, acme, umbrella, failure):
+async def test_another_tenants_or_keys_ticket_does_not_exist(lot, acme, other, chief, failure):
     ticket = (await lot.Submit(submit(), metadata=acme)).ticket.id
     await over(lot, ticket, acme)
 
     def asked(name: str):
         return (
-            lot.GetTicket(wire.GetTicketRequest(ticket_id=name), metadata=umbrella),
-            lot.Cancel(wire.CancelRequest(ticket_id=name), metadata=umbrella),
-            lot.Fetch(wire.FetchRequest(ticket_id=name), metadata=umbrella),
-            lot.Fetch(wire.FetchRequest(ticket_id=name, events=True), metadata=umbrella),
-            lot.Watch(wire.WatchRequest(ticket_ids=[name]), metadata=umbrella),
-            lot.Watch(wire.WatchRequest(ticket_ids=[name], events=True), metadata=umbrella),
+            lot.GetTicket(wire.GetTicketRequest(ticket_id=name), metadata=other),
+            lot.Cancel(wire.CancelRequest(ticket_id=name), metadata=other),
+            lot.Fetch(wire.FetchRequest(ticket_id=name), metadata=other),
+            lot.Fetch(wire.FetchRequest(ticket_id=name, events=True), metadata=other),
+            lot.Watch(wire.WatchRequest(ticket_ids=[name]), metadata=other),
+            lot.Watch(wire.WatchRequest(ticket_ids=[name], events=True), metadata=other),
         )
 
     for theirs, nobodys in zip(asked(ticket), asked("x" * len(ticket)), strict=True):
-        one, other = await failure(theirs), await failure(nobodys)
+        one, none = await failure(theirs), await failure(nobodys)
         assert one.code is grpc.StatusCode.NOT_FOUND
         assert (one.code, one.reason, one.text.replace(ticket, "")) == (
-            other.code, other.reason, other.text.replace("x" * len(ticket), ""),
+            none.code, none.reason, none.text.replace("x" * len(ticket), ""),
         )  # fmt: skip
-    listed = await lot.ListTickets(wire.ListTicketsRequest(), metadata=umbrella)
+    listed = await lot.ListTickets(wire.ListTicketsRequest(), metadata=other)
     assert ticket not in [one.id for one in listed.tickets]
-    assert (await lot.GetTicket(wire.GetTicketRequest(ticket_id=ticket), metadata=acme)).ticket.id == ticket
+    for whose in (acme, chief):
+        assert (await lot.GetTicket(wire.GetTicketRequest(ticket_id=ticket), metadata=whose)).ticket.id == ticket
+        assert ticket in [one.id for one in (await lot.ListTickets(wire.ListTicketsRequest(), metadata=whose)).tickets]
 
 
 async def test_a_request_id_that_another_tenant_has_used_tells_nothing(lot, channel, acme, umbrella, failure):

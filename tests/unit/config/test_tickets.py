@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from narthex.settings import SettingsError
 from narthex_server.config.tickets import StorePlace, TicketSettings
 
 
@@ -25,3 +26,9 @@ def test_each_port_has_a_file_of_its_own_and_a_free_one_none(monkeypatch: pytest
 )
 def test_a_place_is_shown_without_its_password(text: str, shown: str) -> None:
     assert str(StorePlace.parse(text)) == shown
+
+
+@pytest.mark.parametrize("setting", ["lease", "max_seconds", "keep"])
+def test_times_that_nothing_could_be_kept_for_are_refused(setting: str) -> None:
+    with pytest.raises(SettingsError, match=f"--tickets-{setting.replace('_', '-')}: 1e"):
+        TicketSettings(**{setting: 1e300})  # type: ignore[arg-type]

@@ -138,3 +138,18 @@ async def test_tools_that_are_no_list_of_globs_are_refused(ask, tools):
     with pytest.raises(AioRpcError) as caught:
         await ask(authorization=f"Bearer {DELEGATE}", x_narthex_principal=asserted)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("authorization", "asserted", "key", "voucher"),
+    [
+        (SECRET, "", "ci", ""),
+        (DELEGATE, '{"name": "ann", "tenant": "acme"}', "", "bridge"),
+        (DELEGATE, '{"name": "ci", "tenant": "acme"}', "ci", "bridge"),
+        (DELEGATE, '{"name": "ci", "tenant": "umbrella"}', "", "bridge"),
+    ],
+    ids=["its own", "a delegate's", "both", "of another tenant"],
+)
+def test_it_is_known_whose_keys_a_callers_rights_are_of(authorization, asserted, key, voucher):
+    caller = AuthInterceptor(RING, required=True)._caller(RING.principal(authorization), asserted)
+    assert (caller.key, caller.voucher) == (key, voucher)

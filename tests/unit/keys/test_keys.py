@@ -121,3 +121,16 @@ def test_an_expiry_can_be_so_many_days_or_hours_ahead():
     for wrong in ("", "d", "0d", "30", "tomorrow", "2030-01-31T12:00:00"):
         with pytest.raises(ValueError, match=r"is neither|zone"):
             expiry(wrong)
+
+
+def test_a_key_is_found_by_its_name_until_it_expires():
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    ring = KeyRing([Key(name, digest("y"), expires=past) for name in ("ci", "old")] + [Key("ci", digest("x"))])
+    assert ring.named("ci").hash == digest("x")
+    assert ring.named("old") is None and ring.named("nobody") is None
+
+
+def test_a_scope_is_within_another_that_has_its_patterns():
+    few, more = ToolScope(("a__*",)), ToolScope(("a__*", "b"))
+    assert few.within(more) and few.within(few) and more.within(ToolScope()) and ToolScope(()).within(few)
+    assert not more.within(few) and not ToolScope().within(more)

@@ -63,7 +63,9 @@ class Reference:
         if piece not in self.waiting:
             return
         own = sum(one.tenant == piece.tenant for one in self.waiting)
-        if len(self.waiting) > self.limits.waiting or (self.limits.tenant_waiting and own > self.limits.tenant_waiting):
+        part = self.limits.waiting // len({one.tenant for one in self.waiting})
+        full = len(self.waiting) > self.limits.waiting and own > part
+        if full or (self.limits.tenant_waiting and own > self.limits.tenant_waiting):
             self.remove(piece, now)
             raise Refused("QUEUE_FULL")
 

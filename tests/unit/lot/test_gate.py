@@ -215,6 +215,19 @@ def test_one_tenant_cannot_fill_the_line_where_it_is_told_so(place):
     assert at.enter(tenant="few").stage.name == "WAITING"
 
 
+def test_one_tenant_cannot_fill_the_line_for_others(place):
+    at = place(limits=replace(SPACIOUS, waiting=4))
+    for _ in range(5):
+        at.enter(tenant="many")
+    with pytest.raises(ResourceExhausted):
+        at.enter(tenant="many")
+    assert [at.enter(tenant="few").stage.name for _ in range(2)] == ["WAITING"] * 2
+    for tenant in ("few", "many"):
+        with pytest.raises(ResourceExhausted):
+            at.enter(tenant=tenant)
+    assert at.enter(tenant="one").stage.name == "WAITING"
+
+
 def test_all_of_several_resources_have_to_be_there():
     gate = Gate("p", {"slots": 2, "kv": 100}, Limits())
     first = gate.enter("t", Terms(), {"slots": 1, "kv": 90}, 0.0)

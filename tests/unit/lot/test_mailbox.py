@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from narthex_server.errors import NotFound, ResourceExhausted, Unavailable
@@ -113,8 +114,10 @@ class Post:
 class House:
     """A server's lot, without the server."""
 
-    def __init__(self, path: Path, clock: Callable[[], float], most: int = 2, lease: float = 30.0) -> None:
-        self.store = Troubled(path, Quota(), clock)
+    def __init__(
+        self, path: Path, clock: Callable[[], float], most: int = 2, lease: float = 30.0, size: int = 256 << 20
+    ) -> None:
+        self.store = Troubled(path, Quota(size=size), clock)
         self.script, self.record, self.post, self.news = Script(), Record(), Post(), News()
         self.crew = Crew(self.store, self.script, self.news, self.record, most=most, lease=lease, clock=clock)
         self.desk = Desk(self.store, self.crew, self.news, self.record, clock)
@@ -392,3 +395,38 @@ async def test_whoever_follows_to_the_end_asks_the_store_for_nothing(open_house)
     for line in (b"a", b"b", None):
         house.script.of("t").put_nowait(line)
     assert [event async for event in follower] == [b"a", b"b"] and house.store.reads == 0
+
+
+@pytest.mark.parametrize("lines", [[b"a" * 300_000], [b"a" * 60_000, b"b" * 60_000]])
+async def test_a_large_result_does_not_go_past_what_the_tenant_may_have(open_house, lines: list[bytes]) -> None:
+    house = open_house(size=100_000)
+    for line in (*lines, None):
+        house.script.of("t").put_nowait(line)
+    await house.desk.begin(order())
+    ended = await house.over("t")
+    assert ended.state is State.FAILED and b"do not fit any more" in ended.status
+    assert ended.size <= 100_000
+
+
+def test_what_is_kept_of_others_is_in_no_log() -> None:
+    shown = repr(order(request=b"their words", webhook=Webhook("https://hooks.example.org/", "their secret")))
+    assert "their" not in shown and "hooks.example.org" in shown
+
+
+async def test_whoever_watches_all_is_told_page_by_page(open_house, monkeypatch) -> None:
+    house = open_house(most=1)
+    for number in range(101):
+        await house.desk.submit(order(f"{number:03}"))
+    asked, listed = 0, house.store.list
+
+    async def counted(*given: Any) -> Sequence[Ticket]:
+        nonlocal asked
+        asked += 1
+        return await listed(*given)
+
+    monkeypatch.setattr(house.store, "list", counted)
+    async with aclosing(house.desk.watch(TENANT, ())) as tickets:
+        told = {(await anext(tickets)).order.id}
+        assert asked == 1, "nothing is held that was not told"
+        while len(told) < 101:
+            told.add((await anext(tickets)).order.id)

@@ -120,7 +120,7 @@ class TicketStore(Protocol):
 
     async def owed(self, most: int) -> Sequence[Ticket]:
         """Tickets that are over and whose webhook is to be told now, by this server: they are not given again within
-        TELLING_SECONDS.
+        TELLING_SECONDS. The one of each tenant that is due longest, then the second of each, …
         """
         ...
 

@@ -45,7 +45,7 @@ class Orders:
         webhook: Webhook | None = None,
     ) -> Order:
         """The order for a request of the kind; `request` is changed. Raises what the kind's own RPC would."""
-        options, whose, now = common.CallOptions(), Whose.now(), self.clock()
+        options, whose, now = common.CallOptions(), Whose.now(getattr(request, "call_id", "")), self.clock()
         options.CopyFrom(request.options)
         check_options(options, context)
         if len(options.idempotency_key) > LONGEST_KEY:

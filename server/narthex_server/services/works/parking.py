@@ -11,10 +11,12 @@ from narthex.v1 import tool_pb2
 from narthex_server.errors import NotFound, OutOfRange, Unavailable
 from narthex_server.lot.desk import Desk, Kept
 from narthex_server.lot.ticket import Ticket
-from narthex_server.principal import CALLER, REQUEST_ID
+from narthex_server.principal import REQUEST_ID
 from narthex_server.services.failure import failure
 from narthex_server.services.relay import Context
 from narthex_server.services.works.orders import Orders
+from narthex_server.services.works.whose import Whose
+from narthex_server.services.works.window import Window
 from narthex_server.services.works.works import Works
 from narthex_server.tools.acts import Acts
 
@@ -28,6 +30,7 @@ class LotParking:
 
     def __init__(self, desk: Desk, works: Works, orders: Orders, acts: Acts) -> None:
         self._desk = desk
+        self._window = Window(desk)
         self._works = works
         self._orders = orders
         self._acts = acts
@@ -66,7 +69,7 @@ class LotParking:
         order = await self._orders.make(
             self._works.kind(kind), own, context, REQUEST_ID.get(), context.time_remaining()
         )
-        ticket, new = await self._desk.begin(order)
+        ticket, new = await self._window.begin(order)
         if new:
             self._works.lend(order.tenant, order.id, context.invocation_metadata() or ())
         return ticket
@@ -110,27 +113,26 @@ class LotParking:
 
     async def _called(self, call_id: str) -> Ticket:
         """The ticket of a call, by its caller's name for it or by its request id. Raises NotFound."""
-        tenant, before = CALLER.get().tenant, None
+        before = None
         try:
-            found = await self._desk.get(tenant, call_id)
-            if found.order.kind == CALL and self._name(found) in ("", call_id):
+            found = await self._window.get(call_id)
+            if found.order.kind == CALL and _name(found) in ("", call_id):
                 return found
         except NotFound:
             pass
         for _ in range(MOST_LOOKED_AT // 100):
-            page = await self._desk.list(tenant, (), before, 100)
-            for one in page:
-                if one.order.kind == CALL:
-                    ticket = await self._desk.get(tenant, one.order.id)  # pages have no requests
-                    if self._name(ticket) == call_id:
-                        return ticket
+            page = await self._window.list((), before, 100)
+            for one in self._window.shown(page):
+                if one.order.kind == CALL and _name(one) == call_id:
+                    return await self._window.get(one.order.id)
             if len(page) < 100:
                 break
             before = page[-1].order.submitted, page[-1].order.id
         raise NotFound(f"no call {call_id[:200]!r} was parked", reason="CALL_NOT_FOUND")
 
-    def _name(self, ticket: Ticket) -> str:
-        return str(self._works.kind(CALL).parse(ticket.order.request).call_id)
+
+def _name(ticket: Ticket) -> str:
+    return Whose.parse(ticket.order.principal).call
 
 
 def _numbered(event: Any, sequence: int) -> Any:

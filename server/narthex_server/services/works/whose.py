@@ -10,26 +10,31 @@ from narthex_server.principal import CALLER, SESSION, Principal
 
 @dataclass(frozen=True, slots=True)
 class Whose:
-    """A caller and the session of its that the work belongs to; no secret of its is kept."""
+    """A caller, the session of its that the work belongs to, and its name for a call; no secret of its is kept."""
 
     principal: Principal
     session: str = ""
+    call: str = ""
 
     @classmethod
-    def now(cls) -> "Whose":
+    def now(cls, call: str = "") -> "Whose":
         """The caller of the running RPC."""
-        return cls(CALLER.get(), SESSION.get())
+        return cls(CALLER.get(), SESSION.get(), call)
 
     @classmethod
     def parse(cls, data: bytes) -> "Whose":
         said = json.loads(data)
-        principal = Principal(said["name"], said["tenant"], ToolScope(tuple(said["tools"])), said["admin"])
-        return cls(principal, said["session"])
+        principal = Principal(
+            said["name"], said["tenant"], ToolScope(tuple(said["tools"])), said["admin"], said.get("key", ""),
+            said.get("voucher", ""),
+        )  # fmt: skip
+        return cls(principal, said["session"], said.get("call", ""))
 
     def dump(self) -> bytes:
         one = self.principal
         said = {
             "name": one.name, "tenant": one.tenant, "tools": one.tools.globs, "admin": one.admin,
-            "session": self.session,
+            "key": one.key, "voucher": one.voucher, "session": self.session,
+            "call": self.call,
         }  # fmt: skip
         return json.dumps(said).encode()

@@ -16,8 +16,12 @@ from narthex_server.principal import CALLER, REQUEST_ID, SESSION
 from narthex_server.services.relay import Context, RelayedContext
 from narthex_server.services.works.kind import Kind
 from narthex_server.services.works.retelling import Retelling
+from narthex_server.services.works.rights import Rights
 from narthex_server.services.works.whose import Whose
 from narthex_server.tools.upstream.tokens import HEADER
+
+MOST_ATTEMPTS = 10
+"""How often work is begun: what takes its server along each time must not do so for ever."""
 
 Tokens = tuple[tuple[str, str | bytes], ...]
 
@@ -25,10 +29,13 @@ Tokens = tuple[tuple[str, str | bytes], ...]
 class Works:
     """Does work of the kinds that it was given, as the caller whose it is."""
 
-    def __init__(self, status: Callable[[Exception], Status], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, status: Callable[[Exception], Status], rights: Rights, clock: Callable[[], float] = time.time
+    ) -> None:
         """`status` says what the caller of an RPC would be told of an error."""
         self._kinds: dict[str, Kind] = {}
         self._status = status
+        self._rights = rights
         self._clock = clock
         self._tokens: dict[tuple[str, str], Tokens] = {}
 
@@ -49,6 +56,11 @@ class Works:
 
     async def run(self, order: Order, attempt: int, kept: Sequence[bytes]) -> AsyncGenerator[Happening]:
         whose, kind = Whose.parse(order.principal), self.kind(order.kind)
+        self._rights.check(whose.principal)
+        if attempt > MOST_ATTEMPTS:
+            raise FailedPrecondition(
+                f"the work was begun {MOST_ATTEMPTS} times, and each time its server ended", reason="ATTEMPTS"
+            )
         CALLER.set(whose.principal)
         SESSION.set(whose.session)
         REQUEST_ID.set(order.id)

@@ -192,6 +192,8 @@ class ReferenceTickets:
     async def owed(self, most: int) -> Sequence[Ticket]:
         due = [entry for entry in self._there() if entry.due is not None and entry.due <= self._data.now]
         due.sort(key=lambda entry: (entry.due, entry.ticket.order.id))
+        place = {id(entry): _turn(entry, due) for entry in due}
+        due.sort(key=lambda entry: place[id(entry)])  # stable
         for entry in due[:most]:
             entry.due = self._data.now + TELLING_SECONDS
         return [bare(entry.ticket) for entry in due[:most]]
@@ -258,3 +260,8 @@ class ReferenceTickets:
 def bare(ticket: Ticket) -> Ticket:
     """Without its request."""
     return replace(ticket, order=replace(ticket.order, request=b""))
+
+
+def _turn(entry: Entry, due: Sequence[Entry]) -> int:
+    """Its place among those of its tenant."""
+    return [one for one in due if one.ticket.order.tenant == entry.ticket.order.tenant].index(entry)

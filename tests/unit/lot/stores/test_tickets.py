@@ -124,6 +124,15 @@ class TestTaking:
         assert await taken(other) == []
         assert await store.get("acme", "one") == ticket
 
+    async def test_many_of_one_tenant_hold_up_no_other(self, store: TicketStore, place: Place) -> None:
+        for tenant, names in (("acme", ("one", "two", "three")), ("umbrella", ("four",))):
+            for name in names:
+                await store.add(order(name, tenant=tenant, webhook=Webhook("https://example.com")))
+                await store.cancel(tenant, name)
+                place.advance(1)
+        assert [one.order.id for one in await store.owed(2)] == ["one", "four"]
+        assert [one.order.id for one in await store.owed(2)] == ["two", "three"]
+
     async def test_at_most_so_many(self, store: TicketStore) -> None:
         for number in range(5):
             await store.add(order(str(number)))

@@ -218,10 +218,14 @@ UPDATE tickets SET state = 'cancelled', {_OVER} FROM late WHERE tickets.ref = la
 OWED = f"""
 UPDATE tickets SET tell = clock() + %(telling)s
 FROM (
-    SELECT ref, tell FROM tickets WHERE tell <= clock() AND {_LIVE}
-    ORDER BY tell, id LIMIT %(most)s FOR NO KEY UPDATE SKIP LOCKED
+    SELECT tickets.ref, tell, turn
+    FROM tickets JOIN (
+        SELECT ref, row_number() OVER (PARTITION BY tenant ORDER BY tell, id) AS turn
+        FROM tickets WHERE tell <= clock() AND {_LIVE}
+    ) AS turns USING (ref)
+    WHERE tell <= clock() ORDER BY turn, tell, id LIMIT %(most)s FOR NO KEY UPDATE OF tickets SKIP LOCKED
 ) AS owed
-WHERE tickets.ref = owed.ref RETURNING {_BRIEF}, owed.tell
+WHERE tickets.ref = owed.ref RETURNING {_BRIEF}, owed.turn, owed.tell
 """
 
 TOLD = """

@@ -134,7 +134,7 @@ class PostgresTickets:
 
     async def owed(self, most: int) -> Sequence[Ticket]:
         rows = await self._write((statements.OWED,), {"most": most, "telling": TELLING_SECONDS}, ())
-        return [ticket(row) for row in sorted(rows, key=lambda row: (row[-1], row[1]))]
+        return [ticket(row) for row in sorted(rows, key=lambda row: (*row[-2:], row[1]))]
 
     async def told(self, tenant: str, ticket_id: str, again: float | None) -> None:
         await self._write((statements.TOLD,), {"tenant": tenant, "ticket": ticket_id, "again": again}, [tenant])

@@ -128,7 +128,8 @@ class Book:
 
     def owed(self, most: int) -> Sequence[Ticket]:
         rows = self.connection.execute(
-            f"select ref, {COLUMNS} from tickets where due <= ? and {_THERE} order by due, id, ref limit ?",
+            f"select ref, {COLUMNS} from tickets where due <= ? and {_THERE}"
+            " order by row_number() over (partition by tenant order by due, id), due, id, ref limit ?",
             (self._now, self._now, most),
         ).fetchall()
         again = self._now + TELLING_SECONDS
