@@ -1,6 +1,7 @@
 """From an order to a running model, and back."""
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from narthex.settings import NamedUrl, SettingsError
@@ -112,9 +113,8 @@ class ModelLoader:
             raise
         handle = EngineHandle(loaded.session, options, self._engines.observer(name))
         handle.start()
-        model = TextModel(
-            name, handle, loaded.text, info, compiling=self._compiling, pool=self._open(name, capacity(handle))
-        )
+        pool = self._open(name, capacity(handle), gives_way=True)
+        model = TextModel(name, handle, loaded.text, info, compiling=self._compiling, pool=pool)
         self._engines.watch(name, model.engine.snapshot)
         return model
 
@@ -127,8 +127,9 @@ class ModelLoader:
         (self._embedders if isinstance(model, EmbedModel) else self._engines).unwatch(model.name)
         await in_thread(allocation.trim)
 
-    def _open(self, name: str, there_is: Units) -> Pool:
-        return self._lot.open(pool_of(name), there_is, limits(self._config.lot, self._config.max_waiting))
+    def _open(self, name: str, there_is: Units, *, gives_way: bool = False) -> Pool:
+        waiting = limits(self._config.lot, self._config.max_waiting)
+        return self._lot.open(pool_of(name), there_is, replace(waiting, gives_way=gives_way))
 
 
 class RemoteLoader:
@@ -194,6 +195,5 @@ def engine_options(name: str, model: "LoadedModel", config: ServerConfig, room: 
             reason="OUT_OF_MEMORY",
             metadata={"token_bytes": str(model.session.token_bytes), "available_bytes": str(room)},
         )
-    return EngineOptions(
-        config.prefill_chunk, max(config.max_waiting, 1), tokens, config.speculate, config.longest_pause
-    )
+    most = max(config.max_waiting, model.session.slots + 2)  # the pool admits one more, and urgent ones beside them all
+    return EngineOptions(config.prefill_chunk, most, tokens, config.speculate, config.longest_pause)

@@ -3,11 +3,20 @@
 from collections import deque
 from collections.abc import Iterator
 
+from narthex_server.engine.request import Urgency
 from narthex_server.engine.sequence import Sequence
+
+YIELDS = 2
+"""How many urgent requests a less urgent one lets go before it, at most: each may cost it its turn, or its slot."""
+
+
+def yields(sequence: Sequence) -> bool:
+    """Whether it lets one more go before it."""
+    return sequence.request.urgency is not Urgency.HIGH and sequence.yielded < YIELDS
 
 
 class Line:
-    """First come, first served; whoever is sent back goes before all that were never served.
+    """First come, first served, but that urgent ones pass others; whoever is sent back goes before all never served.
 
     The one place that knows an order among those that wait.
     """
@@ -27,7 +36,12 @@ class Line:
         return self._waiting[0] if self._waiting else None
 
     def join(self, sequence: Sequence) -> None:
-        self._waiting.append(sequence)
+        place = len(self._waiting)
+        if sequence.request.urgency is Urgency.HIGH:
+            while place and yields(self._waiting[place - 1]):
+                place -= 1
+                self._waiting[place].yielded += 1
+        self._waiting.insert(place, sequence)
 
     def rejoin(self, sequence: Sequence) -> None:
         """Wait again after having run; the youngest first where several are sent back."""

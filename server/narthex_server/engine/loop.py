@@ -177,6 +177,7 @@ class EngineLoop:
         self._flush()
 
     def _admit(self, now: float) -> None:
+        self._scheduler.make_way()
         while (sequence := self._scheduler.next) is not None:
             if sequence.admitted is None:
                 self._prompt_tokens += sequence.length
@@ -184,6 +185,7 @@ class EngineLoop:
                 self._scheduler.admit(now)
             except Exception as error:
                 self._fail([sequence], error)
+            self._scheduler.make_way()
 
     def _follow(self) -> None:
         """Copies to one of those that wait for another's prompt what is there: it is quick, but streams wait for it."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from itertools import islice
 
 from narthex_server.engine.grammar import Grammar
@@ -12,6 +12,14 @@ from narthex_server.errors import Violation
 
 MOST_NAMED = 16
 """Biases at fault that are named one by one: a caller may send a million."""
+
+
+class Urgency(IntEnum):
+    """Whose turn it is where there are more requests than slots; see engine/line.py and Scheduler.make_way."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
 
 
 class FinishReason(Enum):
@@ -128,6 +136,7 @@ class EngineRequest:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     index: int = 0
+    urgency: Urgency = Urgency.NORMAL
 
     def validate(self, vocab_size: int) -> tuple[Violation, ...]:
         """The fields out of range for a model of this vocabulary."""

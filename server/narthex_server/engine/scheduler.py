@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from narthex_server.engine.line import Line
+from narthex_server.engine.line import Line, yields
 from narthex_server.engine.options import EngineOptions
 from narthex_server.engine.pace import Pace, Run
+from narthex_server.engine.request import Urgency
 from narthex_server.engine.sequence import Sequence
 from narthex_server.engine.slots import Slots
 from narthex_server.engine.speculation import Draft, Speculation
@@ -35,7 +36,10 @@ class Plan:
 
 
 class Scheduler:
-    """First come, first served: into slots, to the budget of prompt tokens, and last to be sent back."""
+    """First come, first served: into slots, to the budget of prompt tokens, and last to be sent back.
+
+    Urgent requests go before others, into the slots of the least urgent ones if need be.
+    """
 
     def __init__(self, slots: Slots, pace: Pace, speculation: Speculation, options: EngineOptions) -> None:
         self.slots = slots
@@ -56,6 +60,27 @@ class Scheduler:
         """The sequence that can be admitted; None if none waits, or there is no room for the first."""
         first = self.waiting.first
         return first if first is not None and self.slots.fits(first) else None
+
+    def make_way(self) -> None:
+        """Sends back the youngest of low urgency where the first that waits is urgent and fits without them.
+
+        Each is sent back for a few others only, so that it ends however many urgent ones come.
+        """
+        first = self.waiting.first
+        if first is None or first.request.urgency is not Urgency.HIGH or self.slots.fits(first):
+            return
+        going: list[Sequence] = []
+        for sequence in filter(_gives_way, reversed(self.running)):
+            going.append(sequence)
+            if self.slots.fits(first, without=going):
+                break
+        else:
+            return
+        self.waiting.leave(first)
+        for sequence in going:
+            sequence.yielded += 1
+            self._send_back(sequence)
+        self.waiting.rejoin(first)
 
     def admit(self, now: float) -> Sequence | None:
         """Moves the next sequence into a slot; None if there is none."""
@@ -98,14 +123,24 @@ class Scheduler:
         return Plan(rows, drafts, chunks)
 
     def _make_room(self) -> None:
-        """Sends the youngest back to the line until the rest fits; the oldest stays, so that something always ends."""
+        """Sends the youngest back to the line until the rest fits; the oldest stays, so that something always ends.
+
+        If that is urgent, the youngest of low urgency goes in its place, a few times.
+        """
         while self.slots.used > self.slots.budget and len(self.running) > 1:
-            sequence = self.running.pop()
-            self.waiting.rejoin(sequence)
-            sequence.preempted = True
-            self.preemptions += 1
-            self.slots.give(sequence, keep=True)
+            sequence = self.running[-1]
+            if sequence.request.urgency is Urgency.HIGH:
+                sequence = next(filter(_gives_way, reversed(self.running)), sequence)
+                sequence.yielded += 1
+            self._send_back(sequence)
         self.slots.trim()
+
+    def _send_back(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.waiting.rejoin(sequence)
+        sequence.preempted = True
+        self.preemptions += 1
+        self.slots.give(sequence, keep=True)
 
     def _replays(self, sequence: Sequence) -> bool:
         """Whether it is to decode again, one by one, tokens that it generated before it was sent back."""
@@ -138,3 +173,7 @@ class Scheduler:
                 break
             size *= 2
         return min(size, self._most)
+
+
+def _gives_way(sequence: Sequence) -> bool:
+    return sequence.request.urgency is Urgency.LOW and yields(sequence)

@@ -27,6 +27,7 @@ class Sequence:
 
     `key` is its own, also where a caller uses a request id again; only sequences of equal `kind` share cached prefixes.
     Nothing of it is computed while it has a `leader`. What it has drawn, its sampler and its lookup outlive its slot.
+    `yielded`: how many urgent requests it has let go before it.
     """
 
     __slots__ = (
@@ -51,6 +52,7 @@ class Sequence:
         "slot",
         "submitted",
         "tokens",
+        "yielded",
     )
 
     def __init__(
@@ -71,6 +73,7 @@ class Sequence:
         self.leader: Leader | None = None
         self.lookup: Lookup | None = None
         self.preempted = False
+        self.yielded = 0
         self.drafted = self.accepted = 0
         self.sampler = Sampler(request)
         self.submitted = submitted

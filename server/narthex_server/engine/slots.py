@@ -83,12 +83,13 @@ class Slots:
         """Whether a slot can forget its last tokens, and be given several at once where it used to be given one."""
         return self._session.appends and not self._session.state_bytes
 
-    def fits(self, sequence: Sequence) -> bool:
-        """Whether there is a slot for it, and room for its tokens without any other having to go."""
-        if not self.free:
+    def fits(self, sequence: Sequence, without: Rows[Sequence] = ()) -> bool:
+        """Whether there is a slot for it, and room for its tokens without any other having to go but those."""
+        others = len(self.active) - len(without)
+        if others == len(self.held):
             return False
-        wanted = self.used + sequence.length + HEADROOM * (len(self.active) + 1)
-        return wanted <= self.budget or not self.active
+        used = self.used - sum([one.length for one in without])
+        return used + sequence.length + HEADROOM * (others + 1) <= self.budget or not others
 
     def trim(self, more: int = 0, spare: int = -1) -> None:
         """Gives up what was used least recently, but the slot to spare, until the rest and `more` tokens fit."""

@@ -120,10 +120,12 @@ class Desk:
         that there is was told. Errors: NotFound; OutOfRange where there are fewer events yet; Unavailable
         while this server shuts down and no longer works on it.
         """
-        version = 0
+        version, job = 0, self._crew.find(tenant, ticket)
         with self._news.listen(tenant, (ticket,), events=True) as bell:
             while True:
-                job = self._crew.find(tenant, ticket)
+                found = self._crew.find(tenant, ticket)
+                if found is not None or job is None or not job.ticket.state.over:
+                    job = found  # one that has come to its end is not found any more, but knows all
                 if job is not None and (events := job.journal.after(after)) is not None:
                     now = job.ticket  # nothing has to be asked of the store
                 else:

@@ -1,14 +1,15 @@
 """The rules of a pool, without a clock or a loop: it is told the time, and says whom that lets in or turns away."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from narthex_server.errors import NarthexError, Violation, invalid
 from narthex_server.lot import refusals
 from narthex_server.lot.limits import Limits
 from narthex_server.lot.line import Line
 from narthex_server.lot.shares import Shares
-from narthex_server.lot.terms import Terms
+from narthex_server.lot.terms import Priority, Terms
 from narthex_server.lot.throughput import Throughput
 from narthex_server.lot.units import Units, fits, share
 from narthex_server.lot.work import Stage, Work
@@ -16,12 +17,15 @@ from narthex_server.lot.work import Stage, Work
 LOOKED_AT = 64
 """How many of those that wait are tried where the first do not fit."""
 
+NOTHING: Units = MappingProxyType({})
+
 
 class Gate:
     """Lets work in as far as there is room, the others in the order of the line; `now` never goes back.
 
-    What is admitted never costs more than the capacity, except where it turned out to cost more than was said, or where
-    the capacity was lowered: then nothing is admitted until it costs less.
+    What is admitted never costs more than the capacity, except where it turned out to cost more than was said, where
+    the capacity was lowered, or where work gives way: then nothing is admitted until it costs less. Without what gives
+    way, urgent work does not cost more than the capacity either.
     """
 
     def __init__(self, name: str, capacity: Units, limits: Limits) -> None:
@@ -30,6 +34,7 @@ class Gate:
         self.capacity = dict(capacity)
         self.most = dict(capacity)
         self.used = dict.fromkeys(capacity, 0)
+        self._giving_way = dict.fromkeys(capacity, 0)  # of what is used, by work that is LOW
         self.running = 0
         self.draining = False
         self.closed = False
@@ -52,7 +57,7 @@ class Gate:
         if work.late(now):
             raise refusals.late(self.name, 0.0)
         self._shares.come(tenant)
-        if not self.line and self._has_room(cost):
+        if not self.line and self._fits(work):
             self._admit(work)
             return work
         self._join(work, now)
@@ -70,7 +75,7 @@ class Gate:
             self._turn_away(work, now)
         elif work.stage is Stage.ADMITTED:
             work.stage = Stage.OVER
-            self._use(work.cost, -1)
+            self._use(work, -1)
             self.running -= 1
             self._shares.go(work.tenant)
             self._throughput.ended(now, bool(self.line))
@@ -79,10 +84,10 @@ class Gate:
     def correct(self, work: Work, cost: Units, now: float) -> None:
         """What admitted work really takes; of more than there is nothing is taken back."""
         if work.stage is Stage.ADMITTED:
-            self._use(work.cost, -1)
-            self._use(cost, 1)
+            self._use(work, -1)
             self._shares.take(work.tenant, share(cost, self.capacity) - share(work.cost, self.capacity))
             work.cost = cost
+            self._use(work, 1)
             self._let_in(now)
 
     def expire(self, now: float) -> None:
@@ -105,7 +110,8 @@ class Gate:
     def refit(self, capacity: Units, limits: Limits, now: float) -> None:
         """What it is for was replaced by something of another size, or is waited for in another way."""
         self.capacity, self.most = dict(capacity), dict(capacity)
-        self.used = {resource: 0 for resource in capacity} | self.used
+        self.used = dict.fromkeys(capacity, 0) | self.used
+        self._giving_way = dict.fromkeys(capacity, 0) | self._giving_way
         self._least.clear()
         self.limits = limits
         self.line.ageing, self._shares.weights = limits.ageing, limits.weights
@@ -129,7 +135,7 @@ class Gate:
         return settled
 
     def _let_in(self, now: float) -> None:
-        while self.line and not self.draining and self._has_room(self._least):
+        while self.line and not self.draining and self._may_fit():
             work = self._next(now)
             if work is None:
                 return
@@ -147,7 +153,7 @@ class Gate:
         passed: list[Work] = []
         for work in itertools.islice(self.line.in_order(now), LOOKED_AT):
             late = work.late(now)
-            if self._has_room(work.cost):
+            if self._fits(work):
                 for other in () if late else passed:
                     other.passed = now if other.passed is None else other.passed
                 return work
@@ -158,18 +164,36 @@ class Gate:
             passed.append(work)
         return None
 
-    def _has_room(self, cost: Units) -> bool:
-        return all(self.used[resource] + amount <= self.capacity[resource] for resource, amount in cost.items())
+    def _fits(self, work: Work) -> bool:
+        return self._has_room(work.cost) or (
+            self.limits.gives_way and work.priority >= Priority.HIGH and self._has_room(work.cost, self._giving_way)
+        )
+
+    def _may_fit(self) -> bool:
+        """Whether looking through the line is worth it."""
+        if self._has_room(self._least):
+            return True
+        waiting = self.line.by_priority
+        urgent = waiting[Priority.HIGH] or waiting[Priority.CRITICAL]
+        return bool(urgent) and self.limits.gives_way and self._has_room(self._least, self._giving_way)
+
+    def _has_room(self, cost: Units, without: Mapping[str, int] = NOTHING) -> bool:
+        for resource, amount in cost.items():
+            if self.used[resource] - without.get(resource, 0) + amount > self.capacity[resource]:
+                return False
+        return True
 
     def _admit(self, work: Work) -> None:
         work.stage = Stage.ADMITTED
-        self._use(work.cost, 1)
+        self._use(work, 1)
         self.running += 1
         self._shares.take(work.tenant, share(work.cost, self.capacity))
 
-    def _use(self, cost: Units, sign: int) -> None:
-        for resource, amount in cost.items():
+    def _use(self, work: Work, sign: int) -> None:
+        for resource, amount in work.cost.items():
             self.used[resource] += sign * amount
+            if work.priority is Priority.LOW:
+                self._giving_way[resource] += sign * amount
 
     def _join(self, work: Work, now: float) -> None:
         self.line.join(work, now)

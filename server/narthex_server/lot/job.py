@@ -154,7 +154,9 @@ class Job:
         self._finishing = True
         while True:
             try:
-                return await self._store.finish(self.lease, outcome, rest)
+                self.ticket = await self._store.finish(self.lease, outcome, rest)
+                self.journal.kept(rest)
+                return self.ticket
             except ResourceExhausted as error:
                 outcome, rest = self._runner.outcome(error), ()
             except Unavailable:

@@ -21,6 +21,9 @@ MOST_REMEMBERED = 1 << 20
 MOST_AT_END = 1 << 16
 """Bytes of events that are kept together with the end of the work, whether there is room for them or not."""
 
+PACE = 0.005
+"""Seconds between two writes: events that come faster share them, others do not wait."""
+
 RETRY = 0.25
 """Seconds until a store that failed is tried again."""
 
@@ -35,7 +38,7 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
 
 
 class Journal:
-    """Keeps events in their order, those together that come while others are being written.
+    """Keeps events in their order, those together that come at nearly the same time, or while others are being written.
 
     Nobody is shown an event that is not kept. While the store fails they wait; whoever owns the lease gives up in time.
     """
@@ -61,6 +64,8 @@ class Journal:
         self._pending: list[bytes] = []
         self._size = 0
         self._writing: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
+        self._written_at = -PACE
         self._error: Exception | None = None
         self._room = asyncio.Event()
         self._remembered: deque[bytes] = deque()
@@ -71,7 +76,10 @@ class Journal:
         self.begun = True
         self._pending.append(event)
         self._size += len(event)
-        self._write()
+        if self._size <= MOST_PENDING:
+            self._write_soon()
+        else:
+            self._write()
         while self._size > MOST_PENDING and self._error is None:
             self._room.clear()
             await self._room.wait()
@@ -80,8 +88,10 @@ class Journal:
 
     async def flush(self) -> None:
         """Returns when all is kept. Errors: as `put`."""
+        self._write()
         while self._writing is not None:
             await asyncio.wait((self._writing,))
+            self._write()
         if self._error is not None:
             raise self._error
 
@@ -95,6 +105,11 @@ class Journal:
         await self.flush()
         return rest
 
+    def kept(self, events: Sequence[bytes]) -> None:
+        """They are, where somebody else kept the rest."""
+        self.count += len(events)
+        self._remember(events)
+
     def after(self, sequence: int) -> Sequence[bytes] | None:
         """The kept events after that one; None where they are not remembered."""
         missed, remembered = self.count - sequence, len(self._remembered)
@@ -102,22 +117,35 @@ class Journal:
 
     def close(self) -> None:
         """Writes nothing more."""
+        if self._later is not None:
+            self._later.cancel()
         if self._writing is not None:
             self._writing.cancel()
 
+    def _write_soon(self) -> None:
+        if self._writing is None and self._later is None:
+            loop = asyncio.get_running_loop()
+            wait = self._written_at + PACE - loop.time()
+            if wait > 0:
+                self._later = loop.call_later(wait, self._write)
+            else:
+                self._write()
+
     def _write(self) -> None:
-        if self._writing is None and self._error is None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        if self._pending and self._writing is None and self._error is None:
             self._writing = asyncio.create_task(self._written())
 
     async def _written(self) -> None:
         try:
-            while self._pending:
-                batch, self._pending = self._pending, []
+            self._written_at = asyncio.get_running_loop().time()
+            batch, self._pending = self._pending, []
+            if batch:  # else the end came meanwhile, and takes them along
                 await patiently(partial(self._store.append, self._lease, batch))
                 self._size -= sum(map(len, batch))
-                self.count += len(batch)
-                self._remember(batch)
-                self._room.set()
+                self.kept(batch)
                 self._told(self.count)
         except Exception as error:
             self._error = error
@@ -125,6 +153,8 @@ class Journal:
         finally:
             self._writing = None
             self._room.set()
+        if self._pending:
+            self._write_soon()
 
     def _remember(self, batch: Sequence[bytes]) -> None:
         self._remembered.extend(batch)

@@ -11,6 +11,7 @@ class Limits:
     `ageing`: what is next of a tenant counts as a level of priority more urgent each time it has been that for so long.
     `patience`: for so long work that fits may pass work that does not, counted from the first that passed it.
     `weights`: the parts of a tenant, 1 for those that are not named; twice the weight gets twice as much.
+    `gives_way`: work that is LOW can be interrupted, so what is HIGH or more is admitted as if that were not there.
     """
 
     waiting: int = 256
@@ -18,3 +19,4 @@ class Limits:
     ageing: float = 10.0
     patience: float = 2.0
     weights: Mapping[str, float] = field(default_factory=dict)
+    gives_way: bool = False

@@ -80,7 +80,7 @@ class EngineMetrics(Collector):
         yield family(gauge, "adapters_loaded", "Adapters that requests may name.", lambda s: s.adapters)
         yield family(counter, "adapted_tokens", "Generated tokens of adapted requests.", lambda s: s.adapted_tokens)
         yield family(counter, "prefix_cache_hits", "Prompt tokens found computed.", lambda s: s.cached_tokens)
-        yield family(counter, "num_preemptions", "Requests sent back to wait for memory.", lambda s: s.preemptions)
+        yield family(counter, "num_preemptions", "Requests sent back to wait for others.", lambda s: s.preemptions)
         yield family(counter, "spec_decode_num_drafts", "Drafts that were verified.", lambda s: s.drafts)
         yield family(counter, "spec_decode_num_draft_tokens", "Tokens guessed.", lambda s: s.draft_tokens)
         yield family(

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.engine.observer import EngineStats
-from narthex_server.engine.request import EngineEvent, EngineRequest, Finished, FinishReason, Usage
+from narthex_server.engine.request import EngineEvent, EngineRequest, Finished, FinishReason, Urgency, Usage
 from narthex_server.lot.estimate import Estimate
 from narthex_server.lot.permit import Permit
 from narthex_server.lot.pool import Pool
+from narthex_server.lot.terms import TERMS, Priority
 from narthex_server.lot.units import Units
 from narthex_server.pipelines.call import Aborted, Call
 
@@ -21,6 +22,7 @@ class AdmittedEngine:
     """Runs requests when the pool admits them; those that wait can be ended like those that run.
 
     A request costs a slot, and memory for its prompt and for an answer as long as answers of this model usually are.
+    How urgent it is the running call's terms say.
     """
 
     def __init__(self, handle: EngineHandle, pool: Pool) -> None:
@@ -45,7 +47,7 @@ class AdmittedEngine:
             permit.release()  # though nobody may have read the end yet
 
         with permit:
-            async with aclosing(self._handle.generate(request, came, over)) as events:
+            async with aclosing(self._handle.generate(_urgent(request), came, over)) as events:
                 async for event in events:
                     yield event
 
@@ -87,3 +89,13 @@ def capacity(handle: EngineHandle) -> Units:
 
 def _cost(request: EngineRequest, answer: int) -> Units:
     return {SLOTS: 1, KV_TOKENS: len(request.prompt) + answer}
+
+
+def _urgent(request: EngineRequest) -> EngineRequest:
+    match TERMS.get().priority:
+        case Priority.NORMAL:
+            return request
+        case Priority.LOW:
+            return replace(request, urgency=Urgency.LOW)
+        case _:
+            return replace(request, urgency=Urgency.HIGH)

@@ -10,6 +10,7 @@ from typing import ClassVar, TypeVar, cast
 from narthex_server.embedding.handle import EmbedderHandle
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.errors import FailedPrecondition, InvalidRequest, NarthexError, NotFound
+from narthex_server.lot.limits import Limits
 from narthex_server.lot.pool import Pool
 from narthex_server.pipelines.admitted import SLOTS, AdmittedEngine, capacity
 from narthex_server.pipelines.remote.handle import RemoteHandle
@@ -64,7 +65,7 @@ class TextModel:
     def __post_init__(self, compiling: Compiling | None) -> None:
         grammars = Grammars(self.text.tokenizer, self.text.eos_ids, self.handle.vocab_size, compiling)
         object.__setattr__(self, "grammars", grammars)
-        pool = self.pool or Pool(f"model/{self.name}", capacity(self.handle))
+        pool = self.pool or Pool(f"model/{self.name}", capacity(self.handle), Limits(gives_way=True))
         object.__setattr__(self, "engine", AdmittedEngine(self.handle, pool))
 
     def abort(self, request_id: str, index: int | None = None) -> bool:

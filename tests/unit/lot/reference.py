@@ -33,11 +33,16 @@ class Reference:
     had: dict[str, float] = field(default_factory=dict)
     served: float = 0.0
 
-    def used(self, resource: str) -> int:
-        return sum(piece.cost[resource] for piece in self.admitted)
+    def used(self, resource: str, low: bool = True) -> int:
+        """With what is LOW, or without it."""
+        return sum(piece.cost[resource] for piece in self.admitted if low or piece.priority is not Priority.LOW)
 
     def fits(self, piece: Piece) -> bool:
-        return all(self.used(one) + piece.cost[one] <= self.capacity[one] for one in self.capacity)
+        urgent = self.limits.gives_way and piece.priority >= Priority.HIGH
+        return any(
+            all(self.used(one, low) + piece.cost[one] <= self.capacity[one] for one in self.capacity)
+            for low in ([True, False] if urgent else [True])
+        )
 
     def enter(self, piece: Piece, now: float) -> None:
         if self.draining:

@@ -271,3 +271,37 @@ def test_it_may_be_made_of_something_else_then(place):
     assert at.gate.enter("t", Terms(), {"slots": 1}, at.now).admitted
     at.leave(running)
     assert at.gate.used == {"slots": 1, "units": 0}
+
+
+def test_urgent_work_is_admitted_as_if_what_gives_way_were_not_there(place):
+    at = place(2, replace(SPACIOUS, gives_way=True))
+    low, normal = at.enter(priority=LOW), at.enter()
+    waiting = at.enter(priority=LOW)
+    assert at.enter(priority=HIGH).admitted and at.gate.used == {"units": 3}
+    assert not at.enter(priority=HIGH).admitted  # beside what does not give way there is no room
+    at.leave(normal)
+    assert at.gate.used == {"units": 3} and not waiting.admitted
+    at.leave(low)
+    assert not waiting.admitted  # two that are urgent are as many as there is room for
+
+
+def test_nothing_goes_beyond_the_capacity_where_nothing_gives_way(place):
+    at = place()
+    at.enter(priority=LOW)
+    assert not at.enter(priority=CRITICAL).admitted
+
+
+def test_what_gives_way_does_not_starve_below_urgent_work(place):
+    at = place(limits=replace(SPACIOUS, gives_way=True, ageing=10.0, patience=2.0))
+    first = at.enter(priority=LOW)
+    second = at.enter(priority=LOW)
+    running = at.enter(priority=HIGH)
+    at.leave(first)
+    for _ in range(100):
+        if second.admitted:
+            break
+        at.enter(priority=HIGH)
+        at.now += 1.0
+        at.leave(running)
+        running = at.admitted[-1]
+    assert second.admitted and at.now < 35  # two levels of ten seconds, the patience, and one turn

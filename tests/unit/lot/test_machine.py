@@ -22,12 +22,12 @@ COMING = st.tuples(
 class Machine(RuleBasedStateMachine):
     @initialize(
         slots=st.integers(1, 4), kv=st.integers(20, 40), waiting=st.integers(0, 20), own=st.sampled_from([0, 0, 6]),
-        patience=st.sampled_from([0.0, 1.0, 5.0]),
+        patience=st.sampled_from([0.0, 1.0, 5.0]), gives_way=st.booleans(),
     )  # fmt: skip
-    def begin(self, slots: int, kv: int, waiting: int, own: int, patience: float) -> None:
+    def begin(self, slots: int, kv: int, waiting: int, own: int, patience: float, gives_way: bool) -> None:
         self.now = 0.0
         self.most = {"slots": slots, "kv": kv}
-        limits = Limits(waiting, own, 10.0, patience, {"gold": 2.0})
+        limits = Limits(waiting, own, 10.0, patience, {"gold": 2.0}, gives_way)
         self.gate = Gate("p", self.most, limits)
         self.reference = Reference(dict(self.most), limits)
         self.pairs: list[tuple[Work, Piece]] = []
@@ -113,7 +113,8 @@ class Machine(RuleBasedStateMachine):
         for resource in self.gate.capacity:
             assert self.gate.used[resource] == self.reference.used(resource)
             if self.exact:
-                assert self.gate.used[resource] <= self.gate.capacity[resource]
+                used = self.reference.used(resource, low=not self.gate.limits.gives_way)
+                assert used <= self.gate.capacity[resource]
         assert self.gate.running == len(self.reference.admitted)
         assert len(self.gate.line) == len(self.reference.waiting)
 

@@ -12,6 +12,7 @@ from narthex_server.errors import NotFound, ResourceExhausted, Unavailable
 from narthex_server.lot.courier import Courier
 from narthex_server.lot.crew import Crew
 from narthex_server.lot.desk import Desk, Kept
+from narthex_server.lot.journal import PACE
 from narthex_server.lot.news import News
 from narthex_server.lot.runner import Happening
 from narthex_server.lot.stores.sqlite.store import SqliteTickets
@@ -28,6 +29,11 @@ class Troubled(SqliteTickets):
     """A store whose database is lost for a number of writes."""
 
     lost = 0
+    appends = reads = 0
+
+    async def get(self, tenant: str, ticket: str) -> Ticket | None:
+        self.reads += 1
+        return await super().get(tenant, ticket)
 
     def _perhaps(self) -> None:
         if self.lost:
@@ -36,6 +42,7 @@ class Troubled(SqliteTickets):
 
     async def append(self, lease: Lease, events: Sequence[bytes]) -> int:
         self._perhaps()
+        self.appends += 1
         return await super().append(lease, events)
 
     async def finish(self, lease: Lease, outcome: Outcome, events: Sequence[bytes] = ()) -> Ticket:
@@ -424,6 +431,30 @@ async def test_a_thousand_events_are_written_in_few_pieces(open_house) -> None:
         house.script.of("t").put_nowait(b"%d" % number)
     house.script.of("t").put_nowait(None)
     assert [int(event) async for event in house.events("t")] == [*range(1000)]
+
+
+async def test_events_that_come_fast_share_writes_and_the_first_does_not_wait(open_house) -> None:
+    house = open_house()
+    await house.desk.begin(order())
+    said, follower, loop = house.script.of("t"), house.events("t"), asyncio.get_running_loop()
+    began, count = loop.time(), 0
+    while loop.time() < began + 0.1:
+        said.put_nowait(b"x")
+        count += 1
+        await asyncio.sleep(0)
+    assert await anext(follower) == b"x"
+    said.put_nowait(None)
+    assert len([event async for event in follower]) == count - 1
+    assert 2 <= house.store.appends <= (loop.time() - began) / PACE + 2
+
+
+async def test_whoever_follows_to_the_end_asks_the_store_for_nothing(open_house) -> None:
+    house = open_house()
+    await house.desk.begin(order())
+    follower = house.events("t")
+    for line in (b"a", b"b", None):
+        house.script.of("t").put_nowait(line)
+    assert [event async for event in follower] == [b"a", b"b"] and house.store.reads == 0
 
 
 @pytest.mark.parametrize("lines", [[b"a" * 300_000], [b"a" * 60_000, b"b" * 60_000]])

@@ -6,6 +6,7 @@ from contextlib import aclosing
 import pytest
 from narthex_server.engine.request import AdapterUse, EngineRequest, Finished, FinishReason
 from narthex_server.errors import NotFound, ResourceExhausted, Unavailable
+from narthex_server.lot.terms import TERMS, Priority, Terms
 
 PROMPT = (1, 2, 3)
 
@@ -112,3 +113,25 @@ async def test_a_model_that_is_gone_turns_away_what_waits(model):
         model.engine.pool.close()
         with pytest.raises(Unavailable):
             await waiting
+
+
+async def test_an_urgent_call_does_not_wait_for_batch_work_but_for_other_calls(model):
+    async def asked(name, priority, most=2000):
+        TERMS.set(Terms(priority))
+        return await ended(model.engine.generate(request(name, most=most)))
+
+    def begun(*args):
+        return asyncio.create_task(asked(*args))
+
+    pool, running = model.engine.pool, [begun(name, Priority.LOW) for name in "abc"]
+    await settle()
+    assert pool.running == 3
+    end = await begun("urgent", Priority.HIGH, 4)
+    assert end.usage.completion_tokens == 4 and not any(task.done() for task in running)
+    running.append(begun("normal", Priority.NORMAL))
+    await settle()
+    assert pool.running == 3 and pool.waiting == 1
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    assert pool.reading().used == {"slots": 0, "kv_tokens": 0}

@@ -7,12 +7,16 @@ from narthex_server.starting import cache_room, engine_options
 
 
 def model(token_bytes):
-    return SimpleNamespace(session=SimpleNamespace(token_bytes=token_bytes))
+    return SimpleNamespace(session=SimpleNamespace(token_bytes=token_bytes, slots=4))
 
 
 def test_memory_becomes_tokens_of_this_model():
     options = engine_options("m", model(1000), ServerConfig(prefill_chunk=32, max_waiting=7, speculate=False), 123_456)
     assert (options.kv_tokens, options.prefill_tokens, options.max_waiting, options.speculate) == (123, 32, 7, False)
+
+
+def test_the_engine_takes_in_whatever_its_pool_admits_however_few_may_wait():
+    assert engine_options("m", model(1000), ServerConfig(max_waiting=0), 123_456).max_waiting == 4 + 2
 
 
 def test_memory_for_next_to_nothing_is_refused_with_the_numbers():
