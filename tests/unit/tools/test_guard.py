@@ -65,6 +65,17 @@ async def test_a_tools_own_error_is_no_failure_and_an_internal_one_is(guard, con
     assert guard.breaker.state is BreakerState.OPEN
 
 
+async def test_a_caller_who_leaves_with_the_result_had_a_success(guard, context):
+    with pytest.raises(GeneratorExit), guard.around(1, context) as passage:
+        passage.saw(ToolResult(b"[]"))
+        raise GeneratorExit
+    assert guard.last_success > 0
+    with pytest.raises(GeneratorExit), guard.around(1, context) as passage:
+        passage.saw(ToolResult(b"[]", is_error=True, faulted=True))
+        raise GeneratorExit
+    assert guard.breaker.state is BreakerState.OPEN
+
+
 async def test_a_lost_connection_counts_once_for_all_its_calls(context):
     guard = Guard("one", Breaker(BreakerSettings(failures=2)))
     assert [fail(guard, LOST, context, connection=1) for _ in range(5)][-1] is BreakerState.CLOSED

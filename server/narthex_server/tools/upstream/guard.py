@@ -17,13 +17,16 @@ _INTERNAL_ERROR = "-32603"
 class Passage:
     """One call on its way; what it sees of the upstream says how that is."""
 
-    __slots__ = ("_admission", "good")
+    __slots__ = ("_admission", "answered", "good")
 
     def __init__(self, admission: Admission | None) -> None:
         self._admission = admission
+        self.answered = False
         self.good: bool | None = True
 
     def saw(self, event: ToolEvent) -> None:
+        """The last event of the call: whoever leaves with it has cancelled nothing."""
+        self.answered = True
         if isinstance(event, ToolResult) and event.faulted:
             self.good = False
 
@@ -70,12 +73,14 @@ class Guard:
         self._running += 1
         try:
             yield passage
-            if passage.good:
-                self.last_success = time()
+            passage.answered = True
         except BaseException as error:
-            passage.good = self._judged(error, connection, context)
+            if isinstance(error, Exception) or not passage.answered:
+                passage.answered, passage.good = False, self._judged(error, connection, context)
             raise
         finally:
+            if passage.answered and passage.good:
+                self.last_success = time()
             self._running -= 1
             if not self._running:
                 self._idle.set()
