@@ -15,7 +15,7 @@ class TicketMetrics:
     """A TicketObserver; levels are those of the last sweep."""
 
     def __init__(self, target: CollectorRegistry) -> None:
-        self._open = Gauge("narthex_tickets_open", "Tickets that wait or run, of all tenants.", registry=target)
+        self._open = Gauge("narthex_tickets_open", "Tickets that wait or run, whosever they are.", registry=target)
         self._parked = Gauge("narthex_tickets_parked", "Results that wait in the mailbox.", registry=target)
         self._bytes = Gauge("narthex_tickets_bytes", "Bytes of requests and events that are kept.", registry=target)
         submitted = Counter("narthex_tickets_submitted", "Tickets that were given.", ("kind",), registry=target)

@@ -13,7 +13,7 @@ def test_the_locks_of_a_server_are_in_its_metrics_from_the_start(watched):
     counts = (key for key in metrics if key[0] == "narthex_lock_acquisitions_total")
     taken = {dict(key[1])["lock"]: metrics[key] for key in counts}
     assert set(taken) == {
-        "grammar_thread", "model_loading", "model_memory", "model_router", "sampling", "upstream_fleet"
+        "grammar_thread", "large_results", "model_loading", "model_memory", "model_router", "sampling", "upstream_fleet"
     }  # fmt: skip
     assert taken["model_loading"] == 1
     assert taken["model_router"] >= 1

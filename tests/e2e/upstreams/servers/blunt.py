@@ -11,12 +11,12 @@ heard = []
 reading = []
 
 
-def send(**message) -> None:
-    print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+def send(flush: bool = True, **message) -> None:
+    print(json.dumps({"jsonrpc": "2.0", **message}), flush=flush)
 
 
-def result(identifier, text: str) -> None:
-    send(id=identifier, result={"content": [{"type": "text", "text": text}]})
+def result(identifier, text: str, flush: bool = True) -> None:
+    send(flush, id=identifier, result={"content": [{"type": "text", "text": text}]})
 
 
 def listed(name: str) -> dict:
@@ -59,7 +59,7 @@ for line in sys.stdin:
                 case "heard":
                     result(identifier, json.dumps(heard))
                 case "late":
-                    result(identifier, "done")
+                    result(identifier, "done", flush=False)  # in one piece with the request: no other call is between
                     ask({"message": "?", "requestedSchema": {"type": "object", "properties": {}}})
                 case "garbage":
                     ask({"message": 3})
