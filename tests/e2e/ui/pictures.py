@@ -88,7 +88,7 @@ async def _taken(browser: Page, http: httpx.AsyncClient, url: str, images: Path)
         await browser.run("document.activeElement.blur()")
         await asyncio.sleep(SECONDS)
         await browser.until(
-            "/[1-9]/.test(document.querySelector('#pools-table tr:last-child td:nth-child(5)').innerText)"
+            "/[1-9]/.test(document.querySelector('#pools-table tr:last-child td:nth-child(3)').innerText)"
         )
         for scheme in ("light", "dark"):
             await browser.prefer(prefers_color_scheme=scheme)
