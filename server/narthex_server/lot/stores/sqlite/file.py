@@ -118,9 +118,17 @@ class TicketFile:
         return sqlite3.connect(uri, timeout=self._patience, isolation_level=None, check_same_thread=False, uri=True)
 
     def _check(self, connection: sqlite3.Connection) -> int:
-        (application,) = connection.execute("pragma application_id").fetchone()
-        (version,) = connection.execute("pragma user_version").fetchone()
-        if application == 0 and version == 0 and not connection.execute("select 1 from sqlite_master").fetchall():
+        looking = not connection.in_transaction
+        if looking:
+            connection.execute("begin")  # else another process may make the file between two looks
+        try:
+            (application,) = connection.execute("pragma application_id").fetchone()
+            (version,) = connection.execute("pragma user_version").fetchone()
+            empty = not connection.execute("select 1 from sqlite_master limit 1").fetchall()
+        finally:
+            if looking:
+                rollback(connection)
+        if application == 0 and version == 0 and empty:
             return 0
         if application != APPLICATION:
             self._note("it is a database of something else")
