@@ -41,7 +41,7 @@ async def serve_tools() -> None:
     from narthex_server.config.server import ServerConfig
     from narthex_server.interceptors.around import Stack
     from narthex_server.interceptors.drain import DrainInterceptor
-    from narthex_server.listening import grpc_server, interceptors, relaying
+    from narthex_server.listening import grpc_server, interceptors, key_ring, relaying
     from narthex_server.metrics.registry import new_registry
     from narthex_server.metrics.tools import ToolMetrics
     from narthex_server.services.registration import register
@@ -69,7 +69,7 @@ async def serve_tools() -> None:
 
     config, registry = ServerConfig(), new_registry()
     reach = Reach()
-    around = interceptors(config, registry, reach)
+    around = interceptors(config, key_ring(config), registry, reach)
     server = grpc_server(config, Stack(DrainInterceptor(), around))
     catalog = Catalog(natives=(Echo(), Paced()), observers=[ToolMetrics(registry)])
     register(server, {"ToolService": ToolService(catalog, relaying(config, around), reach)})

@@ -46,7 +46,6 @@ from narthex_server.worker import in_thread
 UPSTREAM_PATIENCE = 8.0
 """How long readiness waits, in seconds, for upstreams that neither came up nor failed; they go on starting after it."""
 
-
 log = logging.getLogger(__name__)
 
 
@@ -72,8 +71,9 @@ async def serving(config: ServerConfig) -> AsyncIterator[Ready]:
         locks = stack.enter_context(locking(config, registry))
         drain, reach, tracer = DrainInterceptor(), Reach(), config.otel.tracer("narthex-server")
         stack.push_async_callback(in_thread, tracer.close)
-        calls = interceptors(config, registry, reach, tracer)
-        rights = KeyRights(key_ring(config), required=config.api_key_file is not None)
+        keys = key_ring(config)
+        calls = interceptors(config, keys, registry, reach, tracer)
+        rights = KeyRights(keys, required=config.api_key_file is not None)
         server = grpc_server(config, Stack(drain, calls))
         relay = relaying(config, calls)
         grpc_port = bind(server, config)

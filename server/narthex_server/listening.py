@@ -54,7 +54,9 @@ def key_ring(config: ServerConfig) -> KeyRing:
     return keys.with_delegate(token) if token else keys
 
 
-def interceptors(config: ServerConfig, registry: CollectorRegistry, reach: Reach, tracer: Tracer = PASS_ON) -> Stack:
+def interceptors(
+    config: ServerConfig, keys: KeyRing, registry: CollectorRegistry, reach: Reach, tracer: Tracer = PASS_ON
+) -> Stack:
     """What stands around every call, whether it has a stream of its own or not."""
     return Stack(
         RequestInterceptor(),
@@ -62,7 +64,7 @@ def interceptors(config: ServerConfig, registry: CollectorRegistry, reach: Reach
         ErrorInterceptor(),
         HopInterceptor(reach.instance),
         *(() if isinstance(tracer, PassOn) else (TraceInterceptor(tracer),)),
-        AuthInterceptor(key_ring(config), required=config.api_key_file is not None),
+        AuthInterceptor(keys, required=config.api_key_file is not None),
     )
 
 

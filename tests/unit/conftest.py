@@ -15,7 +15,7 @@ from narthex_server.config.server import ServerConfig
 from narthex_server.engine.handle import EngineHandle
 from narthex_server.interceptors.around import Stack
 from narthex_server.interceptors.drain import DrainInterceptor
-from narthex_server.listening import grpc_server, interceptors, relaying
+from narthex_server.listening import grpc_server, interceptors, key_ring, relaying
 from narthex_server.pipelines.models import TextModel
 from narthex_server.services.registration import register
 from narthex_server.services.relay import Relay
@@ -228,7 +228,7 @@ def start_tools() -> StartTools:
     async def start(port: int = 0, **settings: object) -> AsyncIterator[RunningTools]:
         config, registry, scenes = ServerConfig(**settings), CollectorRegistry(), Scenes()
         reach = Reach()
-        around = interceptors(config, registry, reach)
+        around = interceptors(config, key_ring(config), registry, reach)
         server, relay = grpc_server(config, Stack(DrainInterceptor(), around)), relaying(config, around)
         tools = [
             SceneTool(scenes, "echo", "text"), SceneTool(scenes, "who"), SceneTool(scenes, "hang"),

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx2
 
+from narthex_server.addresses import through
 from narthex_server.errors import InvalidRequest, Violation, invalid
 
 LONGEST_URL = 2048
@@ -18,7 +19,6 @@ SECONDS = 10.0
 """How long one try may take."""
 
 _HOST = re.compile(r"[a-z0-9.-]+|[0-9a-f:.]+")
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -42,7 +42,7 @@ class Hosts:
         """Whether an address may be the host's: else a name could lead to what only this server can reach."""
         found = ipaddress.ip_address(address)
         if isinstance(found, ipaddress.IPv6Address):
-            if found.ipv4_mapped is None and (inner := _inside(found)) is not None:
+            if found.ipv4_mapped is None and (inner := through(found)) is not None:
                 return self.fits(host, str(inner)) and not inner.is_loopback
             found = found.ipv4_mapped or found
         if found.is_loopback:
@@ -105,13 +105,6 @@ class HttpPost:
         response = await self._client.send(request, stream=True)
         await response.aclose()  # what it says beside the status is nobody's business
         return "" if response.is_success else f"answered {response.status_code}"
-
-
-def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The address to which a gateway on the way would lead: of NAT64 (RFC 6052), 6to4 and Teredo."""
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
 def _split(url: str) -> SplitResult | None:

@@ -1,25 +1,16 @@
 """Several completions of one prompt, as one stream."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 from narthex_server.pipelines.events import ChatEvent, Finished, Started, Usage
+from narthex_server.pipelines.joined import joined
 
 MOST_COMPLETIONS = 16
 
 E = TypeVar("E", bound=ChatEvent)
-
-
-@dataclass(frozen=True, slots=True)
-class _Read(Generic[E]):
-    """What came of one stream: an event, an error, or neither at its end."""
-
-    index: int
-    event: E | None = None
-    error: BaseException | None = None
 
 
 async def several(streams: Sequence[AsyncGenerator[E]]) -> AsyncGenerator[tuple[int, E | Finished]]:
@@ -37,32 +28,10 @@ async def several(streams: Sequence[AsyncGenerator[E]]) -> AsyncGenerator[tuple[
             async for event in streams[0]:
                 yield 0, cost.add(event)
             return
-        reads: asyncio.Queue[_Read[E]] = asyncio.Queue(len(streams))
-        tasks = [asyncio.create_task(_read(index, stream, reads)) for index, stream in enumerate(streams)]
-        try:
-            running = len(tasks)
-            while running:
-                read = await reads.get()
-                if read.error is not None:
-                    raise read.error
-                if read.event is None:
-                    running -= 1
-                elif not isinstance(read.event, Started):
-                    yield read.index, cost.add(read.event)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _read(index: int, stream: AsyncGenerator[E], reads: "asyncio.Queue[_Read[E]]") -> None:
-    try:
-        async for event in stream:
-            await reads.put(_Read(index, event))
-    except Exception as error:
-        await reads.put(_Read(index, error=error))
-    else:
-        await reads.put(_Read(index))
+        async with aclosing(joined(streams)) as events:
+            async for index, event in events:
+                if not isinstance(event, Started):
+                    yield index, cost.add(event)
 
 
 class _Cost:

@@ -12,9 +12,9 @@ from narthex_server.errors import FailedPrecondition, Violation, invalid
 from narthex_server.lot.desk import Desk, Kept
 from narthex_server.lot.ticket import Quota, Ticket, Webhook
 from narthex_server.lot.webhooks import Hosts
+from narthex_server.pipelines.joined import joined
 from narthex_server.principal import REQUEST_ID
 from narthex_server.services.failure import failure
-from narthex_server.services.joined import joined
 from narthex_server.services.paging import LARGEST as LARGEST_PAGE
 from narthex_server.services.relay import Context
 from narthex_server.services.ticket_messages import (

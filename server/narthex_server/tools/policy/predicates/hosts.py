@@ -6,8 +6,9 @@ No name is looked up: what a name's address is, and where a server is redirected
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
+from narthex_server.addresses import through
 from narthex_server.tools.policy.predicate import Judge
 from narthex_server.tools.policy.verdict import Verdict
 
@@ -22,7 +23,6 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(?:[/?#].*)?", re.DOTAL
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@%]+)(?::(\d{0,5}))?")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"0x[0-9a-f]*|\d+")
-_NAT64 = IPv6Network("64:ff9b::/96")
 # UTS 46 and IDNA 2003 make different names of these.
 _DEVIATING = frozenset("\u00df\u1e9e\u03c2\u200c\u200d")
 
@@ -124,9 +124,9 @@ def _v4(labels: list[str]) -> IPv4Address | None:
 def _inner(address: Address) -> Address:
     """The IPv4 address within an IPv6 one that leads to it."""
     if isinstance(address, IPv6Address):
-        if inner := address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]:
+        if inner := address.ipv4_mapped or through(address):
             return inner
-        if address in _NAT64 or int(address) >> 32 == 0:
+        if int(address) >> 32 == 0:
             return IPv4Address(int(address) & 0xFFFFFFFF)
     return address
 
